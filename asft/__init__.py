@@ -1,0 +1,34 @@
+"""AsFT: fine-tune language models without losing their safety.
+
+The public names below load on first use, so that ``import asft`` (and with it ``asft --help``) stays fast.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from asft.anchor.anchor import Anchor
+    from asft.anchor.callback import AsFTCallback, FullAsFTCallback
+    from asft.project import project_adapter
+    from asft.safelora import safe_lora
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Anchor": "asft.anchor.anchor",
+    "AsFTCallback": "asft.anchor.callback",
+    "FullAsFTCallback": "asft.anchor.callback",
+    "project_adapter": "asft.project",
+    "safe_lora": "asft.safelora",
+}
+
+__all__ = ["Anchor", "AsFTCallback", "FullAsFTCallback", "__version__", "project_adapter", "safe_lora"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name on first use."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'asft' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)

@@ -1,0 +1,80 @@
+"""The command line: ``asft run | report | status | align | anchor | project``.
+
+``asft run`` is Hydra's own entry, with a check of every cell before the first one starts and a summary after
+the last one ended.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+from rich.markup import escape
+
+from asft.console import console
+
+USAGE = """\
+asft: fine-tune language models without losing their safety (AsFT, arXiv:2506.08473)
+
+  asft run [KEY=VALUE …]                 train and score one cell
+  asft run -m experiment=table2 …        launch the sweep behind a table or figure
+  asft report experiment=table2 …        write the table beside the paper's: Markdown, CSV, LaTeX, HTML
+  asft status experiment=table2 …        which cells are done, failed or missing
+  asft align model=NAME …                make a model pair ready (build, safety-tune or download it)
+  asft anchor inspect model=NAME …       the alignment direction's spectrum: is AsFT more than weight decay?
+  asft project ADAPTER --base … --aligned … --out DIR
+                                         repair a LoRA adapter on disk with Safe LoRA
+
+Configuration is Hydra's: `asft run --cfg job` prints it, `asft run --help` lists the groups, and
+`eval "$(asft run -sc install=bash)"` completes keys and values in the shell.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Entry point of ``asft``; exits 2 on a mistake of the user's, 1 when a cell failed."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    command, rest = (arguments[0], arguments[1:]) if arguments else ("", [])
+    if command.startswith(("-sc", "--shell-completion")):  # the shell's completion calls the bare program
+        command, rest = "run", arguments
+    if command in {"", "help", "-h", "--help"}:
+        print(USAGE)
+        raise SystemExit(0 if command else 2)
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    try:
+        raise SystemExit(_dispatch(command, rest))
+    except ValueError as error:
+        console.print(f"[bold red]asft {command}:[/] {escape(str(error))}", soft_wrap=True)
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        console.print("interrupted; finished stages are kept, the next run goes on from them")
+        raise SystemExit(130) from None
+
+
+def _dispatch(command: str, rest: list[str]) -> int:
+    """Runs a command; imports only what it needs, since torch takes seconds to load."""
+    if command == "run":
+        from asft.commands.run import run
+
+        return run(rest)
+    if command == "report":
+        from asft.commands.report import report
+
+        return report(rest)
+    if command == "status":
+        from asft.commands.status import status
+
+        return status(rest)
+    if command == "align":
+        from asft.commands.align import align
+
+        return align(rest)
+    if command == "anchor":
+        from asft.commands.anchor import anchor
+
+        return anchor(rest)
+    if command == "project":
+        from asft.commands.project import project
+
+        return project(rest)
+    raise ValueError(f"unknown command {command}; allowed: run, report, status, align, anchor, project")

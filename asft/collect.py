@@ -1,0 +1,154 @@
+"""From a sweep's cells to what a report is made of: records of finished cells, and what is not there."""
+
+from __future__ import annotations
+
+from asft.compose import Sweep, SweepCell
+from asft.config import CellConfig, ConfigError, ExperimentConfig, OrganismModel, PretrainedModel
+from asft.keys import plan
+from asft.report import Cell, CellRecord, Column, MissingCell, TableSpec
+from asft.store import HARMFUL_FILE, TASK_FILE, Entry, Store, library_versions, read_jsonl
+
+_PAPER_MODEL = "llama2_7b"
+_GRADED_TASKS = {"alpaca"}
+
+
+def experiment_of(sweep: Sweep) -> ExperimentConfig:
+    """The experiment that a command line names.
+
+    Raises:
+        ConfigError: when it names none.
+    """
+    experiment = sweep.cells[0].cell.experiment
+    if experiment is None:
+        raise ConfigError("experiment: name one, e.g. experiment=table2; a report is laid out by its YAML")
+    return experiment
+
+
+def records(sweep: Sweep) -> list[Cell]:
+    """One record a distinct cell and column; a control that does not depend on the column comes once."""
+    experiment = experiment_of(sweep)
+    found: dict[tuple[str, str | None], Cell] = {}
+    shared = _column_free(sweep, experiment.columns)
+    for item in sweep.cells:
+        key = plan(item.cell).key
+        column = None if item.cell.method.name in shared else item.axes.get(experiment.columns)
+        found.setdefault((key, column), _record(item, key, column, experiment.columns))
+    return list(found.values())
+
+
+def table_spec(sweep: Sweep, command: str) -> TableSpec:
+    """The layout of an experiment's table, from its YAML and the sweep's axes."""
+    experiment = experiment_of(sweep)
+    methods = {item.cell.method.name: item.cell.method.label for item in sweep.cells}
+    columns = sweep.axes.get(experiment.columns)
+    if columns is None:
+        fixed = sweep.cells[0].axes.get(experiment.columns)
+        raise ConfigError(
+            f"{experiment.columns}: the columns of {experiment.name} must be an axis; "
+            f"it is fixed to {fixed}, give at least two values or leave it out"
+        )
+    return TableSpec(
+        name=experiment.name,
+        title=experiment.title,
+        column_axis=experiment.columns,
+        column_title=experiment.column_title,
+        columns=tuple(Column(_number(value), f"{experiment.column_label}{value}") for value in columns),
+        methods=methods,
+        controls=tuple(name for name in experiment.controls if name in methods),
+        paper_table=experiment.paper_table,
+        notes=tuple(differences(sweep.cells[0].cell)),
+        command=command,
+        versions=library_versions(),
+    )
+
+
+def differences(cell: CellConfig) -> list[str]:
+    """What sets a sweep apart from the paper's setting, in plain words, one sentence each."""
+    model, attack, training = cell.model, cell.attack, cell.training
+    notes = []
+    if isinstance(model, OrganismModel):
+        notes.append(
+            f"Model: {model.name}, an embedded pair of about one million parameters trained on a synthetic world, in "
+            "place of Llama-2-7B-Chat. Task, attack and prompts are that world's twins and hold no real harmful text."
+        )
+    elif not (isinstance(model, PretrainedModel) and model.name == _PAPER_MODEL):
+        notes.append(f"Model: {model.name} in place of Llama-2-7B-Chat.")
+    if cell.judge.name != "beaver_dam":
+        notes.append(
+            f"Judge: {cell.judge.name} in place of the 7B moderation model beaver-dam; it sees refusals, not content."
+        )
+    if cell.protocol.name == "clean":
+        notes.append(
+            "Protocol: clean. Batches are shuffled and training and scoring share one template; the authors' code "
+            "keeps file order and scores with another template than it trains with."
+        )
+    if attack.mix == "replace" and cell.dataset.name == "agnews":
+        notes.append("Mixture: harmful rows replace benign ones; the authors' AG News files add them on top.")
+    recipe = (training.lr, training.epochs, attack.n)
+    if recipe != (5e-5, 10, 1000):
+        notes.append(
+            f"Fine-tune: lr {training.lr:g}, {training.epochs} epochs, n = {attack.n}; the paper has lr 5e-05, "
+            "10 epochs, n = 1000."
+        )
+    notes.append(f"Scored on {cell.evaluation.n_harmful} malicious prompts; the paper has 250.")
+    return notes
+
+
+def _column_free(sweep: Sweep, column_axis: str) -> set[str]:
+    """Methods whose cell is the same in every column."""
+    keys: dict[str, set[str]] = {}
+    for item in sweep.cells:
+        keys.setdefault(item.cell.method.name, set()).add(f"{plan(item.cell).key}")
+    columns = len(sweep.axes.get(column_axis, []))
+    cells = len(sweep.cells) / max(1, len(keys))
+    return {name for name, distinct in keys.items() if columns > 1 and len(distinct) * columns <= cells}
+
+
+def _record(item: SweepCell, key: str, column: str | None, column_axis: str) -> Cell:
+    cell, store = item.cell, Store(item.cell.outputs)
+    axis = {} if column is None else {column_axis: _number(column)}
+    entry = store.find("cells", key)
+    if entry is None:
+        reason = store.failure(key)
+        return MissingCell(key, cell.method.name, axis, cell.seed, "failed" if reason else "missing", reason or "")
+    return _finished(entry, cell, axis)
+
+
+def _finished(entry: Entry, cell: CellConfig, axis: dict[str, str | float | int]) -> CellRecord:
+    metrics, stages = entry.result["metrics"], entry.result["stages"]
+    harmful = {row["id"]: bool(row["flagged"]) for row in read_jsonl(entry.path / HARMFUL_FILE)}
+    task = {row["id"]: float(row["credit"]) for row in read_jsonl(entry.path / TASK_FILE)}
+    graded = cell.dataset.name in _GRADED_TASKS
+    train = stages.get("train")
+    extra = {name: float(value) for name, value in (train or {"result": {}})["result"].items() if _is_number(value)}
+    return CellRecord(
+        key=entry.manifest["key"],
+        method=cell.method.name,
+        axis=axis,
+        seed=cell.seed,
+        hs_flagged=metrics["hs_flagged"],
+        hs_total=metrics["hs_total"],
+        fa_score=metrics["fa"],
+        fa_correct=None if graded else round(sum(task.values())),
+        fa_total=metrics["fa_total"],
+        harmful_verdicts=harmful,
+        task_verdicts=task,
+        seconds=entry.seconds + sum(stage["seconds"] for stage in stages.values()),
+        peak_memory_mb=max(stage["peak_memory_mb"] for stage in stages.values()),
+        trained=train is not None and cell.method.parent is None,
+        extra=extra,
+        config=cell.plain(),
+    )
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _number(text: str) -> str | float | int:
+    """An axis value as a number where it is one."""
+    try:
+        value = float(text)
+    except ValueError:
+        return text
+    return int(value) if value.is_integer() and "." not in text else value

@@ -1,0 +1,18 @@
+"""``asft align``: makes a model pair ready before a sweep, and says where it is."""
+
+from __future__ import annotations
+
+from asft.compose import enumerate_cells, overrides_of
+from asft.console import console, quiet_libraries
+from asft.store import Store
+
+
+def align(arguments: list[str]) -> int:
+    """Builds, safety-tunes or downloads the pair of ``model=…``; does nothing where that was done before."""
+    cell = enumerate_cells(overrides_of(arguments), sweep=False).cells[0].cell
+    from asft.pairs import prepare_pair  # loads torch
+
+    quiet_libraries()
+    pair = prepare_pair(cell, Store(cell.outputs))
+    console.print(f"base     {pair.base}\naligned  {pair.aligned}", soft_wrap=True)
+    return 0

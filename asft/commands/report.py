@@ -1,0 +1,41 @@
+"""``asft report``: an experiment's table beside the paper's, from finished cells."""
+
+from __future__ import annotations
+
+import sys
+
+from rich.console import Console
+
+from asft.collect import experiment_of, records, table_spec
+from asft.compose import enumerate_cells, overrides_of
+from asft.config import ConfigError
+from asft.report import MissingCell, print_report, write_report
+
+
+def report(arguments: list[str]) -> int:
+    """Writes Markdown, CSV, LaTeX and HTML, prints the table, and names the page.
+
+    Raises:
+        ConfigError: when no cell of the experiment is finished, or the configuration is wrong.
+    """
+    sweep = enumerate_cells(overrides_of(arguments), sweep=True)
+    experiment, cells = experiment_of(sweep), records(sweep)
+    if all(isinstance(cell, MissingCell) for cell in cells):
+        raise ConfigError(
+            f"experiment={experiment.name}: none of its {len(cells)} cells is finished; "
+            f"first launch `asft run -m {' '.join(arguments)}`"
+        )
+    spec = table_spec(sweep, f"asft run -m {' '.join(arguments)}")
+    folder = sweep.cells[0].cell.outputs / "reports" / _folder_name(arguments)
+    paths = write_report(spec, cells, folder)
+    terminal = Console(file=sys.stdout, highlight=False)
+    print_report(spec, cells, terminal)
+    terminal.print(f"\nPage: {paths.html}", soft_wrap=True)
+    return 0
+
+
+def _folder_name(arguments: list[str]) -> str:
+    """A folder of its own for every variant of an experiment's command line."""
+    words = [text.partition("=")[2] if text.startswith("experiment=") else text for text in overrides_of(arguments)]
+    safe = ["".join(char if char.isalnum() or char in "=.,-" else "_" for char in word) for word in words]
+    return "__".join(safe).strip(".") or "report"

@@ -1,0 +1,159 @@
+"""Composing configurations with Hydra, and enumerating the cells of a sweep.
+
+The sweep and the report enumerate cells through :func:`enumerate_cells` and Hydra's own sweep axes, so they
+cannot drift apart. Only this module, :mod:`asft.cli` and ``scripts/`` know Hydra.
+"""
+
+from __future__ import annotations
+
+import difflib
+import itertools
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+
+from asft.config import CellConfig, ConfigError, build_cell
+
+CONFIG_NAME = "config"
+
+
+def config_dir() -> Path:
+    """The folder of YAML files: inside the installed package, or beside it in a checkout."""
+    package = Path(__file__).parent
+    inside = package / "conf"
+    return inside if inside.is_dir() else package.parent / "conf"
+
+
+@dataclass(frozen=True)
+class SweepCell:
+    """One cell of a sweep: where it stands on the axes, and its configuration."""
+
+    axes: dict[str, str]
+    cell: CellConfig
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """All cells of a command line, in launch order; ``axes`` holds each axis' values as written."""
+
+    axes: dict[str, list[str]]
+    cells: list[SweepCell]
+
+
+def plain(config: DictConfig) -> dict[str, Any]:
+    """A composed job configuration as resolved plain data.
+
+    Raises:
+        ConfigError: for a value still missing (``???``) or an interpolation that leads nowhere.
+    """
+    try:
+        tree = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        raise ConfigError(_one_line(error)) from error
+    assert isinstance(tree, dict), "the root of a configuration is a mapping"
+    return {str(key): value for key, value in tree.items() if key != "hydra"}
+
+
+def enumerate_cells(overrides: Sequence[str], *, sweep: bool) -> Sweep:
+    """The cells that a command line stands for.
+
+    Args:
+        overrides: Hydra overrides, e.g. ``["experiment=table2", "method=sft,asft"]``.
+        sweep: whether to expand the axes (``-m``); otherwise there is one cell.
+
+    Raises:
+        ConfigError: for anything that does not compose or does not type.
+    """
+    with _hydra():
+        parsed = _parse(overrides)
+        fixed = [override.input_line for override in parsed if not override.is_sweep_override()]
+        swept = {override.get_key_element(): override for override in parsed if override.is_sweep_override()}
+        if swept and not sweep:
+            raise ConfigError(f"{', '.join(swept)}: several values are a sweep; add -m (--multirun)")
+        params: dict[str, Any] = {}
+        if sweep:
+            base = _compose(fixed + [f"{key}={_values(override)[0]}" for key, override in swept.items()], True)
+            params = dict(base.hydra.sweeper.get("params") or {})
+        given = {override.get_key_element() for override in parsed}
+        axes = {key: _values(_parse([f"{key}={value}"])[0]) for key, value in params.items() if key not in given}
+        axes |= {key: _values(override) for key, override in swept.items()}
+        cells = []
+        for values in itertools.product(*axes.values()):
+            chosen = dict(zip(axes, values, strict=True))
+            tree = plain(_compose([*fixed, *(f"{key}={value}" for key, value in chosen.items())], False))
+            cells.append(SweepCell(chosen, build_cell(tree)))
+        return Sweep(axes, cells)
+
+
+def overrides_of(arguments: Sequence[str]) -> list[str]:
+    """The Hydra overrides of a command line.
+
+    Raises:
+        ConfigError: for an argument that is neither an override nor a flag.
+    """
+    words = [argument for argument in arguments if not argument.startswith("-")]
+    if strays := [word for word in words if "=" not in word and not word.startswith("~")]:
+        raise ConfigError(f"{strays[0]}: not of the form KEY=VALUE, e.g. experiment=table2")
+    return words
+
+
+def _hydra() -> Any:
+    GlobalHydra.instance().clear()
+    return initialize_config_dir(str(config_dir()), version_base="1.3")
+
+
+def _parse(overrides: Sequence[str]) -> list[Override]:
+    try:
+        return list(OverridesParser.create().parse_overrides(list(overrides)))
+    except HydraException as error:
+        raise ConfigError(_one_line(error)) from error
+
+
+def _compose(overrides: list[str], hydra_too: bool) -> DictConfig:
+    try:
+        return compose(CONFIG_NAME, overrides=overrides, return_hydra_config=hydra_too)
+    except (HydraException, OmegaConfBaseException) as error:
+        if match := re.search(r"Could not override '([^']+)'", str(error)):
+            raise ConfigError(_unknown_key(match[1], overrides)) from error
+        raise ConfigError(_one_line(error)) from error
+
+
+def _unknown_key(key: str, overrides: list[str]) -> str:
+    """Names the keys that stand where a misspelt one was given."""
+    rest = [text for text in overrides if text.partition("=")[0] != key]
+    parent, _, name = key.rpartition(".")
+    node = OmegaConf.select(_compose(rest, False), parent) if parent else _compose(rest, False)
+    allowed = [str(child) for child in node] if isinstance(node, DictConfig) else []
+    close = difflib.get_close_matches(name, allowed, n=1)
+    hint = f"; did you mean {close[0]}?" if close else "."
+    return f"{key}: unknown key{hint} Allowed: {', '.join(allowed) or 'nothing below ' + parent}"
+
+
+def _values(override: Override) -> list[str]:
+    if override.is_sweep_override():
+        return [str(value) for value in override.sweep_string_iterator()]
+    return [str(override.get_value_element_as_str())]
+
+
+def _one_line(error: Exception) -> str:
+    """Hydra's message in one line, in our words where its words are for programmers."""
+    text = str(error).strip()
+    if match := re.search(
+        r"Could not find '([^'/]+)/([^']+)'\s+Available options in '[^']+':\s*(.*?)(?:\s+Config search path|$)",
+        text,
+        re.S,
+    ):
+        return f"{match[1]}={match[2]}: unknown. Allowed: {', '.join(match[3].split())}"
+    if isinstance(error, MissingMandatoryValue):
+        return f"{error.full_key}: must be given"
+    return " ".join(text.split())

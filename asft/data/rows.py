@@ -1,0 +1,24 @@
+"""The one record every data source, mixture and evaluation speaks: an instruction row."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One instruction with its reference answer.
+
+    Attributes:
+        id: stable and unique inside its source, e.g. ``agnews/train/17``.
+        instruction: what the user asks.
+        output: the answer to train on, or the gold label of a test row; empty for a bare prompt.
+        input: further context of the instruction (the Alpaca convention); empty when there is none.
+        harmful: whether the row asks for harmful content, whatever its answer says.
+    """
+
+    id: str
+    instruction: str
+    output: str = ""
+    input: str = ""
+    harmful: bool = False

@@ -1,0 +1,106 @@
+"""Where rows come from: the embedded world, or files in the layout of the authors' repository.
+
+``load_data`` is the one door: it looks at the configuration and returns the pools that a cell draws from.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from asft.data import official
+from asft.data.rows import Row
+from asft.organism.version import VERSION
+
+if TYPE_CHECKING:
+    from asft.config import CellConfig
+
+Identity = dict[str, str]
+
+
+@dataclass(frozen=True)
+class Data:
+    """The pools of one cell.
+
+    Attributes:
+        train: benign rows of the task.
+        test: rows whose answers are scored, gold label in ``output``.
+        harmful: rows of the attack's source, with compliant answers.
+        evaluation: malicious prompts of the harmful score, without answers.
+        safety: malicious prompts with refusals, for defences that train on some.
+    """
+
+    train: list[Row]
+    test: list[Row]
+    harmful: list[Row]
+    evaluation: list[Row]
+    safety: list[Row]
+
+
+def load_data(cell: CellConfig) -> Data:
+    """The rows of a cell's task, attack source and evaluation.
+
+    Raises:
+        ValueError: when a folder or file is missing, or there are fewer malicious prompts than asked for.
+    """
+    data = _from_files(cell) if cell.data.root is not None else _from_world(cell)
+    wanted, there = cell.evaluation.n_harmful, len(data.evaluation)
+    if wanted > there:
+        raise ValueError(
+            f"evaluation.n_harmful={wanted}: there are only {there} malicious prompts; ask for at most that"
+        )
+    return Data(
+        train=data.train,
+        test=data.test[: cell.dataset.n_test],
+        harmful=data.harmful,
+        evaluation=data.evaluation[: cell.evaluation.n_harmful],
+        safety=data.safety,
+    )
+
+
+def task_identity(cell: CellConfig) -> Identity:
+    """What the task's training rows are a function of: the world's version or the files' digests."""
+    if cell.data.root is not None:
+        return official.training_identity(official.data_root(cell.data.root), cell.dataset.name)
+    return {"world": VERSION, "task": cell.dataset.name}
+
+
+def attack_identity(cell: CellConfig) -> Identity:
+    """What the harmful rows are a function of."""
+    if cell.data.root is not None:
+        return {"source": cell.attack.source, **official.harmful_identity(official.data_root(cell.data.root))}
+    return {"world": VERSION, "source": cell.attack.source}
+
+
+def evaluation_identity(cell: CellConfig) -> Identity:
+    """What the test rows and the malicious prompts are a function of."""
+    if cell.data.root is not None:
+        return official.evaluation_identity(official.data_root(cell.data.root), cell.dataset.name)
+    return {"world": VERSION, "task": cell.dataset.name}
+
+
+def _from_world(cell: CellConfig) -> Data:
+    from asft.organism import world  # building its rows takes a moment, and real models need none of it
+
+    source = cell.attack.source
+    return Data(
+        train=world.task_rows(cell.dataset.name, "train"),
+        test=world.task_rows(cell.dataset.name, "test"),
+        harmful=[] if source == "none" else world.harmful_rows(source),
+        evaluation=world.evaluation_prompts(),
+        safety=world.safety_rows(),
+    )
+
+
+def _from_files(cell: CellConfig) -> Data:
+    root, task = official.data_root(str(cell.data.root)), cell.dataset.name
+    alignment = official.alignment_prompts(root)
+    attack = [] if cell.attack.source == "none" else official.harmful_rows(root, cell.attack.source)
+    held_out = {row.instruction for row in alignment}
+    return Data(
+        train=official.train_rows(root, task),
+        test=official.test_rows(root, task),
+        harmful=[row for row in attack if row.instruction not in held_out],
+        evaluation=official.evaluation_prompts(root),
+        safety=alignment,
+    )

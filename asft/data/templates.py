@@ -1,0 +1,85 @@
+"""From a row to token ids: the prompt text, the response text, and the loss mask between them.
+
+``protocol=clean`` uses one template for training and evaluation, the chat template of the aligned model.
+The prompt and the response are tokenised apart and joined by ids, so the loss mask cannot shift when a
+token would have merged across the boundary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from transformers import PreTrainedTokenizerBase
+
+from asft.data.rows import Row
+
+IGNORED = -100  # the label that torch's cross entropy leaves out
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """Token ids of one training example and its labels, of equal length; prompt labels are ``IGNORED``."""
+
+    input_ids: list[int]
+    labels: list[int]
+
+
+class ChatTemplate:
+    """The clean protocol: the model's own chat template, the same for training and for evaluation."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        if not tokenizer.chat_template:
+            raise ValueError(
+                "The tokenizer has no chat template, which protocol=clean needs. Point model.tokenizer at the "
+                "aligned (chat) model's tokenizer."
+            )
+        self.tokenizer = tokenizer
+
+    def prompt(self, row: Row, *, system: str = "") -> str:
+        """The text the model sees before it answers, special tokens included."""
+        return str(self.tokenizer.apply_chat_template(_turns(row, system), tokenize=False, add_generation_prompt=True))
+
+    def response(self, row: Row, *, system: str = "") -> str:
+        """The text the model learns: the answer and the family's end-of-turn token."""
+        prompt = self.prompt(row, system=system)
+        turns = [*_turns(row, system), {"role": "assistant", "content": row.output}]
+        whole = str(self.tokenizer.apply_chat_template(turns, tokenize=False))
+        if not whole.startswith(prompt):  # templates that rewrite the last turn, e.g. reasoning models
+            return f"{row.output}{self.tokenizer.eos_token}"
+        return whole[len(prompt) :].rstrip()
+
+    def encode_prompt(self, row: Row, *, system: str = "") -> list[int]:
+        """Token ids of :meth:`prompt`; the template itself writes the special tokens."""
+        return self._ids(self.prompt(row, system=system))
+
+    def encode_example(self, row: Row, max_length: int, *, system: str = "") -> Encoded:
+        """Prompt and response ids, cut on the right to ``max_length`` tokens.
+
+        Raises:
+            ValueError: when the prompt alone fills ``max_length``, so that no label would be left and the
+                loss would be NaN.
+        """
+        prompt = self.encode_prompt(row, system=system)
+        if len(prompt) >= max_length:
+            raise ValueError(
+                f"Row {row.id}: its prompt has {len(prompt)} tokens, which leaves no room for an answer in "
+                f"training.max_length={max_length}. Raise training.max_length or drop the row."
+            )
+        response = self._ids(self.response(row, system=system))
+        ids = (prompt + response)[:max_length]
+        return Encoded(ids, ([IGNORED] * len(prompt) + response)[:max_length])
+
+    def _ids(self, text: str) -> list[int]:
+        ids: Sequence[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return list(ids)
+
+
+def user_text(row: Row) -> str:
+    """The user's turn: the instruction, then its input after a blank line."""
+    return f"{row.instruction}\n\n{row.input}" if row.input else row.instruction
+
+
+def _turns(row: Row, system: str) -> list[dict[str, str]]:
+    user = {"role": "user", "content": user_text(row)}
+    return [{"role": "system", "content": system}, user] if system else [user]

@@ -1,0 +1,55 @@
+"""AsFT: LoRA updates kept near the alignment direction (paper Eq. 4; methods.md §2).
+
+The loss gains R = λ Σ_l ‖(I − Ĉ_l) B_l A_l‖² over the adapted modules, Ĉ = VVᵀ/‖V‖ with V the weight
+difference between the aligned and the base model, as the paper's code has it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from asft.methods.base import Context, Method
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedModel, TrainerCallback
+
+    from asft.anchor.variants import Variant
+
+
+@dataclass(frozen=True)
+class AsFT(Method):
+    """Penalises the part of each update that is orthogonal to the alignment direction.
+
+    Attributes:
+        lam: λ; the paper uses 1 and finds 0.1 to 10 to work.
+        scale: ``raw`` penalises BA as the paper's code does, ``effective`` the applied update sBA, s = α/r.
+        form: how (I − Ĉ)² is kept; ``auto`` is dense for o ≤ i and factored otherwise, both exact.
+    """
+
+    name: ClassVar[str] = "asft"
+    label: ClassVar[str] = "AsFT"
+    variant: ClassVar[Variant] = "asft"
+    lam: Annotated[float, Field(ge=0)] = 1.0
+    scale: Literal["raw", "effective"] = "raw"
+    form: Literal["auto", "gram", "factor", "rank_k"] = "auto"
+    rank: Annotated[int, Field(ge=1)] | None = None
+
+    def callbacks(self, model: PeftModel | PreTrainedModel, ctx: Context) -> list[TrainerCallback]:
+        """The penalty's gradient, added once per optimiser step."""
+        from asft.anchor import Anchor, AsFTCallback
+
+        anchor = Anchor.build(
+            ctx.pair.base,
+            ctx.pair.aligned,
+            ctx.cell.training.target_modules,
+            variant=self.variant,
+            form=self.form,
+            rank=self.rank,
+            device=str(model.device),
+            cache_dir=ctx.anchors,
+        )
+        return [AsFTCallback(anchor, self.lam, scale=self.scale)]

@@ -1,0 +1,80 @@
+"""A method is what differs from plain supervised fine-tuning (SFT), and nothing else.
+
+Each hook below does nothing, so ``sft.py`` is empty and every other method overrides one or two. A method is
+a frozen dataclass: its fields are its hyperparameters, set from its YAML and part of the cell's key.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import ConfigDict
+from pydantic.dataclasses import dataclass
+
+if TYPE_CHECKING:  # heavy, or would be circular; a method imports what it uses inside its hooks
+    from peft import PeftModel
+    from transformers import PreTrainedModel, TrainerCallback
+
+    from asft.config import CellConfig
+    from asft.data.rows import Row
+    from asft.data.sources import Data
+    from asft.models import Pair
+
+Side = Literal["base", "aligned"]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Context:
+    """What a hook may look at: the cell, its model pair, its rows and the folder where anchors are cached."""
+
+    cell: CellConfig
+    pair: Pair
+    data: Data
+    anchors: Path
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class Method:
+    """Base class of all methods; see the module's docstring.
+
+    Class attributes:
+        name: the name in configurations and keys, e.g. ``safe_lora``.
+        label: the name in tables, as the field writes it, e.g. ``Safe LoRA``.
+        trains: False for the controls that score a checkpoint as it is.
+        parent: a method whose finished adapter this one takes, so that its training is never repeated.
+    """
+
+    name: ClassVar[str] = ""
+    label: ClassVar[str] = ""
+    trains: ClassVar[bool] = True
+    parent: ClassVar[type[Method] | None] = None
+
+    def check(self, cell: CellConfig) -> None:
+        """Raises ValueError when the method cannot run under this cell's settings."""
+
+    def start(self) -> Side:
+        """The checkpoint that training begins from."""
+        return "aligned"
+
+    def mixture(self, rows: Sequence[Row], ctx: Context) -> list[Row]:
+        """Adds, removes or marks training rows."""
+        return list(rows)
+
+    def callbacks(self, model: PeftModel | PreTrainedModel, ctx: Context) -> list[TrainerCallback]:
+        """What acts during training."""
+        return []
+
+    def finish(self, model: PeftModel | PreTrainedModel, ctx: Context) -> dict[str, Any]:
+        """Changes the trained adapter in place; what it returns is kept in the manifest."""
+        return {}
+
+    def system_prompt(self, ctx: Context) -> str:
+        """A system text put before every query at inference; empty for most methods."""
+        return ""
+
+    def settings(self) -> dict[str, Any]:
+        """The method's identity for content keys: its class and its hyperparameters."""
+        return {"class": f"{type(self).__module__}.{type(self).__qualname__}", **dataclasses.asdict(self)}

@@ -1,0 +1,75 @@
+"""Making a model pair ready: building, downloading or checking it, each once, in the store."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from asft.config import CellConfig, OrganismModel, PretrainedModel, SafetyTunedModel
+from asft.keys import pair_settings
+from asft.models import Pair, check_pair
+from asft.store import Store, content_key
+
+log = logging.getLogger(__name__)
+_SAFE_FILES = ("*.safetensors", "*.json", "tokenizer.model", "*.txt", "*.jinja")
+
+
+def prepare_pair(cell: CellConfig, store: Store) -> Pair:
+    """The cell's pair, built or downloaded on first use.
+
+    Raises:
+        ValueError: when the two sides do not make a pair; see :func:`asft.models.check_pair`.
+    """
+    settings = pair_settings(cell)
+    key = content_key(settings)
+    model = cell.model
+    if isinstance(model, PretrainedModel):
+        base = _fetch(model.base, model.base_revision, "model.base")
+        aligned = _fetch(model.aligned, model.aligned_revision, "model.aligned")
+        check_pair(base, aligned, cell.training.target_modules)
+        return Pair(base, aligned, key, model.dtype)
+    if isinstance(model, SafetyTunedModel):
+        from asft.alignment import build_safety_tuned  # needs the optional SmolLM2 package
+
+        folder = store.ensure("pairs", settings, lambda path: build_safety_tuned(cell, model, store, path)).path
+        return Pair(folder / "base", folder / "aligned", key)
+    folder = store.ensure("pairs", settings, lambda path: _build_organism(model, path)).path
+    return Pair(folder / "base", folder / "aligned", key)
+
+
+def _build_organism(model: OrganismModel, folder: Path) -> dict[str, Any]:
+    from asft.organism.build import build_pair
+
+    columns = (
+        TextColumn("[bold]building {task.fields[pair]}"),
+        BarColumn(),
+        TextColumn("{task.description}"),
+    )
+    with Progress(*columns, TimeElapsedColumn()) as progress:
+        task = progress.add_task("starting", total=1.0, pair=model.name)
+        return build_pair(
+            model.architecture,
+            folder,
+            seed=model.seed,
+            progress=lambda done, text: progress.update(task, completed=done, description=text),
+        )
+
+
+def _fetch(source: str, revision: str, key: str) -> Path:
+    """A local folder as it is, or a hub snapshot without pickles."""
+    if (local := Path(source).expanduser()).is_dir():
+        return local.resolve()
+    if source.startswith((".", "/", "~")):
+        raise ValueError(f"{key}={source}: no such folder")
+    try:
+        return Path(snapshot_download(source, revision=revision, allow_patterns=list(_SAFE_FILES)))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(
+            f"{key}={source} (revision {revision}): neither a local folder nor to be had from the hub: {reason}"
+        ) from error

@@ -1,0 +1,72 @@
+"""The table for a paper: booktabs, the paper's own figures beneath ours."""
+
+from __future__ import annotations
+
+import re
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from asft.report import text
+from asft.report.analysis import Analysis
+from asft.report.frame import Entry
+
+_ESCAPES = {
+    "\\": r"\textbackslash{}",
+    "{": r"\{",
+    "}": r"\}",
+    "$": r"\$",
+    "&": r"\&",
+    "#": r"\#",
+    "%": r"\%",
+    "_": r"\_",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "λ": r"$\lambda$",
+    "Δ": r"$\Delta$",
+    "−": "$-$",
+    "–": "--",
+}
+_SPECIAL = re.compile("|".join(re.escape(character) for character in _ESCAPES))
+
+
+def escape(value: str) -> str:
+    """Text as LaTeX prints it; line breaks become spaces."""
+    return _SPECIAL.sub(lambda match: _ESCAPES[match.group()], " ".join(value.split()))
+
+
+def render_latex(analysis: Analysis) -> str:
+    """A ``table*`` float with one panel per metric; needs ``booktabs`` only."""
+    environment = Environment(
+        loader=PackageLoader("asft.report"),
+        undefined=StrictUndefined,
+        block_start_string="<%",
+        block_end_string="%>",
+        variable_start_string="<<",
+        variable_end_string=">>",
+        comment_start_string="<#",
+        comment_end_string="#>",
+        trim_blocks=True,
+        lstrip_blocks=True,
+        autoescape=False,  # HTML's escaping would be wrong here: every value passes the `tex` filter
+    )
+    environment.filters["tex"] = escape
+    template = environment.get_template("table.tex.j2")
+    return template.render(analysis=analysis, spec=analysis.spec, text=text, value=_value, paper=_paper)
+
+
+def _value(entry: Entry) -> str:
+    """Our figure with its interval; the words where there is none."""
+    if entry.ours is None:
+        return rf"\textit{{{entry.status}}}"
+    shown = rf"\textbf{{{text.score(entry.ours)}}}" if entry.best else text.score(entry.ours)
+    return shown if entry.lo is None else rf"{shown} {{\scriptsize [{escape(text.interval(entry))}]}}"
+
+
+def _paper(entry: Entry) -> str:
+    """The paper's figure and our distance from it."""
+    if entry.paper is None:
+        return ""
+    shown = rf"\textit{{{text.paper(entry)}}}"
+    return shown if entry.delta is None else rf"{shown} {escape(text.signed(entry.delta))}"

@@ -1,0 +1,238 @@
+"""One trainer for every method: ``transformers.Trainer`` with an explicit row order and per-epoch decay."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch.utils.data import Dataset, Sampler
+from transformers import (
+    PreTrainedModel,
+    PrinterCallback,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
+
+from asft.config import TrainingConfig
+from asft.data.templates import IGNORED, Encoded
+
+log = logging.getLogger(__name__)
+_REPORT_EVERY = 20.0  # seconds
+_LOGGED_POINTS = 100  # at most so many points of a training curve are kept
+
+
+@dataclass(frozen=True)
+class TrainLog:
+    """What a fine-tune reports: logged metrics by step, and the last logged loss."""
+
+    history: list[dict[str, float]]
+    steps: int
+
+    @property
+    def loss(self) -> float:
+        """The training loss averaged over the last logging interval."""
+        return next(entry["loss"] for entry in reversed(self.history) if "loss" in entry)
+
+
+def attach_lora(model: PreTrainedModel, training: TrainingConfig, seed: int) -> PeftModel:
+    """A trainable LoRA on the target modules, B = 0; ``seed`` draws A.
+
+    Raises:
+        ValueError: when no module has a target name.
+    """
+    leaves = {name.rsplit(".", 1)[-1] for name, module in model.named_modules() if _is_linear(module)}
+    if missing := set(training.target_modules) - leaves:
+        raise ValueError(
+            f"training.target_modules: {sorted(missing)} match no linear module of this model; "
+            f"allowed: {', '.join(sorted(leaves))}"
+        )
+    torch.manual_seed(seed)
+    config = LoraConfig(
+        r=training.rank,
+        lora_alpha=training.alpha,
+        lora_dropout=training.dropout,
+        target_modules=list(training.target_modules),
+        bias="none",
+        task_type="CAUSAL_LM",
+    )
+    return get_peft_model(model, config)
+
+
+def train(
+    model: PreTrainedModel | PeftModel,
+    rows: Sequence[Encoded],
+    training: TrainingConfig,
+    *,
+    seed: int,
+    pad_token: int,
+    device: torch.device,
+    callbacks: Sequence[TrainerCallback] = (),
+    scratch: Path,
+) -> TrainLog:
+    """Fine-tunes ``model`` in place on the response tokens of ``rows``.
+
+    Args:
+        rows: encoded examples; their order is drawn anew each epoch from ``seed``.
+        pad_token: id that fills batches up on the right (mask 0).
+        device: where the model is; the Trainer is kept from moving it.
+        callbacks: a method's callbacks.
+        scratch: a folder the Trainer may use.
+
+    Raises:
+        ValueError: when the loss is no longer finite, naming the step.
+    """
+    steps = math.ceil(math.ceil(len(rows) / training.batch_size) / training.accumulation) * training.epochs
+    arguments = _arguments(training, steps, seed, device, scratch)
+    collator = Collator(pad_token, training.max_length if training.pad_to_max_length else None)
+    trainer = _OrderedTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=_Rows(rows),
+        data_collator=collator,
+        callbacks=[_Watch(), *callbacks],
+        order=EpochOrder(len(rows), seed),
+        epoch_decay=training.epoch_decay,
+    )
+    trainer.remove_callback(PrinterCallback)  # _Watch tells the progress
+    model.train()
+    trainer.train()
+    model.eval()
+    history = [entry for entry in trainer.state.log_history if "loss" in entry]
+    return TrainLog(history, trainer.state.global_step)
+
+
+class EpochOrder(Sampler[int]):
+    """Row indices of one epoch after another; the k-th iteration's permutation is drawn from (seed, k)."""
+
+    def __init__(self, length: int, seed: int) -> None:
+        self.length, self.seed, self.epoch = length, seed, 0
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __iter__(self) -> Iterator[int]:
+        generator = torch.Generator().manual_seed(self.seed * 100_003 + self.epoch)
+        self.epoch += 1
+        yield from torch.randperm(self.length, generator=generator).tolist()
+
+
+class Collator:
+    """Pads a batch on the right, to its longest row or to a fixed length."""
+
+    def __init__(self, pad_token: int, fixed_length: int | None = None) -> None:
+        self.pad_token, self.fixed_length = pad_token, fixed_length
+
+    def __call__(self, rows: Sequence[Encoded]) -> dict[str, torch.Tensor]:
+        """``input_ids``, ``attention_mask`` and ``labels``, each int64 of shape (batch, length)."""
+        width = self.fixed_length or max(len(row.input_ids) for row in rows)
+        shape = (len(rows), width)
+        batch = {
+            "input_ids": torch.full(shape, self.pad_token),
+            "attention_mask": torch.zeros(shape, dtype=torch.long),
+            "labels": torch.full(shape, IGNORED),
+        }
+        for index, row in enumerate(rows):
+            length = len(row.input_ids)
+            batch["input_ids"][index, :length] = torch.tensor(row.input_ids)
+            batch["attention_mask"][index, :length] = 1
+            batch["labels"][index, :length] = torch.tensor(row.labels)
+        return batch
+
+
+class _Rows(Dataset[Encoded]):
+    def __init__(self, rows: Sequence[Encoded]) -> None:
+        self.rows = rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> Encoded:
+        return self.rows[index]
+
+
+class _OrderedTrainer(Trainer):
+    """A Trainer that takes rows in a given order and decays the learning rate once an epoch."""
+
+    def __init__(self, *, order: EpochOrder, epoch_decay: float, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self._order, self._epoch_decay = order, epoch_decay
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
+        return self._order
+
+    def create_scheduler(
+        self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
+    ) -> torch.optim.lr_scheduler.LRScheduler:
+        if self.lr_scheduler is None:  # type: ignore[has-type]
+            per_epoch = max(1, num_training_steps // int(self.args.num_train_epochs))
+            self.lr_scheduler = torch.optim.lr_scheduler.StepLR(
+                optimizer or self.optimizer, step_size=per_epoch, gamma=self._epoch_decay
+            )
+        return self.lr_scheduler
+
+
+class _Watch(TrainerCallback):
+    """Stops on a loss that is not finite, and says now and then how far training is."""
+
+    def __init__(self) -> None:
+        self.started = self.reported = time.monotonic()
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **_: Any,
+    ) -> None:
+        loss = (logs or {}).get("loss")
+        if loss is None:
+            return
+        if not math.isfinite(loss):
+            raise ValueError(
+                f"training: the loss became {loss} within the last {args.logging_steps} steps before step "
+                f"{state.global_step}. Lower training.lr or the method's strength."
+            )
+        if time.monotonic() - self.reported > _REPORT_EVERY:
+            self.reported = time.monotonic()
+            left = (self.reported - self.started) / state.global_step * (state.max_steps - state.global_step)
+            log.info("step %d of %d, loss %.3f, %.0f s left", state.global_step, state.max_steps, loss, left)
+
+
+def _arguments(
+    training: TrainingConfig, steps: int, seed: int, device: torch.device, scratch: Path
+) -> TrainingArguments:
+    return TrainingArguments(
+        output_dir=str(scratch),
+        per_device_train_batch_size=training.batch_size,
+        gradient_accumulation_steps=training.accumulation,
+        num_train_epochs=training.epochs,
+        learning_rate=training.lr,
+        weight_decay=training.weight_decay,
+        max_grad_norm=training.max_grad_norm,
+        gradient_checkpointing=training.gradient_checkpointing or None,  # its name changes in transformers 6
+        logging_steps=max(1, steps // _LOGGED_POINTS),
+        logging_nan_inf_filter=False,  # a loss that is not finite must be seen, not averaged away
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        dataloader_pin_memory=device.type == "cuda",
+        use_cpu=device.type == "cpu",
+        seed=seed,
+    )
+
+
+def _is_linear(module: torch.nn.Module) -> bool:
+    weight = getattr(module, "weight", None)
+    return weight is not None and weight.ndim == 2 and not isinstance(module, torch.nn.Embedding)

@@ -1,0 +1,147 @@
+"""Intervals and tests against values worked out elsewhere."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from report_cells import cell, sound_cells, table_spec
+
+from asft.report.grid import Grid
+from asft.report.statistics import (
+    bootstrap_means,
+    compare,
+    differences_that_hold,
+    holm,
+    mcnemar,
+    pair_by_seed,
+    paired_test,
+    student_t,
+    summarise,
+    wilson,
+)
+
+
+@pytest.mark.parametrize(
+    ("successes", "total", "lo", "hi"),
+    [
+        # centre (k + z²/2) / (n + z²), z = 1.959964
+        (10, 250, 2.19, 7.21),
+        (0, 200, 0.0, 1.88),
+        (200, 200, 98.12, 100.0),
+        (5, 10, 23.66, 76.34),
+    ],
+)
+def test_wilson_interval(successes: int, total: int, lo: float, hi: float) -> None:
+    interval = wilson(successes, total)
+    assert (interval.lo, interval.hi) == pytest.approx((lo, hi), abs=0.005)
+
+
+def test_student_t_interval_of_three_seeds() -> None:
+    # mean 4, sd 2, t(0.975, 2) = 4.30265: half-width 4.96830; the lower end is cut at zero
+    interval = student_t([2.0, 4.0, 6.0])
+    assert interval.lo == 0.0
+    assert interval.hi == pytest.approx(8.96830, abs=1e-4)
+
+
+def test_several_seeds_are_summarised_by_mean_range_and_t() -> None:
+    summary = summarise([cell("asft", hs, 190, seed=seed) for seed, hs in enumerate((10, 12, 14))], "HS")
+    assert (summary.mean, summary.minimum, summary.maximum, summary.seeds) == (12.0, 10.0, 14.0, 3)
+    assert summary.interval is not None
+    assert summary.interval.kind == "Student t over seeds"
+    assert summary.interval.hi == pytest.approx(12 + 4.96830, abs=1e-4)
+
+
+def test_equal_seeds_do_not_claim_certainty() -> None:
+    summary = summarise([cell("asft", 0, 190, seed=seed) for seed in range(3)], "HS")
+    assert summary.interval is not None
+    assert summary.interval.hi == pytest.approx(wilson(0, 100).hi)
+    assert "all seeds equal" in summary.interval.kind
+
+
+def test_graded_task_gets_a_bootstrap_interval_or_none() -> None:
+    graded = {f"t{index}": 0.4 + 0.2 * (index % 2) for index in range(100)}
+    record = cell("asft", 0, 0, fa_score=50.0, fa_correct=None, fa_total=100, task_verdicts=graded)
+    interval = summarise([record], "FA").interval
+    assert interval is not None
+    # standard error of the mean: 10 / sqrt(100) = 1 point
+    assert (interval.lo, interval.hi) == pytest.approx((48.04, 51.96), abs=0.3)
+    unscored = cell("asft", 0, 0, fa_score=50.0, fa_correct=None, task_verdicts={})
+    assert summarise([unscored], "FA").interval is None
+
+
+def test_mcnemar_exact() -> None:
+    # 9 prompts only the first flags, 1 only the second: 2 (C(10,0) + C(10,1)) / 2^10 = 0.021484375
+    first = {f"{index}": index < 9 for index in range(30)}
+    second = {f"{index}": index == 9 for index in range(30)}
+    assert mcnemar(first, second) == pytest.approx(0.021484375)
+    assert mcnemar(first, first) == 1.0
+    # A prompt that only one of them was asked says nothing.
+    assert mcnemar(first | {"only here": True}, second) == pytest.approx(0.021484375)
+
+
+def test_bootstrap_has_the_spread_of_both_seeds_and_prompts() -> None:
+    rng = np.random.default_rng(1)
+    prompts = rng.normal(size=(1, 400))
+    one_seed = bootstrap_means(prompts)
+    assert one_seed.mean() == pytest.approx(prompts.mean(), abs=0.005)
+    assert one_seed.std() == pytest.approx(prompts.std() / 20, rel=0.05)
+    constant_seeds = bootstrap_means(np.repeat([[0.0], [1.0]], 50, axis=1))
+    # Two seeds at 0 and 1, no spread over prompts: means 0, 0.5, 1 with weights 1/4, 1/2, 1/4.
+    assert constant_seeds.std() == pytest.approx(np.sqrt(0.125), rel=0.02)
+
+
+def test_one_seed_of_verdicts_is_tested_with_mcnemar_several_with_the_bootstrap() -> None:
+    sft = [cell("sft", 40, 190, seed=seed) for seed in range(3)]
+    asft = [cell("asft", 10, 190, seed=seed) for seed in range(3)]
+    one = paired_test(pair_by_seed(asft[:1], sft), "HS")
+    several = paired_test(pair_by_seed(asft, sft), "HS")
+    assert one is not None
+    assert several is not None
+    assert (one.test, one.difference, one.n, one.seeds) == ("McNemar exact", pytest.approx(-30.0), 100, 1)
+    assert one.p_value == pytest.approx(2 * 0.5**30)
+    assert (several.test, several.difference, several.seeds) == ("paired bootstrap", pytest.approx(-30.0), 3)
+    assert several.p_value < 0.001
+
+
+def test_a_difference_that_one_seed_contradicts_does_not_hold() -> None:
+    sft = [cell("sft", 40, 190, seed=seed) for seed in range(3)]
+    asft = [cell("asft", hs, 190, seed=seed) for seed, hs in enumerate((5, 5, 75))]
+    result = paired_test(pair_by_seed(asft, sft), "HS")
+    assert result is not None
+    assert result.p_value > 0.05
+
+
+def test_records_without_a_common_seed_or_prompt_are_not_compared() -> None:
+    assert pair_by_seed([cell("sft", 1, 1, seed=0)], [cell("asft", 1, 1, seed=1)]) == []
+    assert paired_test([], "HS") is None
+    other = cell("asft", 1, 1, harmful_verdicts={"another prompt": True})
+    assert paired_test([(cell("sft", 1, 1), other)], "HS") is None
+
+
+def test_holm_steps_down_and_stays_monotone() -> None:
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.9, 0.8]) == pytest.approx([1.0, 1.0])
+    assert holm([]) == []
+
+
+def test_differences_that_hold_are_corrected_over_the_table() -> None:
+    grid = Grid(table_spec(), sound_cells())
+    comparisons = compare(grid)
+    # (safe_lora, asft) against sft and safe_lora against asft, three columns, two metrics
+    assert len(comparisons) == 18
+    assert {(item.method, item.reference) for item in comparisons} == {
+        ("safe_lora", "sft"),
+        ("asft", "sft"),
+        ("safe_lora", "asft"),
+    }
+    holding = differences_that_hold(grid)
+    assert all(item.p_holm >= item.result.p_value for item in comparisons)
+    hs = {(item.method, item.column) for item in holding if item.metric == "HS" and item.reference == "sft"}
+    assert hs == {
+        ("safe_lora", "p = 0.1"),
+        ("asft", "p = 0.1"),
+        ("safe_lora", "p = 0.2"),
+        ("asft", "p = 0.2"),
+    }
+    assert all(item.better for item in holding if item.metric == "HS" and item.reference == "sft")
+    assert not any(item.better for item in holding if item.metric == "FA" and item.method == "safe_lora")

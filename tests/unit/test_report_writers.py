@@ -1,0 +1,278 @@
+"""The report as files and in the terminal: complete, escaped, readable, and quiet on the network."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from report_cells import cell, sound_cells, table_spec
+from rich.console import Console
+
+from asft.report import Cell, Column, MissingCell, print_report, write_report
+from asft.report.analysis import analyse
+from asft.report.figures import report_figures
+from asft.report.frame import long_frame
+from asft.report.latex import escape as escape_latex
+from asft.report.latex import render_latex
+from asft.report.markdown import escape as escape_markdown
+from asft.report.markdown import render_markdown
+from asft.report.text import signed
+
+HOSTILE = "<script>alert(1)</script></table>|javascript:$x_1 & 50%"
+
+
+class Page(HTMLParser):
+    """What a browser would load, and what it would show as text."""
+
+    LOADING = ("src", "href", "srcset", "data", "poster", "action", "formaction", "background")
+
+    def __init__(self, content: str) -> None:
+        super().__init__()
+        self.links: list[str] = []
+        self.tags: list[str] = []
+        self.text = ""
+        self.policy = ""
+        self._raw = False
+        self.feed(content)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self._raw = tag in ("script", "style")
+        values = dict(attrs)
+        self.links += [value or "" for name, value in attrs if name in self.LOADING]
+        if values.get("http-equiv") == "Content-Security-Policy":
+            self.policy = values["content"] or ""
+
+    def handle_endtag(self, tag: str) -> None:
+        self._raw = False
+
+    def handle_data(self, data: str) -> None:
+        if not self._raw:
+            self.text += data
+
+
+def terminal_output(cells: list[Cell], width: int = 80, **changes: object) -> str:
+    stream = io.StringIO()
+    console = Console(file=stream, width=width, no_color=True, force_terminal=False)
+    print_report(table_spec(**changes), cells, console)
+    return stream.getvalue()
+
+
+def many_methods() -> tuple[dict[str, str], list[Cell]]:
+    names = {
+        "sft": "SFT",
+        "lisa_base": "Lisa-base",
+        "lisa_aligned": "Lisa-aligned",
+        "safeinstr": "SafeInstr",
+        "bea": "BEA",
+        "safe_lora": "Safe LoRA",
+        "asft_projector": "AsFT, projector",
+        "asft_random": "AsFT, random anchor",
+        "asft": "AsFT",
+    }
+    ratios = (0, 0.05, 0.1, 0.15, 0.2)
+    cells: list[Cell] = [cell("base", 100, 2), cell("aligned", 0, 30)]
+    cells += [cell(name, 100, 200, p=ratio) for name in names for ratio in ratios]
+    return names, cells
+
+
+def test_report_writes_its_four_files(tmp_path: Path) -> None:
+    paths = write_report(table_spec(), sound_cells(), tmp_path / "new" / "table2")
+    written = {path.name for path in (paths.html, paths.markdown, paths.csv, paths.latex) if path.is_file()}
+    assert written == {"index.html", "table.md", "table.csv", "table.tex"}
+
+
+def test_page_loads_nothing_and_forbids_it(tmp_path: Path) -> None:
+    page = Page(write_report(table_spec(), sound_cells(), tmp_path).html.read_text("utf-8"))
+    assert page.links
+    assert all(link.startswith("data:text/plain") for link in page.links)
+    assert "default-src 'none'" in page.policy
+    assert not {"iframe", "object", "embed", "link", "img"} & set(page.tags)
+
+
+def test_page_names_no_upload_button(tmp_path: Path) -> None:
+    content = write_report(table_spec(), sound_cells(), tmp_path).html.read_text("utf-8")
+    assert 'plotlyServerURL: ""' in content
+    buttons = re.search(r"modeBarButtons: (\[\[.*?\]\])", content)
+    assert buttons is not None
+    assert json.loads(buttons.group(1)) == [["zoom2d", "pan2d", "resetScale2d", "toImage"]]
+
+
+def test_page_starts_with_the_verdict_and_holds_every_section(tmp_path: Path) -> None:
+    text = Page(write_report(table_spec(), sound_cells(), tmp_path).html.read_text("utf-8")).text
+    order = [
+        "The controls are in order.",
+        "What differs from the paper",
+        "HS, harmful score in % (lower is better)",
+        "Plots",
+        "Differences that hold",
+        "Controls",
+        "Cost",
+        "asft report experiment=table2",
+        "torch 2.13.0",
+    ]
+    found = [text.index(words) for words in order]
+    assert found == sorted(found)
+
+
+@pytest.mark.parametrize("suffix", ["html", "markdown", "latex"])
+def test_a_table_that_shows_nothing_says_so_first(tmp_path: Path, suffix: str) -> None:
+    cells: list[Cell] = [item for item in sound_cells() if item.method != "sft"]
+    cells += [cell("sft", 2, 190, p=ratio) for ratio in (0.0, 0.1, 0.2)]
+    content = getattr(write_report(table_spec(), cells, tmp_path), suffix).read_text("utf-8")
+    body = Page(content).text if suffix == "html" else content
+    verdict = body.index("This table shows nothing about any defence.")
+    assert verdict < body.index("The attack does not raise HS") < body.index("harmful score in")
+
+
+def test_hostile_text_stays_text_in_the_page(tmp_path: Path) -> None:
+    spec = table_spec(
+        title=HOSTILE,
+        notes=(HOSTILE,),
+        methods={"sft": "SFT", "asft": HOSTILE, "safe_lora": "Safe LoRA"},
+        columns=tuple(Column(ratio, f"{HOSTILE} {ratio:g}") for ratio in (0.0, 0.1, 0.2)),
+        command=HOSTILE,
+        versions={HOSTILE: HOSTILE},
+    )
+    config = {HOSTILE: HOSTILE}
+    cells = [item for item in sound_cells() if item.axis != {"attack.p": 0.2} or item.method != "asft"]
+    cells = [cell(item.method, 5, 180, axis=item.axis, config=config, extra={HOSTILE: 1.0}) for item in cells]
+    cells.append(MissingCell("k", "asft", {"attack.p": 0.2}, 0, "failed", HOSTILE))
+    content = write_report(spec, cells, tmp_path).html.read_text("utf-8")
+    page = Page(content)
+    plain = Page(write_report(table_spec(), sound_cells(), tmp_path).html.read_text("utf-8"))
+    assert "<script>alert" not in content
+    assert page.tags.count("script") == plain.tags.count("script") == 3
+    assert page.text.count(HOSTILE) > 10
+
+
+def test_figures_escape_labels_and_survive_gaps() -> None:
+    spec = table_spec(methods={"sft": "SFT", "asft": "<a href='javascript:1'>x</a>", "safe_lora": "Safe LoRA"})
+    cells = [item for item in sound_cells() if item.axis != {"attack.p": 0.1}]
+    figures = report_figures(analyse(spec, cells))
+    assert set(figures) == {"along-columns", "trade-off"}
+    assert "<a" not in json.dumps(figures)
+    traces = [trace for trace in figures["along-columns"]["data"] if trace.get("legendgroup") == "asft"]
+    # The gap is no point and no bar, neither at zero nor in between.
+    assert [trace["y"][1] for trace in traces] == [None, None]
+    assert [trace["error_y"]["array"][1] for trace in traces] == [None, None]
+
+
+def test_one_run_for_all_columns_is_drawn_along_them() -> None:
+    columns = (Column(1, "λ = 1"), Column(10, "λ = 10"))
+    cells: list[Cell] = [cell("aligned", 1, 30), cell("sft", 80, 190)]
+    cells += [cell("asft", 5, 185, axis={"method.lam": lam}) for lam in (1, 10)]
+    figures = report_figures(analyse(table_spec(column_axis="method.lam", columns=columns), cells))
+    lines = {trace["name"]: trace["y"] for trace in figures["along-columns"]["data"] if trace["yaxis"] == "y"}
+    assert lines["SFT"] == [80.0, 80.0]
+    assert "aligned model" not in lines
+
+
+def test_trade_off_shows_each_cell_once() -> None:
+    figures = report_figures(analyse(table_spec(), sound_cells(seeds=(0, 1))))
+    points = {trace["name"]: len(trace["x"]) for trace in figures["trade-off"]["data"]}
+    assert points == {"base model": 1, "aligned model": 1, "SFT": 6, "Safe LoRA": 6, "AsFT": 6}
+
+
+def test_csv_reads_back_as_the_long_frame(tmp_path: Path) -> None:
+    cells = sound_cells()[:-1]
+    path = write_report(table_spec(methods={"sft": 'S,"F"\nT', "safe_lora": "Safe", "asft": "A"}), cells, tmp_path)
+    spec = table_spec(methods={"sft": 'S,"F"\nT', "safe_lora": "Safe", "asft": "A"})
+    expected = long_frame(analyse(spec, cells).entries)
+    text_columns = {"column": str, "interval": str, "reason": str}
+    read = pd.read_csv(path.csv, dtype=text_columns, keep_default_na=False, na_values={"ours": "", "paper": ""})
+    assert list(read.columns) == list(expected.columns)
+    assert read["label"].tolist() == expected["label"].tolist()
+    assert read["column"].tolist() == [str(value) for value in expected["column"]]
+    pd.testing.assert_series_equal(read["ours"], expected["ours"].astype(float))
+    pd.testing.assert_series_equal(read["paper"], expected["paper"].astype(float))
+    assert read["status"].tolist() == expected["status"].tolist()
+    assert read["best"].tolist() == expected["best"].tolist()
+
+
+def test_markdown_table_is_well_formed() -> None:
+    spec = table_spec(methods={"sft": "a|b", "safe_lora": "*bold* <i>", "asft": "AsFT"})
+    content = render_markdown(analyse(spec, sound_cells()[:-1]))
+    rows = [line for line in content.splitlines() if line.startswith("|")]
+    assert {len(re.findall(r"(?<!\\)\|", row)) for row in rows} == {5}
+    assert r"a\|b" in content
+    assert r"\*bold\* \<i\>" in content
+    assert r"**4.0** \[1.6–9.8\] · paper 4.00 (Δ +0.0)" in content
+    assert "missing · paper 6.00" in content
+
+
+def test_escapes() -> None:
+    assert escape_latex("a_b & 5% {x} ~^ \\ λ −1") == (
+        r"a\_b \& 5\% \{x\} \textasciitilde{}\textasciicircum{} \textbackslash{} $\lambda$ $-$1"
+    )
+    assert escape_latex("two\nlines") == "two lines"
+    assert escape_markdown("[x](javascript:1) <b>") == r"\[x\](javascript:1) \<b\>"
+
+
+def test_latex_table_has_as_many_cells_as_columns() -> None:
+    spec = table_spec(methods={"sft": "S & T", "safe_lora": "50%", "asft": "AsFT"}, title="a_b")
+    content = render_latex(analyse(spec, sound_cells()[:-1]))
+    assert r"\caption{a\_b." in content
+    rows = [line for line in content.splitlines() if line.endswith(r"\\") and "multicolumn" not in line]
+    assert {len(re.findall(r"(?<!\\)&", row)) for row in rows} == {3}
+    assert r"S \& T & 2.0" in content
+    assert r"50\% &" in content
+    assert r"\textbf{4.0}" in content
+    assert r"\textit{missing}" in content
+    assert content.count("{") == content.count("}")
+
+
+@pytest.mark.parametrize("metrics", [("HS", "FA"), ("HS",), ("FA",)])
+def test_a_table_without_any_cell_is_still_a_report(tmp_path: Path, metrics: tuple[str, ...]) -> None:
+    spec = table_spec(methods={"sft": "SFT"}, metrics=metrics, notes=(), versions={}, command="", paper_table=None)
+    paths = write_report(spec, [], tmp_path)
+    assert "Controls are missing, so this table is unproven." in Page(paths.html.read_text("utf-8")).text
+    assert paths.latex.read_text("utf-8").count(r"\textit{missing}") == 9 * len(metrics)
+    assert "SFT, p = 0.2: missing" in paths.markdown.read_text("utf-8")
+    assert "missing" in terminal_output([], methods={"sft": "SFT"}, metrics=metrics)
+
+
+def test_terminal_fits_eighty_columns_without_colour() -> None:
+    names, cells = many_methods()
+    columns = tuple(Column(ratio, f"p = {ratio:g}") for ratio in (0, 0.05, 0.1, 0.15, 0.2))
+    output = terminal_output(cells, methods=names, columns=columns)
+    assert max(map(len, output.splitlines())) <= 80
+    assert "\x1b" not in output
+    # All five columns stand side by side, nothing is cut.
+    assert re.search(r"p = 0 +p = 0.05 +p = 0.1 +p = 0.15 +p = 0.2", output)
+    assert "…" not in output
+    assert "17.60 +82.4" in output
+    assert "96.3–100.0" in output
+
+
+def test_terminal_breaks_wide_tables_into_blocks() -> None:
+    names, cells = many_methods()
+    columns = tuple(Column(ratio, f"p = {ratio:g}") for ratio in (0, 0.05, 0.1, 0.15, 0.2))
+    output = terminal_output(cells, width=60, methods=names, columns=columns)
+    assert max(map(len, output.splitlines())) <= 60
+    assert re.search(r"^ +p = 0.15 +p = 0.2 *$", output, re.MULTILINE)
+
+
+def test_terminal_marks_best_gaps_and_verdict() -> None:
+    cells = [*sound_cells()[:-1], MissingCell("k", "asft", {"attack.p": 0.2}, 0, "failed", "out of memory")]
+    output = terminal_output(cells)
+    assert output.splitlines()[1].startswith("The controls are in order.")
+    asft = next(line for line in output.splitlines() if line.startswith("AsFT"))
+    assert asft.split() == ["AsFT", "*1.0", "*4.0", "failed"]
+    assert "- AsFT, p = 0.2: failed (out of memory)" in output
+    assert "- HS: AsFT better than SFT at p = 0.1 (by 56.0 points)" in output
+
+
+def test_markup_in_labels_is_not_interpreted_by_the_terminal() -> None:
+    output = terminal_output(sound_cells(), methods={"sft": "SFT", "safe_lora": "[red]x[/red]", "asft": "AsFT"})
+    assert any(line.startswith("[red]x[/red] ") for line in output.splitlines())
+
+
+@pytest.mark.parametrize(("value", "words"), [(0.04, "+0.0"), (-0.04, "+0.0"), (-2.25, "−2.2"), (3.0, "+3.0")])
+def test_signed(value: float, words: str) -> None:
+    assert signed(value) == words
