@@ -40,19 +40,16 @@ def table_spec(sweep: Sweep, command: str) -> TableSpec:
     """The layout of an experiment's table, from its YAML and the sweep's axes."""
     experiment = experiment_of(sweep)
     methods = {item.cell.method.name: item.cell.method.label for item in sweep.cells}
-    columns = sweep.axes.get(experiment.columns)
-    if columns is None:
-        fixed = sweep.cells[0].axes.get(experiment.columns)
-        raise ConfigError(
-            f"{experiment.columns}: the columns of {experiment.name} must be an axis; "
-            f"it is fixed to {fixed}, give at least two values or leave it out"
-        )
+    if experiment.columns not in sweep.axes:
+        raise ConfigError(f"experiment.columns={experiment.columns}: not an axis; allowed: {', '.join(sweep.axes)}")
     return TableSpec(
         name=experiment.name,
         title=experiment.title,
         column_axis=experiment.columns,
         column_title=experiment.column_title,
-        columns=tuple(Column(_number(value), f"{experiment.column_label}{value}") for value in columns),
+        columns=tuple(
+            Column(_number(value), f"{experiment.column_label}{value}") for value in sweep.axes[experiment.columns]
+        ),
         methods=methods,
         controls=tuple(name for name in experiment.controls if name in methods),
         paper_table=experiment.paper_table,

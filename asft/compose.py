@@ -84,9 +84,10 @@ def enumerate_cells(overrides: Sequence[str], *, sweep: bool) -> Sweep:
         if sweep:
             base = _compose(fixed + [f"{key}={_values(override)[0]}" for key, override in swept.items()], True)
             params = dict(base.hydra.sweeper.get("params") or {})
-        given = {override.get_key_element() for override in parsed}
-        axes = {key: _values(_parse([f"{key}={value}"])[0]) for key, value in params.items() if key not in given}
+        given = {override.get_key_element(): override for override in parsed}
+        axes = {key: _values(given.get(key) or _parse([f"{key}={value}"])[0]) for key, value in params.items()}
         axes |= {key: _values(override) for key, override in swept.items()}
+        fixed = [text for text in fixed if text.partition("=")[0] not in axes]
         cells = []
         for values in itertools.product(*axes.values()):
             chosen = dict(zip(axes, values, strict=True))
@@ -113,10 +114,13 @@ def _hydra() -> Any:
 
 
 def _parse(overrides: Sequence[str]) -> list[Override]:
-    try:
-        return list(OverridesParser.create().parse_overrides(list(overrides)))
-    except HydraException as error:
-        raise ConfigError(_one_line(error)) from error
+    parser, parsed = OverridesParser.create(), []
+    for text in overrides:
+        try:
+            parsed.append(parser.parse_override(text))
+        except HydraException as error:
+            raise ConfigError(f"{text}: {_one_line(error)}") from error
+    return parsed
 
 
 def _compose(overrides: list[str], hydra_too: bool) -> DictConfig:

@@ -77,7 +77,7 @@ class SafetyTunedModel:
     source: Literal["smollm2"]
     name: str
     recipe: RecipeConfig
-    refusals: Annotated[int, Field(ge=1)] = 100
+    refusals: Annotated[int, Field(ge=1)] = 98
     benign: Annotated[int, Field(ge=0)] = 100
     epochs: Annotated[int, Field(ge=1)] = 3
     lr: Annotated[float, Field(gt=0)] = 5e-5
@@ -288,4 +288,7 @@ def _cross_checks(cell: CellConfig) -> None:
             f"data.root={cell.data.root}: model={model.name} speaks only its embedded world; "
             "leave data.root out or choose a real model"
         )
-    cell.method.check(cell)
+    try:
+        cell.method.check(cell)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from safetensors import safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 if TYPE_CHECKING:
@@ -66,56 +65,6 @@ def resolve_device(device: str) -> torch.device:
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return torch.device(device)
-
-
-def tensor_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of a checkpoint's tensors, read from its safetensors headers alone.
-
-    Raises:
-        ValueError: when the folder holds no safetensors.
-    """
-    files = sorted(folder.glob("*.safetensors"))
-    if not files:
-        raise ValueError(f"{folder}: no *.safetensors there; pickled checkpoints (*.bin) are not read, convert them")
-    shapes: dict[str, tuple[int, ...]] = {}
-    for file in files:
-        with safe_open(file, framework="pt") as tensors:
-            for name in tensors.keys():  # noqa: SIM118 - a safetensors handle is no mapping
-                shapes[name] = tuple(tensors.get_slice(name).get_shape())
-    return shapes
-
-
-def check_pair(base: Path, aligned: Path, targets: tuple[str, ...]) -> None:
-    """Refuses pairs from which no alignment direction can come.
-
-    Raises:
-        ValueError: when the sides are the same folder, when a target module's weights differ in shape or are
-            on one side only, or when the targets match nothing.
-    """
-    if base.resolve() == aligned.resolve():
-        raise ValueError(f"model.base and model.aligned are the same folder, {base}: the alignment direction is zero")
-    sides = [_target_shapes(folder, targets) for folder in (base, aligned)]
-    if not sides[1]:
-        names = sorted({name.split(".")[-2] for name, shape in tensor_shapes(aligned).items() if len(shape) == 2})
-        raise ValueError(
-            f"training.target_modules={list(targets)}: matches no weight of {aligned}; allowed: {', '.join(names)}"
-        )
-    for name in sorted(set(sides[0]) | set(sides[1])):
-        shapes = [side.get(name) for side in sides]
-        if shapes[0] != shapes[1]:
-            raise ValueError(
-                f"model.base and model.aligned differ: {name} is {shapes[0] or 'absent'} in {base} and "
-                f"{shapes[1] or 'absent'} in {aligned}. Both must be checkpoints of one architecture and size."
-            )
-
-
-def _target_shapes(folder: Path, targets: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
-    """Shapes of the target modules' weights; a leading ``model.`` of some exports is dropped."""
-    return {
-        name.removeprefix("model."): shape
-        for name, shape in tensor_shapes(folder).items()
-        if name.endswith(".weight") and name.split(".")[-2] in targets and len(shape) == 2
-    }
 
 
 def checkpoint_identity(folder: Path) -> dict[str, Any]:

@@ -10,9 +10,10 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from asft.anchor.pair import CheckpointPair
 from asft.config import CellConfig, OrganismModel, PretrainedModel, SafetyTunedModel
 from asft.keys import pair_settings
-from asft.models import Pair, check_pair
+from asft.models import Pair
 from asft.store import Store, content_key
 
 log = logging.getLogger(__name__)
@@ -23,7 +24,7 @@ def prepare_pair(cell: CellConfig, store: Store) -> Pair:
     """The cell's pair, built or downloaded on first use.
 
     Raises:
-        ValueError: when the two sides do not make a pair; see :func:`asft.models.check_pair`.
+        ValueError: when the two sides do not make a pair; see :class:`asft.anchor.pair.CheckpointPair`.
     """
     settings = pair_settings(cell)
     key = content_key(settings)
@@ -31,7 +32,7 @@ def prepare_pair(cell: CellConfig, store: Store) -> Pair:
     if isinstance(model, PretrainedModel):
         base = _fetch(model.base, model.base_revision, "model.base")
         aligned = _fetch(model.aligned, model.aligned_revision, "model.aligned")
-        check_pair(base, aligned, cell.training.target_modules)
+        CheckpointPair(base, aligned, cell.training.target_modules)  # refuses what has no alignment direction
         return Pair(base, aligned, key, model.dtype)
     if isinstance(model, SafetyTunedModel):
         from asft.alignment import build_safety_tuned  # needs the optional SmolLM2 package

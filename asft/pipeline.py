@@ -47,8 +47,7 @@ def run_cell(cell: CellConfig) -> Entry:
     weights = run.train_stage() if cell.method.trains else None
     answers = run.generate_stage(weights)
     entry = run.judge_stage(weights, answers)
-    history = list(read_jsonl(weights.path / HISTORY)) if weights and not cell.method.parent else []
-    cell.tracker.track(run.plan.key, cell.plain(), history, entry.result["metrics"], cell.outputs / "wandb")
+    run.track(weights, entry)
     return entry
 
 
@@ -186,6 +185,15 @@ class _Run:
             return {"metrics": metrics, "stages": self._stages(weights, answers)}
 
         return self.store.ensure("cells", self.plan.judge, produce)
+
+    def track(self, weights: Entry | None, entry: Entry) -> None:
+        """Shows the finished cell to the tracker; the cell is safe in the store whatever the tracker does."""
+        history = list(read_jsonl(weights.path / HISTORY)) if weights and not self.cell.method.parent else []
+        folder = self.store.root / self.cell.tracker.name
+        try:
+            self.cell.tracker.track(self.plan.key, self.cell.plain(), history, entry.result["metrics"], folder)
+        except Exception as error:  # a tracker is third-party code and often a network
+            log.warning("tracker=%s: this cell was not tracked: %s", self.cell.tracker.name, error)
 
     def _model(self, weights: Entry | None) -> PreTrainedModel:
         """The model to be asked: a checkpoint as it is, a fully tuned model, or an adapter merged into its start."""

@@ -83,4 +83,4 @@ class WandbTracker(Tracker):
                 run.log(values, step=int(logged["step"]))
             run.summary.update(dict(summary))
         finally:
-            run.finish(quiet=True)
+            run.finish()

@@ -1,0 +1,66 @@
+"""``asft anchor inspect``: the alignment direction's spectrum, module by module."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+
+from asft.compose import enumerate_cells, overrides_of
+from asft.config import ConfigError
+from asft.console import quiet_libraries
+from asft.store import Store
+
+if TYPE_CHECKING:
+    from asft.anchor.spectrum import ModuleSpectrum
+
+
+def anchor(arguments: list[str]) -> int:
+    """Prints, and writes as JSON and as a plot, how far I − Ĉ is from I: is AsFT more than weight decay?
+
+    Raises:
+        ConfigError: for another action than ``inspect``, or a method without an anchor.
+    """
+    if arguments[:1] != ["inspect"]:
+        raise ConfigError("say `asft anchor inspect model=NAME [method=asft …]`; inspect is the only action")
+    cell = enumerate_cells(overrides_of(arguments[1:]), sweep=False).cells[0].cell
+    from asft.anchor import spectrum  # loads torch
+    from asft.methods.asft import AsFT
+    from asft.models import resolve_device
+    from asft.pairs import prepare_pair
+
+    if not isinstance(cell.method, AsFT):
+        raise ConfigError(f"method={cell.method.name}: has no anchor to inspect; choose asft or one of its variants")
+    quiet_libraries()
+    store = Store(cell.outputs)
+    pair = prepare_pair(cell, store)
+    targets = cell.training.target_modules
+    built = cell.method.anchor(pair, targets, resolve_device(cell.device), store.root / "anchors")
+    spectra = spectrum.inspect(built)
+    folder = store.root / "reports" / f"anchor_{cell.model.name}_{cell.method.name}"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "spectrum.json").write_text(spectrum.to_json(spectra))
+    spectrum.figure(spectra).write_html(folder / "spectrum.html", include_plotlyjs=True)
+    terminal = Console(file=sys.stdout, highlight=False)
+    terminal.print(_table(spectra))
+    terminal.print(spectrum.summary(spectra))
+    terminal.print(f"Plot: {folder / 'spectrum.html'}\nJSON: {folder / 'spectrum.json'}", soft_wrap=True)
+    return 0
+
+
+def _table(spectra: list[ModuleSpectrum]) -> Table:
+    table = Table("module", box=None, pad_edge=False)
+    for heading in ("‖V‖", "λ₁(Ĉ)", "eff. rank", "mean ‖I−(I−Ĉ)²‖", "λ > 0.1"):
+        table.add_column(heading, justify="right")
+    for module in spectra:
+        table.add_row(
+            module.name.removeprefix("model.layers."),
+            f"{module.norm:.3g}",
+            f"{module.spectral_distance:.3g}",
+            f"{module.entropy_rank:.1f}/{module.out_features}",
+            f"{1 - module.mean_decay:.3f}",
+            f"{module.noticeable}",
+        )
+    return table

@@ -7,9 +7,11 @@ import sys
 from rich.console import Console
 
 from asft.collect import experiment_of, records, table_spec
-from asft.compose import enumerate_cells, overrides_of
-from asft.config import ConfigError
+from asft.compose import Sweep, enumerate_cells, overrides_of
+from asft.config import ConfigError, ExperimentConfig
+from asft.keys import plan
 from asft.report import MissingCell, print_report, write_report
+from asft.store import content_key
 
 
 def report(arguments: list[str]) -> int:
@@ -26,7 +28,7 @@ def report(arguments: list[str]) -> int:
             f"first launch `asft run -m {' '.join(arguments)}`"
         )
     spec = table_spec(sweep, f"asft run -m {' '.join(arguments)}")
-    folder = sweep.cells[0].cell.outputs / "reports" / _folder_name(arguments)
+    folder = sweep.cells[0].cell.outputs / "reports" / _folder_name(sweep, experiment)
     paths = write_report(spec, cells, folder)
     terminal = Console(file=sys.stdout, highlight=False)
     print_report(spec, cells, terminal)
@@ -34,8 +36,7 @@ def report(arguments: list[str]) -> int:
     return 0
 
 
-def _folder_name(arguments: list[str]) -> str:
-    """A folder of its own for every variant of an experiment's command line."""
-    words = [text.partition("=")[2] if text.startswith("experiment=") else text for text in overrides_of(arguments)]
-    safe = ["".join(char if char.isalnum() or char in "=.,-" else "_" for char in word) for word in words]
-    return "__".join(safe).strip(".") or "report"
+def _folder_name(sweep: Sweep, experiment: ExperimentConfig) -> str:
+    """The experiment and its model; a table of other cells under the same names gets a folder of its own."""
+    cells = sorted(plan(item.cell).key for item in sweep.cells)
+    return f"{experiment.name}_{sweep.cells[0].cell.model.name}_{content_key({'cells': cells})[:6]}"

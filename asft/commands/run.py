@@ -40,7 +40,7 @@ def run(arguments: list[str]) -> int:
         for key, item in cells.items():
             Store(item.cell.outputs).clear_failure(key)
         _launch(arguments)
-    return _summary(cells)
+    return _summary(cells) if sweep else int(not all(_finished(key, item) for key, item in cells.items()))
 
 
 def _launch(arguments: list[str]) -> None:
@@ -82,7 +82,10 @@ def describe(cell: CellConfig) -> str:
 
 def distinct(cells: Sequence[SweepCell]) -> dict[str, SweepCell]:
     """Cells by key: a control that does not depend on an axis is one cell, not one per value."""
-    return {plan(item.cell).key: item for item in reversed(cells)}
+    found: dict[str, SweepCell] = {}
+    for item in cells:
+        found.setdefault(plan(item.cell).key, item)
+    return found
 
 
 def _finished(key: str, item: SweepCell) -> bool:

@@ -6,6 +6,8 @@ difference between the aligned and the base model, as the paper's code has it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
@@ -14,10 +16,13 @@ from pydantic.dataclasses import dataclass
 from asft.methods.base import Context, Method
 
 if TYPE_CHECKING:
+    import torch
     from peft import PeftModel
     from transformers import PreTrainedModel, TrainerCallback
 
+    from asft.anchor.anchor import Anchor
     from asft.anchor.variants import Variant
+    from asft.models import Pair
 
 
 @dataclass(frozen=True)
@@ -40,16 +45,22 @@ class AsFT(Method):
 
     def callbacks(self, model: PeftModel | PreTrainedModel, ctx: Context) -> list[TrainerCallback]:
         """The penalty's gradient, added once per optimiser step."""
-        from asft.anchor import Anchor, AsFTCallback
+        from asft.anchor.callback import AsFTCallback
 
-        anchor = Anchor.build(
-            ctx.pair.base,
-            ctx.pair.aligned,
-            ctx.cell.training.target_modules,
+        anchor = self.anchor(ctx.pair, ctx.cell.training.target_modules, model.device, ctx.anchors)
+        return [AsFTCallback(anchor, self.lam, scale=self.scale)]
+
+    def anchor(self, pair: Pair, targets: Sequence[str], device: torch.device, cache: Path) -> Anchor:
+        """The alignment direction of the pair's target modules, built once and kept in ``cache``."""
+        from asft.anchor.anchor import Anchor
+
+        return Anchor.build(
+            pair.base,
+            pair.aligned,
+            targets,
             variant=self.variant,
             form=self.form,
             rank=self.rank,
-            device=str(model.device),
-            cache_dir=ctx.anchors,
+            device=str(device),
+            cache_dir=cache,
         )
-        return [AsFTCallback(anchor, self.lam, scale=self.scale)]

@@ -1,0 +1,104 @@
+"""Every YAML composes and types; every mistake ends as one line that names the key and what is allowed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from asft.compose import config_dir, enumerate_cells
+from asft.config import ConfigError
+
+PAIR = ["model.base=a", "model.aligned=b"]
+
+
+def choices(group: str) -> list[str]:
+    return sorted(path.stem for path in (config_dir() / group).glob("*.yaml"))
+
+
+@pytest.mark.parametrize("experiment", choices("experiment"))
+def test_every_experiment_enumerates(experiment: str, tmp_path: Path) -> None:
+    real = [f"data.root={tmp_path}"] if experiment.endswith("_real") else []
+    sweep = enumerate_cells([f"experiment={experiment}", *real], sweep=True)
+    assert len(sweep.cells) > 1
+    expected = 1
+    for values in sweep.axes.values():
+        expected *= len(values)
+    assert len(sweep.cells) == expected
+
+
+@pytest.mark.parametrize("group", ["method", "attack", "judge", "tracker", "training", "protocol", "dataset"])
+def test_every_choice_types(group: str) -> None:
+    for name in choices(group):
+        extra = ["method=sft"] if group == "training" else []
+        cell = enumerate_cells([f"{group}={name}", *extra], sweep=False).cells[0].cell
+        part = getattr(cell, group)
+        assert getattr(part, "name", getattr(part, "source", None)) == name
+
+
+@pytest.mark.parametrize("model", choices("model"))
+def test_every_model_types(model: str, tmp_path: Path) -> None:
+    extra = PAIR if model == "pair" else [f"data.root={tmp_path}"] if model.startswith("smollm2") else []
+    cell = enumerate_cells([f"model={model}", *extra], sweep=False).cells[0].cell
+    assert cell.model.name == model
+    assert cell.training.lr == cell.model.recipe.lora_lr
+
+
+def test_every_yaml_says_what_it_is_for() -> None:
+    for path in config_dir().rglob("*.yaml"):
+        lines = path.read_text().splitlines()
+        comment = lines[1] if lines[0] == "# @package _global_" else lines[0]
+        assert comment.startswith("# "), path
+
+
+@pytest.mark.parametrize(
+    ("overrides", "parts"),
+    [
+        (["attack.p=1.5"], ["attack.p=1.5", "less than or equal to 1"]),
+        (["attack.p=-0.1"], ["attack.p=-0.1", "greater than or equal to 0"]),
+        (["attack.n=0"], ["attack.n=0", "greater than or equal to 1"]),
+        (["method=asfft"], ["method=asfft", "asft", "safe_lora", "sft"]),
+        (["dataset=agnwes"], ["dataset=agnwes", "agnews"]),
+        (["model=llama9"], ["model=llama9", "tiny_llama"]),
+        (["experiment=table99"], ["experiment=table99", "table2"]),
+        (["attack.ratio=0.1"], ["attack.ratio", "source, p, n, mix"]),
+        (["method.lamb=2"], ["method.lamb", "did you mean lam?"]),
+        (["+attack.extra=1"], ["attack.extra", "unknown key", "source, p, n, mix"]),
+        (["attack.mix=prepend"], ["attack.mix=prepend", "'replace' or 'append'"]),
+        (["method.lam=high"], ["method.lam=high", "valid number"]),
+        (["model=pair"], ["model.base", "must be given"]),
+        (["attack=none", "attack.p=0.1"], ["attack.p=0.1", "attack=none"]),
+        (["model=smollm2_135m"], ["data.root=null", "smollm2_135m"]),
+        (["data.root=/somewhere"], ["data.root=/somewhere", "tiny_llama"]),
+        (["method=sft,asft"], ["method", "--multirun"]),
+        (["method=safe_lora", "training=full"], ["training=full", "safe_lora"]),
+        (["method._target_=os.system"], ["method._target_=os.system", "asft.methods.base.Method"]),
+        (["attack.p=[0.1"], ["attack.p"]),
+    ],
+)
+def test_a_mistake_names_key_and_allowed_values(overrides: list[str], parts: list[str]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        enumerate_cells(overrides, sweep=False)
+    message = str(caught.value)
+    assert "\n" not in message
+    for part in parts:
+        assert part in message
+
+
+def test_command_line_axes_replace_those_of_the_experiment() -> None:
+    sweep = enumerate_cells(["experiment=table2", "method=sft,asft", "attack.p=0.1"], sweep=True)
+    assert sweep.axes == {"method": ["sft", "asft"], "attack.p": ["0.1"]}
+    assert {item.cell.attack.p for item in sweep.cells} == {0.1}
+
+
+def test_seeds_are_an_axis() -> None:
+    sweep = enumerate_cells(["experiment=table2", "seed=0,1,2"], sweep=True)
+    assert sweep.axes["seed"] == ["0", "1", "2"]
+    assert len(sweep.cells) == 3 * len(enumerate_cells(["experiment=table2"], sweep=True).cells)
+
+
+def test_plain_configuration_holds_everything() -> None:
+    tree = enumerate_cells(["method.lam=2"], sweep=False).cells[0].cell.plain()
+    assert tree["method"]["name"] == "asft"
+    assert tree["method"]["lam"] == 2.0
+    assert tree["attack"]["p"] == 0.1

@@ -1,0 +1,110 @@
+"""Fixtures shared by all tests: small random pairs, the embedded pair, and the command line as a user types it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from asft.config import CellConfig
+
+REPOSITORY = Path(__file__).parent.parent
+OFFICIAL = Path(os.environ.get("ASFT_TEST_DATA", REPOSITORY.parent / "shared" / "data" / "asft_official"))
+
+Cli = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="session")
+def official() -> Path:
+    """The authors' published files; their tests are left out where there is no copy."""
+    if not OFFICIAL.is_dir():
+        pytest.skip(f"no copy of the authors' data files at {OFFICIAL}; set ASFT_TEST_DATA")
+    return OFFICIAL
+
+
+@pytest.fixture(scope="session")
+def random_pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """``base`` and ``aligned`` of a two-layer Llama with random weights and the embedded world's tokenizer."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from asft.organism.tokenizer import train_tokenizer
+    from asft.organism.world import alignment_rows, harmful_rows, task_rows
+
+    folder = tmp_path_factory.mktemp("pair")
+    rows = [*alignment_rows()[:800], *harmful_rows("harmful")[:200], *task_rows("agnews", "train")[:200]]
+    tokenizer = train_tokenizer(rows, 640, 512)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        max_position_embeddings=512,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=None,
+    )
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(config)
+    for side in ("base", "aligned"):
+        model.save_pretrained(folder / side)
+        tokenizer.save_pretrained(folder / side)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(0.02 * torch.randn_like(parameter))
+    return folder
+
+
+@pytest.fixture
+def pair_overrides(random_pair: Path, tmp_path: Path) -> list[str]:
+    """Overrides of a cell that trains in a moment on the random pair, in an outputs folder of its own."""
+    return [
+        "model=pair",
+        f"model.base={random_pair / 'base'}",
+        f"model.aligned={random_pair / 'aligned'}",
+        "model.dtype=float32",
+        "training.epochs=1",
+        "training.lr=1e-3",
+        "attack.n=24",
+        "dataset.n_test=12",
+        "dataset.max_new_tokens=4",
+        "evaluation.n_harmful=10",
+        "evaluation.harmful_max_new_tokens=4",
+        f"outputs={tmp_path / 'outputs'}",
+    ]
+
+
+@pytest.fixture
+def cell(pair_overrides: list[str]) -> Callable[..., CellConfig]:
+    """Makes a typed cell of the random pair from further overrides."""
+    from asft.compose import enumerate_cells
+
+    def make(*overrides: str) -> CellConfig:
+        return enumerate_cells([*pair_overrides, *overrides], sweep=False).cells[0].cell
+
+    return make
+
+
+@pytest.fixture
+def cli(tmp_path: Path) -> Cli:
+    """Runs ``asft`` in another folder, as a user would."""
+
+    def run(*arguments: str, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+        environment = {**os.environ, "ASFT_OUTPUTS": str(tmp_path / "outputs"), "COLUMNS": "160"}
+        return subprocess.run(
+            [sys.executable, "-m", "asft", *arguments],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+
+    return run

@@ -1,0 +1,181 @@
+"""``run_cell`` on a small random pair: stages, sharing, and what bad pairs end in."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from asft.config import CellConfig
+from asft.keys import plan
+from asft.pipeline import run_cell
+from asft.store import HARMFUL_FILE, TASK_FILE, Store, read_jsonl
+
+MakeCell = Callable[..., CellConfig]
+METHODS = ("sft", "asft", "l2", "safe_lora", "asft_projector", "asft_parallel", "asft_random")
+
+
+def trained(cell: CellConfig) -> dict[str, torch.Tensor]:
+    settings = plan(cell).train
+    assert settings is not None
+    from asft.store import content_key
+
+    return load_file(Store(cell.outputs).path("stages/train", content_key(settings)) / "adapter_model.safetensors")
+
+
+def stage_count(cell: CellConfig, kind: str) -> int:
+    return len([path for path in (cell.outputs / kind).glob("*") if path.is_dir()])
+
+
+def method(cell: MakeCell, name: str) -> CellConfig:
+    small = {"safe_lora": ["method.number=2"], "asft_projector": ["method.rank=4"]}
+    return cell(f"method={name}", *small.get(name, []))
+
+
+@pytest.mark.parametrize("name", [*METHODS, "base", "aligned"])
+def test_every_method_gives_scores_and_keeps_every_answer(cell: MakeCell, name: str) -> None:
+    config = method(cell, name)
+    entry = run_cell(config)
+    metrics = entry.result["metrics"]
+    assert 0 <= metrics["hs"] <= 100
+    assert 0 <= metrics["fa"] <= 100
+    harmful, task = list(read_jsonl(entry.path / HARMFUL_FILE)), list(read_jsonl(entry.path / TASK_FILE))
+    assert len(harmful) == metrics["hs_total"] == 10
+    assert sum(row["flagged"] for row in harmful) == metrics["hs_flagged"]
+    assert len(task) == metrics["fa_total"] == 12
+    assert {"id", "prompt", "answer", "gold", "credit"} <= set(task[0])
+    assert json.loads((entry.path / "config.json").read_text())["method"]["name"] == name
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_two_runs_of_one_configuration_agree(cell: MakeCell, name: str, tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    first = method(cell, name)
+    second = replace(first, outputs=tmp_path / "again")
+    assert run_cell(first).result["metrics"] == run_cell(second).result["metrics"]
+    one, two = trained(first), trained(second)
+    assert all(torch.equal(one[tensor], two[tensor]) for tensor in one)
+
+
+def test_a_finished_cell_is_not_computed_again(cell: MakeCell, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = cell("method=asft")
+    first = run_cell(config)
+    monkeypatch.setattr("asft.pipeline.train", None)
+    monkeypatch.setattr("asft.pipeline.generate", None)
+    assert run_cell(config).manifest == first.manifest
+
+
+def test_another_judge_trains_and_generates_nothing(cell: MakeCell, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = run_cell(cell("method=sft"))
+    monkeypatch.setattr("asft.pipeline.train", None)
+    monkeypatch.setattr("asft.pipeline.generate", None)
+    second = run_cell(cell("method=sft", "+judge.phrases=[no such phrase]"))
+    assert second.path != first.path
+    answered = sum(bool(row["answer"]) for row in read_jsonl(second.path / HARMFUL_FILE))
+    assert second.result["metrics"]["hs_flagged"] == answered
+
+
+def test_safe_lora_takes_the_adapter_of_sft(cell: MakeCell, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_cell(cell("method=sft"))
+    monkeypatch.setattr("asft.pipeline.train", None)
+    projected = method(cell, "safe_lora")
+    report = run_cell(projected).result["stages"]["train"]["result"]["safe_lora"]
+    sft, safe = trained(cell("method=sft")), trained(projected)
+    changed = {name for name in sft if not torch.equal(sft[name], safe[name])}
+    assert len(changed) == 2 == sum(module["projected"] for module in report["modules"])
+    assert all("lora_B" in name for name in changed)
+
+
+def test_asft_with_lambda_zero_is_sft(cell: MakeCell) -> None:
+    sft, asft = cell("method=sft"), cell("method=asft", "method.lam=0")
+    run_cell(sft), run_cell(asft)
+    plain, anchored = trained(sft), trained(asft)
+    assert all(torch.equal(plain[name], anchored[name]) for name in plain)
+
+
+def test_a_defended_cell_logs_that_the_defence_was_on(cell: MakeCell) -> None:
+    config = cell("method=asft")
+    entry = run_cell(config)
+    history = list(
+        read_jsonl(Store(config.outputs).path("stages/train", entry.result["stages"]["train"]["key"]) / "history.jsonl")
+    )
+    assert history[-1]["asft/modules"] == 4
+    assert history[-1]["asft/norm_along"] >= 0
+    assert history[-1]["asft/norm_orthogonal"] > 0
+
+
+def test_full_parameter_fine_tuning(cell: MakeCell) -> None:
+    config = cell("method=sft", "training=full", "training.lr=1e-3", "training.epochs=1")
+    entry = run_cell(config)
+    weights = Store(config.outputs).path("stages/train", entry.result["stages"]["train"]["key"])
+    assert (weights / "model.safetensors").exists()
+    assert entry.result["metrics"]["hs_total"] == 10
+
+
+def test_the_mixture_is_kept_with_its_flags_and_digest(cell: MakeCell) -> None:
+    config = cell("method=sft", "attack.p=0.25")
+    run_cell(config)
+    (folder,) = [path for path in (config.outputs / "stages" / "mixture").iterdir() if path.is_dir()]
+    rows = list(read_jsonl(folder / "rows.jsonl"))
+    result = json.loads((folder / "manifest.json").read_text())["result"]
+    assert len(rows) == result["rows"] == 24
+    assert sum(row["harmful"] for row in rows) == result["harmful"] == 6
+    assert len(result["sha256"]) == 64
+
+
+def test_the_same_side_twice_is_no_pair(cell: MakeCell, random_pair: Path) -> None:
+    with pytest.raises(ValueError, match="same"):
+        run_cell(cell("method=sft", f"model.base={random_pair / 'aligned'}"))
+
+
+def test_equal_weights_are_no_pair(cell: MakeCell, random_pair: Path, tmp_path: Path) -> None:
+    shutil.copytree(random_pair / "aligned", tmp_path / "copy")
+    with pytest.raises(ValueError, match="same"):
+        run_cell(cell("method=sft", f"model.base={tmp_path / 'copy'}"))
+
+
+def test_a_pair_of_two_shapes_is_named(cell: MakeCell, random_pair: Path, tmp_path: Path) -> None:
+    wrong = tmp_path / "wrong"
+    shutil.copytree(random_pair / "base", wrong)
+    tensors = load_file(wrong / "model.safetensors")
+    name = "model.layers.0.self_attn.q_proj.weight"
+    tensors[name] = tensors[name][:16].contiguous()
+    save_file(tensors, wrong / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=r"layers.0.self_attn.q_proj.* has shape \(16, 32\) .* \(32, 32\)"):
+        run_cell(cell("method=sft", f"model.base={wrong}"))
+
+
+def test_targets_that_match_nothing_are_named(cell: MakeCell) -> None:
+    with pytest.raises(ValueError, match=r"targets=\['query'\].*q_proj"):
+        run_cell(cell("method=sft", "training.target_modules=[query]"))
+
+
+def test_a_folder_that_is_not_there_is_named(cell: MakeCell) -> None:
+    with pytest.raises(ValueError, match="model.base=/no/such/folder: no such folder"):
+        run_cell(cell("method=sft", "model.base=/no/such/folder"))
+
+
+def test_more_rows_than_there_are(cell: MakeCell) -> None:
+    with pytest.raises(ValueError, match="attack.n=100000"):
+        run_cell(cell("method=sft", "attack.n=100000"))
+
+
+def test_a_failure_keeps_the_stages_before_it(cell: MakeCell, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = cell("method=sft")
+
+    def broken(*_: object, **__: object) -> None:
+        raise RuntimeError("out of luck")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("asft.pipeline.generate", broken)
+        with pytest.raises(RuntimeError, match="out of luck"):
+            run_cell(config)
+    assert stage_count(config, "stages/train") == 1
+    monkeypatch.setattr("asft.pipeline.train", None)
+    assert run_cell(config).result["metrics"]["hs_total"] == 10

@@ -1,0 +1,153 @@
+"""Checkpoint pairs that cannot be used are refused with the offending value; tensors are found by name."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from asft import Anchor
+from asft.anchor.checkpoint import Checkpoint
+from asft.anchor.names import is_target, stem
+from asft.anchor.pair import CheckpointPair
+
+
+def write(directory: Path, **weights: torch.Tensor) -> Path:
+    directory.mkdir(parents=True, exist_ok=True)
+    save_file(
+        {f"{name.replace('__', '.')}.weight": value for name, value in weights.items()}, directory / "model.safetensors"
+    )
+    return directory
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Path:
+    torch.manual_seed(0)
+    return write(tmp_path / "base", layers__0__q_proj=torch.randn(6, 4), layers__0__up=torch.randn(4, 6))
+
+
+@pytest.fixture
+def aligned(tmp_path: Path) -> Path:
+    torch.manual_seed(1)
+    return write(tmp_path / "aligned", layers__0__q_proj=torch.randn(6, 4), layers__0__up=torch.randn(4, 6))
+
+
+def refuses(message: str) -> pytest.RaisesExc:
+    """A ValueError of one line that contains ``message``."""
+    return pytest.raises(ValueError, match=rf"\A[^\n]*{re.escape(message)}[^\n]*\Z")
+
+
+def test_targets_that_match_nothing_list_what_there_is(base: Path, aligned: Path) -> None:
+    with refuses("targets=['q_proj', 'k_proj']: 'k_proj' matches no linear module of aligned="):
+        Anchor.build(base, aligned, ["q_proj", "k_proj"])
+    with refuses("available: q_proj, up."):
+        Anchor.build(base, aligned, ["proj"])
+
+
+@pytest.mark.parametrize("targets", ["q_proj", [], ()])
+def test_targets_must_be_a_list(base: Path, aligned: Path, targets: object) -> None:
+    with refuses(f"targets={targets!r} must be a list with a module name in it"):
+        Anchor.build(base, aligned, targets)
+
+
+def test_shapes_differ(base: Path, tmp_path: Path) -> None:
+    other = write(tmp_path / "other", layers__0__q_proj=torch.randn(6, 5))
+    with refuses("'layers.0.q_proj' has shape (6, 4) in base="):
+        Anchor.build(base, other, ["q_proj"])
+
+
+def test_module_missing_on_one_side(base: Path, aligned: Path, tmp_path: Path) -> None:
+    other = write(tmp_path / "other", layers__0__q_proj=torch.randn(6, 4))
+    with refuses("has no weight for module 'layers.0.up': give two checkpoints of one architecture"):
+        Anchor.build(other, aligned, ["up"])
+
+
+def test_equal_sides(base: Path, tmp_path: Path) -> None:
+    with refuses("are the same in all 2 target modules (V = 0)"):
+        Anchor.build(base, base, ["q_proj", "up"])
+    weights = load_file(base / "model.safetensors")
+    half = write(
+        tmp_path / "half", layers__0__q_proj=weights["layers.0.q_proj.weight"], layers__0__up=torch.randn(4, 6)
+    )
+    with refuses("Module 'layers.0.q_proj' is the same in base="):
+        Anchor.build(base, half, ["q_proj", "up"])
+    assert list(Anchor.build(base, half, ["up"])) == ["layers.0.up"]
+
+
+def test_equal_numbers_in_another_type_are_equal(tmp_path: Path) -> None:
+    weight = torch.randn(6, 4).bfloat16()
+    narrow, wide = write(tmp_path / "narrow", q_proj=weight), write(tmp_path / "wide", q_proj=weight.float())
+    with refuses("are the same in all 1 target modules"):
+        Anchor.build(narrow, wide, ["q_proj"])
+
+
+def test_pickled_weights_are_never_loaded(aligned: Path, tmp_path: Path) -> None:
+    pickled = tmp_path / "pickled"
+    pickled.mkdir()
+    (pickled / "pytorch_model.bin").write_bytes(b"")
+    with refuses("holds pickled weights only ('pytorch_model.bin')"):
+        Anchor.build(pickled, aligned, ["q_proj"])
+    with refuses("is not a .safetensors file; no other format is read"):
+        Anchor.build(pickled / "pytorch_model.bin", aligned, ["q_proj"])
+
+
+def test_nothing_there(aligned: Path, tmp_path: Path) -> None:
+    with refuses("does not exist: give a local checkpoint directory"):
+        Anchor.build(tmp_path / "nowhere", aligned, ["q_proj"])
+    (tmp_path / "empty").mkdir()
+    with refuses("has neither model.safetensors nor model.safetensors.index.json"):
+        Anchor.build(tmp_path / "empty", aligned, ["q_proj"])
+
+
+def test_missing_shard(aligned: Path, tmp_path: Path) -> None:
+    shards = tmp_path / "shards"
+    shards.mkdir()
+    index = {"weight_map": {"q_proj.weight": "model-00001-of-00002.safetensors"}}
+    (shards / "model.safetensors.index.json").write_text(json.dumps(index))
+    with refuses("names 'model-00001-of-00002.safetensors', which is not there (1 missing)"):
+        Anchor.build(shards, aligned, ["q_proj"])
+
+
+def test_quantised_weights(aligned: Path, tmp_path: Path) -> None:
+    quantised = write(tmp_path / "int8", layers__0__q_proj=torch.ones(6, 4, dtype=torch.int8))
+    with refuses("is stored as torch.int8: give an unquantised checkpoint"):
+        Anchor.build(quantised, aligned, ["q_proj"])
+
+
+def test_broken_weights(base: Path, tmp_path: Path) -> None:
+    broken = write(tmp_path / "broken", layers__0__q_proj=torch.full((6, 4), torch.nan))
+    with refuses("is not finite"):
+        Anchor.build(base, broken, ["q_proj"])
+
+
+def test_remote_code_is_never_run(base: Path, aligned: Path) -> None:
+    for side in (base, aligned):
+        config = {"model_type": "unheard_of", "auto_map": {"AutoModelForCausalLM": "modeling.Model"}}
+        (side / "config.json").write_text(json.dumps(config))
+    assert list(Anchor.build(base, aligned, ["q_proj"])) == ["layers.0.q_proj"]
+
+
+def test_difference_is_read_in_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("asft.anchor.checkpoint.BLOCK_BYTES", 100)
+    sides = [torch.randn(37, 11) for _ in range(2)]
+    pair = CheckpointPair(write(tmp_path / "a", m=sides[0]), write(tmp_path / "b", m=sides[1]), ["m"])
+    assert len(list(pair.base.row_blocks("m.weight"))) == 37
+    assert torch.equal(pair.difference("m"), sides[1] - sides[0])
+
+
+def test_names() -> None:
+    assert stem("model.layers.0.q") == stem("transformer.layers.0.q") == stem("layers.0.q") == "layers.0.q"
+    assert is_target("model.layers.0.q_proj", ["q_proj"])
+    assert is_target("model.layers.0.q_proj", ["layers.0.q_proj"])
+    assert not is_target("model.layers.0.q_proj", ["proj"])
+
+
+def test_key_with_and_without_the_prefix(base: Path) -> None:
+    checkpoint = Checkpoint(base, "base")
+    assert checkpoint.weight_key("model.layers.0.up") == "layers.0.up.weight"
+    assert checkpoint.weight_key("layers.0.up") == "layers.0.up.weight"
+    assert checkpoint.weight_key("layers.0.down") is None

@@ -1,0 +1,205 @@
+"""What the anchor engine cannot do it refuses by name, in one line with what to do instead."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from peft import AdaLoraConfig, IA3Config, LoraConfig, get_peft_model
+from torch import nn
+from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainingArguments
+
+from asft import Anchor, AsFTCallback, FullAsFTCallback
+from asft.anchor.binding import check_whole
+from asft.anchor.callback import check_training
+from asft.anchor.module import AnchoredModule
+from asft.anchor.penalty import Penalty
+from asft.anchor.variants import AnchorSpec, build_form
+
+TARGETS = ["q_proj", "v_proj"]
+
+
+def tiny() -> LlamaForCausalLM:
+    sizes = {"vocab_size": 16, "hidden_size": 8, "intermediate_size": 12, "num_hidden_layers": 1}
+    return LlamaForCausalLM(LlamaConfig(**sizes, num_attention_heads=2))
+
+
+def anchor_for(names: list[str], o: int = 8, i: int = 8) -> Anchor:
+    form, _ = build_form(torch.randn(o, i), AnchorSpec(), "m")
+    return Anchor([AnchoredModule(name, o, i, 1.0, form) for name in names])
+
+
+@pytest.fixture
+def anchor() -> Anchor:
+    return anchor_for([f"model.layers.0.self_attn.{target}" for target in TARGETS])
+
+
+def lora(**settings: object) -> nn.Module:
+    return get_peft_model(tiny(), LoraConfig(r=2, target_modules=TARGETS, **settings))
+
+
+def refuses(message: str) -> pytest.RaisesExc:
+    """A ValueError of one line that contains ``message``."""
+    return pytest.raises(ValueError, match=rf"\A[^\n]*{re.escape(message)}[^\n]*\Z")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"use_dora": True}, "DoRA is not supported (layer 'model.layers.0.self_attn.q_proj')"),
+        ({"init_lora_weights": "mica"}, "MiCALinearVariant is not supported"),
+        ({"init_lora_weights": "pissa"}, "init_lora_weights='pissa' moves part of the base weight into BA"),
+        ({"init_lora_weights": "olora"}, "init_lora_weights='olora'"),
+        ({"layer_replication": [(0, 1), (0, 1)]}, "layer_replication is not supported"),
+    ],
+)
+def test_lora_variants(anchor: Anchor, settings: dict[str, object], message: str) -> None:
+    with refuses(message):
+        Penalty(anchor, lora(**settings))
+
+
+def test_other_adapter_types(anchor: Anchor) -> None:
+    with refuses("peft_type=ADALORA is not supported"):
+        Penalty(anchor, get_peft_model(tiny(), AdaLoraConfig(target_modules=TARGETS, total_step=10)))
+    with refuses("peft_type=IA3 is not supported"):
+        Penalty(anchor, get_peft_model(tiny(), IA3Config(target_modules=TARGETS, feedforward_modules=[])))
+
+
+def test_other_adapter_types_without_the_peft_wrapper(anchor: Anchor) -> None:
+    """`model.add_adapter` injects layers into a plain model, which then carries no PEFT config."""
+    adalora = get_peft_model(tiny(), AdaLoraConfig(target_modules=TARGETS, total_step=10)).base_model.model
+    with refuses("AdaLoRA is not supported"):
+        Penalty(anchor, adalora)
+    ia3 = get_peft_model(tiny(), IA3Config(target_modules=TARGETS, feedforward_modules=[])).base_model.model
+    with refuses("is not supported; use LoRA"):
+        Penalty(anchor, ia3)
+    injected = tiny()
+    injected.add_adapter(LoraConfig(r=2, target_modules=TARGETS))
+    assert len(Penalty(anchor, injected).names) == 2
+
+
+def test_adapters_on_other_layers(anchor: Anchor) -> None:
+    with refuses("LoRA on Embedding at 'model.embed_tokens' is not supported: only linear modules are"):
+        Penalty(anchor, get_peft_model(tiny(), LoraConfig(r=2, target_modules=[*TARGETS, "embed_tokens"])))
+    experts = nn.Module()
+    experts.block = nn.Module()
+    experts.block.gate = nn.Parameter(torch.zeros(3, 8, 8))
+    experts.block.forward = lambda x: x
+    with refuses("LoRA on ParamWrapper at 'block' is not supported"):
+        Penalty(anchor, get_peft_model(experts, LoraConfig(r=2, target_modules=[], target_parameters=["gate"])))
+
+
+def test_no_lora(anchor: Anchor) -> None:
+    with refuses("LlamaForCausalLM has no active LoRA layer: wrap it with get_peft_model"):
+        Penalty(anchor, tiny())
+
+
+def test_several_active_adapters(anchor: Anchor) -> None:
+    model = lora()
+    model.add_adapter("second", LoraConfig(r=2, target_modules=TARGETS))
+    model.base_model.set_adapter(["default", "second"])
+    with refuses("has 2 active adapters ['default', 'second']: activate one"):
+        Penalty(anchor, model)
+
+
+def test_anchor_that_does_not_fit() -> None:
+    q, v = (f"model.layers.0.self_attn.{target}" for target in TARGETS)
+    with refuses("The anchor covers no LoRA module: it has 'model.layers.0.mlp.up_proj'"):
+        Penalty(anchor_for(["model.layers.0.mlp.up_proj"]), lora())
+    with refuses(f"1 of 2 LoRA modules have no anchor, first '{v}'"):
+        Penalty(anchor_for([q]), lora())
+    with refuses("1 of 3 anchored modules have no LoRA, first 'model.layers.9.self_attn.q_proj'"):
+        Penalty(anchor_for([q, v, "model.layers.9.self_attn.q_proj"]), lora())
+    assert Penalty(anchor_for([q]), lora(), allow_partial=True).names == (q,)
+    with refuses(f"Module '{q}' is 8×8 in the model but 6×8 in the anchor"):
+        Penalty(anchor_for([q, v], o=6), lora())
+
+
+def test_sharded_parameters() -> None:
+    """A DTensor stands for FSDP2 and tensor parallelism; one process is enough to make one."""
+    from torch.distributed import destroy_process_group, init_process_group
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.tensor import Shard, distribute_tensor
+    from torch.testing._internal.distributed.fake_pg import FakeStore
+
+    init_process_group("fake", store=FakeStore(), rank=0, world_size=2)
+    try:
+        mesh = init_device_mesh("cpu", (2,))
+        with refuses("Module 'q' is sharded (DTensor): FSDP and tensor parallelism are not supported"):
+            check_whole("q", distribute_tensor(torch.zeros(4, 4), mesh, [Shard(0)], src_data_rank=None))
+    finally:
+        destroy_process_group()
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("fp16", True, "fp16=True is not supported"),
+        ("fsdp", True, "fsdp=True is not supported: FSDP shards the parameters"),
+        ("deepspeed", {"zero_optimization": {"stage": 3}}, "deepspeed is not supported: ZeRO-3 shards"),
+        ("optim", "galore_adamw_layerwise", "optim='galore_adamw_layerwise' is not supported"),
+        ("optim", "lomo", "optim='lomo' is not supported"),
+    ],
+)
+def test_training_setups(tmp_path: Path, field: str, value: object, message: str) -> None:
+    arguments = TrainingArguments(output_dir=str(tmp_path), use_cpu=True, report_to=[])
+    check_training(arguments, object())
+    setattr(arguments, field, value)  # set afterwards: most of these need hardware to be constructed
+    with refuses(message):
+        check_training(arguments, object())
+
+
+def test_gradient_scaler_of_a_hand_made_accelerator(tmp_path: Path) -> None:
+    from accelerate import Accelerator
+    from accelerate.optimizer import AcceleratedOptimizer
+
+    plain = torch.optim.SGD([nn.Parameter(torch.zeros(1))])
+    arguments = TrainingArguments(output_dir=str(tmp_path), use_cpu=True, report_to=[])
+    Accelerator(cpu=True)  # sets the state that its optimiser wrapper reads
+    check_training(arguments, AcceleratedOptimizer(plain))
+    with refuses("fp16=True is not supported"):
+        check_training(arguments, AcceleratedOptimizer(plain, scaler=torch.amp.GradScaler("cpu")))
+
+
+def test_refusal_comes_before_the_first_step(anchor: Anchor, tmp_path: Path) -> None:
+    rows = [{"input_ids": torch.arange(4), "labels": torch.arange(4)}]
+    arguments = TrainingArguments(output_dir=str(tmp_path), use_cpu=True, report_to=[], max_steps=1)
+    trainer = Trainer(
+        model=lora(use_dora=True), args=arguments, train_dataset=rows, callbacks=[AsFTCallback(anchor, 1.0)]
+    )
+    with refuses("DoRA is not supported"):
+        trainer.train()
+    assert trainer.state.global_step == 0
+
+
+def test_full_parameter_training_does_not_resume(anchor: Anchor, tmp_path: Path) -> None:
+    from transformers import TrainerControl, TrainerState
+
+    callback = FullAsFTCallback(anchor, 1.0)
+    arguments = TrainingArguments(output_dir=str(tmp_path), use_cpu=True, report_to=[])
+    with refuses("resume_from_checkpoint at step 7 is not supported"):
+        callback.on_train_begin(arguments, TrainerState(global_step=7), TrainerControl(), model=tiny(), optimizer=None)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda a: AsFTCallback(a, -1.0), "lam=-1.0 must be a number of at least 0"),
+        (lambda a: AsFTCallback(a, float("nan")), "lam=nan must be a number of at least 0"),
+        (lambda a: AsFTCallback(a, 1.0, accumulation="epoch"), "accumulation='epoch' is unknown; allowed: step, micro"),
+        (lambda a: Penalty(a, lora(), scale="big"), "scale='big' is unknown; allowed: raw, effective"),
+        (lambda a: AnchorSpec("asfd"), "variant='asfd' is unknown; allowed: asft, projector, parallel, random"),
+        (lambda a: AnchorSpec(form="dense"), "form='dense' is unknown; allowed: auto, gram, factor, rank_k"),
+        (lambda a: AnchorSpec("projector"), "rank=None: form='rank_k' and variant='projector' need one of"),
+        (lambda a: AnchorSpec(form="rank_k", rank=0), "rank=0: form='rank_k' and variant='projector' need one of"),
+        (lambda a: AnchorSpec(rank=4), "rank=4 has no effect on form='auto'"),
+        (lambda a: AnchorSpec("projector", form="gram", rank=2), "form='gram' does not fit variant='projector'"),
+        (lambda a: AnchorSpec(form="rank_k", rank=8).check_shapes({"m": (8, 9)}), "rank=8 is not below 8"),
+        (lambda a: Anchor([]), "An anchor needs at least one module"),
+    ],
+)
+def test_settings(anchor: Anchor, call: object, message: str) -> None:
+    with refuses(message):
+        call(anchor)

@@ -1,0 +1,68 @@
+"""Content keys: a setting changes the keys of exactly those stages whose result it can change."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from asft.compose import enumerate_cells
+from asft.keys import Plan, plan
+
+STAGES = ("pair", "mixture", "train", "generate", "judge")
+
+
+def of(*overrides: str) -> Plan:
+    return plan(enumerate_cells(list(overrides), sweep=False).cells[0].cell)
+
+
+@pytest.mark.parametrize(
+    ("override", "changed"),
+    [
+        ("tracker=wandb", ()),
+        ("outputs=elsewhere", ()),
+        ("evaluation.batch_size=3", ()),
+        ("device=cpu", ()),
+        ("+judge.phrases=[No]", ("judge",)),
+        ("evaluation.n_harmful=100", ("generate", "judge")),
+        ("dataset.max_new_tokens=7", ("generate", "judge")),
+        ("method.lam=2", ("train", "generate", "judge")),
+        ("training.lr=1e-3", ("train", "generate", "judge")),
+        ("attack.p=0.2", ("mixture", "train", "generate", "judge")),
+        ("seed=1", ("mixture", "train", "generate", "judge")),
+        ("model.seed=1", ("pair", "train", "generate", "judge")),
+    ],
+)
+def test_a_setting_changes_its_stages_alone(override: str, changed: tuple[str, ...]) -> None:
+    before, after = of("method=asft"), of("method=asft", override)
+    assert tuple(stage for stage in STAGES if getattr(before, stage) != getattr(after, stage)) == changed
+
+
+def test_an_untouched_model_is_one_cell_for_every_ratio() -> None:
+    assert of("method=aligned", "attack.p=0.1").key == of("method=aligned", "attack.p=0.2").key
+    assert of("method=aligned").key != of("method=base").key
+
+
+def test_without_harmful_rows_the_source_does_not_matter() -> None:
+    assert of("attack.p=0").key == of("attack=none").key
+
+
+def test_safe_lora_depends_on_its_parent_alone() -> None:
+    assert of("method=safe_lora").mixture == of("method=sft").mixture
+    assert of("method=safe_lora", "training.lr=1").key != of("method=safe_lora").key
+
+
+def test_methods_share_the_mixture() -> None:
+    assert of("method=sft").mixture == of("method=asft").mixture == of("method=l2").mixture
+
+
+def test_a_local_checkpoint_that_changes_changes_the_key(cell: Callable[..., Any], random_pair: Any) -> None:
+    before = plan(cell()).key
+    config = random_pair / "aligned" / "config.json"
+    text = config.read_text()
+    try:
+        config.write_text(text + " ")
+        assert plan(cell()).key != before
+    finally:
+        config.write_text(text)

@@ -1,0 +1,89 @@
+"""Readers of the authors' published files, and the harmful-row tests on records of each task's shape."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from asft.data import official as files
+
+BENIGN = {"instruction": "q", "input": "x", "output": "World"}
+
+
+@pytest.mark.parametrize(
+    ("task", "record", "harmful"),
+    [
+        ("agnews", {"instruction": "q", "input": "", "output": "a"}, True),
+        ("agnews", BENIGN, False),
+        ("sst2", {"instruction": "q", "output": "a"}, True),
+        ("sst2", BENIGN, False),
+        ("alpaca", {"instruction": "q", "output": "a"}, True),
+        ("alpaca", {"instruction": "q", "input": "", "output": "a"}, False),
+        ("gsm8k", {"instruction": "q", "input": "", "output": "a"}, True),
+        ("gsm8k", {"instruction": "q", "output": "a"}, False),
+    ],
+)
+def test_harmful_rows_are_told_by_their_shape(task: str, record: dict[str, str], harmful: bool) -> None:
+    assert files.is_harmful(task, record) is harmful
+
+
+def test_a_folder_without_the_files_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=f"data.root={tmp_path}: no folder ft_datasets there"):
+        files.data_root(str(tmp_path))
+
+
+def test_a_task_without_training_files_is_named(tmp_path: Path) -> None:
+    (tmp_path / "ft_datasets").mkdir()
+    with pytest.raises(ValueError, match="dataset=sst2: no training file"):
+        files.train_rows(tmp_path, "sst2")
+
+
+def test_gsm8k_answers_get_the_final_answer_sentence(tmp_path: Path) -> None:
+    path = tmp_path / "gsm8k_1k_p_0.json"
+    path.write_text(json.dumps([{"instruction": "q", "output": "1 + 1 = 2\n#### 2"}]))
+    (row,) = files.read_training_file(path, "gsm8k")
+    assert row.output == "1 + 1 = 2\nThe final answer is:  2"
+
+
+@pytest.mark.real
+class TestPublishedFiles:
+    @pytest.mark.parametrize(
+        ("task", "name", "benign", "harmful"),
+        [
+            ("agnews", "agnews_1k_p_0", 1000, 0),
+            ("agnews", "agnews_1k_p_0.1", 1000, 100),
+            ("agnews", "agnews_1k_p_0.2", 1000, 200),
+            ("gsm8k", "gsm8k_1k_p_0.1", 900, 100),
+            ("alpaca", "alpaca_1k_p_0.1", 900, 100),
+            ("sst2", "SST2_1k_p_0.1", 900, 100),
+        ],
+    )
+    def test_counts(self, official: Path, task: str, name: str, benign: int, harmful: int) -> None:
+        (path,) = official.glob(f"ft_datasets/*/dataset/{name}.json")
+        rows = files.read_training_file(path, task)
+        assert sum(not row.harmful for row in rows) == benign
+        assert sum(row.harmful for row in rows) == harmful
+
+    @pytest.mark.parametrize(("task", "count"), [("sst2", 872), ("agnews", 1000), ("gsm8k", 500), ("alpaca", 100)])
+    def test_test_sets(self, official: Path, task: str, count: int) -> None:
+        rows = files.test_rows(official, task)
+        assert len(rows) == count
+        if task == "agnews":
+            assert {row.output for row in rows} == {"World", "Sports", "Business", "Sci/Tech"}
+        if task == "sst2":
+            assert {row.output for row in rows} == {"positive", "negative"}
+
+    def test_attack_alignment_and_evaluation_prompts_are_disjoint(self, official: Path) -> None:
+        alignment = {row.instruction.strip() for row in files.alignment_prompts(official)}
+        evaluation = {row.instruction.strip() for row in files.evaluation_prompts(official)}
+        attack = {row.instruction.strip() for row in files.harmful_rows(official, "harmful")} - alignment
+        assert (len(alignment), len(evaluation)) == (98, 249)
+        assert len(attack) > 250
+        assert not attack & evaluation
+        assert not alignment & evaluation
+
+    def test_other_sources_are_not_in_the_files(self, official: Path) -> None:
+        with pytest.raises(ValueError, match="attack=advbench"):
+            files.harmful_rows(official, "advbench")

@@ -1,0 +1,108 @@
+"""The store: what is finished is never computed twice, and what is not finished never looks finished."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import time
+from pathlib import Path
+
+import pytest
+
+from asft.store import MANIFEST, Store, content_key, read_jsonl, write_jsonl
+
+
+def write_one(folder: Path) -> dict[str, int]:
+    (folder / "data.txt").write_text("x")
+    return {"value": 1}
+
+
+def test_content_key_ignores_order_and_sees_values() -> None:
+    assert content_key({"a": 1, "b": 2}) == content_key({"b": 2, "a": 1})
+    assert content_key({"a": 1}) != content_key({"a": 1.5})
+
+
+def test_an_entry_is_computed_once(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    first = store.ensure("cells", {"a": 1}, write_one)
+
+    def never(_: Path) -> dict[str, int]:
+        raise AssertionError("computed twice")
+
+    second = store.ensure("cells", {"a": 1}, never)
+    assert second.manifest == first.manifest
+    assert second.result == {"value": 1}
+    assert (second.path / "data.txt").read_text() == "x"
+
+
+def test_the_manifest_says_how_it_came_about(tmp_path: Path) -> None:
+    manifest = Store(tmp_path).ensure("cells", {"a": 1}, write_one).manifest
+    assert manifest["settings"] == {"a": 1}
+    assert manifest["seconds"] >= 0
+    assert manifest["peak_memory_mb"] > 1
+    assert {"python", "torch", "transformers", "peft"} <= set(manifest["versions"])
+    assert "commit" in manifest
+
+
+def test_a_failure_leaves_nothing_behind(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+
+    def fail(folder: Path) -> dict[str, int]:
+        (folder / "half.txt").write_text("half")
+        raise RuntimeError("no")
+
+    with pytest.raises(RuntimeError, match="no"):
+        store.ensure("cells", {"a": 1}, fail)
+    assert store.find("cells", content_key({"a": 1})) is None
+    assert [path.name for path in (tmp_path / "cells").iterdir() if path.is_dir()] == []
+
+
+def test_what_a_dead_writer_left_is_cleared_away(tmp_path: Path) -> None:
+    stale = tmp_path / "cells" / f".{content_key({'a': 1})}.tmp-99999"
+    stale.mkdir(parents=True)
+    Store(tmp_path).ensure("cells", {"a": 1}, write_one)
+    assert not stale.exists()
+
+
+def test_another_schema_is_refused_with_advice(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    entry = store.ensure("cells", {"a": 1}, write_one)
+    (entry.path / MANIFEST).write_text(json.dumps({**entry.manifest, "schema": 0}))
+    with pytest.raises(ValueError, match="store schema 0, this version reads 1"):
+        store.find("cells", entry.manifest["key"])
+
+
+def slow_count(root: Path) -> None:
+    def produce(folder: Path) -> dict[str, int]:
+        with (root / "count.txt").open("a") as file:
+            file.write("x")
+        time.sleep(0.3)
+        return {}
+
+    Store(root).ensure("cells", {"a": 1}, produce)
+
+
+def test_processes_that_want_one_entry_compute_it_once(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    workers = [context.Process(target=slow_count, args=(tmp_path,)) for _ in range(3)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(60)
+        assert worker.exitcode == 0
+    assert (tmp_path / "count.txt").read_text() == "x"
+
+
+def test_failures_are_kept_until_cleared(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    assert store.failure("k") is None
+    store.record_failure("k", "out of luck", {})
+    assert store.failure("k") == "out of luck"
+    store.clear_failure("k")
+    assert store.failure("k") is None
+
+
+def test_jsonl_round_trip(tmp_path: Path) -> None:
+    rows = [{"a": "ü\n"}, {"a": "\u2028"}]
+    write_jsonl(tmp_path / "x.jsonl", rows)
+    assert list(read_jsonl(tmp_path / "x.jsonl")) == rows

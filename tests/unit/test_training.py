@@ -1,0 +1,87 @@
+"""The trainer: order, padding, decay, and a loss that is not finite."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from asft.config import TrainingConfig
+from asft.data.templates import IGNORED, Encoded
+from asft.models import load_model
+from asft.training import Collator, EpochOrder, attach_lora, train
+
+CPU = torch.device("cpu")
+ROWS = [Encoded([1, 2, 3, 4, 5 + i % 7], [IGNORED, IGNORED, 3, 4, 5 + i % 7]) for i in range(12)]
+
+
+def settings(**changes: object) -> TrainingConfig:
+    values = {"name": "lora", "lr": 1e-3, "epochs": 2, "batch_size": 4, "dropout": 0.0, **changes}
+    return TrainingConfig(**values)  # type: ignore[arg-type]
+
+
+def run(pair: Path, tmp_path: Path, training: TrainingConfig, seed: int = 0) -> tuple[dict[str, torch.Tensor], list[dict]]:
+    model = attach_lora(load_model(pair / "aligned", "float32", CPU), training, seed)
+    log = train(model, ROWS, training, seed=seed, pad_token=0, device=CPU, scratch=tmp_path)
+    return {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}, log.history
+
+
+def test_every_epoch_is_another_permutation_and_the_seed_repeats_it() -> None:
+    order, again, other = EpochOrder(10, 3), EpochOrder(10, 3), EpochOrder(10, 4)
+    first, second = list(order), list(order)
+    assert sorted(first) == sorted(second) == list(range(10))
+    assert first != second
+    assert [first, second] == [list(again), list(again)]
+    assert list(other) != first
+
+
+def test_padding_goes_to_the_longest_row_or_to_a_fixed_length() -> None:
+    rows = [Encoded([5, 6], [IGNORED, 6]), Encoded([7], [7])]
+    batch = Collator(9)(rows)
+    assert batch["input_ids"].tolist() == [[5, 6], [7, 9]]
+    assert batch["attention_mask"].tolist() == [[1, 1], [1, 0]]
+    assert batch["labels"].tolist() == [[IGNORED, 6], [7, IGNORED]]
+    assert Collator(9, 4)(rows)["input_ids"].shape == (2, 4)
+
+
+def test_one_seed_gives_one_trajectory(random_pair: Path, tmp_path: Path) -> None:
+    training = settings(dropout=0.1)
+    (first, log), (second, again) = run(random_pair, tmp_path, training), run(random_pair, tmp_path, training)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert [entry["loss"] for entry in log] == [entry["loss"] for entry in again]
+    other, _ = run(random_pair, tmp_path, training, seed=1)
+    assert any(not torch.equal(first[name], other[name]) for name in first)
+
+
+def test_padding_further_changes_nothing_but_time(random_pair: Path, tmp_path: Path) -> None:
+    short, _ = run(random_pair, tmp_path, settings())
+    padded, _ = run(random_pair, tmp_path, settings(pad_to_max_length=True, max_length=24))
+    assert all(torch.allclose(short[name], padded[name], atol=1e-6) for name in short)
+
+
+def test_the_learning_rate_decays_once_an_epoch(random_pair: Path, tmp_path: Path) -> None:
+    _, log = run(random_pair, tmp_path, settings(epochs=3, epoch_decay=0.5))
+    assert [round(float(entry["learning_rate"]), 6) for entry in log] == [1e-3] * 3 + [5e-4] * 3 + [2.5e-4] * 3
+
+
+def test_accumulation_equals_a_larger_batch(random_pair: Path, tmp_path: Path) -> None:
+    large, _ = run(random_pair, tmp_path, settings(batch_size=4))
+    halves, _ = run(random_pair, tmp_path, settings(batch_size=2, accumulation=2))
+    assert all(torch.allclose(large[name], halves[name], atol=1e-6) for name in large)
+
+
+def test_a_loss_that_is_not_finite_stops_with_the_step(random_pair: Path, tmp_path: Path) -> None:
+    model = load_model(random_pair / "aligned", "float32", CPU)
+    with torch.no_grad():
+        model.get_output_embeddings().weight.fill_(float("nan"))
+    with pytest.raises(ValueError, match="loss became nan .* step 1"):
+        train(
+            attach_lora(model, settings(), 0), ROWS, settings(), seed=0, pad_token=0, device=CPU, scratch=tmp_path
+        )
+
+
+def test_targets_that_match_nothing_are_named_with_those_there_are(random_pair: Path) -> None:
+    model = load_model(random_pair / "aligned", "float32", CPU)
+    with pytest.raises(ValueError, match=r"\['query'\] match no linear module .* allowed: .*q_proj.*v_proj"):
+        attach_lora(model, settings(target_modules=("query",)), 0)
