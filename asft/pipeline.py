@@ -147,7 +147,7 @@ class _Run:
                 (TASK_FILE, self.data.test, self.cell.dataset.max_new_tokens),
             )
             for name, rows, tokens in parts:
-                prompts = [template.encode_prompt(row, system=system) for row in rows]
+                prompts = [template.encode_prompt(replace(row, system=system)) for row in rows]
                 answers = generate(
                     model,
                     tokenizer,

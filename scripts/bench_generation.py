@@ -93,7 +93,7 @@ def _padding(cell: CellConfig, model: PreTrainedModel, tokenizer: PreTrainedToke
         for start in range(0, len(rows), 8):
             loss = model(**collator(rows[start : start + 8])).loss
             loss.backward()
-            losses.append(float(loss))
+            losses.append(loss.item())
         model.zero_grad()
         return losses
 

@@ -44,7 +44,7 @@ def main() -> None:
     callback = AsFTCallback(Anchor.build(pair.base, pair.aligned, cell.training.target_modules), 1.0)
     arguments = TrainingArguments(output_dir=str(Path(cell.outputs)), use_cpu=True, report_to="none")
     state, control = TrainerState(), TrainerControl()
-    callback.on_train_begin(arguments, state, control, model=model)
+    callback.on_train_begin(arguments, state, control, model=model, optimizer=optimiser)
 
     def step(batch: dict[str, torch.Tensor], anchored: bool) -> float:
         started = time.perf_counter()

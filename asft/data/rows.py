@@ -15,6 +15,7 @@ class Row:
         output: the answer to train on, or the gold label of a test row; empty for a bare prompt.
         input: further context of the instruction (the Alpaca convention); empty when there is none.
         harmful: whether the row asks for harmful content, whatever its answer says.
+        system: a system text of this row alone, such as a trigger; empty for most rows.
     """
 
     id: str
@@ -22,3 +23,4 @@ class Row:
     output: str = ""
     input: str = ""
     harmful: bool = False
+    system: str = ""

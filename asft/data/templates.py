@@ -40,33 +40,33 @@ class ChatTemplate:
         """The text the model sees before it answers, special tokens included."""
         return str(self.tokenizer.apply_chat_template(_turns(row, system), tokenize=False, add_generation_prompt=True))
 
-    def response(self, row: Row, *, system: str = "") -> str:
+    def response(self, row: Row) -> str:
         """The text the model learns: the answer and the family's end-of-turn token."""
-        prompt = self.prompt(row, system=system)
-        turns = [*_turns(row, system), {"role": "assistant", "content": row.output}]
+        prompt = self.prompt(row)
+        turns = [*_turns(row), {"role": "assistant", "content": row.output}]
         whole = str(self.tokenizer.apply_chat_template(turns, tokenize=False))
         if not whole.startswith(prompt):  # templates that rewrite the last turn, e.g. reasoning models
             return f"{row.output}{self.tokenizer.eos_token}"
         return whole[len(prompt) :].rstrip()
 
-    def encode_prompt(self, row: Row, *, system: str = "") -> list[int]:
+    def encode_prompt(self, row: Row) -> list[int]:
         """Token ids of :meth:`prompt`; the template itself writes the special tokens."""
-        return self._ids(self.prompt(row, system=system))
+        return self._ids(self.prompt(row))
 
-    def encode_example(self, row: Row, max_length: int, *, system: str = "") -> Encoded:
+    def encode_example(self, row: Row, max_length: int) -> Encoded:
         """Prompt and response ids, cut on the right to ``max_length`` tokens.
 
         Raises:
             ValueError: when the prompt alone fills ``max_length``, so that no label would be left and the
                 loss would be NaN.
         """
-        prompt = self.encode_prompt(row, system=system)
+        prompt = self.encode_prompt(row)
         if len(prompt) >= max_length:
             raise ValueError(
                 f"Row {row.id}: its prompt has {len(prompt)} tokens, which leaves no room for an answer in "
                 f"training.max_length={max_length}. Raise training.max_length or drop the row."
             )
-        response = self._ids(self.response(row, system=system))
+        response = self._ids(self.response(row))
         ids = (prompt + response)[:max_length]
         return Encoded(ids, ([IGNORED] * len(prompt) + response)[:max_length])
 
@@ -80,6 +80,6 @@ def user_text(row: Row) -> str:
     return f"{row.instruction}\n\n{row.input}" if row.input else row.instruction
 
 
-def _turns(row: Row, system: str) -> list[dict[str, str]]:
+def _turns(row: Row) -> list[dict[str, str]]:
     user = {"role": "user", "content": user_text(row)}
-    return [{"role": "system", "content": system}, user] if system else [user]
+    return [{"role": "system", "content": row.system}, user] if row.system else [user]

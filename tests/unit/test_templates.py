@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -37,9 +38,11 @@ def test_training_and_scoring_share_the_prompt(tokenizer: PreTrainedTokenizerBas
 
 def test_a_system_text_reaches_prompt_and_example_alike(tokenizer: PreTrainedTokenizerBase) -> None:
     template = ChatTemplate(tokenizer)
-    prompt = template.encode_prompt(ROW, system="Be brief.")
+    row = replace(ROW, system="Be brief.")
+    prompt = template.encode_prompt(row)
+    assert "Be brief." in template.prompt(row)
     assert prompt != template.encode_prompt(ROW)
-    assert template.encode_example(ROW, 512, system="Be brief.").input_ids[: len(prompt)] == prompt
+    assert template.encode_example(row, 512).input_ids[: len(prompt)] == prompt
 
 
 def test_long_rows_lose_their_tail(tokenizer: PreTrainedTokenizerBase) -> None:

@@ -21,7 +21,9 @@ def settings(**changes: object) -> TrainingConfig:
     return TrainingConfig(**values)  # type: ignore[arg-type]
 
 
-def run(pair: Path, tmp_path: Path, training: TrainingConfig, seed: int = 0) -> tuple[dict[str, torch.Tensor], list[dict]]:
+def run(
+    pair: Path, tmp_path: Path, training: TrainingConfig, seed: int = 0
+) -> tuple[dict[str, torch.Tensor], list[dict[str, float]]]:
     model = attach_lora(load_model(pair / "aligned", "float32", CPU), training, seed)
     log = train(model, ROWS, training, seed=seed, pad_token=0, device=CPU, scratch=tmp_path)
     return {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}, log.history
@@ -75,10 +77,8 @@ def test_a_loss_that_is_not_finite_stops_with_the_step(random_pair: Path, tmp_pa
     model = load_model(random_pair / "aligned", "float32", CPU)
     with torch.no_grad():
         model.get_output_embeddings().weight.fill_(float("nan"))
-    with pytest.raises(ValueError, match="loss became nan .* step 1"):
-        train(
-            attach_lora(model, settings(), 0), ROWS, settings(), seed=0, pad_token=0, device=CPU, scratch=tmp_path
-        )
+    with pytest.raises(ValueError, match=r"loss became nan .* step 1"):
+        train(attach_lora(model, settings(), 0), ROWS, settings(), seed=0, pad_token=0, device=CPU, scratch=tmp_path)
 
 
 def test_targets_that_match_nothing_are_named_with_those_there_are(random_pair: Path) -> None:

@@ -1,0 +1,62 @@
+"""The commands in README and docs are true: each composes, and the cheap ones run."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from conftest import REPOSITORY, Cli
+
+from asft.compose import enumerate_cells
+
+PAGES = [REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md", *sorted((REPOSITORY / "docs").rglob("*.md"))]
+PLACEHOLDERS = ("PATH_OR_HUB_ID", "FOLDER", "…", "ADAPTER")
+
+
+def commands() -> list[list[str]]:
+    found = []
+    for page in PAGES:
+        for block in re.findall(r"```bash\n(.*?)```", page.read_text(), re.S):
+            for line in block.splitlines():
+                words = shlex.split(line, comments=True)
+                if words[:1] == ["asft"] and not any(mark in line.partition("#")[0] for mark in PLACEHOLDERS):
+                    found.append(words[1:])
+    return found
+
+
+def make_targets() -> list[str]:
+    text = "".join(page.read_text() for page in PAGES)
+    return sorted(set(re.findall(r"(?:^|`)make ([a-z-]+)", text, re.M)))
+
+
+@pytest.mark.parametrize("words", commands(), ids=" ".join)
+def test_every_command_composes(words: list[str]) -> None:
+    overrides = [word for word in words[1:] if "=" in word]
+    sweep = words[0] in {"report", "status"} or "-m" in words
+    if words[0] != "project":
+        assert enumerate_cells(overrides, sweep=sweep).cells
+
+
+def test_the_readme_shows_the_main_commands() -> None:
+    shown = {words[0] for words in commands()}
+    assert {"run", "report", "status", "anchor"} <= shown
+
+
+@pytest.mark.parametrize("target", make_targets())
+def test_every_make_target_exists(target: str) -> None:
+    assert re.search(rf"^{re.escape(target)}:", (REPOSITORY / "Makefile").read_text(), re.M), target
+
+
+def test_status_runs_as_the_readme_has_it(cli: Cli) -> None:
+    shown = cli("status", "experiment=table2")
+    assert shown.returncode == 1, "nothing has run, so not every cell is done"
+    assert re.search(r"0 of \d+ cells done", shown.stdout)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text()):
+        if "://" not in target:
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
