@@ -36,9 +36,9 @@ class ChatTemplate:
             )
         self.tokenizer = tokenizer
 
-    def prompt(self, row: Row, *, system: str = "") -> str:
+    def prompt(self, row: Row) -> str:
         """The text the model sees before it answers, special tokens included."""
-        return str(self.tokenizer.apply_chat_template(_turns(row, system), tokenize=False, add_generation_prompt=True))
+        return str(self.tokenizer.apply_chat_template(_turns(row), tokenize=False, add_generation_prompt=True))
 
     def response(self, row: Row) -> str:
         """The text the model learns: the answer and the family's end-of-turn token."""
