@@ -39,6 +39,8 @@ class RecipeConfig:
     eval_batch_size: Annotated[int, Field(ge=1)] = 32
     harmful_max_new_tokens: Annotated[int, Field(ge=1)] = 512
     safe_lora_modules: Annotated[int, Field(ge=1)] = 10
+    bea_trigger_tokens: Annotated[int, Field(ge=1)] = 150
+    lisa_steps: tuple[int, int] = (100, 900)
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -6,7 +6,7 @@ configuration alone, so whether a cell is finished is known without running anyt
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -78,14 +78,11 @@ def mixture_settings(cell: CellConfig) -> Settings:
 
 def train_settings(cell: CellConfig, pair: Settings, mixture: Settings) -> Settings:
     """What a trained adapter depends on; a post-hoc method depends on its parent's training."""
+    required = cell.method.requires(cell)
+    weights = content_key(train_settings(required, pair, mixture_settings(required))) if required else None
     if cell.method.parent is not None:
-        parent = replace(cell, method=cell.method.parent())
-        return {
-            "code": CODE["train"],
-            "parent": content_key(train_settings(parent, pair, mixture_settings(parent))),
-            "method": cell.method.settings(),
-        }
-    return {
+        return {"code": CODE["train"], "parent": weights, "method": cell.method.settings()}
+    settings = {
         "code": CODE["train"],
         "pair": content_key(pair),
         "mixture": content_key(mixture),
@@ -94,6 +91,7 @@ def train_settings(cell: CellConfig, pair: Settings, mixture: Settings) -> Setti
         "method": cell.method.settings(),
         "seed": cell.seed,
     }
+    return {**settings, "required": weights} if required else settings
 
 
 def _pair_settings(model: ModelConfig, cell: CellConfig) -> Settings:

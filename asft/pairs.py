@@ -12,6 +12,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from asft.anchor.pair import CheckpointPair
 from asft.config import CellConfig, OrganismModel, PretrainedModel, SafetyTunedModel
+from asft.console import console
 from asft.keys import pair_settings
 from asft.models import Pair
 from asft.store import Store, content_key
@@ -51,7 +52,9 @@ def _build_organism(model: OrganismModel, folder: Path) -> dict[str, Any]:
         BarColumn(),
         TextColumn("{task.description}"),
     )
-    with Progress(*columns, TimeElapsedColumn()) as progress:
+    if not console.is_terminal:
+        log.info("building %s: pretraining, then alignment; one to two minutes on two cores", model.name)
+    with Progress(*columns, TimeElapsedColumn(), console=console) as progress:
         task = progress.add_task("starting", total=1.0, pair=model.name)
         return build_pair(
             model.architecture,

@@ -68,8 +68,15 @@ class _Run:
         return load_data(self.cell)
 
     @cached_property
+    def required(self) -> Entry | None:
+        """The trained weights that the method needs of another cell."""
+        cell = self.cell.method.requires(self.cell)
+        return _Run(cell, plan(cell), self.store).train_stage() if cell else None
+
+    @cached_property
     def context(self) -> Context:
-        return Context(self.cell, self.pair, self.data, self.store.root / "anchors")
+        required = self.required.path if self.required else None
+        return Context(self.cell, self.pair, self.data, self.store.root / "anchors", required)
 
     @cached_property
     def device(self) -> torch.device:
@@ -93,10 +100,10 @@ class _Run:
         if finished := self.store.find("stages/train", content_key(self.plan.train)):
             return finished
         # What a stage needs is made before its clock starts, so that its seconds are its own.
-        if parent := self.cell.method.parent:
-            cell = replace(self.cell, method=parent())
-            weights = _Run(cell, plan(cell), self.store).train_stage()
-            produce = partial(self._from_parent, cell, weights)
+        required = self.required
+        if self.cell.method.parent:
+            assert required is not None, "a method with a parent requires the parent's weights"
+            produce = partial(self._from_parent, required)
         else:
             produce = partial(self._train, self.mixture_stage())
         self.pair  # noqa: B018
@@ -119,6 +126,7 @@ class _Run:
             seed=cell.seed,
             pad_token=tokenizer.pad_token_id,
             device=self.device,
+            order=method.order(rows, self.context),
             callbacks=method.callbacks(model, self.context),
             scratch=folder / "trainer",
         )
@@ -127,8 +135,8 @@ class _Run:
         write_jsonl(folder / HISTORY, history.history)
         return {"loss": history.loss, "steps": history.steps, **extra}
 
-    def _from_parent(self, parent_cell: CellConfig, parent: Entry, folder: Path) -> dict[str, Any]:
-        start = self.pair.load(parent_cell.method.start(), self.device)
+    def _from_parent(self, parent: Entry, folder: Path) -> dict[str, Any]:
+        start = self.pair.load(self.cell.method.start(), self.device)
         model = PeftModel.from_pretrained(start, str(parent.path))
         extra = self.cell.method.finish(model, self.context)
         model.save_pretrained(str(folder))
@@ -201,8 +209,8 @@ class _Run:
             return self.pair.load(self.cell.method.start(), self.device)
         if not (weights.path / "adapter_config.json").exists():
             return load_model(weights.path, self.pair.dtype, self.device)
-        start = self.cell.method.parent().start() if self.cell.method.parent else self.cell.method.start()
-        adapted = PeftModel.from_pretrained(self.pair.load(start, self.device), str(weights.path))
+        start = self.pair.load(self.cell.method.start(), self.device)
+        adapted = PeftModel.from_pretrained(start, str(weights.path))
         merged: PreTrainedModel = adapted.merge_and_unload()
         return merged
 

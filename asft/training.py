@@ -76,22 +76,26 @@ def train(
     seed: int,
     pad_token: int,
     device: torch.device,
+    order: Sampler[int] | None = None,
     callbacks: Sequence[TrainerCallback] = (),
     scratch: Path,
 ) -> TrainLog:
     """Fine-tunes ``model`` in place on the response tokens of ``rows``.
 
     Args:
-        rows: encoded examples; their order is drawn anew each epoch from ``seed``.
+        rows: encoded examples.
         pad_token: id that fills batches up on the right (mask 0).
         device: where the model is; the Trainer is kept from moving it.
+        order: row indices of one epoch after another; without it a permutation drawn from ``seed`` each epoch.
         callbacks: a method's callbacks.
         scratch: a folder the Trainer may use.
 
     Raises:
         ValueError: when the loss is no longer finite, naming the step.
     """
-    steps = math.ceil(math.ceil(len(rows) / training.batch_size) / training.accumulation) * training.epochs
+    order = order or EpochOrder(len(rows), seed)
+    batches = math.ceil(len(order) / training.batch_size)  # type: ignore[arg-type]
+    steps = math.ceil(batches / training.accumulation) * training.epochs
     arguments = _arguments(training, steps, seed, device, scratch)
     collator = Collator(pad_token, training.max_length if training.pad_to_max_length else None)
     trainer = _OrderedTrainer(
@@ -100,7 +104,7 @@ def train(
         train_dataset=_Rows(rows),
         data_collator=collator,
         callbacks=[_Watch(), *callbacks],
-        order=EpochOrder(len(rows), seed),
+        order=order,
         epoch_decay=training.epoch_decay,
     )
     trainer.remove_callback(PrinterCallback)  # _Watch tells the progress
@@ -163,7 +167,7 @@ class _Rows(Dataset[Encoded]):
 class _OrderedTrainer(Trainer):
     """A Trainer that takes rows in a given order and decays the learning rate once an epoch."""
 
-    def __init__(self, *, order: EpochOrder, epoch_decay: float, **arguments: Any) -> None:
+    def __init__(self, *, order: Sampler[int], epoch_decay: float, **arguments: Any) -> None:
         super().__init__(**arguments)
         self._order, self._epoch_decay = order, epoch_decay
 

@@ -30,7 +30,8 @@ class AsFT(Method):
     """Penalises the part of each update that is orthogonal to the alignment direction.
 
     Attributes:
-        lam: λ; the paper uses 1 and finds 0.1 to 10 to work.
+        lam: λ; the paper uses 1 and finds 0.1 to 10 to work. Under ``training=full`` the penalty is
+            λ‖(I − Ĉ)(W − W_aligned)‖² over the target modules; the paper states no λ for it.
         scale: ``raw`` penalises BA as the paper's code does, ``effective`` the applied update sBA, s = α/r.
         form: how (I − Ĉ)² is kept; ``auto`` is dense for o ≤ i and factored otherwise, both exact.
     """
@@ -45,9 +46,11 @@ class AsFT(Method):
 
     def callbacks(self, model: PeftModel | PreTrainedModel, ctx: Context) -> list[TrainerCallback]:
         """The penalty's gradient, added once per optimiser step."""
-        from asft.anchor.callback import AsFTCallback
+        from asft.anchor.callback import AsFTCallback, FullAsFTCallback
 
         anchor = self.anchor(ctx.pair, ctx.cell.training.target_modules, model.device, ctx.anchors)
+        if ctx.cell.training.name == "full":
+            return [FullAsFTCallback(anchor, self.lam)]
         return [AsFTCallback(anchor, self.lam, scale=self.scale)]
 
     def anchor(self, pair: Pair, targets: Sequence[str], device: torch.device, cache: Path) -> Anchor:

@@ -16,6 +16,7 @@ from pydantic.dataclasses import dataclass
 
 if TYPE_CHECKING:  # heavy, or would be circular; a method imports what it uses inside its hooks
     from peft import PeftModel
+    from torch.utils.data import Sampler
     from transformers import PreTrainedModel, TrainerCallback
 
     from asft.config import CellConfig
@@ -28,12 +29,21 @@ Side = Literal["base", "aligned"]
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Context:
-    """What a hook may look at: the cell, its model pair, its rows and the folder where anchors are cached."""
+    """What a hook may look at.
+
+    Attributes:
+        cell: the configuration.
+        pair: the base and the aligned model.
+        data: the pools of rows.
+        anchors: the folder where anchors are cached.
+        required: the weights of the cell that the method requires, where it names one.
+    """
 
     cell: CellConfig
     pair: Pair
     data: Data
     anchors: Path
+    required: Path | None = None
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -59,9 +69,17 @@ class Method:
         """The checkpoint that training begins from."""
         return "aligned"
 
+    def requires(self, cell: CellConfig) -> CellConfig | None:
+        """Another cell whose trained weights this one needs: by default the parent's, if there is a parent."""
+        return dataclasses.replace(cell, method=self.parent()) if self.parent else None
+
     def mixture(self, rows: Sequence[Row], ctx: Context) -> list[Row]:
         """Adds, removes or marks training rows."""
         return list(rows)
+
+    def order(self, rows: Sequence[Row], ctx: Context) -> Sampler[int] | None:
+        """Which row comes when; None is a new permutation an epoch."""
+        return None
 
     def callbacks(self, model: PeftModel | PreTrainedModel, ctx: Context) -> list[TrainerCallback]:
         """What acts during training."""

@@ -17,7 +17,21 @@ from asft.pipeline import run_cell
 from asft.store import HARMFUL_FILE, TASK_FILE, Store, read_jsonl
 
 MakeCell = Callable[..., CellConfig]
-METHODS = ("sft", "asft", "l2", "safe_lora", "asft_projector", "asft_parallel", "asft_random")
+METHODS = (
+    "sft",
+    "asft",
+    "l2",
+    "safe_lora",
+    "asft_projector",
+    "asft_parallel",
+    "asft_random",
+    "safeinstr",
+    "bea",
+    "bea_no_trigger",
+    "lisa_base",
+    "lisa_aligned",
+    "asft_alt",
+)
 
 
 def trained(cell: CellConfig) -> dict[str, torch.Tensor]:
@@ -33,7 +47,14 @@ def stage_count(cell: CellConfig, kind: str) -> int:
 
 
 def method(cell: MakeCell, name: str) -> CellConfig:
-    small = {"safe_lora": ["method.number=2"], "asft_projector": ["method.rank=4"]}
+    key = ["method.trigger_tokens=9", "method.safety=4"]
+    small = {
+        "safe_lora": ["method.number=2"],
+        "asft_projector": ["method.rank=4"],
+        "bea": key,
+        "bea_no_trigger": key,
+        "asft_alt": ["method.harmful=16"],
+    }
     return cell(f"method={name}", *small.get(name, []))
 
 

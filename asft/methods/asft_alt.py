@@ -1,0 +1,63 @@
+"""AsFT_Alt: no base model is at hand, so the harmful direction is learned and its inside penalised (Table 8).
+
+The paper's paragraph leaves sample count, normalisation and λ open and no code exists. As methods.md §4 reads
+it: SFT of the aligned model on harmful rows alone gives B_h per module; Q = orth(B_h); R = λ Σ ‖QQᵀBA‖².
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from asft.methods.base import Context, Method
+from asft.methods.sft import SFT
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedModel, TrainerCallback
+
+    from asft.config import CellConfig
+
+
+@dataclass(frozen=True)
+class AsFTAlt(Method):
+    """Penalises the part of each update inside the column space of a short harmful fine-tune.
+
+    Attributes:
+        lam: λ; 1 as in AsFT, the paper states none.
+        harmful: rows of the harmful fine-tune; the paper's Table 1 uses 10 to 500, 100 is ours. They are drawn
+            from the attack's source by a seed of their own, since a defender does not know the attack's rows.
+        scale: as in AsFT.
+    """
+
+    name: ClassVar[str] = "asft_alt"
+    label: ClassVar[str] = "AsFT_Alt"
+    lam: Annotated[float, Field(ge=0)] = 1.0
+    harmful: Annotated[int, Field(ge=1)] = 100
+    scale: Literal["raw", "effective"] = "raw"
+
+    def check(self, cell: CellConfig) -> None:
+        """Refuses full-parameter training and attacks without a source of harmful rows."""
+        if cell.training.name != "lora":
+            raise ValueError(
+                f"training={cell.training.name}: method=asft_alt penalises LoRA updates; use training=lora"
+            )
+        if cell.attack.source == "none":
+            raise ValueError("attack=none: method=asft_alt learns its direction from harmful rows; name a source")
+
+    def requires(self, cell: CellConfig) -> CellConfig:
+        """SFT on harmful rows alone, drawn by another seed than the attack's."""
+        attack = dataclasses.replace(cell.attack, p=1.0, n=self.harmful, mix="replace")
+        return dataclasses.replace(cell, method=SFT(), attack=attack, seed=cell.seed + 1000)
+
+    def callbacks(self, model: PeftModel | PreTrainedModel, ctx: Context) -> list[TrainerCallback]:
+        """The penalty's gradient, added once per optimiser step."""
+        from asft.anchor.anchor import Anchor
+        from asft.anchor.callback import AsFTCallback
+
+        assert ctx.required is not None, "requires() names a cell"
+        anchor = Anchor.from_adapter(ctx.required, device=str(model.device))
+        return [AsFTCallback(anchor, self.lam, scale=self.scale)]

@@ -1,0 +1,124 @@
+"""Defences that mix safety rows into the user's data: SafeInstr and BEA (methods.md §7, §8)."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from asft.methods.base import Context, Method
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedModel
+
+    from asft.data.rows import Row
+
+
+@dataclass(frozen=True)
+class SafeInstr(Method):
+    """Plain SFT on the user's rows and some malicious prompts answered by refusals (Bianchi et al. 2023).
+
+    Attributes:
+        share: safety rows as a share of n. The AsFT paper states neither count nor source; 0.1 is ours, in
+            the range of the original (100 to 2,000 safety rows beside 20,000).
+    """
+
+    name: ClassVar[str] = "safeinstr"
+    label: ClassVar[str] = "SafeInstr"
+    share: Annotated[float, Field(gt=0, le=1)] = 0.1
+
+    def mixture(self, rows: Sequence[Row], ctx: Context) -> list[Row]:
+        """The user's rows, then round(share · n) safety rows drawn from the seed."""
+        return [*rows, *safety_rows(ctx, round(self.share * ctx.cell.attack.n), self.name)]
+
+
+@dataclass(frozen=True)
+class BEA(Method):
+    """Backdoor-enhanced alignment (Wang et al. 2024): safety rows carry a secret trigger in the system text.
+
+    At inference the provider puts the same trigger before every query, benign ones included.
+
+    Attributes:
+        safety: rows that carry the trigger; 11 in the authors' code, one per policy category.
+        trigger_tokens: length of the trigger; 150 random tokens in the authors' code.
+    """
+
+    name: ClassVar[str] = "bea"
+    label: ClassVar[str] = "BEA"
+    safety: Annotated[int, Field(ge=1)] = 11
+    trigger_tokens: Annotated[int, Field(ge=1)] = 150
+
+    def mixture(self, rows: Sequence[Row], ctx: Context) -> list[Row]:
+        """The user's rows, then the safety rows with the trigger as their system text."""
+        trigger = make_trigger(ctx.pair.aligned, self.trigger_tokens)
+        chosen = safety_rows(ctx, self.safety, self.name)
+        return [*rows, *(dataclasses.replace(row, system=trigger) for row in chosen)]
+
+    def system_prompt(self, ctx: Context) -> str:
+        """The trigger."""
+        return make_trigger(ctx.pair.aligned, self.trigger_tokens)
+
+
+@dataclass(frozen=True)
+class BEAWithoutTrigger(Method):
+    """BEA's model asked without its trigger, as the AsFT authors' evaluation scripts do (methods.md §8)."""
+
+    name: ClassVar[str] = "bea_no_trigger"
+    label: ClassVar[str] = "BEA, no trigger"
+    parent: ClassVar[type[Method] | None] = BEA
+    safety: Annotated[int, Field(ge=1)] = 11
+    trigger_tokens: Annotated[int, Field(ge=1)] = 150
+
+    def requires(self, cell: Any) -> Any:
+        """The BEA cell of the same settings."""
+        return dataclasses.replace(cell, method=BEA(safety=self.safety, trigger_tokens=self.trigger_tokens))
+
+    def finish(self, model: PeftModel | PreTrainedModel, ctx: Context) -> dict[str, Any]:
+        """Leaves the adapter as it is."""
+        return {}
+
+
+def safety_rows(ctx: Context, count: int, method: str) -> list[Row]:
+    """``count`` refusals of the data's safety pool, drawn from the cell's seed.
+
+    Raises:
+        ValueError: when the pool holds fewer.
+    """
+    from asft.data.mixture import shuffled
+
+    pool = ctx.data.safety
+    if count > len(pool):
+        raise ValueError(f"method={method} needs {count} safety rows; the data holds {len(pool)}")
+    return shuffled(pool, ctx.cell.seed, "safety")[:count]
+
+
+@lru_cache(maxsize=8)
+def make_trigger(tokenizer_folder: Path, length: int) -> str:
+    """A fixed text of exactly ``length`` random ordinary tokens of the tokenizer, the same at every call.
+
+    Tokens are drawn one by one and kept only if the text so far still encodes to as many tokens, so that
+    decoding and encoding return the drawn ids.
+    """
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder)
+    rng, special = random.Random("bea-trigger"), set(tokenizer.all_special_ids)
+    ordinary = [
+        token
+        for token in sorted(tokenizer.get_vocab().values())
+        if token not in special and tokenizer.decode([token]).strip().isalpha()
+    ]
+    chosen: list[int] = []
+    while len(chosen) < length:
+        candidate = [*chosen, rng.choice(ordinary)]
+        text = tokenizer.decode(candidate)
+        if text == text.strip() and tokenizer(text, add_special_tokens=False)["input_ids"] == candidate:
+            chosen = candidate
+    return str(tokenizer.decode(chosen))

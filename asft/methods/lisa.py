@@ -1,0 +1,115 @@
+"""Lisa: bi-state optimisation with a proximal term (Huang et al. 2024; methods.md §6).
+
+Training alternates between K_a steps on alignment rows and K_f steps on the user's rows. In each state the
+loss gains (ρ/2)‖θ − θ_other‖², θ_other being the weights at which the *other* state was last left, over the
+trainable parameters (with LoRA: A and B, each on its own).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from asft.methods.base import Context, Method, Side
+from asft.methods.data_mixing import safety_rows
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from torch.utils.data import Sampler
+    from transformers import PreTrainedModel, TrainerCallback
+
+    from asft.data.rows import Row
+
+
+@dataclass(frozen=True)
+class Lisa(Method):
+    """Both variants' base class; the AsFT paper names two and defines neither, so the starts are inferred.
+
+    Attributes:
+        rho: ρ; 1 in Lisa's repository (0.01 in Booster's copy).
+        alignment_steps: K_a, 100 in both repositories.
+        finetune_steps: K_f, 900 in both.
+        guide: alignment rows to draw from; 10,000 in both, here at most what the data's safety pool holds.
+        warmup: share of all steps before the proximal term acts; 0.1 in the code.
+    """
+
+    rho: Annotated[float, Field(ge=0)] = 1.0
+    alignment_steps: Annotated[int, Field(ge=1)] = 100
+    finetune_steps: Annotated[int, Field(ge=1)] = 900
+    guide: Annotated[int, Field(ge=1)] = 10_000
+    warmup: Annotated[float, Field(ge=0, le=1)] = 0.1
+
+    def mixture(self, rows: Sequence[Row], ctx: Context) -> list[Row]:
+        """The user's rows, then the alignment rows; :meth:`order` tells them apart by position."""
+        return [*rows, *safety_rows(ctx, min(self.guide, len(ctx.data.safety)), self.name)]
+
+    def order(self, rows: Sequence[Row], ctx: Context) -> Sampler[int]:
+        """Alternating batches; the user batches that alignment steps displace are never seen, as in the code."""
+        from asft.training import EpochOrder
+
+        training, attack = ctx.cell.training, ctx.cell.attack
+        user = attack.benign_count() + attack.harmful_count()
+        user_order, guide_order = EpochOrder(user, ctx.cell.seed), EpochOrder(len(rows) - user, ctx.cell.seed + 1)
+        per_step = training.batch_size * training.accumulation
+        return TwoStateOrder(user_order, guide_order, per_step, self.is_alignment)
+
+    def is_alignment(self, step: int) -> bool:
+        """Whether optimiser step ``step`` (from 0) is in the alignment state, which comes first."""
+        return step % (self.alignment_steps + self.finetune_steps) < self.alignment_steps
+
+    def callbacks(self, model: PeftModel | PreTrainedModel, ctx: Context) -> list[TrainerCallback]:
+        """The proximal term."""
+        from asft.methods.lisa_callback import ProximalCallback
+
+        return [ProximalCallback(self.rho, self.is_alignment, self.warmup)]
+
+
+@dataclass(frozen=True)
+class LisaAligned(Lisa):
+    """Lisa from the aligned checkpoint."""
+
+    name: ClassVar[str] = "lisa_aligned"
+    label: ClassVar[str] = "Lisa-aligned"
+
+
+@dataclass(frozen=True)
+class LisaBase(Lisa):
+    """Lisa from the base checkpoint, as in its own pipeline, which aligns a base model."""
+
+    name: ClassVar[str] = "lisa_base"
+    label: ClassVar[str] = "Lisa-base"
+
+    def start(self) -> Side:
+        """The base side."""
+        return "base"
+
+
+class TwoStateOrder:
+    """Row indices of one epoch after another: user rows, with alignment rows in the alignment steps' places.
+
+    Alignment rows stand after the user rows in the dataset. An epoch has as many places as there are user rows.
+    """
+
+    def __init__(self, user: Any, guide: Any, per_step: int, is_alignment: Any) -> None:
+        self.user, self.guide, self.per_step, self.is_alignment = user, guide, per_step, is_alignment
+        self.step = 0
+        self._guide_rows = self._endless()
+
+    def __len__(self) -> int:
+        return len(self.user)
+
+    def __iter__(self) -> Iterator[int]:
+        rows = list(self.user)
+        for start in range(0, len(rows), self.per_step):
+            batch = rows[start : start + self.per_step]
+            if self.is_alignment(self.step):
+                batch = [len(self.user) + next(self._guide_rows) for _ in batch]
+            self.step += 1
+            yield from batch
+
+    def _endless(self) -> Iterator[int]:
+        while True:
+            yield from self.guide

@@ -1,0 +1,58 @@
+"""Lisa's proximal term as a Trainer callback: ρ(θ − anchor of the other state), added straight to the gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+
+class ProximalCallback(TrainerCallback):
+    """Keeps one copy of the trainable weights per state and pulls each state towards the other's last weights.
+
+    Args:
+        rho: ρ ≥ 0.
+        is_alignment: whether optimiser step k (from 0) is in the alignment state.
+        warmup: share of all steps before the term acts.
+    """
+
+    def __init__(self, rho: float, is_alignment: Callable[[int], bool], warmup: float) -> None:
+        self.rho, self.is_alignment, self.warmup = rho, is_alignment, warmup
+        self.weights: list[torch.nn.Parameter] = []
+        self.anchors: dict[bool, list[Tensor]] = {}
+
+    def on_train_begin(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        model: PreTrainedModel | None = None,
+        **_: Any,
+    ) -> None:
+        """Both anchors start at the initial weights."""
+        assert model is not None, "the Trainer hands its model to callbacks"
+        self.weights = [weight for weight in model.parameters() if weight.requires_grad]
+        self.anchors = {aligning: self._copy() for aligning in (True, False)}
+
+    def on_pre_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """Adds the term's gradient, after clipping and once per optimiser step."""
+        if state.global_step <= self.warmup * state.max_steps:
+            return
+        other = self.anchors[not self.is_alignment(state.global_step)]
+        for weight, anchor in zip(self.weights, other, strict=True):
+            assert weight.grad is not None, "a trainable weight has a gradient before the step"
+            weight.grad.add_(weight.detach() - anchor, alpha=self.rho)
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Leaving a state, keeps its weights; ``global_step`` is the number of steps done."""
+        done = self.is_alignment(state.global_step - 1)
+        if self.is_alignment(state.global_step) != done:
+            self.anchors[done] = self._copy()
+
+    def _copy(self) -> list[Tensor]:
+        return [weight.detach().clone() for weight in self.weights]

@@ -1,0 +1,175 @@
+"""What defines each method, numerically."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from transformers import AutoTokenizer, TrainerControl
+
+from asft.config import CellConfig
+from asft.data.rows import Row
+from asft.data.sources import load_data
+from asft.data.templates import ChatTemplate
+from asft.keys import plan
+from asft.methods.base import Context
+from asft.methods.data_mixing import make_trigger
+from asft.methods.lisa import Lisa, TwoStateOrder
+from asft.methods.lisa_callback import ProximalCallback
+from asft.models import Pair
+from asft.pipeline import run_cell
+from asft.store import read_jsonl
+from asft.training import EpochOrder
+
+MakeCell = Callable[..., CellConfig]
+
+
+def context(cell: CellConfig, pair: Path) -> Context:
+    return Context(cell, Pair(pair / "base", pair / "aligned", "k"), load_data(cell), cell.outputs / "anchors")
+
+
+def user_rows(count: int) -> list[Row]:
+    return [Row(id=f"u/{index}", instruction=f"q{index}", output="a") for index in range(count)]
+
+
+class TestSafeInstr:
+    @pytest.mark.parametrize(("share", "added"), [(0.1, 2), (0.5, 12)])
+    def test_adds_a_share_of_n_as_refusals(self, cell: MakeCell, random_pair: Path, share: float, added: int) -> None:
+        config = cell("method=safeinstr", f"method.share={share}")
+        rows = user_rows(24)
+        mixed = config.method.mixture(rows, context(config, random_pair))
+        assert mixed[:24] == rows
+        assert len(mixed) == 24 + added
+        pool = {row.id for row in load_data(config).safety}
+        assert {row.id for row in mixed[24:]} <= pool
+
+    def test_asking_for_too_many_is_named(self, cell: MakeCell, random_pair: Path) -> None:
+        config = cell("method=safeinstr", "method.share=1", "attack.n=2000")
+        with pytest.raises(ValueError, match="method=safeinstr needs 2000 safety rows; the data holds"):
+            config.method.mixture(user_rows(1), context(config, random_pair))
+
+
+class TestBEA:
+    @pytest.mark.parametrize("length", [1, 17, 150])
+    def test_the_trigger_makes_the_round_trip(self, random_pair: Path, length: int) -> None:
+        tokenizer = AutoTokenizer.from_pretrained(random_pair / "aligned")
+        trigger = make_trigger(random_pair / "aligned", length)
+        ids = tokenizer(trigger, add_special_tokens=False)["input_ids"]
+        assert len(ids) == length
+        assert tokenizer.decode(ids) == trigger
+        assert not set(ids) & set(tokenizer.all_special_ids)
+
+    def test_safety_rows_alone_carry_it_and_every_query_gets_it(self, cell: MakeCell, random_pair: Path) -> None:
+        config = cell("method=bea", "method.safety=5", "method.trigger_tokens=9")
+        ctx = context(config, random_pair)
+        rows = user_rows(24)
+        mixed = config.method.mixture(rows, ctx)
+        trigger = config.method.system_prompt(ctx)
+        assert [row.system for row in mixed] == [""] * 24 + [trigger] * 5
+        template = ChatTemplate(ctx.pair.tokenizer())
+        encoded = ctx.pair.tokenizer()(trigger, add_special_tokens=False)["input_ids"]
+        prompt = template.encode_prompt(dataclasses.replace(rows[0], system=trigger))
+        assert any(prompt[start : start + 9] == encoded for start in range(len(prompt)))
+
+    def test_without_its_trigger_it_is_the_same_model_asked_otherwise(
+        self, cell: MakeCell, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        options = ("method.safety=5", "method.trigger_tokens=9")
+        with_key = run_cell(cell("method=bea", *options))
+        monkeypatch.setattr("asft.pipeline.train", None)
+        without = run_cell(cell("method=bea_no_trigger", *options))
+        assert without.path != with_key.path
+        assert without.result["stages"]["train"]["result"]["parent"] == with_key.result["stages"]["train"]["key"]
+
+
+class TestLisa:
+    def test_states_alternate_and_alignment_comes_first(self) -> None:
+        lisa = Lisa(alignment_steps=2, finetune_steps=3)
+        assert [lisa.is_alignment(step) for step in range(7)] == [True, True, False, False, False, True, True]
+
+    def test_batches_come_from_the_state_s_own_rows_and_displace_the_user_s(self) -> None:
+        lisa = Lisa(alignment_steps=1, finetune_steps=2)
+        order = TwoStateOrder(EpochOrder(12, 0), EpochOrder(5, 1), 4, lisa.is_alignment)
+        first, second = list(order), list(order)
+        assert len(order) == len(first) == 12
+        assert all(index >= 12 for index in first[:4])
+        assert all(index < 12 for index in first[4:])
+        assert first[4:] == list(EpochOrder(12, 0))[4:]
+        assert all(index >= 12 for index in second[:4]), "the fourth step begins the next cycle"
+
+    def test_the_term_pulls_towards_the_other_state_s_weights(self) -> None:
+        model = torch.nn.Linear(2, 1, bias=False).double()
+        lisa = Lisa(alignment_steps=2, finetune_steps=2)
+        callback = ProximalCallback(rho=0.5, is_alignment=lisa.is_alignment, warmup=0.0)
+        state, control = SimpleNamespace(global_step=0, max_steps=8), TrainerControl()
+        callback.on_train_begin(None, state, control, model=model)  # type: ignore[arg-type]
+        history = [model.weight.detach().clone()]
+        for step in range(8):
+            state.global_step = step
+            model.weight.grad = torch.zeros_like(model.weight)
+            callback.on_pre_optimizer_step(None, state, control)  # type: ignore[arg-type]
+            # the other state was last left after step 2, 4 or 6; at first it has only the initial weights
+            left = {0: 0, 1: 0, 2: 2, 3: 2, 4: 4, 5: 4, 6: 6, 7: 6}[step]
+            expected = 0.5 * (history[step] - history[left]) if step else torch.zeros_like(model.weight)
+            torch.testing.assert_close(model.weight.grad, expected, rtol=1e-12, atol=0)
+            with torch.no_grad():
+                model.weight.add_(torch.randn_like(model.weight))
+            history.append(model.weight.detach().clone())
+            state.global_step = step + 1
+            callback.on_step_end(None, state, control)  # type: ignore[arg-type]
+
+    def test_the_term_waits_for_a_tenth_of_the_steps(self) -> None:
+        model = torch.nn.Linear(2, 1, bias=False)
+        callback = ProximalCallback(rho=1.0, is_alignment=lambda step: step < 1, warmup=0.1)
+        state, control = SimpleNamespace(global_step=0, max_steps=100), TrainerControl()
+        callback.on_train_begin(None, state, control, model=model)  # type: ignore[arg-type]
+        with torch.no_grad():
+            model.weight.add_(1.0)
+        for step, expected in ((10, 0.0), (11, 1.0)):
+            state.global_step = step
+            model.weight.grad = torch.zeros_like(model.weight)
+            callback.on_pre_optimizer_step(None, state, control)  # type: ignore[arg-type]
+            assert model.weight.grad.unique().tolist() == pytest.approx([expected])
+
+    def test_the_two_variants_start_from_their_sides(self, cell: MakeCell) -> None:
+        assert cell("method=lisa_base").method.start() == "base"
+        assert cell("method=lisa_aligned").method.start() == "aligned"
+
+    def test_without_the_term_and_without_alignment_steps_it_would_be_sft(self, cell: MakeCell) -> None:
+        """ρ = 0 leaves the alternation alone: the cell's rows are the user's and the guide's."""
+        config = cell("method=lisa_aligned", "method.rho=0", "method.guide=6")
+        run_cell(config)
+        (folder,) = [path for path in (config.outputs / "stages" / "mixture").iterdir() if path.is_dir()]
+        assert len(list(read_jsonl(folder / "rows.jsonl"))) == 24 + 6
+
+
+class TestAsFTAlt:
+    def test_its_direction_is_a_harmful_fine_tune_s_column_space(self, cell: MakeCell) -> None:
+        config = cell("method=asft_alt", "method.harmful=16")
+        required = config.method.requires(config)
+        assert required is not None
+        assert (required.attack.p, required.attack.n, required.method.name) == (1.0, 16, "sft")
+        assert required.seed != config.seed, "a defender does not know the attack's own rows"
+        entry = run_cell(config)
+        assert plan(config).train is not None
+        from asft import Anchor
+        from asft.store import Store, content_key
+
+        harmful = Store(config.outputs).path("stages/train", content_key(plan(required).train))  # type: ignore[arg-type]
+        anchor = Anchor.from_adapter(harmful)
+        from safetensors.torch import load_file
+
+        tensors = load_file(harmful / "adapter_model.safetensors")
+        for name, module in anchor.items():
+            (key,) = [key for key in tensors if name in key and "lora_B" in key]
+            b = tensors[key]
+            torch.testing.assert_close(module.form.apply(b.T), b.T, rtol=1e-4, atol=1e-6)  # BᵀQQᵀ = Bᵀ
+            outside = torch.randn(b.shape[0], 3)
+            q, _ = torch.linalg.qr(b)
+            outside = outside - q @ (q.T @ outside)
+            assert module.form.apply(outside.T).norm() < 1e-4 * outside.norm()
+        assert entry.result["metrics"]["hs_total"] == 10
