@@ -48,7 +48,8 @@ def table_spec(sweep: Sweep, command: str) -> TableSpec:
         column_axis=experiment.columns,
         column_title=experiment.column_title,
         columns=tuple(
-            Column(_number(value), f"{experiment.column_label}{value}") for value in sweep.axes[experiment.columns]
+            Column(_number(value), f"{experiment.column_label}{value}", experiment.paper_columns.get(value))
+            for value in sweep.axes[experiment.columns]
         ),
         methods=methods,
         controls=tuple(name for name in experiment.controls if name in methods),

@@ -41,6 +41,7 @@ class RecipeConfig:
     safe_lora_modules: Annotated[int, Field(ge=1)] = 10
     bea_trigger_tokens: Annotated[int, Field(ge=1)] = 150
     lisa_steps: tuple[int, int] = (100, 900)
+    task_max_new_tokens: Annotated[int, Field(ge=1)] = 200
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -165,7 +166,13 @@ class ProtocolConfig:
 
 @dataclass(frozen=True, config=STRICT)
 class ExperimentConfig:
-    """How a table is laid out; its axes are the ``hydra.sweeper.params`` of the same YAML."""
+    """How a table is laid out; its axes are the ``hydra.sweeper.params`` of the same YAML.
+
+    Attributes:
+        columns: the axis whose values are the columns.
+        controls: rows that do not compete for the best defence.
+        paper_columns: the paper's name of a column that stands in for another, e.g. ``tiny_llama: llama2_7b``.
+    """
 
     name: str
     title: str
@@ -174,6 +181,7 @@ class ExperimentConfig:
     column_label: str = ""
     controls: tuple[str, ...] = ("base", "aligned")
     paper_table: str | None = None
+    paper_columns: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
 _PLUGINS: dict[str, type[Any]] = {"method": Method, "judge": Judge, "tracker": Tracker}
@@ -193,6 +201,7 @@ class CellConfig:
     judge: Judge
     protocol: ProtocolConfig
     tracker: Tracker
+    lam: Annotated[float, Field(ge=0)]
     seed: Annotated[int, Field(ge=0)]
     outputs: Path
     device: Literal["auto", "cpu", "cuda"] = "auto"

@@ -124,12 +124,12 @@ class Store:
         assert entry is not None, "an entry just renamed into place must be there"
         return entry
 
-    def record_failure(self, key: str, message: str, config: Mapping[str, Any]) -> None:
+    def record_failure(self, key: str, message: str, config: Mapping[str, Any], traceback: str) -> None:
         """Keeps why a cell failed until it succeeds."""
         folder = self.root / "failures"
         folder.mkdir(parents=True, exist_ok=True)
         scratch = folder / f".{key}.{os.getpid()}"
-        write_json(scratch, {"key": key, "message": message, "time": _now(), "config": config})
+        write_json(scratch, {"key": key, "message": message, "time": _now(), "config": config, "traceback": traceback})
         scratch.replace(folder / f"{key}.json")
 
     def clear_failure(self, key: str) -> None:

@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 import time
+import traceback
 from collections.abc import Sequence
 
 import hydra
@@ -16,7 +17,7 @@ from asft.compose import CONFIG_NAME, SweepCell, config_dir, enumerate_cells, ov
 from asft.config import CellConfig, build_cell
 from asft.console import console, quiet_libraries
 from asft.keys import plan
-from asft.store import Store
+from asft.store import Entry, Store
 
 log = logging.getLogger("asft.run")
 _MULTIRUN = {"-m", "--multirun"}
@@ -33,14 +34,18 @@ def run(arguments: list[str]) -> int:
         return 0
     sweep = bool(_MULTIRUN & set(arguments))
     cells = distinct(enumerate_cells(overrides_of(arguments), sweep=sweep).cells)
-    finished = sum(_finished(key, item) for key, item in cells.items())
+    open_cells = {key: item for key, item in cells.items() if _finished(key, item) is None}
     if sweep:
-        console.print(f"{len(cells)} cells, {finished} finished already")
-    if finished < len(cells):
-        for key, item in cells.items():
-            Store(item.cell.outputs).clear_failure(key)
+        console.print(f"{len(cells)} cells, {len(cells) - len(open_cells)} finished already")
+    for key, item in open_cells.items():
+        Store(item.cell.outputs).clear_failure(key)
+    if open_cells:
         _launch(arguments)
-    return _summary(cells) if sweep else int(not all(_finished(key, item) for key, item in cells.items()))
+        return _summary(open_cells, sweep)
+    if not sweep:
+        ((key, item),) = cells.items()
+        console.print(_line(item.cell, _finished(key, item), "done before"), soft_wrap=True)
+    return 0
 
 
 def _launch(arguments: list[str]) -> None:
@@ -56,28 +61,36 @@ def _main(config: DictConfig) -> None:
     """One Hydra job: runs a cell; a failure is recorded and told, and does not stop the sweep."""
     cell = build_cell(plain(config))
     key, store = plan(cell).key, Store(cell.outputs)
+    if store.find("cells", key):  # a control that stands in several columns, or another worker was faster
+        return
     started = time.monotonic()
-    reused = store.find("cells", key) is not None
     try:
         from asft.pipeline import run_cell  # torch and transformers load only where something is to be done
 
         quiet_libraries()
-        metrics = run_cell(cell).result["metrics"]
+        entry = run_cell(cell)
     except Exception as error:
-        message = f"{type(error).__name__}: {error}" if not isinstance(error, ValueError) else str(error)
-        store.record_failure(key, message, cell.plain())
+        message = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+        store.record_failure(key, message, cell.plain(), traceback.format_exc())
         log.error("%s  failed: %s", describe(cell), message)
-        log.debug("traceback", exc_info=True)
         return
-    seconds = "done before" if reused else f"{time.monotonic() - started:.0f} s"
-    log.info("%s  HS %5.1f  FA %5.1f  (%s)", describe(cell), metrics["hs"], metrics["fa"], seconds)
+    log.info(_line(cell, entry, f"{time.monotonic() - started:.0f} s"))
+
+
+def _line(cell: CellConfig, entry: Entry | None, how: str) -> str:
+    """A finished cell with its scores."""
+    assert entry is not None, "only finished cells have scores"
+    metrics = entry.result["metrics"]
+    return f"{describe(cell)}  HS {metrics['hs']:5.1f}  FA {metrics['fa']:5.1f}  ({how})"
 
 
 def describe(cell: CellConfig) -> str:
     """A cell in one short line: method, model, task, and what is attacked how."""
     attack = cell.attack
     poison = f"{attack.source} p={attack.p:g} n={attack.n}" if cell.method.trains else "not fine-tuned"
-    return f"{cell.method.name:<10} {cell.model.name} {cell.dataset.name} {poison} seed={cell.seed}"
+    lam = cell.method.settings().get("lam")
+    method = cell.method.name if lam is None else f"{cell.method.name} λ={lam:g}"
+    return f"{method:<14} {cell.model.name} {cell.dataset.name} {poison} seed={cell.seed}"
 
 
 def distinct(cells: Sequence[SweepCell]) -> dict[str, SweepCell]:
@@ -88,19 +101,20 @@ def distinct(cells: Sequence[SweepCell]) -> dict[str, SweepCell]:
     return found
 
 
-def _finished(key: str, item: SweepCell) -> bool:
-    return Store(item.cell.outputs).find("cells", key) is not None
+def _finished(key: str, item: SweepCell) -> Entry | None:
+    return Store(item.cell.outputs).find("cells", key)
 
 
-def _summary(cells: dict[str, SweepCell]) -> int:
-    """Lists what did not finish."""
-    missing = {key: item for key, item in cells.items() if not _finished(key, item)}
+def _summary(cells: dict[str, SweepCell], sweep: bool) -> int:
+    """After a sweep, lists what did not finish; a single cell has told its failure already."""
+    missing = {key: item for key, item in cells.items() if _finished(key, item) is None}
     if not missing:
         return 0
-    console.print(f"[bold red]{len(missing)} of {len(cells)} cells failed[/]")
-    for key, item in missing.items():
-        reason = Store(item.cell.outputs).failure(key) or "was not reached"
-        console.print(f"  {escape(describe(item.cell))}: {escape(reason)}", soft_wrap=True)
+    if sweep:
+        console.print(f"[bold red]{len(missing)} of {len(cells)} cells failed[/]")
+        for key, item in missing.items():
+            reason = Store(item.cell.outputs).failure(key) or "was not reached"
+            console.print(f"  {escape(describe(item.cell))}: {escape(reason)}", soft_wrap=True)
     return 1
 
 

@@ -7,26 +7,28 @@ import sys
 from rich.console import Console
 from rich.table import Table
 
-from asft.commands.run import describe, distinct
+from asft.commands.run import distinct
 from asft.compose import enumerate_cells, overrides_of
 from asft.store import Store
 
 
 def status(arguments: list[str]) -> int:
     """Prints one line a distinct cell and a count; returns 0 when all are done, else 1."""
-    overrides = overrides_of(arguments)
-    cells = distinct(enumerate_cells(overrides, sweep=True).cells)
-    table = Table("cell", "status", "HS", "FA", box=None, pad_edge=False)
+    sweep = enumerate_cells(overrides_of(arguments), sweep=True)
+    cells = distinct(sweep.cells)
+    table = Table("method", *(axis for axis in sweep.axes if axis != "method"), "status", "HS", "FA", box=None)
     done = 0
     for key, item in cells.items():
         store = Store(item.cell.outputs)
+        axes = {axis: value for axis, value in item.axes.items() if axis != "method"}
+        place = [item.cell.method.name, *axes.values()]
         if entry := store.find("cells", key):
             metrics = entry.result["metrics"]
-            table.add_row(describe(item.cell), "done", f"{metrics['hs']:.1f}", f"{metrics['fa']:.1f}")
+            table.add_row(*place, "done", f"{metrics['hs']:.1f}", f"{metrics['fa']:.1f}")
             done += 1
         else:
             reason = store.failure(key)
-            table.add_row(describe(item.cell), f"failed: {reason}" if reason else "missing", "", "")
+            table.add_row(*place, f"failed: {reason}" if reason else "missing", "", "")
     terminal = Console(file=sys.stdout, highlight=False, markup=False)
     terminal.print(table)
     terminal.print(f"{done} of {len(cells)} cells done")

@@ -91,7 +91,7 @@ class TestSweep:
         first = cli("run", "-m", *options, "tracker=wandb")
         assert first.returncode == 0, first.stderr
         assert "7 cells, 0 finished already" in first.stderr
-        assert len(re.findall(r"HS +[\d.]+", first.stderr)) == 8, first.stderr
+        assert len(re.findall(r"HS +[\d.]+", first.stderr)) == 7, first.stderr
         trained = list((tmp_path / "outputs" / "stages" / "train").glob("*/history.jsonl"))
         assert len(trained) == 4, "sft and asft at two ratios; Safe LoRA trains nothing"
         runs = list((tmp_path / "outputs" / "wandb").glob("wandb/offline-run-*"))

@@ -127,17 +127,19 @@ def test_sharded_parameters() -> None:
     init_process_group("fake", store=FakeStore(), rank=0, world_size=2)
     try:
         mesh = init_device_mesh("cpu", (2,))
-        with refuses("Module 'q' is sharded (DTensor): FSDP and tensor parallelism are not supported"):
+        with refuses("Module 'q' is sharded (DTensor of shape (4, 4)): FSDP, ZeRO-3 and tensor parallelism"):
             check_whole("q", distribute_tensor(torch.zeros(4, 4), mesh, [Shard(0)], src_data_rank=None))
     finally:
         destroy_process_group()
+    with refuses("Module 'q' is sharded (Tensor of shape (0,))"):  # what FSDP1 and ZeRO-3 leave in its place
+        check_whole("q", torch.zeros(0))
 
 
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
         ("fp16", True, "fp16=True is not supported"),
-        ("fsdp", True, "fsdp=True is not supported: FSDP shards the parameters"),
+        ("fsdp", True, "fsdp is not supported: FSDP shards the parameters"),
         ("deepspeed", {"zero_optimization": {"stage": 3}}, "deepspeed is not supported: ZeRO-3 shards"),
         ("optim", "galore_adamw_layerwise", "optim='galore_adamw_layerwise' is not supported"),
         ("optim", "lomo", "optim='lomo' is not supported"),
@@ -161,6 +163,24 @@ def test_gradient_scaler_of_a_hand_made_accelerator(tmp_path: Path) -> None:
     check_training(arguments, AcceleratedOptimizer(plain))
     with refuses("fp16=True is not supported"):
         check_training(arguments, AcceleratedOptimizer(plain, scaler=torch.amp.GradScaler("cpu")))
+
+
+@pytest.mark.parametrize(("strategy", "message"), [("FSDP", "fsdp is not"), ("DEEPSPEED", "deepspeed is not")])
+def test_strategy_set_by_the_launcher(tmp_path: Path, strategy: str, message: str) -> None:
+    """`accelerate launch` may choose FSDP or DeepSpeed without the Trainer's arguments saying so."""
+    from accelerate import Accelerator, DistributedType
+    from accelerate.optimizer import AcceleratedOptimizer
+    from accelerate.state import AcceleratorState
+
+    arguments = TrainingArguments(output_dir=str(tmp_path), use_cpu=True, report_to=[])
+    Accelerator(cpu=True)
+    optimizer = AcceleratedOptimizer(torch.optim.SGD([nn.Parameter(torch.zeros(1))]))
+    AcceleratorState().distributed_type = DistributedType(strategy)
+    try:
+        with refuses(message):
+            check_training(arguments, optimizer)
+    finally:
+        AcceleratorState._reset_state(reset_partial_state=True)
 
 
 def test_refusal_comes_before_the_first_step(anchor: Anchor, tmp_path: Path) -> None:

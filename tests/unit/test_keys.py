@@ -27,7 +27,7 @@ def of(*overrides: str) -> Plan:
         ("+judge.phrases=[No]", ("judge",)),
         ("evaluation.n_harmful=100", ("generate", "judge")),
         ("dataset.max_new_tokens=7", ("generate", "judge")),
-        ("method.lam=2", ("train", "generate", "judge")),
+        ("lam=2", ("train", "generate", "judge")),
         ("training.lr=1e-3", ("train", "generate", "judge")),
         ("attack.p=0.2", ("mixture", "train", "generate", "judge")),
         ("seed=1", ("mixture", "train", "generate", "judge")),

@@ -96,7 +96,7 @@ def test_processes_that_want_one_entry_compute_it_once(tmp_path: Path) -> None:
 def test_failures_are_kept_until_cleared(tmp_path: Path) -> None:
     store = Store(tmp_path)
     assert store.failure("k") is None
-    store.record_failure("k", "out of luck", {})
+    store.record_failure("k", "out of luck", {}, "traceback")
     assert store.failure("k") == "out of luck"
     store.clear_failure("k")
     assert store.failure("k") is None
