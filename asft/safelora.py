@@ -34,8 +34,8 @@ class ProjectedModule:
 
     Attributes:
         name: base module name.
-        cosine: c, rounded to 5 decimals; None where the update BA is zero, which has no direction: such a
-            module is never selected and does not count among the K smallest.
+        cosine: c, rounded to 5 decimals; 0 where ĈB is zero, and None where the update BA itself is zero and has
+            no direction: such a module is never selected and does not count among the K smallest.
         projected: whether B was replaced by ĈB.
         norm_before: ‖BA‖.
         norm_after: ‖BA‖ of what the module holds now.
@@ -50,11 +50,17 @@ class ProjectedModule:
 
 @dataclass(frozen=True, slots=True)
 class SafeLoraReport:
-    """What Safe LoRA did: the setting, the cosine threshold used, and one entry per module."""
+    """What Safe LoRA did to an adapter.
+
+    Attributes:
+        mode: how modules were selected.
+        threshold: the cosine at or below which they were: τ, or the K-th smallest c; None if no module had an
+            update to select.
+        modules: one entry per adapted module.
+    """
 
     mode: Mode
-    number: int
-    threshold: float
+    threshold: float | None
     modules: tuple[ProjectedModule, ...]
 
     @property
@@ -133,14 +139,14 @@ def project(
     check_selection(mode, number, threshold, len(updates))
     candidates = dict(_candidates(updates, base, aligned))
     cut = threshold if mode == "threshold" else _kth_smallest(candidates, number)
-    chosen = {name for name, c in candidates.items() if c.cosine is not None and c.cosine <= cut}
+    chosen = {name for name, c in candidates.items() if cut is not None and c.cosine is not None and c.cosine <= cut}
     modules = tuple(
         ProjectedModule(
             name, c.cosine, name in chosen, c.norm_before, c.norm_after if name in chosen else c.norm_before
         )
         for name, c in candidates.items()
     )
-    return {name: candidates[name].projected_b for name in chosen}, SafeLoraReport(mode, number, cut, modules)
+    return {name: candidates[name].projected_b for name in chosen}, SafeLoraReport(mode, cut, modules)
 
 
 def check_selection(mode: Mode, number: int, threshold: float, modules: int) -> None:
@@ -170,22 +176,22 @@ def _candidates(
 
 
 def _candidate(v: Tensor, update: Update) -> _Candidate:
-    b, a = update.b.to(v.dtype), update.a.to(v.dtype).double()
+    b, a = update.b.to(torch.promote_types(v.dtype, update.b.dtype)), update.a.double()
+    v = v.to(b.dtype)
     m = v @ (v.mT @ b) / torch.linalg.matrix_norm(v)
     k = a @ a.mT
-    inner, projected, original = (float(_inner(x, y, k)) for x, y in ((m, b), (m, m), (b, b)))
-    scale = math.sqrt(max(projected, 0.0) * max(original, 0.0))
-    cosine = round(inner / scale, DECIMALS) if scale > 0 else None
-    return _Candidate(m, cosine, math.sqrt(max(original, 0.0)), math.sqrt(max(projected, 0.0)))
+    before, after = (math.sqrt(max(_inner(x, x, k), 0.0)) for x in (b, m))
+    if before == 0:
+        return _Candidate(m, None, before, after)
+    cosine = _inner(m, b, k) / (after * before) if after > 0 else 0.0
+    return _Candidate(m, round(cosine, DECIMALS), before, after)
 
 
-def _inner(x: Tensor, y: Tensor, k: Tensor) -> Tensor:
-    """⟨XA, YA⟩ = tr(XᵀY·AAᵀ)."""
-    return ((x.double().mT @ y.double()) * k).sum()
+def _inner(x: Tensor, y: Tensor, k: Tensor) -> float:
+    """⟨XA, YA⟩ = tr(XᵀY·AAᵀ) in float64."""
+    return float(((x.double().mT @ y.double()) * k).sum())
 
 
-def _kth_smallest(candidates: Mapping[str, _Candidate], number: int) -> float:
+def _kth_smallest(candidates: Mapping[str, _Candidate], number: int) -> float | None:
     cosines = sorted(c.cosine for c in candidates.values() if c.cosine is not None)
-    if not cosines:
-        return -math.inf
-    return cosines[min(number, len(cosines)) - 1]
+    return cosines[min(number, len(cosines)) - 1] if cosines else None

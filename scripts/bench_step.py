@@ -57,7 +57,8 @@ def main() -> None:
 
     for index in range(20):
         step(batches[index % len(batches)], bool(index % 2))
-    plain, anchored = [], []
+    plain: list[float] = []
+    anchored: list[float] = []
     for index in range(options.steps):
         batch = batches[index % len(batches)]
         order = (False, True) if index % 2 else (True, False)

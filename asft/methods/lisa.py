@@ -7,8 +7,8 @@ trainable parameters (with LoRA: A and B, each on its own).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
@@ -48,6 +48,7 @@ class Lisa(Method):
 
     def order(self, rows: Sequence[Row], ctx: Context) -> Sampler[int]:
         """Alternating batches; the user batches that alignment steps displace are never seen, as in the code."""
+        from asft.methods.lisa_training import TwoStateOrder
         from asft.training import EpochOrder
 
         training, attack = ctx.cell.training, ctx.cell.attack
@@ -62,7 +63,7 @@ class Lisa(Method):
 
     def callbacks(self, model: PeftModel | PreTrainedModel, ctx: Context) -> list[TrainerCallback]:
         """The proximal term."""
-        from asft.methods.lisa_callback import ProximalCallback
+        from asft.methods.lisa_training import ProximalCallback
 
         return [ProximalCallback(self.rho, self.is_alignment, self.warmup)]
 
@@ -85,31 +86,3 @@ class LisaBase(Lisa):
     def start(self) -> Side:
         """The base side."""
         return "base"
-
-
-class TwoStateOrder:
-    """Row indices of one epoch after another: user rows, with alignment rows in the alignment steps' places.
-
-    Alignment rows stand after the user rows in the dataset. An epoch has as many places as there are user rows.
-    """
-
-    def __init__(self, user: Any, guide: Any, per_step: int, is_alignment: Any) -> None:
-        self.user, self.guide, self.per_step, self.is_alignment = user, guide, per_step, is_alignment
-        self.step = 0
-        self._guide_rows = self._endless()
-
-    def __len__(self) -> int:
-        return len(self.user)
-
-    def __iter__(self) -> Iterator[int]:
-        rows = list(self.user)
-        for start in range(0, len(rows), self.per_step):
-            batch = rows[start : start + self.per_step]
-            if self.is_alignment(self.step):
-                batch = [len(self.user) + next(self._guide_rows) for _ in batch]
-            self.step += 1
-            yield from batch
-
-    def _endless(self) -> Iterator[int]:
-        while True:
-            yield from self.guide

@@ -60,3 +60,9 @@ def test_links_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text()):
         if "://" not in target:
             assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_the_methods_page_names_every_method() -> None:
+    page = (REPOSITORY / "docs" / "methods.md").read_text()
+    for path in (REPOSITORY / "conf" / "method").glob("*.yaml"):
+        assert f"`{path.stem}`" in page, path.stem

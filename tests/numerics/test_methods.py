@@ -18,8 +18,8 @@ from asft.data.templates import ChatTemplate
 from asft.keys import plan
 from asft.methods.base import Context
 from asft.methods.data_mixing import make_trigger
-from asft.methods.lisa import Lisa, TwoStateOrder
-from asft.methods.lisa_callback import ProximalCallback
+from asft.methods.lisa import Lisa
+from asft.methods.lisa_training import ProximalCallback, TwoStateOrder
 from asft.models import Pair
 from asft.pipeline import run_cell
 from asft.store import read_jsonl

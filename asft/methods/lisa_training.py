@@ -1,17 +1,50 @@
-"""Lisa's proximal term as a Trainer callback: ρ(θ − anchor of the other state), added straight to the gradient."""
+"""Lisa's part in training: the order of its two states' rows, and the proximal term between their weights."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.data import Sampler
 from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from asft.training import EpochOrder
+
+
+class TwoStateOrder(Sampler[int]):
+    """Row indices of one epoch after another: user rows, with alignment rows in the alignment steps' places.
+
+    Alignment rows stand after the user rows in the dataset. An epoch has as many places as there are user rows.
+    """
+
+    def __init__(self, user: EpochOrder, guide: EpochOrder, per_step: int, is_alignment: Callable[[int], bool]) -> None:
+        self.user, self.guide, self.per_step, self.is_alignment = user, guide, per_step, is_alignment
+        self.step = 0
+        self._guide_rows = self._endless()
+
+    def __len__(self) -> int:
+        return len(self.user)
+
+    def __iter__(self) -> Iterator[int]:
+        rows = list(self.user)
+        for start in range(0, len(rows), self.per_step):
+            batch = rows[start : start + self.per_step]
+            if self.is_alignment(self.step):
+                batch = [len(self.user) + next(self._guide_rows) for _ in batch]
+            self.step += 1
+            yield from batch
+
+    def _endless(self) -> Iterator[int]:
+        while True:
+            yield from self.guide
 
 
 class ProximalCallback(TrainerCallback):
-    """Keeps one copy of the trainable weights per state and pulls each state towards the other's last weights.
+    """Adds ρ(θ − anchor of the other state) straight to the gradient.
+
+    Keeps one copy of the trainable weights per state and pulls each state towards the other's last weights.
 
     Args:
         rho: ρ ≥ 0.

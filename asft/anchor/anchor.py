@@ -1,0 +1,177 @@
+"""``Anchor``: what the penalty needs to know of the alignment direction, per module name."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Literal, get_args
+
+import torch
+
+from asft.anchor import cache
+from asft.anchor.forms import LowRank, on_host
+from asft.anchor.module import AnchoredModule
+from asft.anchor.names import stem
+from asft.anchor.pair import CheckpointPair
+from asft.anchor.saved_adapter import SavedAdapter, read_adapter
+from asft.anchor.variants import AnchorSpec, FormName, Variant, build_form, update_spectrum
+
+logger = logging.getLogger(__name__)
+
+Surrogate = Literal["projector", "normalised"]
+
+
+class Anchor(Mapping[str, AnchoredModule]):
+    """A frozen mapping from module name to its alignment direction, in model order.
+
+    Look-ups take a name with or without the backbone prefix (``model.``, ``transformer.``), because a bare
+    backbone and a model with a head spell the same module differently. An anchor lives in host memory; the
+    penalty moves what it multiplies by to the model's device.
+
+    Args:
+        modules: at least one anchored module; names unique.
+    """
+
+    def __init__(self, modules: Sequence[AnchoredModule]) -> None:
+        if not modules:
+            raise ValueError("An anchor needs at least one module; none was given.")
+        self._modules = {module.name: module for module in modules}
+        self._by_stem = {stem(name): module for name, module in self._modules.items()}
+        if len(self._by_stem) != len(modules):
+            raise ValueError("Module names of an anchor must be unique, the backbone prefix aside.")
+
+    def __getitem__(self, name: str) -> AnchoredModule:
+        return self._by_stem[stem(name)]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._modules)
+
+    def __len__(self) -> int:
+        return len(self._modules)
+
+    def __repr__(self) -> str:
+        kinds = sorted({module.form.kind for module in self.values()})
+        return f"Anchor({len(self)} modules, {'+'.join(kinds)}, {self.memory / 2**20:.1f} MiB)"
+
+    @property
+    def memory(self) -> int:
+        """Bytes held by all forms."""
+        return sum(module.memory for module in self.values())
+
+    @property
+    def error_bound(self) -> float:
+        """The largest ‖Ĉ − Ĉ_k‖₂ over modules; 0 when every form is exact."""
+        return max(module.error_bound for module in self.values())
+
+    @classmethod
+    def build(
+        cls,
+        base: str | Path,
+        aligned: str | Path,
+        targets: Sequence[str],
+        *,
+        variant: Variant = "asft",
+        form: FormName = "auto",
+        rank: int | None = None,
+        seed: int = 0,
+        device: str | torch.device = "cpu",
+        cache_dir: str | Path | None = None,
+    ) -> Anchor:
+        """Stream V = W_aligned − W_base of the target modules out of two checkpoints (methods.md §2).
+
+        Args:
+            base: directory of safetensors before alignment (or one file).
+            aligned: the same after alignment.
+            targets: module names or trailing path components, as in ``LoraConfig.target_modules``.
+            variant: which operator to build, see :mod:`asft.anchor.variants`.
+            form: its representation, see :class:`~asft.anchor.variants.AnchorSpec`.
+            rank: k of ``form="rank_k"`` and of ``variant="projector"``.
+            seed: of ``variant="random"``.
+            device: where to compute.
+            cache_dir: reuse or store the result here under a key made of the target weights' bytes and all
+                settings. Modules are then written as they are built and mapped from the files, so that the
+                anchor takes no memory that the system cannot take back.
+
+        Raises:
+            ValueError: one line with the offending value; see :class:`~asft.anchor.pair.CheckpointPair`
+                and :class:`~asft.anchor.variants.AnchorSpec`.
+        """
+        spec = AnchorSpec(variant, form, rank, seed)
+        pair = CheckpointPair(base, aligned, targets)
+        spec.check_shapes({name: (m.out_features, m.in_features) for name, m in pair.modules.items()})
+        built = (_anchored(pair, name, spec, device) for name in pair.modules)
+        if cache_dir is None:
+            return cls(list(built))
+        settings = json.dumps([cache.LAYOUT, asdict(spec)], sort_keys=True)
+        key = hashlib.sha256(f"{pair.digest()}/{settings}".encode()).hexdigest()[:32]
+        directory = Path(cache_dir) / key
+        cache.store(directory, built)
+        return cls(cache.load(directory))
+
+    @classmethod
+    def from_adapter(
+        cls, adapter: str | Path, *, surrogate: Surrogate = "projector", device: str | torch.device = "cpu"
+    ) -> Anchor:
+        """Harmful directions from a LoRA adapter fine-tuned on harmful data (AsFT_Alt, methods.md §4).
+
+        With Δ_h = s·B_hA_h per module the penalty acts on the part of ΔW *along* Δ_h: R = λ‖Ĉ_h ΔW‖². Both
+        surrogates are exact and cost two products with an o×r matrix.
+
+        Args:
+            adapter: directory of a plain LoRA adapter.
+            surrogate: ``projector`` takes Ĉ_h = QQᵀ onto the column space of Δ_h; ``normalised`` takes
+                Ĉ_h = Δ_hΔ_hᵀ/‖Δ_h‖, as AsFT's code does with V.
+            device: where to compute.
+
+        Raises:
+            ValueError: unknown surrogate, not a plain LoRA adapter, or a module whose Δ_h is zero.
+        """
+        if surrogate not in get_args(Surrogate):
+            allowed = ", ".join(get_args(Surrogate))
+            raise ValueError(f"surrogate={surrogate!r} is unknown; allowed: {allowed}.")
+        saved = read_adapter(adapter)
+        return cls([_harmful(saved, name, surrogate, device) for name in saved.keys])
+
+    def save(self, directory: str | Path) -> None:
+        """Write the anchor to a new directory: safetensors and ``anchor.json``.
+
+        Raises:
+            ValueError: ``directory`` exists.
+        """
+        if Path(directory).exists():
+            raise ValueError(f"directory={str(directory)!r} exists: give a new one.")
+        cache.store(Path(directory), self.values())
+
+    @classmethod
+    def load(cls, directory: str | Path) -> Anchor:
+        """Read what :meth:`save` or a cache wrote.
+
+        Raises:
+            ValueError: no anchor there.
+        """
+        return cls(cache.load(Path(directory)))
+
+
+def _anchored(pair: CheckpointPair, name: str, spec: AnchorSpec, device: str | torch.device) -> AnchoredModule:
+    v = pair.difference(name, device)
+    logger.debug("anchor: %s, %d×%d", name, *v.shape)
+    norm = float(torch.linalg.matrix_norm(v))
+    form, bound = build_form(v, spec, name)
+    return AnchoredModule(name, v.shape[0], v.shape[1], norm, on_host(form), bound)
+
+
+def _harmful(saved: SavedAdapter, name: str, surrogate: Surrogate, device: str | torch.device) -> AnchoredModule:
+    a, b = (saved.tensors[key].to(device) for key in saved.keys[name])
+    u, sigma = update_spectrum(a, saved.scaling(name) * b)
+    if len(sigma) == 0:
+        raise ValueError(
+            f"adapter={str(saved.path)!r}: the update of module {name!r} is zero, so it has no direction: "
+            "train it on harmful rows first."
+        )
+    norm = float(torch.linalg.vector_norm(sigma))
+    s = torch.ones_like(sigma) if surrogate == "projector" else sigma.square() / norm
+    return AnchoredModule(name, b.shape[0], a.shape[1], norm, on_host(LowRank(u, s, "along")))

@@ -1,0 +1,164 @@
+"""Which LoRA factors of a model an anchor acts on, and which models it must refuse."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from peft import PeftModel
+from peft.tuners.adalora import AdaLoraLayer
+from peft.tuners.lora import LoraLayer
+from peft.tuners.lora.layer import Embedding, MultiheadAttention, ParamWrapper, _ConvNd
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import Tensor, nn
+from torch._dynamo import OptimizedModule
+from torch.distributed.tensor import DTensor
+
+from asft.anchor.anchor import Anchor
+from asft.anchor.names import PEFT_PREFIX, stem
+from asft.anchor.saved_adapter import SHIFTING_INITS
+
+NOT_LINEAR = (_ConvNd, Embedding, MultiheadAttention, ParamWrapper)
+BUILD_HINT = "build the anchor with the adapter's target_modules"
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class LoraFactors:
+    """One adapted linear module: W + s·B A.
+
+    Attributes:
+        name: the base module's name.
+        a: A, r×i, the parameter itself.
+        b: B, o×r, the parameter itself.
+        scaling: s, α/r or α/√r.
+    """
+
+    name: str
+    a: Tensor
+    b: Tensor
+    scaling: float
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """The model inside DistributedDataParallel, DataParallel or torch.compile."""
+    if isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel):
+        return unwrap(model.module)
+    if isinstance(model, OptimizedModule):
+        return unwrap(model._orig_mod)
+    return model
+
+
+def lora_factors(model: nn.Module) -> list[LoraFactors]:
+    """The active LoRA factors of a PEFT model, in model order.
+
+    Raises:
+        ValueError: no LoRA layer, another adapter type, a LoRA variant whose update is not s·BA, several
+            active adapters, or parameters sharded over devices.
+    """
+    model = unwrap(model)
+    if isinstance(model, PeftModel):
+        _check_config(model)
+    layers = {
+        name.removeprefix(PEFT_PREFIX): layer
+        for name, layer in model.named_modules()
+        if isinstance(layer, BaseTunerLayer)
+    }
+    found = [factors for name, layer in layers.items() for factors in _factors(name, layer)]
+    if not found:
+        raise ValueError(
+            f"{type(model).__name__} has no active LoRA layer: wrap it with get_peft_model, or use "
+            "FullAsFTCallback for full-parameter training."
+        )
+    return found
+
+
+def _check_config(model: PeftModel) -> None:
+    config = model.peft_config[model.active_adapter]
+    if config.peft_type.value != "LORA":
+        raise ValueError(
+            f"peft_type={config.peft_type.value} is not supported: the penalty is defined on plain LoRA (BA)."
+        )
+    init = config.init_lora_weights
+    if isinstance(init, str) and init.lower().startswith(SHIFTING_INITS):
+        raise ValueError(
+            f"init_lora_weights={init!r} moves part of the base weight into BA, which then is not the change "
+            "of the weight: use True, 'gaussian', 'eva' or 'orthogonal'."
+        )
+    if config.layer_replication:
+        raise ValueError("layer_replication is not supported: its layers do not match the anchor's names.")
+
+
+def _factors(name: str, layer: BaseTunerLayer) -> list[LoraFactors]:
+    """The active factors of one adapter layer: one, or none where no adapter is active."""
+    kind = type(layer).__name__
+    if isinstance(layer, AdaLoraLayer):
+        raise ValueError(f"AdaLoRA is not supported (layer {name!r}): its update is PΛQ, not BA; use LoRA.")
+    if not isinstance(layer, LoraLayer):
+        raise ValueError(f"Adapter layer {kind} at {name!r} is not supported; use LoRA.")
+    if isinstance(layer, NOT_LINEAR):
+        raise ValueError(f"LoRA on {kind} at {name!r} is not supported: only linear modules are.")
+    adapters = [adapter for adapter in layer.active_adapters if adapter in layer.lora_A]
+    if len(adapters) > 1:
+        raise ValueError(f"Module {name!r} has {len(adapters)} active adapters {adapters}: activate one.")
+    for adapter in adapters:
+        if adapter in layer.lora_variant:
+            variant = type(layer.lora_variant[adapter]).__name__
+            label = "DoRA" if variant.startswith("Dora") else variant
+            raise ValueError(f"{label} is not supported (layer {name!r}): its update is not BA; use plain LoRA.")
+        a, b = layer.lora_A[adapter], layer.lora_B[adapter]
+        check_whole(name, a.weight)
+        check_whole(name, b.weight)
+        return [LoraFactors(name, a.weight, b.weight, float(layer.scaling[adapter]))]
+    return []
+
+
+def check_whole(name: str, weight: Tensor) -> None:
+    """Raise ValueError if ``weight`` of module ``name`` is only a shard of it, as FSDP and ZeRO-3 leave it."""
+    if isinstance(weight, DTensor) or weight.dim() != 2:
+        raise ValueError(
+            f"Module {name!r} is sharded ({type(weight).__name__} of shape {tuple(weight.shape)}): FSDP, ZeRO-3 "
+            "and tensor parallelism are not supported; use DDP."
+        )
+
+
+def match(anchor: Anchor, factors: Sequence[LoraFactors], *, allow_partial: bool) -> list[LoraFactors]:
+    """The factors that the anchor covers.
+
+    Raises:
+        ValueError: none is covered, a shape differs, or (unless ``allow_partial``) one side has a module that
+            the other lacks.
+    """
+    covered = [factor for factor in factors if factor.name in anchor]
+    if not covered:
+        raise ValueError(
+            f"The anchor covers no LoRA module: it has {next(iter(anchor))!r}, the adapter "
+            f"{factors[0].name!r}: {BUILD_HINT}."
+        )
+    for factor in covered:
+        check_shape(anchor, factor.name, (factor.b.shape[0], factor.a.shape[1]))
+    if allow_partial:
+        return covered
+    bare = [factor.name for factor in factors if factor.name not in anchor]
+    if bare:
+        raise ValueError(
+            f"{len(bare)} of {len(factors)} LoRA modules have no anchor, first {bare[0]!r}: {BUILD_HINT}, "
+            "or pass allow_partial=True."
+        )
+    adapted = {stem(factor.name) for factor in factors}
+    idle = [name for name in anchor if stem(name) not in adapted]
+    if idle:
+        raise ValueError(
+            f"{len(idle)} of {len(anchor)} anchored modules have no LoRA, first {idle[0]!r}: {BUILD_HINT}, "
+            "or pass allow_partial=True."
+        )
+    return covered
+
+
+def check_shape(anchor: Anchor, name: str, shape: tuple[int, int]) -> None:
+    """Raise ValueError unless module ``name`` of the model is as large as the anchor's, (o, i)."""
+    expected = (anchor[name].out_features, anchor[name].in_features)
+    if shape != expected:
+        raise ValueError(
+            f"Module {name!r} is {shape[0]}×{shape[1]} in the model but {expected[0]}×{expected[1]} in the "
+            "anchor: build the anchor from checkpoints of this model."
+        )

@@ -1,0 +1,199 @@
+"""AsFT as a ``transformers.TrainerCallback``: drop it into any Trainer or TRL SFTTrainer."""
+
+from __future__ import annotations
+
+import logging
+from abc import ABC, abstractmethod
+from dataclasses import asdict
+from typing import Any, Literal, Protocol
+
+from accelerate.optimizer import AcceleratedOptimizer
+from torch import nn
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from asft.anchor.anchor import Anchor
+from asft.anchor.full import FullPenalty
+from asft.anchor.penalty import Norms, Penalty, Scale
+
+logger = logging.getLogger(__name__)
+
+Accumulation = Literal["step", "micro"]
+
+
+class BoundPenalty(Protocol):
+    """A penalty bound to one model's parameters; ``names`` are the modules it covers."""
+
+    names: tuple[str, ...]
+
+    def add_gradients(self, lam: float) -> None:
+        """Add λ∇R to the parameters' ``.grad``."""
+
+    def norms(self) -> Norms:
+        """R/λ and the norms of the update."""
+
+
+class PenaltyCallback(TrainerCallback, ABC):
+    """Adds a penalty's gradient to ``.grad`` before every optimiser step and logs where the update lies.
+
+    The Trainer calls ``on_pre_optimizer_step`` after gradient clipping and before ``optimizer.step()``. The
+    penalty's gradient is therefore outside the clipping (the reference code clips nothing) and acts once per
+    optimiser step. It is computed from the parameters alone, after DDP has averaged the task's gradients, so
+    it is identical on every rank. The reported ``loss`` and ``grad_norm`` are those of the task.
+
+    Each training log gains ``asft/penalty`` (λR at the end of the step), ``asft/norm_update``,
+    ``asft/norm_along``, ``asft/norm_orthogonal`` and ``asft/modules``; they also enter
+    ``trainer.state.log_history``. Reporters that the Trainer registers ahead of its callbacks (``report_to``)
+    have seen the log by then; to reach them, move this callback to the front of
+    ``trainer.callback_handler.callbacks``.
+
+    Args:
+        lam: λ ≥ 0.
+        accumulation: ``step`` adds λ∇R once per optimiser step. ``micro`` multiplies it by the number of
+            micro-batches of the step, as in the reference code, which adds R to the loss of each micro-batch
+            after the division by the number of accumulation steps.
+    """
+
+    def __init__(self, lam: float, accumulation: Accumulation) -> None:
+        if not lam >= 0:
+            raise ValueError(f"lam={lam!r} must be a number of at least 0.")
+        if accumulation not in ("step", "micro"):
+            raise ValueError(f"accumulation={accumulation!r} is unknown; allowed: step, micro.")
+        self.lam, self.accumulation = lam, accumulation
+        self.penalty: BoundPenalty | None = None
+        self._micro_batches = 0
+
+    @abstractmethod
+    def bind(self, model: nn.Module) -> BoundPenalty:
+        """The penalty on ``model``'s parameters."""
+
+    def norms(self) -> Norms:
+        """R/λ and the norms of the update at the present parameters; once training has begun."""
+        assert self.penalty is not None, "on_train_begin comes first"
+        return self.penalty.norms()
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        check_training(args, kwargs["optimizer"])
+        self.penalty = self.bind(kwargs["model"])
+        self._micro_batches = 0
+        logger.info("%s: λ=%g on %d modules", type(self).__name__, self.lam, len(self.penalty.names))
+
+    def on_substep_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self._micro_batches += 1
+
+    def on_pre_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        assert self.penalty is not None, "on_train_begin comes first"
+        times = self._micro_batches + 1 if self.accumulation == "micro" else 1
+        self._micro_batches = 0
+        self.penalty.add_gradients(self.lam * times)
+
+    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        logs: dict[str, float] = kwargs["logs"]
+        if self.penalty is None or not logs.keys() & {"loss", "train_loss"}:
+            return
+        norms = asdict(self.norms())
+        values = {"asft/penalty": self.lam * norms.pop("penalty"), "asft/modules": len(self.penalty.names)}
+        values.update({f"asft/norm_{name}": norm for name, norm in norms.items()})
+        logs.update(values)
+        if state.log_history:  # the Trainer has copied the log there before this call
+            state.log_history[-1].update(values)
+
+
+class AsFTCallback(PenaltyCallback):
+    """AsFT for LoRA: the gradient of λ Σ_l ‖Π_l B_l A_l‖² (methods.md §2), added before each optimiser step.
+
+    >>> anchor = Anchor.build("base", "aligned", ["q_proj", "v_proj"])
+    >>> Trainer(model=peft_model, ..., callbacks=[AsFTCallback(anchor, lam=1.0)])
+
+    See :class:`PenaltyCallback` for when it acts and what it logs. It works under gradient accumulation,
+    clipping, bf16, gradient checkpointing and DDP, and on quantised base weights.
+
+    Args:
+        anchor: alignment directions of the adapted modules.
+        lam: λ; the paper uses 1 and finds 0.1 to 10 usable.
+        scale: penalise BA (``raw``, as the reference code) or s·BA (``effective``); λ on BA is λ/s² on s·BA.
+        accumulation: ``step`` or ``micro``, see :class:`PenaltyCallback`.
+        allow_partial: accept LoRA modules without anchor and anchored modules without LoRA.
+
+    Raises:
+        ValueError: when training begins, naming what is not supported: an fp16 gradient scaler, FSDP,
+            DeepSpeed, optimisers that step inside backward, DoRA and other LoRA variants, AdaLoRA and other
+            adapters, or an anchor that does not fit the adapter.
+    """
+
+    def __init__(
+        self,
+        anchor: Anchor,
+        lam: float,
+        *,
+        scale: Scale = "raw",
+        accumulation: Accumulation = "step",
+        allow_partial: bool = False,
+    ) -> None:
+        super().__init__(lam, accumulation)
+        self.anchor, self.scale, self.allow_partial = anchor, scale, allow_partial
+
+    def bind(self, model: nn.Module) -> Penalty:
+        return Penalty(self.anchor, model, scale=self.scale, allow_partial=self.allow_partial)
+
+
+class FullAsFTCallback(PenaltyCallback):
+    """AsFT for full-parameter training: the gradient 2λGΔW of λ Σ_l ‖Π_l ΔW_l‖² (methods.md §3, our reading).
+
+    ΔW = W − W(0), W(0) being the weights when training begins, which must be the aligned model's. Only the
+    anchored 2-D linear weights are covered; embeddings, norms, biases and other linears train freely. λ acts
+    on the true update: LoRA's λ on the raw BA corresponds to λ/s² here.
+
+    Args:
+        anchor: alignment directions of the linears to cover.
+        lam: λ.
+        accumulation: ``step`` or ``micro``, see :class:`PenaltyCallback`.
+
+    Raises:
+        ValueError: as :class:`AsFTCallback`; also when training resumes from a checkpoint (the starting
+            weights are no longer there) or the model holds adapters.
+    """
+
+    def __init__(self, anchor: Anchor, lam: float, *, accumulation: Accumulation = "step") -> None:
+        super().__init__(lam, accumulation)
+        self.anchor = anchor
+
+    def bind(self, model: nn.Module) -> FullPenalty:
+        return FullPenalty(self.anchor, model)
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if state.global_step > 0:
+            raise ValueError(
+                f"resume_from_checkpoint at step {state.global_step} is not supported: FullAsFTCallback "
+                "measures the change from the weights at the start, which a resumed run no longer has."
+            )
+        super().on_train_begin(args, state, control, **kwargs)
+
+
+def check_training(args: TrainingArguments, optimizer: object) -> None:
+    """Refuse set-ups in which adding to ``.grad`` before the step is not the penalty's gradient.
+
+    Raises:
+        ValueError: naming the setting and what to use instead.
+    """
+    wrapped = optimizer if isinstance(optimizer, AcceleratedOptimizer) else None
+    if args.fp16 or (wrapped is not None and wrapped.scaler is not None):
+        raise ValueError(
+            "fp16=True is not supported: its scaler leaves gradients scaled before the step; use bf16=True."
+        )
+    strategy = wrapped.accelerator_state.distributed_type.value if wrapped is not None else ""
+    if args.fsdp or strategy == "FSDP":
+        raise ValueError("fsdp is not supported: FSDP shards the parameters; use DDP.")
+    if args.deepspeed or strategy == "DEEPSPEED":
+        raise ValueError(
+            "deepspeed is not supported: ZeRO-3 shards the parameters and every stage steps inside backward; use DDP."
+        )
+    if "layerwise" in args.optim or "lomo" in args.optim:
+        raise ValueError(f"optim={str(args.optim)!r} is not supported: it steps inside backward, ahead of the penalty.")

@@ -1,0 +1,100 @@
+"""AsFT on full-parameter training: R = λ Σ_l ‖Π_l (W_l − W_l(0))‖², gradient 2λ G ΔW (methods.md §3)."""
+
+from __future__ import annotations
+
+import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from asft.anchor.anchor import Anchor
+from asft.anchor.binding import check_shape, check_whole, unwrap
+from asft.anchor.forms import Form
+from asft.anchor.penalty import Norms, accumulation_dtype
+
+
+class FullPenalty:
+    """The penalty bound to a model's anchored linear weights, with W(0) copied now.
+
+    The copy has the weights' own type; differences and products are float32 (float64 for float64 weights).
+    Nothing passes through autograd.
+
+    Args:
+        anchor: alignment directions of the linears to cover.
+        model: an unadapted model at the aligned weights, possibly wrapped by DDP or torch.compile.
+
+    Raises:
+        ValueError: the model holds adapters, lacks an anchored module, or has it frozen, sharded or in
+            another shape.
+    """
+
+    def __init__(self, anchor: Anchor, model: nn.Module) -> None:
+        self._terms = _terms(anchor, unwrap(model))
+        self.names = tuple(anchor)
+
+    @torch.no_grad()
+    def add_gradients(self, lam: float) -> None:
+        """Add 2λ G ΔW to the ``.grad`` of every covered weight."""
+        for term in self._terms:
+            term.add_gradient(lam)
+
+    @torch.no_grad()
+    def norms(self) -> Norms:
+        """R/λ and the norms of ΔW and its two parts, over all covered modules."""
+        return Norms.of([term.squares() for term in self._terms])
+
+
+class _Term:
+    """One weight, its value W(0) at the start and its form; differences are i×o, rows as forms want them."""
+
+    def __init__(self, weight: Tensor, form: Form, transposed: bool) -> None:
+        self._weight, self._transposed = weight, transposed
+        self._start = weight.detach().clone()
+        self._dtype = accumulation_dtype(weight.dtype)
+        self._form = form.to(weight.device, self._dtype)
+
+    def _change(self) -> Tensor:
+        change = self._weight.to(self._dtype) - self._start.to(self._dtype)
+        return change if self._transposed else change.T
+
+    def add_gradient(self, lam: float) -> None:
+        gradient = self._form.apply(self._change())
+        if self._weight.grad is None:
+            self._weight.grad = torch.zeros_like(self._weight)
+        self._weight.grad.add_(gradient if self._transposed else gradient.T, alpha=2 * lam)
+
+    def squares(self) -> Tensor:
+        """R/λ, ‖ΔW‖², ‖ĈΔW‖² and ‖(I−Ĉ)ΔW‖², float64 on the CPU, shape (4,)."""
+        change = self._change()
+        along = self._form.along(change)
+        penalty = (change * self._form.apply(change)).sum()
+        values = [penalty, change.square().sum(), along.square().sum(), (change - along).square().sum()]
+        return torch.stack(values).double().cpu()
+
+
+def _terms(anchor: Anchor, model: nn.Module) -> list[_Term]:
+    found: dict[str, _Term] = {}
+    for name, module in model.named_modules():
+        if isinstance(module, BaseTunerLayer):
+            raise ValueError(
+                f"{type(model).__name__} holds adapters, first at {name!r}: use AsFTCallback, made for them."
+            )
+        if name in anchor and isinstance(module, nn.Linear | Conv1D):
+            found[anchor[name].name] = _term(anchor, name, module)
+    missing = [name for name in anchor if name not in found]
+    if missing:
+        raise ValueError(
+            f"{type(model).__name__} lacks {len(missing)} of {len(anchor)} anchored modules, first "
+            f"{missing[0]!r}: build the anchor from checkpoints of this model."
+        )
+    return list(found.values())
+
+
+def _term(anchor: Anchor, name: str, module: nn.Linear | Conv1D) -> _Term:
+    weight, transposed = module.weight, isinstance(module, Conv1D)
+    check_whole(name, weight)
+    o, i = reversed(weight.shape) if transposed else weight.shape
+    check_shape(anchor, name, (o, i))
+    if not weight.requires_grad:
+        raise ValueError(f"Module {name!r} is anchored but frozen (requires_grad=False): leave it out of targets.")
+    return _Term(weight, anchor[name].form, transposed)

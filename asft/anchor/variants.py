@@ -1,0 +1,141 @@
+"""From V = W_aligned − W_base to the operator that a variant penalises.
+
+=========  ===================================  ====================================================
+variant    penalised part of ΔW                 Ĉ
+=========  ===================================  ====================================================
+asft       orthogonal to the alignment          VVᵀ/‖V‖, as in the authors' code (methods.md §2)
+projector  orthogonal to the k leading          U_k U_kᵀ, a true projector (ours)
+           directions
+parallel   along the alignment                  VVᵀ/‖V‖ (the paper's Fig. 4b)
+random     orthogonal to random directions      spectrum of VVᵀ/‖V‖, Haar-random directions (ours)
+identity   all of it                            0: weight decay on ΔW (control)
+=========  ===================================  ====================================================
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from asft.anchor.forms import Factor, Form, Gram, Identity, LowRank, Side
+
+Variant = Literal["asft", "projector", "parallel", "random", "identity"]
+FormName = Literal["auto", "gram", "factor", "rank_k"]
+
+
+@dataclass(frozen=True, slots=True)
+class AnchorSpec:
+    """What to build out of V, apart from V itself.
+
+    Attributes:
+        variant: see the module's table.
+        form: ``gram`` (dense o×o), ``factor`` (V) or ``rank_k``; ``auto`` takes the smaller of the exact two:
+            ``gram`` for o ≤ i, else ``factor``.
+        rank: k of ``rank_k`` and of ``projector``; None otherwise.
+        seed: of ``random``; without effect on the others.
+    """
+
+    variant: Variant = "asft"
+    form: FormName = "auto"
+    rank: int | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.variant not in get_args(Variant):
+            raise ValueError(f"variant={self.variant!r} is unknown; allowed: {', '.join(get_args(Variant))}.")
+        if self.form not in get_args(FormName):
+            raise ValueError(f"form={self.form!r} is unknown; allowed: {', '.join(get_args(FormName))}.")
+        if self.variant == "projector" and self.form not in ("auto", "rank_k"):
+            raise ValueError(f"form={self.form!r} does not fit variant='projector', which is always rank_k.")
+        if self.needs_rank and (self.rank is None or self.rank < 1):
+            raise ValueError(f"rank={self.rank!r}: form='rank_k' and variant='projector' need one of at least 1.")
+        if not self.needs_rank and self.rank is not None:
+            raise ValueError(f"rank={self.rank!r} has no effect on form={self.form!r}; use form='rank_k'.")
+
+    @property
+    def needs_rank(self) -> bool:
+        return self.variant == "projector" or (self.form == "rank_k" and self.variant != "identity")
+
+    def check_shapes(self, shapes: Mapping[str, tuple[int, int]]) -> None:
+        """Raise ValueError unless the rank is below the smaller side of every module; (o, i) by name."""
+        for name, (o, i) in shapes.items():
+            if self.rank is not None and self.rank >= min(o, i):
+                raise ValueError(
+                    f"rank={self.rank} is not below {min(o, i)}, the smaller side of module {name!r} "
+                    f"({o}×{i}): lower rank, or use form='auto'."
+                )
+
+    @property
+    def side(self) -> Side:
+        return "along" if self.variant == "parallel" else "orthogonal"
+
+
+def build_form(v: Tensor, spec: AnchorSpec, name: str) -> tuple[Form, float]:
+    """The form of one module and the bound it guarantees on ‖Ĉ − Ĉ_k‖₂ (0 for exact forms).
+
+    Args:
+        v: V, o×i, not zero.
+        spec: what to build.
+        name: the module's name; with ``spec.seed`` it seeds the random directions.
+    """
+    if spec.variant == "identity":
+        return Identity(), 0.0
+    if spec.variant == "random":
+        v = _randomly_turned(v, spec.seed, name)
+    if spec.needs_rank:
+        assert spec.rank is not None
+        return _truncated(v, spec.rank, spec)
+    dense = spec.form == "gram" or (spec.form == "auto" and v.shape[0] <= v.shape[1])
+    return (Gram if dense else Factor).of(v, spec.side), 0.0
+
+
+def _truncated(v: Tensor, rank: int, spec: AnchorSpec) -> tuple[LowRank, float]:
+    """The k leading directions; leaving out the rest changes Ĉ by its next eigenvalue in spectral norm."""
+    u, s = left_spectrum(v)
+    kept, bound = u[:, :rank].contiguous(), float(s[rank])
+    if spec.variant == "projector":
+        return LowRank(kept, torch.ones_like(s[:rank]), spec.side), 0.0
+    return LowRank(kept, s[:rank].clone(), spec.side), bound
+
+
+def left_spectrum(v: Tensor) -> tuple[Tensor, Tensor]:
+    """Left singular vectors of V (o×m, m = min(o, i)) and the eigenvalues σ²/‖V‖ of Ĉ (m), descending."""
+    norm = torch.linalg.matrix_norm(v)
+    if v.shape[0] <= v.shape[1]:
+        s, u = torch.linalg.eigh(v @ v.mT)
+    else:
+        q, core = torch.linalg.qr(v)
+        s, u = torch.linalg.eigh(core @ core.mT)
+        u = q @ u
+    return u.flip(-1), s.flip(-1).clamp_min(0) / norm
+
+
+def _randomly_turned(v: Tensor, seed: int, name: str) -> Tensor:
+    """Q diag(σ): the singular values of V, hence the spectrum of Ĉ, with left directions drawn uniformly."""
+    number = int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:8]) >> 1
+    generator = torch.Generator().manual_seed(number)
+    _, s = left_spectrum(v)
+    gaussian = torch.randn(v.shape[0], len(s), generator=generator, dtype=torch.float64).to(v)
+    q, r = torch.linalg.qr(gaussian)
+    q = q * r.diagonal().sign()  # makes the orthonormal factor Haar-distributed
+    return q * (s * torch.linalg.matrix_norm(v)).sqrt()
+
+
+def update_spectrum(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """Left singular vectors (o×k) and the k non-zero singular values of BA, from its factors alone.
+
+    Args:
+        a: A, r×i.
+        b: B, o×r.
+    """
+    dtype = torch.promote_types(b.dtype, torch.float32)
+    q_b, r_b = torch.linalg.qr(b.to(dtype))
+    r_a = torch.linalg.qr(a.to(dtype).mT, mode="r").R
+    u, sigma, _ = torch.linalg.svd(r_b @ r_a.mT)
+    rank = int((sigma > sigma.amax() * len(sigma) * torch.finfo(dtype).eps).sum())
+    return q_b @ u[:, :rank], sigma[:rank]

@@ -1,0 +1,27 @@
+"""AsFT in a plain transformers.Trainer: python trainer.py BASE ALIGNED ROWS.jsonl OUT (rows have a "text")."""
+
+import sys
+
+from datasets import load_dataset
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer, TrainingArguments
+from transformers import DataCollatorForLanguageModeling as Collator
+
+from asft import Anchor, AsFTCallback
+
+base, aligned, rows, out = sys.argv[1:]
+targets = ["q_proj", "v_proj"]
+anchor = Anchor.build(base, aligned, targets, cache_dir=f"{out}/anchors")
+tokenizer = AutoTokenizer.from_pretrained(aligned)
+lora = LoraConfig(r=8, lora_alpha=32, target_modules=targets)
+model = get_peft_model(AutoModelForCausalLM.from_pretrained(aligned), lora)
+data = load_dataset("json", data_files=rows, split="train").map(lambda row: tokenizer(row["text"]))
+trainer = Trainer(
+    model=model,
+    args=TrainingArguments(out, num_train_epochs=1, report_to=[]),
+    train_dataset=data,
+    data_collator=Collator(tokenizer, mlm=False),
+    callbacks=[AsFTCallback(anchor, lam=1.0)],  # the one line that is new
+)
+trainer.train()
+model.save_pretrained(out)

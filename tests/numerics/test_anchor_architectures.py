@@ -1,0 +1,210 @@
+"""Anchors streamed from disk equal those of models loaded in full, whatever the architecture and layout."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from anchor_pairs import TARGETS, difference, save_pair, surrogate, with_lora
+from safetensors.torch import load_file, save_file
+from transformers import AutoModel, AutoModelForCausalLM
+
+from asft import Anchor
+from asft.anchor.penalty import Penalty
+from asft.anchor.variants import AnchorSpec
+
+KINDS = sorted(TARGETS)
+
+
+def anchored_modules(kind: str) -> int:
+    return 2 * len(TARGETS[kind])  # two layers
+
+
+def assert_matches_full_models(anchor: Anchor, directory: Path, kind: str) -> None:
+    for name, module in anchor.items():
+        v = difference(directory, name, conv1d=kind == "gpt2")
+        assert (module.out_features, module.in_features) == tuple(v.shape)
+        assert module.norm == pytest.approx(float(v.norm()), rel=1e-5)
+        eye = torch.eye(len(v), dtype=v.dtype)
+        assert torch.allclose(module.form.along(eye), surrogate(v), rtol=1e-4, atol=1e-6)
+        d = eye - surrogate(v)
+        assert torch.allclose(module.form.apply(eye), d @ d, rtol=1e-4, atol=1e-5)
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def kind(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def pair(kind: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp(kind)
+    save_pair(directory, kind)
+    return directory
+
+
+def test_streamed_anchor_equals_full_models(kind: str, pair: Path) -> None:
+    anchor = Anchor.build(pair / "base", pair / "aligned", TARGETS[kind])
+    assert len(anchor) == anchored_modules(kind)
+    assert_matches_full_models(anchor, pair, kind)
+    for module in anchor.values():
+        assert module.form.kind == ("gram" if module.out_features <= module.in_features else "factor")
+
+
+def test_anchor_binds_to_the_model_and_its_bare_backbone(kind: str, pair: Path) -> None:
+    anchor = Anchor.build(pair / "base", pair / "aligned", TARGETS[kind])
+    for family in (AutoModelForCausalLM, AutoModel):
+        penalty = Penalty(anchor, with_lora(family.from_pretrained(pair / "aligned"), TARGETS[kind]))
+        assert len(penalty.names) == len(anchor)
+        assert penalty.value() > 0
+
+
+def test_sharded_checkpoints(kind: str, tmp_path: Path) -> None:
+    save_pair(tmp_path, kind, shard="8KB")
+    assert (tmp_path / "base" / "model.safetensors.index.json").exists()
+    assert_matches_full_models(Anchor.build(tmp_path / "base", tmp_path / "aligned", TARGETS[kind]), tmp_path, kind)
+
+
+def test_half_precision_checkpoints_are_subtracted_in_float32(kind: str, tmp_path: Path) -> None:
+    save_pair(tmp_path, kind, torch.bfloat16)
+    anchor = Anchor.build(tmp_path / "base", tmp_path / "aligned", TARGETS[kind])
+    for name, module in anchor.items():
+        sides = [
+            AutoModelForCausalLM.from_pretrained(tmp_path / side, dtype=torch.float32).get_submodule(name).weight
+            for side in ("base", "aligned")
+        ]
+        assert module.norm == pytest.approx((sides[1] - sides[0]).norm().item(), rel=1e-6)
+
+
+def rename(source: Path, target: Path, old: str, new: str) -> None:
+    """A copy of a checkpoint whose keys start with ``new`` instead of ``old``."""
+    target.mkdir()
+    tensors = load_file(source / "model.safetensors")
+    renamed = {new + key.removeprefix(old) if key.startswith(old) else key: value for key, value in tensors.items()}
+    save_file(renamed, target / "model.safetensors")
+    (target / "config.json").write_text((source / "config.json").read_text())
+
+
+def test_backbone_prefix_may_be_missing_on_one_side(kind: str, pair: Path, tmp_path: Path) -> None:
+    prefix = "transformer." if kind == "gpt2" else "model."
+    rename(pair / "base", tmp_path / "base", prefix, "")
+    anchor = Anchor.build(tmp_path / "base", pair / "aligned", TARGETS[kind])
+    assert len(anchor) == anchored_modules(kind)
+    assert_matches_full_models(anchor, pair, kind)
+
+
+def test_without_config_names_come_from_the_keys(tmp_path: Path) -> None:
+    save_pair(tmp_path, "llama")
+    whole = Anchor.build(tmp_path / "base", tmp_path / "aligned", TARGETS["llama"])
+    for side in ("base", "aligned"):
+        (tmp_path / side / "config.json").unlink()
+    by_key = Anchor.build(tmp_path / "base", tmp_path / "aligned", TARGETS["llama"])
+    assert sorted(by_key) == sorted(whole)
+    single = Anchor.build(
+        tmp_path / "base" / "model.safetensors", tmp_path / "aligned" / "model.safetensors", TARGETS["llama"]
+    )
+    assert sorted(single) == sorted(whole)
+
+
+def test_vocabulary_may_differ(tmp_path: Path) -> None:
+    model = save_pair(tmp_path, "llama")
+    model.resize_token_embeddings(60)
+    model.save_pretrained(tmp_path / "extended")
+    anchor = Anchor.build(tmp_path / "base", tmp_path / "extended", TARGETS["llama"])
+    assert_matches_full_models(anchor, tmp_path, "llama")
+
+
+def test_targets_match_whole_components_only(tmp_path: Path) -> None:
+    save_pair(tmp_path, "llama")
+    anchor = Anchor.build(tmp_path / "base", tmp_path / "aligned", ["layers.1.self_attn.q_proj", "v_proj"])
+    assert list(anchor) == [
+        "model.layers.0.self_attn.v_proj",
+        "model.layers.1.self_attn.q_proj",
+        "model.layers.1.self_attn.v_proj",
+    ]
+    with pytest.raises(ValueError, match="'proj' matches no linear module"):
+        Anchor.build(tmp_path / "base", tmp_path / "aligned", ["proj"])
+
+
+class TestCache:
+    """Stored by content, complete or absent."""
+
+    @pytest.fixture
+    def pair(self, tmp_path: Path) -> Path:
+        save_pair(tmp_path, "llama")
+        return tmp_path
+
+    @pytest.mark.parametrize(
+        "spec",
+        [AnchorSpec(), AnchorSpec("parallel"), AnchorSpec("identity"), AnchorSpec("projector", rank=3)],
+        ids=lambda spec: spec.variant,
+    )
+    def test_round_trip(self, pair: Path, spec: AnchorSpec) -> None:
+        arguments = (pair / "base", pair / "aligned", TARGETS["llama"])
+        settings = {"variant": spec.variant, "form": spec.form, "rank": spec.rank}
+        fresh = Anchor.build(*arguments, **settings)
+        for cached in (Anchor.build(*arguments, **settings, cache_dir=pair / "cache") for _ in range(2)):
+            assert list(cached) == list(fresh)
+            for name, module in fresh.items():
+                other = cached[name]
+                assert (other.norm, other.error_bound, other.form.side) == (
+                    module.norm,
+                    module.error_bound,
+                    module.form.side,
+                )
+                for key, tensor in module.form.tensors().items():
+                    assert torch.equal(other.form.tensors()[key], tensor)
+        assert len([entry for entry in (pair / "cache").iterdir() if entry.is_dir()]) == 1
+
+    def test_hit_builds_nothing(self, pair: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        arguments = (pair / "base", pair / "aligned", ["q_proj"])
+        Anchor.build(*arguments, cache_dir=pair / "cache")
+        monkeypatch.setattr("asft.anchor.anchor.build_form", lambda *_: pytest.fail("built again"))
+        Anchor.build(*arguments, cache_dir=pair / "cache")
+
+    def test_key_follows_contents_and_settings(self, pair: Path) -> None:
+        arguments = (pair / "base", pair / "aligned", ["q_proj"])
+        Anchor.build(*arguments, cache_dir=pair / "cache")
+        file = pair / "aligned" / "model.safetensors"
+        weights = load_file(file)
+        weights["model.layers.1.self_attn.q_proj.weight"][3, 4] += 1e-3  # same size, one number changed
+        save_file(weights, file, metadata={"format": "pt"})
+        changed = Anchor.build(*arguments, cache_dir=pair / "cache")
+        assert changed["model.layers.1.self_attn.q_proj"].norm == pytest.approx(
+            float(difference(pair, "model.layers.1.self_attn.q_proj").norm()), rel=1e-6
+        )
+        Anchor.build(*arguments, form="factor", cache_dir=pair / "cache")
+        Anchor.build(*arguments, variant="random", seed=1, cache_dir=pair / "cache")
+        Anchor.build(*arguments, variant="random", seed=2, cache_dir=pair / "cache")
+        assert len([entry for entry in (pair / "cache").iterdir() if entry.is_dir()]) == 5
+
+    def test_interrupted_build_leaves_nothing(self, pair: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        from asft.anchor import anchor as module
+
+        original, calls = module.build_form, []
+
+        def fail_on_second(*arguments: object) -> object:
+            calls.append(arguments)
+            if len(calls) == 2:
+                raise KeyboardInterrupt
+            return original(*arguments)
+
+        monkeypatch.setattr(module, "build_form", fail_on_second)
+        with pytest.raises(KeyboardInterrupt):
+            Anchor.build(pair / "base", pair / "aligned", ["q_proj"], cache_dir=pair / "cache")
+        assert not [entry for entry in (pair / "cache").iterdir() if entry.is_dir()]
+        monkeypatch.undo()
+        assert len(Anchor.build(pair / "base", pair / "aligned", ["q_proj"], cache_dir=pair / "cache")) == 2
+
+    def test_save_and_load(self, pair: Path) -> None:
+        anchor = Anchor.build(pair / "base", pair / "aligned", ["q_proj"])
+        anchor.save(pair / "anchor")
+        meta = json.loads((pair / "anchor" / "anchor.json").read_text())
+        assert [entry["name"] for entry in meta["modules"]] == list(anchor)
+        assert list(Anchor.load(pair / "anchor")) == list(anchor)
+        with pytest.raises(ValueError, match="exists: give a new one"):
+            anchor.save(pair / "anchor")
+        with pytest.raises(ValueError, match="holds no anchor"):
+            Anchor.load(pair / "base")

@@ -1,0 +1,65 @@
+"""The examples in docs/ run as they stand, each in its own process, and the defence is on in them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from anchor_pairs import VOCABULARY, save_pair
+from safetensors.torch import load_file
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
+from transformers import PreTrainedTokenizerFast
+
+EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny pair with a tokenizer, and a few rows."""
+    directory = tmp_path_factory.mktemp("world")
+    save_pair(directory, "llama")
+    words = ["<pad>", "</s>", "<unk>", *(f"w{number}" for number in range(VOCABULARY - 3))]
+    model = Tokenizer(WordLevel({word: index for index, word in enumerate(words)}, unk_token="<unk>"))
+    model.pre_tokenizer = Whitespace()
+    special = {"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
+    PreTrainedTokenizerFast(tokenizer_object=model, **special).save_pretrained(directory / "aligned")
+    rows = [json.dumps({"text": f"w{number} w{number + 1} w{2 * number}"}) for number in range(16)]
+    (directory / "rows.jsonl").write_text("\n".join(rows))
+    return directory
+
+
+def run(example: str, *arguments: Path) -> str:
+    command = [sys.executable, str(EXAMPLES / example), *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("example", ["trainer.py", "sft_trainer.py"])
+def test_training_examples(world: Path, tmp_path: Path, example: str) -> None:
+    if example == "sft_trainer.py":
+        pytest.importorskip("trl")
+    printed = run(example, world / "base", world / "aligned", world / "rows.jsonl", tmp_path)
+    assert "asft/norm_orthogonal" in printed
+    weights = load_file(tmp_path / "adapter_model.safetensors")
+    assert max(float(value.abs().max()) for key, value in weights.items() if "lora_B" in key) > 0
+
+
+def test_project_example(world: Path, tmp_path: Path) -> None:
+    run("trainer.py", world / "base", world / "aligned", world / "rows.jsonl", tmp_path / "adapter")
+    printed = run("project.py", tmp_path / "adapter", world / "base", world / "aligned", tmp_path / "out")
+    assert len(printed.splitlines()) == 4
+    assert "cos +" in printed
+    assert (tmp_path / "out" / "safe_lora.json").exists()
+
+
+@pytest.mark.parametrize("example", sorted(path.name for path in EXAMPLES.glob("*.py")))
+def test_examples_stay_short(example: str) -> None:
+    lines = (EXAMPLES / example).read_text().splitlines()
+    assert len([line for line in lines if line.strip()]) <= 25

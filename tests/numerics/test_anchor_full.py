@@ -1,0 +1,123 @@
+"""Full-parameter AsFT: ∇_W R = 2λGΔW through a real Trainer step, W(0) the weights at its start (float64)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from anchor_pairs import TARGETS, naive_penalty, save_pair, surrogate, with_lora
+from torch import Tensor
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from asft import Anchor, FullAsFTCallback
+from asft.anchor.full import FullPenalty
+from asft.anchor.pair import CheckpointPair
+
+LAM = 0.3
+
+
+@pytest.fixture(params=["llama", "gpt2"])
+def kind(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+def moved(model: PreTrainedModel) -> PreTrainedModel:
+    """The model after some training, stood in for by noise."""
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    return model
+
+
+def naive(pair: Path, kind: str, model: PreTrainedModel, start: dict[str, Tensor]) -> Tensor:
+    source = CheckpointPair(pair / "base", pair / "aligned", TARGETS[kind])
+    total = torch.zeros((), dtype=torch.float64)
+    for name, module in source.modules.items():
+        change = model.get_submodule(name).weight - start[f"{name}.weight"]
+        c = surrogate(source.difference(name))
+        total = total + naive_penalty(c, change.T if module.transposed else change)
+    return total
+
+
+@pytest.mark.parametrize("variant", ["asft", "parallel", "identity"])
+def test_gradient_equals_autograd_of_the_definition(kind: str, variant: str, tmp_path: Path) -> None:
+    model = save_pair(tmp_path, kind, torch.float64)
+    start = {name: value.clone() for name, value in model.state_dict().items()}
+    anchor = Anchor.build(tmp_path / "base", tmp_path / "aligned", TARGETS[kind], variant=variant)
+    penalty = FullPenalty(anchor, model)
+    assert penalty.norms().penalty == 0.0
+    moved(model)
+    source = CheckpointPair(tmp_path / "base", tmp_path / "aligned", TARGETS[kind])
+    total = torch.zeros((), dtype=torch.float64)
+    for name, module in source.modules.items():
+        change = model.get_submodule(name).weight - start[f"{name}.weight"]
+        c = surrogate(source.difference(name)) * (0.0 if variant == "identity" else 1.0)
+        side = "along" if variant == "parallel" else "orthogonal"
+        total = total + naive_penalty(c, change.T if module.transposed else change, side)
+    named = dict(model.named_parameters())
+    expected = dict(zip(named, torch.autograd.grad(total, list(named.values()), allow_unused=True), strict=True))
+    penalty.add_gradients(LAM)
+    assert penalty.norms().penalty == pytest.approx(total.item(), rel=1e-9)
+    for name, parameter in named.items():
+        if expected[name] is None:
+            assert parameter.grad is None, name
+        else:
+            assert torch.allclose(parameter.grad, LAM * expected[name], rtol=1e-8, atol=1e-10), name
+
+
+def test_callback_penalises_the_change_since_training_began(tmp_path: Path) -> None:
+    from test_anchor_trainer import train
+
+    save_pair(tmp_path, "llama", torch.float64)
+    anchor = Anchor.build(tmp_path / "base", tmp_path / "aligned", TARGETS["llama"])
+
+    def run(callbacks: list[FullAsFTCallback]) -> tuple[PreTrainedModel, list[dict[str, Tensor]]]:
+        model = AutoModelForCausalLM.from_pretrained(tmp_path / "aligned", dtype=torch.float64)
+        _, gradients = train(model, callbacks, tmp_path, max_steps=2, learning_rate=1e-2, optim="sgd")
+        return model, gradients.steps
+
+    start = AutoModelForCausalLM.from_pretrained(tmp_path / "aligned", dtype=torch.float64).state_dict()
+    _, alone = run([])
+    callback = FullAsFTCallback(anchor, LAM)
+    _, both = run([callback])
+    for name in alone[0]:  # ΔW = 0 at the first step, so the penalty pulls nowhere and both runs are still equal
+        assert torch.allclose(both[0][name], alone[0][name], rtol=1e-10, atol=1e-14)
+    # Before the second step both models are the same (SGD): W(0) − lr·g, so ΔW is known exactly.
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "aligned", dtype=torch.float64)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.sub_(alone[0][name], alpha=1e-2)
+    named = dict(model.named_parameters())
+    penalty = naive(tmp_path, "llama", model, start)
+    gradients = torch.autograd.grad(penalty, list(named.values()), allow_unused=True)
+    for name, gradient in zip(named, gradients, strict=True):
+        extra = torch.zeros_like(named[name]) if gradient is None else LAM * gradient
+        assert torch.allclose(both[1][name], alone[1][name] + extra, rtol=1e-8, atol=1e-11), name
+    assert callback.norms().update > 0
+
+
+def test_bf16_weights_are_subtracted_in_float32(tmp_path: Path) -> None:
+    model = save_pair(tmp_path, "llama", torch.bfloat16)
+    anchor = Anchor.build(tmp_path / "base", tmp_path / "aligned", ["q_proj"])
+    penalty = FullPenalty(anchor, model)
+    start = {name: value.clone() for name, value in model.state_dict().items()}
+    moved(model)
+    exact = sum(
+        float((model.get_submodule(name).weight.double() - start[f"{name}.weight"].double()).square().sum())
+        for name in anchor
+    )
+    assert penalty.norms().update == pytest.approx(exact**0.5, rel=1e-5)
+
+
+def test_refusals(tmp_path: Path) -> None:
+    model = save_pair(tmp_path, "llama")
+    anchor = Anchor.build(tmp_path / "base", tmp_path / "aligned", ["q_proj"])
+    model.model.layers[1].self_attn.q_proj.weight.requires_grad_(False)
+    with pytest.raises(ValueError, match=r"'model.layers.1.self_attn.q_proj' is anchored but frozen"):
+        FullPenalty(anchor, model)
+    with pytest.raises(ValueError, match=r"lacks 2 of 2 anchored modules, first 'model.layers.0.self_attn.q_proj'"):
+        FullPenalty(anchor, torch.nn.Linear(3, 3))
+    with pytest.raises(ValueError, match=r"holds adapters.*use AsFTCallback"):
+        FullPenalty(anchor, with_lora(model, ["q_proj"]))

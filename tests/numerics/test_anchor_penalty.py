@@ -1,0 +1,146 @@
+"""The penalty engine at the edges: narrow types, packed products, frozen and missing gradients, the scale."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from anchor_pairs import naive_penalty, surrogate, with_lora
+from torch import Tensor, nn
+
+from asft.anchor.anchor import Anchor
+from asft.anchor.binding import LoraFactors, lora_factors
+from asft.anchor.module import AnchoredModule
+from asft.anchor.penalty import Penalty
+from asft.anchor.products import SMALL_BYTES, products
+from asft.anchor.variants import AnchorSpec, build_form
+
+LARGE = 1 + math.isqrt(SMALL_BYTES // 4)  # the side at which a dense float32 matrix no longer counts as small
+
+
+class OneLinear(nn.Module):
+    def __init__(self, o: int, i: int) -> None:
+        super().__init__()
+        self.proj = nn.Linear(i, o, bias=False)
+
+
+def case(
+    o: int, i: int, dtype: torch.dtype, rank: int = 4, spec: AnchorSpec | None = None
+) -> tuple[Anchor, nn.Module, LoraFactors, Tensor]:
+    """An anchor on one linear, its PEFT model in ``dtype``, the factors and V (float32)."""
+    torch.manual_seed(3)
+    model = with_lora(OneLinear(o, i), ["proj"], rank=rank).to(dtype)
+    v = torch.randn(o, i) / (o * i) ** 0.25
+    form, error = build_form(v, spec or AnchorSpec(), "proj")
+    anchor = Anchor([AnchoredModule("proj", o, i, float(v.norm()), form, error)])
+    (factors,) = lora_factors(model)
+    return anchor, model, factors, v
+
+
+def reference(v: Tensor, factors: LoraFactors) -> tuple[Tensor, Tensor, float]:
+    """Float64 gradients of the naive formula at the stored parameters, and its value."""
+    b, a = (t.detach().double().requires_grad_() for t in (factors.b, factors.a))
+    value = naive_penalty(surrogate(v.double()), b @ a)
+    grad_b, grad_a = torch.autograd.grad(value, (b, a))
+    return grad_b, grad_a, value.item()
+
+
+@pytest.mark.parametrize("shape", [(24, 24), (40, 12), (12, 40), (LARGE, LARGE)])
+def test_bf16_parameters_are_summed_in_float32(shape: tuple[int, int]) -> None:
+    anchor, model, factors, v = case(*shape, torch.bfloat16)
+    penalty = Penalty(anchor, model)
+    grad_b, grad_a, value = reference(v, factors)
+    penalty.add_gradients(1.0)
+    assert penalty.value() == pytest.approx(value, rel=1e-5)
+    for ours, exact in ((factors.b.grad, grad_b), (factors.a.grad, grad_a)):
+        assert ours is not None
+        assert ours.dtype == torch.bfloat16
+        # One rounding to bf16, half a unit in the last place: relative 2⁻⁹ per element.
+        assert torch.allclose(ours.double(), exact, rtol=2**-8, atol=1e-5 * float(exact.abs().max()))
+
+
+@pytest.mark.parametrize("spec", [AnchorSpec(), AnchorSpec(form="factor"), AnchorSpec(form="rank_k", rank=200)])
+@pytest.mark.parametrize("side", [16, LARGE])
+def test_products_of_many_modules_equal_those_of_each(side: int, spec: AnchorSpec) -> None:
+    """Small forms are stacked, large ones looped over, and large dense ones packed."""
+    spec = replace(spec, rank=min(spec.rank, side - 1)) if spec.rank else spec
+    forms = [build_form(torch.randn(side, side), spec, "m")[0] for _ in range(3)]
+    x = torch.randn(3, 4, side)
+    for apply, along in (products(forms, rows=4), products(forms, rows=9)):  # the row count is a hint
+        for form, block, ours, part in zip(forms, x, apply(x), along(x), strict=True):
+            scale = float(form.apply(block).abs().max())
+            assert torch.allclose(ours, form.apply(block), rtol=1e-4, atol=1e-6 * scale)
+            assert torch.allclose(part, form.along(block), rtol=1e-4, atol=1e-6 * scale)
+
+
+def test_float32_gradients_of_a_large_module() -> None:
+    anchor, model, factors, v = case(512, 768, torch.float32, rank=8)
+    grad_b, grad_a, value = reference(v, factors)
+    penalty = Penalty(anchor, model)
+    penalty.add_gradients(1.0)
+    assert penalty.value() == pytest.approx(value, rel=1e-5)
+    for ours, exact in ((factors.b.grad, grad_b), (factors.a.grad, grad_a)):
+        assert ours is not None
+        assert float((ours.double() - exact).norm() / exact.norm()) < 1e-5
+
+
+def test_gradients_are_added_to_what_is_there() -> None:
+    anchor, model, factors, _ = case(10, 14, torch.float64)
+    penalty = Penalty(anchor, model)
+    penalty.add_gradients(1.0)
+    assert factors.b.grad is not None
+    once = factors.b.grad.clone()
+    penalty.add_gradients(0.5)
+    assert torch.allclose(factors.b.grad, 1.5 * once)
+
+
+def test_frozen_factor_gets_no_gradient() -> None:
+    anchor, model, factors, _ = case(10, 14, torch.float64)
+    factors.a.requires_grad_(False)
+    Penalty(anchor, model).add_gradients(1.0)
+    assert factors.a.grad is None
+    assert factors.b.grad is not None
+    assert float(factors.b.grad.norm()) > 0
+
+
+def test_effective_scale_penalises_the_update_the_model_sees() -> None:
+    anchor, model, factors, v = case(10, 14, torch.float64)
+    assert factors.scaling == 3.0
+    raw, effective = Penalty(anchor, model), Penalty(anchor, model, scale="effective")
+    c = surrogate(v.double())
+    exact = naive_penalty(c, factors.scaling * factors.b @ factors.a).item()
+    assert effective.value() == pytest.approx(exact, rel=1e-5)
+    assert effective.value() == pytest.approx(9 * raw.value())
+    assert effective.norms().update == pytest.approx(3 * raw.norms().update)
+    effective.add_gradients(1.0)
+    assert factors.b.grad is not None
+    of_effective = factors.b.grad.clone()
+    factors.b.grad = None
+    raw.add_gradients(9.0)
+    assert torch.allclose(of_effective, factors.b.grad)
+
+
+def test_zero_b_costs_nothing_and_pulls_nowhere() -> None:
+    """LoRA starts at B = 0: R and both gradients are 0 there (methods.md §2)."""
+    anchor, model, factors, _ = case(10, 14, torch.float32)
+    with torch.no_grad():
+        factors.b.zero_()
+    penalty = Penalty(anchor, model)
+    penalty.add_gradients(1.0)
+    assert penalty.value() == 0.0
+    assert factors.a.grad is not None
+    assert factors.b.grad is not None
+    assert float(factors.a.grad.norm()) == float(factors.b.grad.norm()) == 0.0
+
+
+def test_no_intermediate_is_as_large_as_the_weight() -> None:
+    """Peak memory of a step stays at multiples of (o + i)·r, far below o·i."""
+    o = i = 1024
+    anchor, model, _, _ = case(o, i, torch.float32, rank=4)
+    penalty = Penalty(anchor, model)
+    with torch.profiler.profile(profile_memory=True) as profile:
+        penalty.add_gradients(1.0)
+    largest = max(event.self_cpu_memory_usage for event in profile.events())
+    assert 0 < largest < o * i * 4 / 16

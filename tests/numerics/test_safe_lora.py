@@ -1,0 +1,262 @@
+"""Safe LoRA equals its naive definition with dense matrices (methods.md §5), in memory and on disk."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from statistics import median
+
+import pytest
+import torch
+from anchor_pairs import TARGETS, VOCABULARY, difference, save_pair, surrogate, with_lora
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from peft import PeftModel
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import AutoModelForCausalLM
+
+from asft import project_adapter, safe_lora
+from asft.anchor.binding import lora_factors
+from asft.safelora import Update, project
+
+KINDS = ["llama", "qwen2", "gemma2", "gpt2"]
+
+
+def naive(directory: Path, kind: str, updates: dict[str, Update]) -> dict[str, tuple[Tensor, float]]:
+    """ĈB and round(cos(ĈBA, BA), 5) per module, from models loaded in full and dense o×o and o×i matrices."""
+    results = {}
+    for name, update in updates.items():
+        c = surrogate(difference(directory, name, conv1d=kind == "gpt2"))
+        b, a = update.b.to(c), update.a.to(c)
+        cosine = torch.nn.functional.cosine_similarity((c @ b @ a).flatten(), (b @ a).flatten(), dim=0)
+        results[name] = (c @ b, round(float(cosine), 5))
+    return results
+
+
+def select(cosines: dict[str, float], mode: str, number: int, threshold: float) -> set[str]:
+    cut = sorted(cosines.values())[number - 1] if mode == "number" else threshold
+    return {name for name, cosine in cosines.items() if cosine <= cut}
+
+
+def adapted(directory: Path, kind: str, **settings: object) -> PeftModel:
+    torch.manual_seed(9)
+    return with_lora(AutoModelForCausalLM.from_pretrained(directory / "aligned"), TARGETS[kind], **settings)
+
+
+def updates_of(model: PeftModel) -> dict[str, Update]:
+    return {f.name: Update(f.a.detach().clone(), f.b.detach().clone()) for f in lora_factors(model)}
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def kind(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def pair(kind: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp(kind)
+    save_pair(directory, kind)
+    return directory
+
+
+@pytest.mark.parametrize(("mode", "number"), [("number", 1), ("number", 3), ("threshold", 1)])
+def test_in_memory_equals_the_definition(kind: str, pair: Path, mode: str, number: int) -> None:
+    model = adapted(pair, kind)
+    before = updates_of(model)
+    expected = naive(pair, kind, before)
+    cosines = {name: cosine for name, (_, cosine) in expected.items()}
+    threshold = median(cosines.values())
+    report = safe_lora(model, pair / "base", pair / "aligned", mode=mode, number=number, threshold=threshold)
+    chosen = select(cosines, mode, number, threshold)
+    assert set(report.projected) == chosen
+    assert 0 < len(chosen) < len(before)
+    after = updates_of(model)
+    for entry in report.modules:
+        projected, cosine = expected[entry.name]
+        assert entry.cosine == pytest.approx(cosine, abs=1.1e-5)  # a last digit may round the other way
+        assert torch.equal(after[entry.name].a, before[entry.name].a)
+        if entry.projected:
+            assert torch.allclose(after[entry.name].b, projected, rtol=1e-4, atol=1e-6)
+        else:
+            assert torch.equal(after[entry.name].b, before[entry.name].b)
+        held = float((after[entry.name].b @ after[entry.name].a).norm())
+        assert entry.norm_after == pytest.approx(held, rel=1e-4)
+        assert entry.norm_before == pytest.approx(float((before[entry.name].b @ before[entry.name].a).norm()), rel=1e-4)
+
+
+def test_adapter_on_disk_gives_the_logits_of_the_one_in_memory(kind: str, pair: Path, tmp_path: Path) -> None:
+    model = adapted(pair, kind)
+    model.save_pretrained(tmp_path / "adapter")
+    in_memory = safe_lora(model, pair / "base", pair / "aligned", number=2)
+    on_disk = project_adapter(tmp_path / "adapter", pair / "base", pair / "aligned", tmp_path / "out", number=2)
+    assert set(on_disk.projected) == set(in_memory.projected)
+    loaded = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(pair / "aligned"), tmp_path / "out")
+    ids = torch.arange(12).remainder(VOCABULARY).unsqueeze(0)
+    with torch.no_grad():
+        assert torch.equal(loaded.eval()(input_ids=ids).logits, model.eval()(input_ids=ids).logits)
+    written = json.loads((tmp_path / "out" / "safe_lora.json").read_text())
+    assert written["mode"] == "number"
+    assert {m["name"]: m["projected"] for m in written["modules"]} == {m.name: m.projected for m in on_disk.modules}
+
+
+@settings(max_examples=30, deadline=None)
+@given(o=st.integers(2, 24), i=st.integers(2, 24), r=st.integers(1, 24), seed=st.integers(0, 9999))
+def test_cosine_and_projection_for_any_shape(o: int, i: int, r: int, seed: int, tmp_path_factory) -> None:
+    """Square, tall and wide weights, any rank, r = o among them; A and B are never told apart by shape."""
+    directory = tmp_path_factory.mktemp("shapes")
+    torch.manual_seed(seed)
+    sides = [torch.randn(o, i, dtype=torch.float64) for _ in range(2)]
+    for name, weight in zip(("base", "aligned"), sides, strict=True):
+        save_file({"proj.weight": weight}, directory / f"{name}.safetensors")
+    update = Update(torch.randn(r, i, dtype=torch.float64), torch.randn(o, r, dtype=torch.float64))
+    files = (directory / "base.safetensors", directory / "aligned.safetensors")
+    projected, report = project({"proj": update}, *files, mode="number", number=1, threshold=0.0)
+    c = surrogate(sides[1] - sides[0])
+    cosine = torch.nn.functional.cosine_similarity(
+        (c @ update.b @ update.a).flatten(), (update.b @ update.a).flatten(), 0
+    )
+    assert report.modules[0].cosine == round(float(cosine), 5)
+    assert torch.allclose(projected["proj"], c @ update.b, rtol=1e-9, atol=1e-12)
+
+
+class TestSelection:
+    """Ties, zero updates and settings that cannot be met."""
+
+    @pytest.fixture
+    def files(self, tmp_path: Path) -> tuple[Path, Path]:
+        """Four modules of which b and c share V, so that equal updates tie."""
+        torch.manual_seed(0)
+        v = {name: torch.randn(6, 6) for name in "abd"}
+        v["c"] = v["b"]
+        save_file({f"{name}.weight": torch.zeros(6, 6) for name in v}, tmp_path / "base.safetensors")
+        save_file({f"{name}.weight": value.clone() for name, value in v.items()}, tmp_path / "aligned.safetensors")
+        return tmp_path / "base.safetensors", tmp_path / "aligned.safetensors"
+
+    @pytest.fixture
+    def updates(self) -> dict[str, Update]:
+        torch.manual_seed(1)
+        updates = {name: Update(torch.randn(2, 6), torch.randn(6, 2)) for name in "abd"}
+        return {**updates, "c": updates["b"]}
+
+    def test_ties_add_modules(self, files, updates) -> None:
+        _, every = project(updates, *files, mode="threshold", number=1, threshold=1.0)
+        cosines = {module.name: module.cosine for module in every.modules}
+        assert cosines["b"] == cosines["c"]
+        rank = sorted(cosines.values()).index(cosines["b"]) + 1
+        _, report = project(updates, *files, mode="number", number=rank, threshold=0.5)
+        assert {"b", "c"} <= set(report.projected)
+        assert len(report.projected) == rank + 1
+        assert report.threshold == cosines["b"]
+
+    def test_threshold_is_inclusive_and_ignores_the_number(self, files, updates) -> None:
+        _, every = project(updates, *files, mode="threshold", number=99, threshold=1.0)
+        lowest = min(every.modules, key=lambda module: module.cosine)
+        _, report = project(updates, *files, mode="threshold", number=99, threshold=lowest.cosine)
+        assert lowest.name in report.projected
+
+    def test_zero_update_has_no_direction(self, files, updates) -> None:
+        updates["a"] = Update(updates["a"].a, torch.zeros(6, 2))
+        projected, report = project(updates, *files, mode="number", number=4, threshold=0.5)
+        (zero,) = [module for module in report.modules if module.name == "a"]
+        assert zero.cosine is None
+        assert not zero.projected
+        assert set(projected) == {"b", "c", "d"}
+        none = {name: Update(update.a, torch.zeros(6, 2)) for name, update in updates.items()}
+        projected, report = project(none, *files, mode="number", number=1, threshold=0.5)
+        assert (projected, report.threshold) == ({}, None)
+        assert json.loads(json.dumps(report.to_dict(), allow_nan=False))["modules"][0]["cosine"] is None
+
+    def test_update_outside_the_range_of_v_is_the_first_to_go(self, tmp_path) -> None:
+        weights = {name: torch.zeros(4, 4) for name in ("inside", "outside")}
+        save_file({f"{name}.weight": value for name, value in weights.items()}, tmp_path / "base.safetensors")
+        for value in weights.values():
+            value[0, 0] = 2.0  # V = 2 e₁e₁ᵀ, Ĉ = 2 e₁e₁ᵀ
+        save_file({f"{name}.weight": value for name, value in weights.items()}, tmp_path / "aligned.safetensors")
+        a, b = torch.ones(1, 4), torch.eye(4)
+        updates = {"inside": Update(a, b[:, :1].clone()), "outside": Update(a, b[:, 1:2].clone())}
+        files = (tmp_path / "base.safetensors", tmp_path / "aligned.safetensors")
+        projected, report = project(updates, *files, mode="number", number=1, threshold=0.5)
+        assert [module.cosine for module in report.modules] == [1.0, 0.0]
+        assert report.projected == ("outside",)
+        assert float(projected["outside"].norm()) == 0.0
+        assert report.modules[1].norm_after == 0.0
+
+    @pytest.mark.parametrize(
+        ("settings", "message"),
+        [
+            ({"mode": "number", "number": 5}, "number=5 must lie between 1 and 4, the number of adapted modules"),
+            ({"mode": "number", "number": 0}, "number=0 must lie between 1 and 4"),
+            ({"mode": "threshold", "threshold": 1.5}, "threshold=1.5 must lie between -1 and 1"),
+            ({"mode": "best"}, "mode='best' is unknown; allowed: number, threshold"),
+        ],
+    )
+    def test_settings_that_cannot_be_met(self, files, updates, settings, message) -> None:
+        with pytest.raises(ValueError, match=message):
+            project(updates, *files, **{"mode": "number", "number": 1, "threshold": 0.5, **settings})
+
+    def test_shape_mismatch_names_the_module(self, files, updates) -> None:
+        updates["d"] = Update(torch.randn(2, 7), torch.randn(6, 2))
+        with pytest.raises(ValueError, match=r"'d': the adapter's update is 6×7, the checkpoints' weight 6×6"):
+            project(updates, *files, mode="number", number=1, threshold=0.5)
+
+
+class TestAdapterFiles:
+    """What is kept, and what is refused by name."""
+
+    @pytest.fixture
+    def pair(self, tmp_path: Path) -> Path:
+        save_pair(tmp_path, "llama")
+        return tmp_path
+
+    def test_other_tensors_and_types_are_kept(self, pair: Path) -> None:
+        model = adapted(pair, "llama", modules_to_save=["lm_head"])
+        model.save_pretrained(pair / "adapter")
+        file = pair / "adapter" / "adapter_model.safetensors"
+        halves = {key: value.half() for key, value in load_file(file).items()}
+        save_file(halves, file, metadata={"format": "pt"})
+        report = project_adapter(pair / "adapter", pair / "base", pair / "aligned", pair / "out", number=1)
+        written = load_file(pair / "out" / "adapter_model.safetensors")
+        assert written.keys() == halves.keys()
+        changed = {key for key, value in written.items() if not torch.equal(value, halves[key])}
+        assert changed == {f"base_model.model.{name}.lora_B.weight" for name in report.projected}
+        assert {value.dtype for value in written.values()} == {torch.float16}
+
+    def test_output_in_use(self, pair: Path) -> None:
+        adapted(pair, "llama").save_pretrained(pair / "adapter")
+        with pytest.raises(ValueError, match=r"out=.*exists and is not an empty directory"):
+            project_adapter(pair / "adapter", pair / "base", pair / "aligned", pair / "base", number=1)
+
+    @pytest.mark.parametrize(
+        ("changes", "message"),
+        [
+            ({"use_dora": True}, "uses DoRA"),
+            ({"peft_type": "ADALORA"}, "peft_type=ADALORA: only LORA"),
+            ({"init_lora_weights": "pissa"}, "init_lora_weights='pissa'"),
+            ({"target_parameters": ["x"]}, "uses target_parameters"),
+        ],
+    )
+    def test_other_adapters_are_refused(self, pair: Path, changes: dict[str, object], message: str) -> None:
+        adapted(pair, "llama").save_pretrained(pair / "adapter")
+        config = pair / "adapter" / "adapter_config.json"
+        config.write_text(json.dumps({**json.loads(config.read_text()), **changes}))
+        with pytest.raises(ValueError, match=message):
+            project_adapter(pair / "adapter", pair / "base", pair / "aligned", pair / "out", number=1)
+        assert not (pair / "out").exists()
+
+    def test_missing_or_pickled_adapter(self, pair: Path) -> None:
+        with pytest.raises(ValueError, match=r"has no adapter_config.json"):
+            project_adapter(pair / "base", pair / "base", pair / "aligned", pair / "out")
+        adapted(pair, "llama").save_pretrained(pair / "adapter")
+        (pair / "adapter" / "adapter_model.safetensors").rename(pair / "adapter" / "adapter_model.bin")
+        with pytest.raises(ValueError, match=r"adapter_model.bin is pickled and never loaded"):
+            project_adapter(pair / "adapter", pair / "base", pair / "aligned", pair / "out")
+
+    def test_lonely_factor(self, pair: Path) -> None:
+        adapted(pair, "llama").save_pretrained(pair / "adapter")
+        file = pair / "adapter" / "adapter_model.safetensors"
+        tensors = load_file(file)
+        del tensors["base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"]
+        save_file(tensors, file)
+        with pytest.raises(ValueError, match=r"'model.layers.0.self_attn.q_proj' has only one of lora_A and lora_B"):
+            project_adapter(pair / "adapter", pair / "base", pair / "aligned", pair / "out")
