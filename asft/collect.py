@@ -85,7 +85,7 @@ def differences(cell: CellConfig) -> list[str]:
     recipe = (training.lr, training.epochs, attack.n)
     if recipe != (5e-5, 10, 1000):
         notes.append(
-            f"Fine-tune: lr {training.lr:g}, {training.epochs} epochs, n = {attack.n}; the paper has lr 5e-05, "
+            f"Fine-tune: lr {training.lr:g}, {training.epochs} epoch(s), n = {attack.n}; the paper has lr 5e-05, "
             "10 epochs, n = 1000."
         )
     notes.append(f"Scored on {cell.evaluation.n_harmful} malicious prompts; the paper has 250.")

@@ -1,0 +1,77 @@
+"""``asft anchor inspect``, ``asft project`` and ``asft align`` as a user types them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import Cli
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import AutoModelForCausalLM
+
+
+def test_inspect_answers_whether_it_is_more_than_weight_decay(
+    cli: Cli, pair_overrides: list[str], tmp_path: Path
+) -> None:
+    shown = cli("anchor", "inspect", *pair_overrides)
+    assert shown.returncode == 0, shown.stderr
+    assert shown.stdout.count("self_attn.q_proj") == 2
+    assert "weight decay" in shown.stdout
+    folder = tmp_path / "outputs" / "reports" / "anchor_pair_asft"
+    spectra = json.loads((folder / "spectrum.json").read_text())
+    assert "eigenvalues" in json.dumps(spectra)
+    page = (folder / "spectrum.html").read_text()
+    assert "plotly" in page
+    assert "<script src=" not in page, "the page opens offline"
+
+
+def test_project_repairs_an_adapter_on_disk(cli: Cli, random_pair: Path, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = get_peft_model(
+        AutoModelForCausalLM.from_pretrained(random_pair / "aligned"),
+        LoraConfig(r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=False),
+    )
+    model.save_pretrained(str(tmp_path / "adapter"))
+    arguments = ["--base", random_pair / "base", "--aligned", random_pair / "aligned", "--out", tmp_path / "safe"]
+    shown = cli("project", str(tmp_path / "adapter"), *map(str, arguments), "--number", "2")
+    assert shown.returncode == 0, shown.stderr
+    assert "2 of 4 modules projected" in shown.stdout
+    start = AutoModelForCausalLM.from_pretrained(random_pair / "aligned")
+    projected = PeftModel.from_pretrained(start, str(tmp_path / "safe"))
+    ids = torch.arange(5, 15)[None]
+    with torch.no_grad():
+        assert not torch.equal(projected(ids).logits, model.eval()(ids).logits)
+    assert json.loads((tmp_path / "safe" / "safe_lora.json").read_text())
+
+
+@pytest.mark.parametrize(
+    ("changed", "part"),
+    [(("--number", "99"), "99"), (("--base", "/no/such"), "/no/such")],
+)
+def test_project_names_a_mistake(
+    cli: Cli, random_pair: Path, tmp_path: Path, changed: tuple[str, str], part: str
+) -> None:
+    model = get_peft_model(
+        AutoModelForCausalLM.from_pretrained(random_pair / "aligned"), LoraConfig(target_modules=["q_proj"])
+    )
+    model.save_pretrained(str(tmp_path / "adapter"))
+    options = {
+        "--base": str(random_pair / "base"),
+        "--aligned": str(random_pair / "aligned"),
+        "--out": "safe",
+        "--number": "1",
+    }
+    options |= dict([changed])
+    shown = cli("project", str(tmp_path / "adapter"), *(word for pair in options.items() for word in pair))
+    assert shown.returncode == 2
+    assert part in shown.stderr
+    assert "Traceback" not in shown.stderr
+    assert not (tmp_path / "safe").exists()
+
+
+def test_align_says_where_the_pair_is(cli: Cli, pair_overrides: list[str], random_pair: Path) -> None:
+    shown = cli("align", *pair_overrides)
+    assert shown.returncode == 0, shown.stderr
+    assert str(random_pair / "aligned") in shown.stderr
