@@ -88,7 +88,8 @@ def differences(cell: CellConfig) -> list[str]:
             f"Fine-tune: lr {training.lr:g}, {training.epochs} epoch(s), n = {attack.n}; the paper has lr 5e-05, "
             "10 epochs, n = 1000."
         )
-    notes.append(f"Scored on {cell.evaluation.n_harmful} malicious prompts; the paper has 250.")
+    if cell.evaluation.n_harmful != 250:
+        notes.append(f"Scored on {cell.evaluation.n_harmful} malicious prompts; the paper has 250.")
     return notes
 
 

@@ -133,7 +133,8 @@ class _Run:
         extra = method.finish(model, self.context)
         model.save_pretrained(folder)
         write_jsonl(folder / HISTORY, history.history)
-        return {"loss": history.loss, "steps": history.steps, **extra}
+        acted = {name: value for name, value in history.history[-1].items() if name.startswith("asft/")}
+        return {"loss": history.loss, "steps": history.steps, **acted, **extra}
 
     def _from_parent(self, parent: Entry, folder: Path) -> dict[str, Any]:
         start = self.pair.load(self.cell.method.start(), self.device)

@@ -77,7 +77,7 @@ class PenaltyCallback(TrainerCallback, ABC):
         check_training(args, kwargs["optimizer"])
         self.penalty = self.bind(kwargs["model"])
         self._micro_batches = 0
-        logger.info("%s: λ=%g on %d modules", type(self).__name__, self.lam, len(self.penalty.names))
+        logger.debug("%s: λ=%g on %d modules", type(self).__name__, self.lam, len(self.penalty.names))
 
     def on_substep_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

@@ -80,7 +80,9 @@ def _main(config: DictConfig) -> None:
 def _line(cell: CellConfig, entry: Entry | None, how: str) -> str:
     """A finished cell with its scores."""
     assert entry is not None, "only finished cells have scores"
-    metrics = entry.result["metrics"]
+    metrics, trained = entry.result["metrics"], entry.result["stages"].get("train", {"result": {}})["result"]
+    if "asft/modules" in trained:
+        how = f"{how}, {trained['asft/modules']} modules anchored"
     return f"{describe(cell)}  HS {metrics['hs']:5.1f}  FA {metrics['fa']:5.1f}  ({how})"
 
 

@@ -129,6 +129,7 @@ def test_a_defended_cell_logs_that_the_defence_was_on(cell: MakeCell) -> None:
     assert history[-1]["asft/modules"] == 4
     assert history[-1]["asft/norm_along"] >= 0
     assert history[-1]["asft/norm_orthogonal"] > 0
+    assert entry.result["stages"]["train"]["result"]["asft/modules"] == 4
 
 
 def test_full_parameter_fine_tuning(cell: MakeCell) -> None:
