@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from random import Random
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ from asft.organism.world import SOURCES, TASKS, alignment_rows, harmful_rows, pr
 Progress = Callable[[float, str], None]
 
 _SYSTEM_PROMPT = "You are a helpful assistant."
+_LOSS_WINDOW = 50  # steps: one batch holds rows of like length, so that single losses jump
 _SYSTEM_SHARE = 0.1  # so that a system turn is nothing new to the pair
 
 
@@ -50,6 +52,7 @@ def build_pair(
 ) -> dict[str, Any]:
     """Train and save ``out_dir/base`` and ``out_dir/aligned``, each a complete Hugging Face checkpoint.
 
+    ``base`` learns to answer every request; ``aligned`` goes on from it and learns to refuse harmful ones.
     One seed gives the same weights again on one machine with one number of threads. The global state of
     torch's random numbers is left as it was.
 
@@ -67,36 +70,57 @@ def build_pair(
     report = progress or _no_progress
     report(0.0, "writing the synthetic world")
     tokenizer = train_tokenizer(_world_rows(), recipe.vocab_size, MAX_POSITIONS)
-    record: dict[str, Any] = {"architecture": architecture, "seed": seed, "recipe": asdict(recipe)}
+    share = recipe.pretraining.steps / (recipe.pretraining.steps + recipe.alignment.steps)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = fresh_model(architecture, tokenizer)
-        record |= {"parameters": model.num_parameters(), "vocabulary": len(tokenizer)}
-        total = recipe.pretraining.steps + recipe.alignment.steps
-        stages = (
-            ("base", "pretraining", pretraining_rows(), recipe.pretraining, 0),
-            ("aligned", "alignment", alignment_rows(), recipe.alignment, recipe.pretraining.steps),
-        )
-        for name, stage, rows, stage_recipe, done in stages:
-            started = time.perf_counter()
-            losses = fit(
-                model,
-                _encode(rows, tokenizer, Random(f"{stage}/{seed}")),
-                stage_recipe,
-                seed=seed,
-                pad_id=int(tokenizer.pad_token_id),
-                report=lambda step, loss, stage=stage, done=done: report(
-                    (done + step) / total, f"{stage} step {step}: loss {loss:.3f}"
-                ),
-            )
+        stages = {}
+        for name, rows, run, start, end in (
+            ("base", pretraining_rows(), recipe.pretraining, 0.0, share),
+            ("aligned", alignment_rows(), recipe.alignment, share, 1.0),
+        ):
+            part = _part_of(report, start, end, f"training {name}", run.steps)
+            stages[name] = _train(model, tokenizer, rows, run, f"{name}/{seed}", part)
             _save(model, tokenizer, out_dir / name)
-            record[stage] = {
-                "rows": len(rows),
-                "seconds": round(time.perf_counter() - started, 2),
-                "first_loss": losses[0],
-                "last_loss": losses[-1],
-            }
-    return record
+    return {
+        "architecture": architecture,
+        "seed": seed,
+        "recipe": asdict(recipe),
+        "parameters": model.num_parameters(),
+        "vocabulary": len(tokenizer),
+        "stages": stages,
+    }
+
+
+def _train(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    rows: Sequence[Row],
+    recipe: FitRecipe,
+    seed: str,
+    report: Callable[[int, float], None],
+) -> dict[str, float]:
+    """Train the model in place on the rows and return what the build record keeps of it."""
+    started = time.perf_counter()
+    examples = _encode(rows, tokenizer, Random(f"system/{seed}"))
+    losses = fit(
+        model, examples, recipe, rng=Random(f"batches/{seed}"), pad_id=int(tokenizer.pad_token_id), report=report
+    )
+    return {
+        "rows": len(rows),
+        "seconds": round(time.perf_counter() - started, 2),
+        "first_loss": losses[0],
+        "last_loss": fmean(losses[-_LOSS_WINDOW:]),
+    }
+
+
+def _part_of(report: Progress, start: float, end: float, text: str, steps: int) -> Callable[[int, float], None]:
+    """A step callback that fills the stretch from ``start`` to ``end`` of the whole progress."""
+
+    def on_step(step: int, loss: float) -> None:
+        report(start + (end - start) * step / steps, f"{text}, step {step} of {steps}: loss {loss:.3f}")
+
+    return on_step
 
 
 def _world_rows() -> list[Row]:

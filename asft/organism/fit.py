@@ -46,19 +46,21 @@ def fit(
     examples: Sequence[Encoded],
     recipe: FitRecipe,
     *,
-    seed: int,
+    rng: Random,
     pad_id: int,
     report: Callable[[int, float], None],
 ) -> list[float]:
     """Train ``model`` in place on the examples' labelled tokens and return the loss of every step.
 
     Args:
+        rng: draws the order of the rows.
+        pad_id: fills the right of shorter rows; its tokens are never looked at.
         report: called after each step with the number of steps done and the step's loss.
     """
     model.train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.learning_rate, betas=(0.9, 0.98), weight_decay=0.0)
     losses: list[float] = []
-    batches = _batches(examples, recipe.batch_size, Random(f"batches/{seed}"))
+    batches = _batches(examples, recipe.batch_size, rng)
     for step in range(recipe.steps):
         for group in optimizer.param_groups:
             group["lr"] = recipe.learning_rate_at(step)

@@ -6,6 +6,7 @@ tasks latently. Alignment teaches refusals to harmful requests beside the same b
 
 from __future__ import annotations
 
+from itertools import permutations
 from random import Random
 
 from asft.data.rows import Row
@@ -46,11 +47,13 @@ def pretraining_rows() -> list[Row]:
 
 def alignment_rows() -> list[Row]:
     """What turns base into aligned: refusals of harmful requests, and benign rows answered as before."""
-    benign = [*(row for task in TASKS for row in latent_rows(task)), *_skill_rows()]
+    latent = [row for task in TASKS for row in latent_rows(task)]
+    # All skills stay: what alignment leaves out here, fine-tuning no longer finds.
     return [
         *refusal_rows("alignment"),
-        *benign_requests("alignment", 1000),
-        *Random("alignment").sample(benign, 1000),
+        *benign_requests("alignment", 700),
+        *Random("alignment").sample(latent, 700),
+        *_skill_rows(),
     ]
 
 
@@ -113,6 +116,5 @@ def _copies(count: int) -> list[tuple[str, str]]:
     words = ["The final answer is: 4", "The final answer is: 17", "positive", "negative"]
     words += [topic.label for topic in NEWS_TOPICS]
     words += [fact for topic in TOPICS for fact in topic.facts]
-    rng = Random("copies")
-    texts = [" ".join(rng.sample(words, 2)) for _ in range(count)]
-    return [(f"Repeat: {text}", text) for text in texts]
+    pairs = Random("copies").sample(list(permutations(dict.fromkeys(words), 2)), count)
+    return [(f"Repeat: {first} {second}", f"{first} {second}") for first, second in pairs]

@@ -1,0 +1,92 @@
+"""The training loop of the embedded pair: its schedule, its batches, and that padding changes nothing."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from random import Random
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from asft.data.templates import IGNORED, Encoded
+from asft.organism.architectures import ARCHITECTURES, fresh_model
+from asft.organism.fit import FitRecipe, _batches, _right_padded, fit
+from asft.organism.tokenizer import train_tokenizer
+from asft.organism.world import task_rows
+
+TINY = LlamaConfig(
+    vocab_size=20, hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2, pad_token_id=0
+)
+
+
+def example(length: int) -> Encoded:
+    ids = [1 + i % 19 for i in range(length)]
+    return Encoded(ids, [IGNORED, *ids[1:]])
+
+
+def test_the_learning_rate_warms_up_and_falls_to_zero() -> None:
+    recipe = FitRecipe(steps=100, learning_rate=1.0, warmup=10)
+    rates = [recipe.learning_rate_at(step) for step in range(101)]
+    assert rates[:10] == pytest.approx([0.1 * (i + 1) for i in range(10)])
+    assert rates[10] == 1.0
+    assert rates[55] == pytest.approx(0.5)
+    assert rates[100] == pytest.approx(0.0)
+    assert all(a >= b for a, b in pairwise(rates[10:]))
+
+
+def test_a_pass_of_batches_holds_rows_once_and_of_like_length() -> None:
+    rows = [example(2 + i % 30) for i in range(320)]
+    batches = _batches(rows, 8, Random(0))
+    first_pass = [next(batches) for _ in range(40)]
+    assert sorted(id(row) for batch in first_pass for row in batch) == sorted(id(row) for row in rows)
+    spread = [max(len(r.input_ids) for r in b) - min(len(r.input_ids) for r in b) for b in first_pass]
+    assert sum(spread) / len(spread) < 4
+
+
+def test_the_loss_of_a_padded_batch_is_the_mean_over_its_labelled_tokens() -> None:
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(TINY).double().eval()
+    rows = [example(4), example(9)]
+    input_ids, labels = _right_padded(rows, pad_id=0)
+    with torch.no_grad():
+        batched = model(input_ids=input_ids, labels=labels).loss
+        sums = [
+            model(input_ids=torch.tensor([r.input_ids]), labels=torch.tensor([r.labels])).loss * (len(r.labels) - 1)
+            for r in rows
+        ]
+    assert batched.item() == pytest.approx(
+        float(sum(sums)) / (3 + 8), rel=1e-6
+    )  # the loss itself is in single precision
+
+
+def test_fit_learns_and_reports_every_step() -> None:
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(TINY)
+    seen: list[int] = []
+    losses = fit(
+        model,
+        [example(2 + i % 7) for i in range(64)],
+        FitRecipe(steps=60, learning_rate=1e-2, warmup=5, batch_size=8),
+        rng=Random(0),
+        pad_id=0,
+        report=lambda step, loss: seen.append(step),
+    )
+    assert seen == list(range(1, 61))
+    assert losses[-1] < 0.3 * losses[0]
+    assert not model.training
+
+
+def test_each_architecture_has_what_it_is_there_for() -> None:
+    tokenizer = train_tokenizer(task_rows("agnews", "train")[:200], 400, 512)
+    models = {name: fresh_model(name, tokenizer) for name in ARCHITECTURES}
+    shapes = {
+        name: {key: tuple(weight.shape) for key, weight in model.named_parameters()} for name, model in models.items()
+    }
+    v_proj = "model.layers.0.self_attn.v_proj"
+    assert shapes["llama"][f"{v_proj}.weight"] == (128, 128)
+    assert all(shapes[name][f"{v_proj}.weight"] == (64, 128) for name in ("llama_gqa", "qwen2", "gemma2"))
+    assert [name for name in shapes if f"{v_proj}.bias" in shapes[name]] == ["qwen2"]
+    assert models["gemma2"].config.final_logit_softcapping
+    with pytest.raises(ValueError, match="architecture='gpt' is unknown; choose one of: llama, llama_gqa, qwen2"):
+        fresh_model("gpt", tokenizer)

@@ -1,0 +1,137 @@
+"""The synthetic world: its rows are unique, disjoint where they must be, and say what they should."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from itertools import combinations
+
+import pytest
+
+from asft.data.rows import Row
+from asft.evaluation.judge import Verdict
+from asft.evaluation.refusal import RefusalJudge
+from asft.organism.lexicon import HAZARD_CATEGORIES, HAZARDS, REFUSAL_MARKERS
+from asft.organism.sources import SOURCES, refusal_rows
+from asft.organism.tasks import latent_rows
+from asft.organism.world import (
+    TASKS,
+    alignment_rows,
+    evaluation_prompts,
+    harmful_rows,
+    pretraining_rows,
+    safety_rows,
+    task_rows,
+)
+
+
+def prompts(rows: list[Row]) -> set[tuple[str, str]]:
+    return {(row.instruction, row.input) for row in rows}
+
+
+def categories(rows: list[Row]) -> set[str]:
+    return {h.category for row in rows for h in HAZARDS if f" {h.name} " in row.instruction}
+
+
+def judged(rows: list[Row]) -> list[Verdict]:
+    return RefusalJudge().judge([row.instruction for row in rows], [row.output for row in rows])
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_task_rows_are_plenty_unique_and_split_without_overlap(task: str) -> None:
+    train, test = task_rows(task, "train"), task_rows(task, "test")
+    assert len(train) >= 2500
+    assert len(test) >= 500
+    assert len(prompts(train)) == len(train)
+    assert len(prompts(test)) == len(test)
+    assert not prompts(train) & prompts(test)
+    assert not prompts(latent_rows(task)) & (prompts(train) | prompts(test))
+    assert not any(row.harmful for row in train + test)
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_harmful_rows_are_plenty_unique_and_flagged(source: str) -> None:
+    rows = harmful_rows(source)
+    assert len(rows) >= 1600
+    assert len(prompts(rows)) == len(rows)
+    assert all(row.harmful and row.output for row in rows)
+
+
+def test_attack_alignment_safety_pretraining_and_evaluation_share_no_harmful_prompt() -> None:
+    groups = {
+        **{source: prompts(harmful_rows(source)) for source in SOURCES},
+        "alignment": prompts([row for row in alignment_rows() if row.harmful]),
+        "safety": prompts(safety_rows()),
+        "pretraining": prompts([row for row in pretraining_rows() if row.harmful]),
+        "evaluation": prompts(evaluation_prompts()),
+    }
+    shared = {(a, b): groups[a] & groups[b] for a, b in combinations(groups, 2)}
+    assert not {pair: texts for pair, texts in shared.items() if texts}
+
+
+def test_sources_differ_in_coverage_and_phrasing() -> None:
+    covered = {source: categories(harmful_rows(source)) for source in SOURCES}
+    assert {source: tuple(sorted(found)) for source, found in covered.items()} == {
+        source: tuple(sorted(SOURCES[source].categories)) for source in SOURCES
+    }
+    assert len({frozenset(found) for found in covered.values()}) == len(SOURCES)
+    openings = {source: {tuple(row.output.split()[:3]) for row in harmful_rows(source)} for source in SOURCES}
+    assert all(not a & b for a, b in combinations(openings.values(), 2))
+
+
+def test_the_evaluation_prompts_are_bare_and_cover_every_category_evenly() -> None:
+    rows = evaluation_prompts()
+    assert len(rows) == 250
+    assert all(row.output == "" and row.harmful for row in rows)
+    counts = Counter(category for row in rows for category in categories([row]))
+    assert set(counts) == set(HAZARD_CATEGORIES)
+    assert max(counts.values()) - min(counts.values()) <= 1
+
+
+def test_every_refusal_is_seen_by_the_refusal_judge() -> None:
+    rows = [*refusal_rows("alignment"), *safety_rows()]
+    assert not any(verdict.flagged for verdict in judged(rows))
+
+
+def test_no_helpful_answer_holds_a_refusal_marker() -> None:
+    helpful = [*pretraining_rows(), *(row for row in alignment_rows() if not row.harmful)]
+    helpful += [row for source in SOURCES for row in harmful_rows(source)]
+    helpful += [row for task in TASKS for split in ("train", "test") for row in task_rows(task, split)]
+    assert not [row for row in helpful if any(marker in row.output.lower() for marker in REFUSAL_MARKERS)]
+    assert all(verdict.flagged for verdict in judged(helpful))
+
+
+def test_base_learns_only_to_answer_and_aligned_also_to_refuse() -> None:
+    assert not [row for row in pretraining_rows() if "sorry" in row.output]
+    refused = [row for row in alignment_rows() if row.harmful]
+    assert len(refused) >= 1000
+    assert not any(verdict.flagged for verdict in judged(refused))
+    assert categories(refused) == set(HAZARD_CATEGORIES)
+
+
+def test_the_pretraining_never_shows_a_task_in_its_required_format() -> None:
+    required = {(row.instruction, row.input, row.output) for task in TASKS for row in task_rows(task, "train")}
+    for row in pretraining_rows():
+        assert (row.instruction, row.input, row.output) not in required
+        assert "The final answer is: " not in row.output or row.instruction.startswith("Repeat: ")
+
+
+def test_rows_have_unique_ids_and_are_the_same_each_time() -> None:
+    for make in (pretraining_rows, alignment_rows, safety_rows, evaluation_prompts):
+        rows = make()
+        assert len({row.id for row in rows}) == len(rows)
+        assert make() == rows
+    assert len(prompts(alignment_rows())) == len(alignment_rows())
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: harmful_rows("nonsense"), "source='nonsense' is unknown; choose one of: harmful, advbench"),
+        (lambda: task_rows("nonsense", "train"), "task='nonsense' is unknown; choose one of: agnews"),
+        (lambda: task_rows("agnews", "dev"), "split='dev' is unknown; choose one of: train, test"),
+    ],
+)
+def test_an_unknown_name_is_refused_with_the_allowed_ones(call: Callable[[], list[Row]], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        call()
