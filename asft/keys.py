@@ -72,8 +72,13 @@ def mixture_settings(cell: CellConfig) -> Settings:
         "benign": attack.benign_count(),
         "harmful": attack.harmful_count(),
         "seed": cell.seed,
-        "method": cell.method.settings() if _overrides(cell.method, "mixture") else None,
+        "method": _mixing_identity(cell) if _overrides(cell.method, "mixture") else None,
     }
+
+
+def _mixing_identity(cell: CellConfig) -> Settings:
+    """A method that changes the rows may draw on the safety pool, and on the tokenizer for a trigger."""
+    return {**cell.method.settings(), "safety": attack_identity(cell), "pair": content_key(pair_settings(cell))}
 
 
 def train_settings(cell: CellConfig, pair: Settings, mixture: Settings) -> Settings:

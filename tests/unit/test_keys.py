@@ -53,6 +53,11 @@ def test_safe_lora_depends_on_its_parent_alone() -> None:
     assert of("method=safe_lora", "training.lr=1").key != of("method=safe_lora").key
 
 
+def test_a_trigger_depends_on_the_model_s_tokenizer() -> None:
+    assert of("method=bea").mixture != of("method=bea", "model=tiny_qwen2").mixture
+    assert of("method=sft").mixture == of("method=sft", "model=tiny_qwen2").mixture
+
+
 def test_methods_share_the_mixture() -> None:
     assert of("method=sft").mixture == of("method=asft").mixture == of("method=l2").mixture
 
