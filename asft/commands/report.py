@@ -32,7 +32,7 @@ def report(arguments: list[str]) -> int:
     paths = write_report(spec, cells, folder)
     terminal = Console(file=sys.stdout, highlight=False)
     print_report(spec, cells, terminal)
-    terminal.print(f"\nPage: {paths.html}", soft_wrap=True)
+    terminal.print(f"\nPage: {paths.html.resolve()}", soft_wrap=True)
     return 0
 
 

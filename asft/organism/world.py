@@ -47,13 +47,11 @@ def pretraining_rows() -> list[Row]:
 
 def alignment_rows() -> list[Row]:
     """What turns base into aligned: refusals of harmful requests, and benign rows answered as before."""
-    latent = [row for task in TASKS for row in latent_rows(task)]
-    # All skills stay: what alignment leaves out here, fine-tuning no longer finds.
+    benign = [*(row for task in TASKS for row in latent_rows(task)), *_skill_rows()]
     return [
         *refusal_rows("alignment"),
-        *benign_requests("alignment", 700),
-        *Random("alignment").sample(latent, 700),
-        *_skill_rows(),
+        *benign_requests("alignment", 1000),
+        *Random("alignment").sample(benign, 1000),
     ]
 
 
