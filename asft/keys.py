@@ -18,7 +18,7 @@ from asft.store import content_key
 Settings = dict[str, Any]
 
 # Raise a stage's number when its code starts to give another result for the same settings.
-CODE = {"mixture": 1, "train": 1, "generate": 1, "judge": 1}
+CODE = {"pair": 1, "mixture": 1, "train": 1, "generate": 1, "judge": 1}
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,12 @@ def mixture_settings(cell: CellConfig) -> Settings:
 
 def _mixing_identity(cell: CellConfig) -> Settings:
     """A method that changes the rows may draw on the safety pool, and on the tokenizer for a trigger."""
-    return {**cell.method.settings(), "safety": attack_identity(cell), "pair": content_key(pair_settings(cell))}
+    return {
+        **cell.method.settings(),
+        "attack": asdict(cell.attack),
+        "safety": attack_identity(cell),
+        "pair": content_key(pair_settings(cell)),
+    }
 
 
 def train_settings(cell: CellConfig, pair: Settings, mixture: Settings) -> Settings:
@@ -107,9 +112,17 @@ def _pair_settings(model: ModelConfig, cell: CellConfig) -> Settings:
 
         return {**settings, "world": VERSION, "recipe": asdict(BuildRecipe())}
     if isinstance(model, PretrainedModel):
-        sides = {side: _checkpoint(Path(path)) for side, path in (("base", model.base), ("aligned", model.aligned))}
+        sides = {
+            side: _checkpoint(Path(path).expanduser())
+            for side, path in (("base", model.base), ("aligned", model.aligned))
+        }
         return {**settings, **sides}
-    return {**settings, "data": attack_identity(cell)}
+    from asft import smollm
+    from asft.data import official
+
+    root = official.data_root(str(cell.data.root))
+    data = {**official.harmful_identity(root), **official.training_identity(root, "alpaca")}
+    return {**settings, "code": CODE["pair"], "package": smollm.package_version(), "data": data}
 
 
 def _checkpoint(path: Path) -> str | Settings:

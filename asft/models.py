@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
 Dtype = Literal["float32", "bfloat16"]
 
+# Everything of a checkpoint that can change an answer; pickles are not among it.
+CHECKPOINT_FILES = ("*.safetensors", "*.json", "tokenizer.model", "*.txt", "*.jinja")
+
 
 @dataclass(frozen=True)
 class Pair:
@@ -69,7 +72,7 @@ def resolve_device(device: str) -> torch.device:
 
 def checkpoint_identity(folder: Path) -> dict[str, Any]:
     """What tells a local checkpoint from another without reading its weights: names, sizes, times, headers."""
-    files = sorted([*folder.glob("*.safetensors"), *folder.glob("config.json"), *folder.glob("tokenizer*.json")])
+    files = sorted(file for pattern in CHECKPOINT_FILES for file in folder.glob(pattern))
     stats = {file.name: [file.stat().st_size, file.stat().st_mtime_ns] for file in files}
     config = folder / "config.json"
     return {"files": stats, "config": json.loads(config.read_text()) if config.exists() else {}}

@@ -14,11 +14,10 @@ from asft.anchor.pair import CheckpointPair
 from asft.config import CellConfig, OrganismModel, PretrainedModel, SafetyTunedModel
 from asft.console import console
 from asft.keys import pair_settings
-from asft.models import Pair
+from asft.models import CHECKPOINT_FILES, Pair
 from asft.store import Store, content_key
 
 log = logging.getLogger(__name__)
-_SAFE_FILES = ("*.safetensors", "*.json", "tokenizer.model", "*.txt", "*.jinja")
 
 
 def prepare_pair(cell: CellConfig, store: Store) -> Pair:
@@ -71,7 +70,7 @@ def _fetch(source: str, revision: str, key: str) -> Path:
     if source.startswith((".", "/", "~")):
         raise ValueError(f"{key}={source}: no such folder")
     try:
-        return Path(snapshot_download(source, revision=revision, allow_patterns=list(_SAFE_FILES)))
+        return Path(snapshot_download(source, revision=revision, allow_patterns=list(CHECKPOINT_FILES)))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ValueError(

@@ -53,6 +53,22 @@ def test_safe_lora_depends_on_its_parent_alone() -> None:
     assert of("method=safe_lora", "training.lr=1").key != of("method=safe_lora").key
 
 
+def test_a_share_of_n_depends_on_n_and_not_on_the_counts_alone() -> None:
+    appended = of("method=safeinstr", "attack.n=1000", "attack.p=0.1", "attack.mix=append")
+    replaced = of("method=safeinstr", "attack.n=1100", "attack.p=0.0909")
+    assert appended.key != replaced.key
+
+
+@pytest.mark.parametrize("name", ["config.json", "generation_config.json", "chat_template.jinja"])
+def test_every_file_that_can_change_an_answer_is_in_the_identity(tmp_path: Any, name: str) -> None:
+    from asft.models import checkpoint_identity
+
+    (tmp_path / name).write_text("{}")
+    before = checkpoint_identity(tmp_path)
+    (tmp_path / name).write_text('{"a": 1}')
+    assert checkpoint_identity(tmp_path) != before
+
+
 def test_a_trigger_depends_on_the_model_s_tokenizer() -> None:
     assert of("method=bea").mixture != of("method=bea", "model=tiny_qwen2").mixture
     assert of("method=sft").mixture == of("method=sft", "model=tiny_qwen2").mixture
