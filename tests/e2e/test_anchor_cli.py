@@ -11,6 +11,8 @@ from conftest import Cli
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM
 
+pytestmark = pytest.mark.slow
+
 
 def test_inspect_answers_whether_it_is_more_than_weight_decay(
     cli: Cli, pair_overrides: list[str], tmp_path: Path

@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 from conftest import Cli
 
+pytestmark = pytest.mark.slow
+
 
 def test_usage_names_every_command(cli: Cli) -> None:
     shown = cli("--help")
@@ -77,7 +79,6 @@ def test_shell_completion_completes_groups_and_choices() -> None:
         assert expected in shown.stdout, (line, shown.stdout, shown.stderr)
 
 
-@pytest.mark.slow
 class TestSweep:
     """A sweep on the random pair: it runs, reports, resumes, and survives a failing cell."""
 

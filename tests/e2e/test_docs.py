@@ -11,6 +11,8 @@ from conftest import REPOSITORY, Cli
 
 from asft.compose import enumerate_cells
 
+pytestmark = pytest.mark.slow
+
 PAGES = [REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md", *sorted((REPOSITORY / "docs").rglob("*.md"))]
 PLACEHOLDERS = ("PATH_OR_HUB_ID", "FOLDER", "…", "ADAPTER")
 

@@ -73,6 +73,7 @@ def test_every_method_gives_scores_and_keeps_every_answer(cell: MakeCell, name: 
     assert json.loads((entry.path / "config.json").read_text())["method"]["name"] == name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", METHODS)
 def test_two_runs_of_one_configuration_agree(cell: MakeCell, name: str, tmp_path: Path) -> None:
     from dataclasses import replace
