@@ -40,10 +40,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     if command in {"", "help", "-h", "--help"}:
         print(USAGE)
         raise SystemExit(0 if command else 2)
+    if command != "project" and command != "run" and {"-h", "--help"} & set(rest):
+        print(USAGE)
+        raise SystemExit(0)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
         raise SystemExit(_dispatch(command, rest))
-    except ValueError as error:
+    except (ValueError, OSError) as error:  # OSError: a path that cannot be read or written names itself
         console.print(f"[bold red]asft {command}:[/] {escape(str(error))}", soft_wrap=True)
         raise SystemExit(2) from None
     except KeyboardInterrupt:

@@ -17,7 +17,7 @@ from typing import Any
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Glob, Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
@@ -145,7 +145,12 @@ def _unknown_key(key: str, overrides: list[str]) -> str:
 
 def _values(override: Override) -> list[str]:
     if override.is_sweep_override():
-        return [str(value) for value in override.sweep_string_iterator()]
+        if not override.is_discrete_sweep() or isinstance(override.value(), Glob):
+            raise ConfigError(f"{override.input_line}: list the values, e.g. {override.key_or_group}=a,b,c")
+        try:
+            return [str(value) for value in override.sweep_string_iterator()]
+        except (HydraException, NotImplementedError) as error:
+            raise ConfigError(f"{override.input_line}: {_one_line(error)}") from error
     return [str(override.get_value_element_as_str())]
 
 

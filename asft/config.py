@@ -287,6 +287,8 @@ def _fields_at(cls: Any, path: list[str]) -> list[str]:
 def _cross_checks(cell: CellConfig) -> None:
     """What no single field can know."""
     attack, model = cell.attack, cell.model
+    if cell.outputs == Path():
+        raise ConfigError("outputs=: name a folder for the results, e.g. outputs=outputs")
     if attack.source == "none" and attack.p > 0:
         raise ConfigError(f"attack.p={attack.p}: attack=none has no harmful rows; choose a source or set attack.p=0")
     if isinstance(model, SafetyTunedModel) and cell.data.root is None:

@@ -22,6 +22,13 @@ def test_usage_names_every_command(cli: Cli) -> None:
         assert f"asft {command}" in shown.stdout
 
 
+@pytest.mark.parametrize("command", ["status", "align", "report", "anchor"])
+def test_every_command_answers_help(cli: Cli, command: str) -> None:
+    shown = cli(command, "--help")
+    assert shown.returncode == 0
+    assert f"asft {command}" in shown.stdout
+
+
 def test_an_unknown_command_names_the_allowed_ones(cli: Cli) -> None:
     shown = cli("rnu")
     assert shown.returncode == 2
@@ -46,6 +53,10 @@ def test_cfg_job_prints_the_configuration(cli: Cli) -> None:
         (["run", "model=smollm2_135m", "data.root=nowhere"], "data.root=nowhere: no folder ft_datasets"),
         (["report", "method=asft"], "name one, e.g. experiment=table2"),
         (["report", "experiment=table2"], "none of its"),
+        (["run", "method=sft", "outputs=/etc/hostname"], "/etc/hostname"),
+        (["run", "outputs="], "name a folder"),
+        (["run", "-m", "method=glob(*)"], "list the values"),
+        (["run", "-m", "lam=interval(0,1)"], "list the values"),
         (["anchor", "show"], "asft anchor inspect"),
         (["anchor", "inspect", "method=sft"], "method=sft: has no anchor"),
     ],
