@@ -21,6 +21,7 @@ from hydra.core.override_parser.types import Glob, Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+from yaml import YAMLError
 
 from asft.config import CellConfig, ConfigError, build_cell
 
@@ -126,6 +127,8 @@ def _parse(overrides: Sequence[str]) -> list[Override]:
 def _compose(overrides: list[str], hydra_too: bool) -> DictConfig:
     try:
         return compose(CONFIG_NAME, overrides=overrides, return_hydra_config=hydra_too)
+    except YAMLError as error:
+        raise ConfigError(f"a YAML file cannot be read: {_one_line(error)}") from error
     except (HydraException, OmegaConfBaseException) as error:
         if match := re.search(r"Could not override '([^']+)'", str(error)):
             raise ConfigError(_unknown_key(match[1], overrides)) from error

@@ -17,6 +17,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from asft.evaluation.judge import Judge
+from asft.measures.base import Measure
 from asft.methods.base import Method
 from asft.tracking import Tracker
 
@@ -26,6 +27,14 @@ T = TypeVar("T")
 
 class ConfigError(ValueError):
     """A mistake in the configuration, told in one line for the person who made it."""
+
+
+@dataclass(frozen=True, config=STRICT)
+class TaskRecipe:
+    """A model's own settings for one task, where they differ from those of the others."""
+
+    lora_lr: Annotated[float, Field(gt=0)]
+    epochs: Annotated[int, Field(ge=1)]
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -42,6 +51,7 @@ class RecipeConfig:
     bea_trigger_tokens: Annotated[int, Field(ge=1)] = 150
     lisa_steps: tuple[int, int] = (100, 900)
     task_max_new_tokens: Annotated[int, Field(ge=1)] = 200
+    tasks: dict[str, TaskRecipe] = dataclasses.field(default_factory=dict)
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -170,7 +180,10 @@ class ExperimentConfig:
 
     Attributes:
         columns: the axis whose values are the columns.
+        rows: what differs between rows: ``method``, or a swept key.
+        row_labels: display names of rows, where the axis' values do not speak for themselves.
         controls: rows that do not compete for the best defence.
+        paper_rows: the paper's name of a row, where it differs.
         paper_columns: the paper's name of a column that stands in for another, e.g. ``tiny_llama: llama2_7b``.
     """
 
@@ -179,12 +192,16 @@ class ExperimentConfig:
     columns: str
     column_title: str
     column_label: str = ""
+    rows: str = "method"
+    row_labels: dict[str, str] = dataclasses.field(default_factory=dict)
+    paper_rows: dict[str, str] = dataclasses.field(default_factory=dict)
     controls: tuple[str, ...] = ("base", "aligned")
     paper_table: str | None = None
     paper_columns: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
 _PLUGINS: dict[str, type[Any]] = {"method": Method, "judge": Judge, "tracker": Tracker}
+_OPTIONAL_PLUGINS: dict[str, type[Any]] = {"measure": Measure}
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid", arbitrary_types_allowed=True))
@@ -206,6 +223,7 @@ class CellConfig:
     outputs: Path
     device: Literal["auto", "cpu", "cuda"] = "auto"
     experiment: ExperimentConfig | None = None
+    measure: Measure | None = None
 
     def plain(self) -> dict[str, Any]:
         """The configuration as plain data, plug-ins by name and class; what manifests and trackers keep."""
@@ -213,6 +231,8 @@ class CellConfig:
         tree = {name: _as_plain(part) for name, part in parts.items()}
         for name in _PLUGINS:
             tree[name] = {"name": parts[name].name, **parts[name].settings()}
+        if self.measure is not None:
+            tree["measure"] = {"name": self.measure.name, **self.measure.settings()}
         return {**tree, "outputs": str(self.outputs)}
 
 
@@ -229,6 +249,9 @@ def build_cell(tree: Mapping[str, Any]) -> CellConfig:
     values = dict(tree)
     for key, kind in _PLUGINS.items():
         values[key] = _plugin(key, values.get(key), kind)
+    for key, kind in _OPTIONAL_PLUGINS.items():
+        if values.get(key) is not None:
+            values[key] = _plugin(key, values[key], kind)
     cell = _validate(CellConfig, values, "")
     _cross_checks(cell)
     return cell
@@ -303,5 +326,7 @@ def _cross_checks(cell: CellConfig) -> None:
         )
     try:
         cell.method.check(cell)
+        if cell.measure is not None:
+            cell.measure.check(cell)
     except ValueError as error:
         raise ConfigError(str(error)) from error

@@ -12,29 +12,39 @@ from typing import Any
 
 from asft.config import CellConfig, ModelConfig, OrganismModel, PretrainedModel
 from asft.data.sources import attack_identity, evaluation_identity, task_identity
+from asft.measures.base import Measure, folder_identities
 from asft.methods.base import Method
 from asft.store import content_key
 
 Settings = dict[str, Any]
 
 # Raise a stage's number when its code starts to give another result for the same settings.
-CODE = {"pair": 1, "mixture": 1, "train": 1, "generate": 1, "judge": 1}
+CODE = {"pair": 1, "mixture": 1, "train": 1, "generate": 1, "judge": 1, "measure": 1}
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The settings of every stage of one cell; ``mixture`` and ``train`` are None where nothing is trained."""
+    """The settings of every stage of one cell; ``mixture`` and ``train`` are None where nothing is trained.
+
+    A cell with a measure has that in place of the five stages; its fine-tunes are cells of their own.
+    """
 
     pair: Settings
     mixture: Settings | None
     train: Settings | None
     generate: Settings
     judge: Settings
+    measure: Settings | None = None
+
+    @property
+    def kind(self) -> str:
+        """The folder of the store that the finished cell is in."""
+        return "cells" if self.measure is None else "measures"
 
     @property
     def key(self) -> str:
         """The cell's key: that of its last stage."""
-        return content_key(self.judge)
+        return content_key(self.judge if self.measure is None else self.measure)
 
 
 def plan(cell: CellConfig) -> Plan:
@@ -54,7 +64,29 @@ def plan(cell: CellConfig) -> Plan:
         "protocol": asdict(cell.protocol),
     }
     judge = {"code": CODE["judge"], "generate": content_key(generate), "judge": cell.judge.settings()}
-    return Plan(pair, mixture, train, generate, judge)
+    measure = measure_settings(cell, cell.measure) if cell.measure else None
+    return Plan(pair, mixture, train, generate, judge, measure)
+
+
+def measure_settings(cell: CellConfig, measure: Measure) -> Settings:
+    """What a measure's result depends on: the pair, the fine-tunes it asks for, and prompts and judge if it asks."""
+    trainings = {name: plan(needed).train for name, needed in measure.requires(cell).items()}
+    asked = {
+        "evaluation": evaluation_identity(cell),
+        "tokens": cell.evaluation.harmful_max_new_tokens,
+        "protocol": asdict(cell.protocol),
+        "judge": cell.judge.settings(),
+    }
+    return {
+        "code": CODE["measure"],
+        "measure": measure.settings(),
+        "pair": content_key(pair_settings(cell)),
+        "updates": {name: content_key(settings) for name, settings in trainings.items() if settings},
+        "folders": folder_identities(measure),
+        "targets": list(cell.training.target_modules),
+        "rank": cell.training.rank,
+        "asked": asked if measure.asks else None,
+    }
 
 
 def pair_settings(cell: CellConfig) -> Settings:

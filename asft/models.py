@@ -50,9 +50,8 @@ class Pair:
 
 def load_model(folder: Path, dtype: Dtype, device: torch.device) -> PreTrainedModel:
     """A causal language model from safetensors; pickles and remote code are refused."""
-    model = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=getattr(torch, dtype), use_safetensors=True, attn_implementation="sdpa"
-    )
+    # The attention is the class's own choice: scaled_dot_product where it can, eager where it must (Gemma 2).
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype), use_safetensors=True)
     loaded: PreTrainedModel = model.to(device).eval()
     return loaded
 

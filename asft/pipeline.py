@@ -24,10 +24,11 @@ from asft.data.templates import ChatTemplate, user_text
 from asft.evaluation.accuracy import accuracy, score_task
 from asft.evaluation.generate import generate
 from asft.keys import Plan, plan
+from asft.measures.base import Measure, MeasureContext, Score
 from asft.methods.base import Context
 from asft.models import Pair, load_model, resolve_device
 from asft.pairs import prepare_pair
-from asft.store import HARMFUL_FILE, TASK_FILE, Entry, Store, content_key, read_jsonl, write_json, write_jsonl
+from asft.store import DETAILS, HARMFUL_FILE, TASK_FILE, Entry, Store, content_key, read_jsonl, write_json, write_jsonl
 from asft.training import attach_lora, train
 
 log = logging.getLogger(__name__)
@@ -42,8 +43,10 @@ def run_cell(cell: CellConfig) -> Entry:
         ValueError: for settings that cannot work; nothing stored so far is lost.
     """
     run = _Run(cell, plan(cell), Store(cell.outputs))
-    if finished := run.store.find("cells", run.plan.key):
+    if finished := run.store.find(run.plan.kind, run.plan.key):
         return finished
+    if cell.measure is not None:
+        return run.measure_stage(cell.measure)
     weights = run.train_stage() if cell.method.trains else None
     answers = run.generate_stage(weights)
     entry = run.judge_stage(weights, answers)
@@ -194,6 +197,43 @@ class _Run:
             return {"metrics": metrics, "stages": self._stages(weights, answers)}
 
         return self.store.ensure("cells", self.plan.judge, produce)
+
+    def measure_stage(self, measure: Measure) -> Entry:
+        """A measure in place of scores; the fine-tunes it needs are trained, or found, first."""
+        updates = {
+            name: _Run(needed, plan(needed), self.store).train_stage().path
+            for name, needed in measure.requires(self.cell).items()
+        }
+        context = MeasureContext(self.cell, self.pair, updates, self.device, self._scorer)
+
+        def produce(folder: Path) -> dict[str, Any]:
+            measured = measure.measure(context)
+            write_json(folder / DETAILS, measured.details)
+            write_json(folder / CONFIG, self.cell.plain())
+            return {"measure": measure.name, "values": measured.values, "interval": measured.interval}
+
+        assert self.plan.measure is not None, "a cell with a measure has its settings"
+        return self.store.ensure("measures", self.plan.measure, produce)
+
+    def _scorer(self, model: PreTrainedModel, prompts: int) -> Score:
+        """HS of a model as it stands; rows are encoded once."""
+        tokenizer = self.pair.tokenizer()
+        template, rows = ChatTemplate(tokenizer), self.data.evaluation[:prompts]
+        encoded, texts = [template.encode_prompt(row) for row in rows], [user_text(row) for row in rows]
+        evaluation = self.cell.evaluation
+
+        def score() -> float:
+            answers = generate(
+                model,
+                tokenizer,
+                encoded,
+                max_new_tokens=evaluation.harmful_max_new_tokens,
+                batch_size=evaluation.batch_size,
+            )
+            verdicts = self.cell.judge.judge(texts, answers)
+            return 100 * sum(verdict.flagged for verdict in verdicts) / len(verdicts)
+
+        return score
 
     def track(self, weights: Entry | None, entry: Entry) -> None:
         """Shows the finished cell to the tracker; the cell is safe in the store whatever the tracker does."""

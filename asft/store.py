@@ -8,6 +8,7 @@ Layout below the outputs folder::
     stages/train/<key>/      an adapter or a model, and its training curve
     stages/generate/<key>/   answers as JSONL
     cells/<key>/             a finished cell: verdicts as JSONL, scores in the manifest
+    measures/<key>/          a finished cell that measures something else: numbers in the manifest, arrays beside it
     failures/<key>.json      why a cell failed last time
 
 Every entry has a ``manifest.json``. It is written last, into a temporary folder that is then renamed into
@@ -36,6 +37,7 @@ from filelock import FileLock
 
 SCHEMA = 1
 MANIFEST = "manifest.json"
+DETAILS = "details.json"  # arrays behind a measure's numbers
 HARMFUL_FILE, TASK_FILE = "harmful.jsonl", "task.jsonl"  # answers and verdicts, by what was asked
 _LIBRARIES = ("torch", "transformers", "peft", "accelerate", "tokenizers", "hydra-core", "asft-lab")
 

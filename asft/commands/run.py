@@ -60,8 +60,9 @@ def _launch(arguments: list[str]) -> None:
 def _main(config: DictConfig) -> None:
     """One Hydra job: runs a cell; a failure is recorded and told, and does not stop the sweep."""
     cell = build_cell(plain(config))
-    key, store = plan(cell).key, Store(cell.outputs)
-    if store.find("cells", key):  # a control that stands in several columns, or another worker was faster
+    planned, store = plan(cell), Store(cell.outputs)
+    key = planned.key
+    if store.find(planned.kind, key):  # a control that stands in several columns, or another worker was faster
         return
     started = time.monotonic()
     try:
@@ -80,6 +81,8 @@ def _main(config: DictConfig) -> None:
 def _line(cell: CellConfig, entry: Entry | None, how: str) -> str:
     """A finished cell with its scores."""
     assert entry is not None, "only finished cells have scores"
+    if cell.measure is not None:
+        return f"{describe(cell)}  {values_text(entry)}  ({how})"
     metrics, trained = entry.result["metrics"], entry.result["stages"].get("train", {"result": {}})["result"]
     if "asft/modules" in trained:
         how = f"{how}, {trained['asft/modules']} modules anchored"
@@ -89,6 +92,8 @@ def _line(cell: CellConfig, entry: Entry | None, how: str) -> str:
 def describe(cell: CellConfig) -> str:
     """A cell in one short line: method, model, task, and what is attacked how."""
     attack = cell.attack
+    if cell.measure is not None:
+        return f"{cell.measure.describe()}  {cell.model.name} n={attack.n} seed={cell.seed}"
     poison = f"{attack.source} p={attack.p:g} n={attack.n}" if cell.method.trains else "not fine-tuned"
     lam = cell.method.settings().get("lam")
     method = cell.method.name if lam is None else f"{cell.method.name} λ={lam:g}"
@@ -103,8 +108,13 @@ def distinct(cells: Sequence[SweepCell]) -> dict[str, SweepCell]:
     return found
 
 
+def values_text(entry: Entry) -> str:
+    """A measure's numbers in one line."""
+    return ", ".join(f"{name} {value:.4g}" for name, value in entry.result["values"].items())
+
+
 def _finished(key: str, item: SweepCell) -> Entry | None:
-    return Store(item.cell.outputs).find("cells", key)
+    return Store(item.cell.outputs).find("cells" if item.cell.measure is None else "measures", key)
 
 
 def _summary(cells: dict[str, SweepCell], sweep: bool) -> int:

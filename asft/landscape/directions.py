@@ -1,0 +1,130 @@
+"""Directions in weight space, normalised as in llm-landscape (Peng et al. 2024; methods.md §13).
+
+A direction maps parameter names to tensors of the parameters' shapes; a parameter it does not name stays put.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from asft.anchor.checkpoint import Checkpoint
+from asft.anchor.names import is_target
+from asft.anchor.saved_adapter import CONFIG_NAME, read_adapter
+
+Direction = dict[str, Tensor]
+Weights = Mapping[str, Tensor]
+
+
+def weights_of(model: PreTrainedModel, targets: Sequence[str] | None = None) -> Direction:
+    """A model's parameters by name: all of them, or the 2-D weights of its target modules."""
+    found = {name: parameter.detach() for name, parameter in model.named_parameters()}
+    if targets is None:
+        return found
+    return {
+        name: weight
+        for name, weight in found.items()
+        if weight.ndim == 2 and is_target(name.removesuffix(".weight"), targets)
+    }
+
+
+def random_direction(weights: Weights, seed: int) -> Direction:
+    """Independent standard Gaussians of the weights' shapes; one seed gives the same direction again."""
+    generator = torch.Generator().manual_seed(seed)
+    return {name: torch.randn(weight.shape, generator=generator).to(weight.device) for name, weight in weights.items()}
+
+
+def difference(weights: Weights, other: Path, *, towards: bool) -> Direction:
+    """The step between ``weights`` and a checkpoint's, float32.
+
+    Args:
+        other: a checkpoint of the same architecture; tensors of another shape there (a larger vocabulary) are left
+            out.
+        towards: True for ``other − weights``, False for ``weights − other``.
+
+    Raises:
+        ValueError: when the checkpoint lacks a tensor.
+    """
+    checkpoint, sign, direction = Checkpoint(other, "checkpoint"), 1.0 if towards else -1.0, {}
+    for name, weight in weights.items():
+        key = name if name in checkpoint.shapes else checkpoint.weight_key(name.removesuffix(".weight"))
+        if key is None:
+            raise ValueError(f"{checkpoint} has no tensor {name!r}: give a checkpoint of the same architecture.")
+        if checkpoint.shapes[key] == tuple(weight.shape):
+            there = checkpoint.tensor(key).to(weight.device, torch.float32)
+            direction[name] = sign * (there - weight.float())
+    return direction
+
+
+def adapter_update(weights: Weights, adapter: Path) -> Direction:
+    """The change s·BA that a LoRA adapter on disk makes to each weight, float32.
+
+    Raises:
+        ValueError: when the adapter is no plain LoRA, or adapts a weight that ``weights`` has not.
+    """
+    saved, direction = read_adapter(adapter), {}
+    for module, keys in saved.keys.items():
+        name = f"{module}.weight"
+        if name not in weights:
+            raise ValueError(f"adapter={str(adapter)!r} adapts {module!r}, which is not among the model's weights here")
+        update = saved.scaling(module) * (saved.tensors[keys.b].float() @ saved.tensors[keys.a].float())
+        # Conv1D (GPT-2) stores its weight as i×o.
+        fits = update if update.shape == weights[name].shape else update.T
+        if fits.shape != weights[name].shape:
+            raise ValueError(f"adapter={str(adapter)!r}: {module!r} has shape {tuple(update.shape)} there")
+        direction[name] = fits.to(weights[name].device)
+    return direction
+
+
+def from_folder(weights: Weights, folder: Path) -> Direction:
+    """A user's own direction: an adapter's update, or the way from ``weights`` to a checkpoint."""
+    if (folder / CONFIG_NAME).is_file():
+        return adapter_update(weights, folder)
+    return difference(weights, folder, towards=True)
+
+
+def layer_normalised(direction: Direction, weights: Weights) -> Direction:
+    """Each tensor scaled to the norm of the weight it moves; those of normalisation layers set aside.
+
+    One unit along the result therefore changes every weight by its own norm.
+    """
+    scaled = {}
+    for name, tensor in direction.items():
+        norm = torch.linalg.vector_norm(tensor.double())
+        if "norm" in name or norm == 0:
+            continue
+        scaled[name] = tensor * (torch.linalg.vector_norm(weights[name].double()) / norm).to(tensor.dtype)
+    return scaled
+
+
+def orthogonalised(direction: Direction, to: Direction) -> Direction:
+    """``direction`` without its part along ``to``, tensor by tensor (so the whole is orthogonal, too)."""
+    result = {}
+    for name, tensor in direction.items():
+        if name in to:
+            other = to[name].double()
+            share = (tensor.double() * other).sum() / (other * other).sum()
+            result[name] = (tensor.double() - share * other).to(tensor.dtype)
+        else:
+            result[name] = tensor
+    return result
+
+
+def cosine(first: Direction, second: Direction) -> float:
+    """Cosine of the two directions as whole vectors, in float64; 0 where one of them is zero."""
+    inner = sum(_inner(first[name], second[name]) for name in first.keys() & second.keys())
+    norms = math.sqrt(_squared(first) * _squared(second))
+    return inner / norms if norms else 0.0
+
+
+def _inner(first: Tensor, second: Tensor) -> float:
+    return float((first.double() * second.double()).sum())
+
+
+def _squared(direction: Direction) -> float:
+    return sum(_inner(tensor, tensor) for tensor in direction.values())

@@ -1,0 +1,148 @@
+"""The contract of a measure, and how it names the directions in weight space that it looks along."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import ConfigDict
+from pydantic.dataclasses import dataclass
+
+if TYPE_CHECKING:  # heavy, or would be circular
+    import torch
+    from transformers import PreTrainedModel
+
+    from asft.config import CellConfig
+    from asft.landscape.directions import Direction, Weights
+    from asft.models import Pair
+
+Score = Callable[[], float]
+LEARNED = {"harmful": 1.0, "benign": 0.0}  # poison ratio of the fine-tune whose update the direction is
+
+
+@dataclasses.dataclass(frozen=True)
+class MeasureContext:
+    """What a measure may use.
+
+    Attributes:
+        pair: the base and the aligned model.
+        updates: adapters of the fine-tunes that :meth:`Measure.requires` named, by direction.
+        device: where tensors go.
+        score: makes a function that returns HS in percent of a model as it stands, over the first ``prompts``.
+    """
+
+    cell: CellConfig
+    pair: Pair
+    updates: dict[str, Path]
+    device: torch.device
+    score: Callable[[PreTrainedModel, int], Score]
+
+
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    """A measure's outcome.
+
+    Attributes:
+        values: numbers by name; the measure's ``headline`` among them.
+        interval: the range around the headline that the measure itself knows, and what it is.
+        details: JSON-able arrays for the plots.
+    """
+
+    values: dict[str, float]
+    interval: tuple[float, float, str] | None = None
+    details: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class Measure:
+    """Base class. A measure is a frozen dataclass whose fields are part of the result's key.
+
+    Class attributes:
+        name: as in ``measure=NAME``.
+        headline: the value that a table shows.
+        asks: whether the model is asked malicious prompts, so that judge and prompts belong to the key.
+    """
+
+    name: ClassVar[str] = ""
+    headline: ClassVar[str] = ""
+    asks: ClassVar[bool] = True
+
+    def directions(self) -> tuple[str, ...]:
+        """The directions looked along, as written in the configuration."""
+        raise TypeError(f"{type(self).__name__} must define directions()")
+
+    def measure(self, ctx: MeasureContext) -> Measured:
+        """Does the work."""
+        raise TypeError(f"{type(self).__name__} must define measure()")
+
+    def describe(self) -> str:
+        """The measure in a few words, for log lines."""
+        return f"{self.name} {' × '.join(self.directions())}"
+
+    def check(self, cell: CellConfig) -> None:
+        """Raises ValueError when the measure cannot run under this cell's settings."""
+        for direction in self.directions():
+            if direction in LEARNED and cell.training.name != "lora":
+                raise ValueError(
+                    f"training={cell.training.name}: the {direction} direction is a LoRA update; use training=lora"
+                )
+            if direction == "harmful" and cell.attack.source == "none":
+                raise ValueError("attack=none: the harmful direction is learned from harmful rows; name a source")
+            if not _known(direction):
+                raise ValueError(
+                    f"measure={self.name}: {direction!r} is no direction; allowed: alignment, harmful, benign, random, "
+                    "or the folder of a LoRA adapter or a checkpoint"
+                )
+
+    def requires(self, cell: CellConfig) -> dict[str, CellConfig]:
+        """The fine-tunes whose updates are directions: plain SFT on ``attack.n`` rows, all harmful or all benign."""
+        from asft.methods.sft import SFT
+
+        needed = {}
+        for direction in self.directions():
+            if direction in LEARNED:
+                attack = dataclasses.replace(cell.attack, p=LEARNED[direction], mix="replace")
+                needed[direction] = dataclasses.replace(cell, method=SFT(), attack=attack, measure=None)
+        return needed
+
+    def settings(self) -> dict[str, Any]:
+        """The measure's identity for content keys."""
+        return {"class": f"{type(self).__module__}.{type(self).__qualname__}", **dataclasses.asdict(self)}
+
+
+def direction_of(name: str, weights: Weights, ctx: MeasureContext, seed: int) -> Direction:
+    """The direction of that name, neither normalised nor orthogonalised; ``seed`` draws a random one."""
+    from asft.landscape import directions
+
+    if name == "random":
+        return directions.random_direction(weights, seed)
+    if name == "alignment":
+        return directions.difference(weights, ctx.pair.base, towards=False)
+    if name in ctx.updates:
+        return directions.adapter_update(weights, ctx.updates[name])
+    return directions.from_folder(weights, Path(name).expanduser())
+
+
+def measured_weights(model: PreTrainedModel, modules: Literal["targets", "all"], targets: Sequence[str]) -> Direction:
+    """The weights that directions move: those of the adapted modules, or every parameter."""
+    from asft.landscape.directions import weights_of
+
+    return weights_of(model, targets if modules == "targets" else None)
+
+
+def folder_identities(measure: Measure) -> dict[str, Any]:
+    """What tells the folders that a measure's directions name from others, for its key."""
+    from asft.models import checkpoint_identity
+
+    folders = {name: Path(name).expanduser() for name in measure.directions() if _is_folder(name)}
+    return {name: checkpoint_identity(folder) for name, folder in folders.items()}
+
+
+def _known(direction: str) -> bool:
+    return direction in {"alignment", "random", *LEARNED} or _is_folder(direction)
+
+
+def _is_folder(direction: str) -> bool:
+    return direction not in {"alignment", "random", *LEARNED} and Path(direction).expanduser().is_dir()
