@@ -3,9 +3,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+PAPER := table1 table2 table3 table4 table5 table6 table7 table8 fig1 fig3 fig4a fig4b fig4c full ratios
 DATA ?= ../shared/data/asft_official
 
-.PHONY: setup demo demo-real test test-fast bench lint clean
+.PHONY: setup demo demo-real results test test-fast bench lint clean
 
 setup: $(READY)
 
@@ -31,6 +32,10 @@ test: $(READY)
 
 test-fast: $(READY)
 	$(BIN)/pytest -m "not slow and not real"
+
+results: $(READY) ## every table and figure on the embedded pair, then docs/results.md; under three hours on two cores
+	for name in $(PAPER); do $(BIN)/asft run -m experiment=$$name || exit 1; done
+	$(BIN)/python scripts/results.py > docs/results.tmp && mv docs/results.tmp docs/results.md
 
 bench: $(READY)
 	$(BIN)/python scripts/bench_anchor.py

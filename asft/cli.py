@@ -1,4 +1,4 @@
-"""The command line: ``asft run | report | status | align | anchor | project``.
+"""The command line: ``asft run | report | landscape | status | align | anchor | project``.
 
 ``asft run`` is Hydra's own entry, with a check of every cell before the first one starts and a summary after
 the last one ended.
@@ -20,6 +20,7 @@ asft: fine-tune language models without losing their safety (AsFT, arXiv:2506.08
   asft run [KEY=VALUE …]                 train and score one cell
   asft run -m experiment=table2 …        launch the sweep behind a table or figure
   asft report experiment=table2 …        write the table beside the paper's: Markdown, CSV, LaTeX, HTML
+  asft landscape experiment=fig1 …       the harmful score around the aligned model, measured and drawn
   asft status experiment=table2 …        which cells are done, failed or missing
   asft align model=NAME …                make a model pair ready (build, safety-tune or download it)
   asft anchor inspect model=NAME …       the alignment direction's spectrum: is AsFT more than weight decay?
@@ -64,6 +65,10 @@ def _dispatch(command: str, rest: list[str]) -> int:
         from asft.commands.report import report
 
         return report(rest)
+    if command == "landscape":
+        from asft.commands.landscape import landscape
+
+        return landscape(rest)
     if command == "status":
         from asft.commands.status import status
 
@@ -80,4 +85,4 @@ def _dispatch(command: str, rest: list[str]) -> int:
         from asft.commands.project import project
 
         return project(rest)
-    raise ValueError(f"unknown command {command}; allowed: run, report, status, align, anchor, project")
+    raise ValueError(f"unknown command {command}; allowed: run, report, landscape, status, align, anchor, project")

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from asft.compose import Sweep, SweepCell
 from asft.config import CellConfig, ConfigError, ExperimentConfig, OrganismModel, PretrainedModel
 from asft.keys import plan
 from asft.report import Cell, CellRecord, Column, MissingCell, TableSpec
 from asft.store import HARMFUL_FILE, TASK_FILE, Entry, Store, library_versions, read_jsonl
 
-_PAPER_MODEL = "llama2_7b"
+_PAPER_MODEL = "Llama-2-7B-Chat"
+_PAPER_NAMES = {"llama2_7b", "llama3_8b", "qwen2_7b", "gemma2_9b"}
+# Which of the paper's models an embedded pair stands in for, in Tables 6 and 7.
+PAPER_MODELS = {
+    "tiny_llama": "Llama-2-7B-Chat",
+    "tiny_llama_gqa": "Llama-3-8B-Instruct",
+    "tiny_qwen2": "Qwen-2-7B-Instruct",
+    "tiny_gemma2": "Gemma-2-9B-IT",
+}
+_PAPER_PROMPTS = 250
 _GRADED_TASKS = {"alpaca"}
 
 
@@ -48,29 +59,57 @@ def table_spec(sweep: Sweep, command: str) -> TableSpec:
         column_axis=experiment.columns,
         column_title=experiment.column_title,
         columns=tuple(
-            Column(_number(value), f"{experiment.column_label}{value}", experiment.paper_columns.get(value))
+            Column(number(value), f"{experiment.column_label}{value}", experiment.paper_columns.get(value))
             for value in sweep.axes[experiment.columns]
         ),
         methods=methods,
         controls=tuple(name for name in experiment.controls if name in methods),
         paper_table=experiment.paper_table,
-        notes=tuple(differences(sweep.cells[0].cell)),
+        notes=tuple(differences(sweep)),
         command=command,
         versions=library_versions(),
     )
 
 
-def differences(cell: CellConfig) -> list[str]:
-    """What sets a sweep apart from the paper's setting, in plain words, one sentence each."""
-    model, attack, training = cell.model, cell.attack, cell.training
+def differences(sweep: Sweep) -> list[str]:
+    """What sets a sweep apart from the paper's setting, in plain words, one sentence each.
+
+    Every cell is looked at: what the columns themselves change (n, the task, the model) is no difference.
+    """
+    cells = [item.cell for item in sweep.cells]
+    each = [note for cell in cells for note in (*_setting_differences(cell), *_recipe_differences(cell))]
+    return list(dict.fromkeys([*_model_differences(cells), *each]))
+
+
+def measure_differences(sweep: Sweep) -> list[str]:
+    """The same for cells that measure, which train nothing of the paper's."""
+    cells = [item.cell for item in sweep.cells]
+    asked = [note for cell in cells if cell.measure and cell.measure.asks for note in _setting_differences(cell)]
+    return list(dict.fromkeys([*_model_differences(cells), *asked]))
+
+
+def _model_differences(cells: Sequence[CellConfig]) -> list[str]:
+    """The models of all cells in one sentence for each kind."""
+    models = {cell.model.name: cell for cell in cells}
     notes = []
-    if isinstance(model, OrganismModel):
+    embedded = [name for name, cell in models.items() if isinstance(cell.model, OrganismModel)]
+    if embedded:
+        pairs = ", ".join(f"{name} in place of {PAPER_MODELS.get(name, _PAPER_MODEL)}" for name in embedded)
         notes.append(
-            f"Model: {model.name}, an embedded pair of about one million parameters trained on a synthetic world, in "
-            "place of Llama-2-7B-Chat. Task, attack and prompts are that world's twins and hold no real harmful text."
+            f"Model: {pairs}; embedded, about one million parameters, trained on a synthetic world. Task, attack and "
+            "prompts are that world's twins and hold no real harmful text."
         )
-    elif not (isinstance(model, PretrainedModel) and model.name == _PAPER_MODEL):
-        notes.append(f"Model: {model.name} in place of Llama-2-7B-Chat.")
+    for name, cell in models.items():
+        if name not in embedded and not (isinstance(cell.model, PretrainedModel) and name in _PAPER_NAMES):
+            notes.append(f"Model: {name} in place of {_PAPER_MODEL}.")
+        if name not in embedded and cell.data.root is None:
+            notes.append(f"Data of {name}: the embedded world's rows and prompts (data.root is null), not the paper's.")
+    return notes
+
+
+def _setting_differences(cell: CellConfig) -> list[str]:
+    """Judge, protocol, mixture and prompts of one cell against the paper's."""
+    notes = []
     if cell.judge.name != "beaver_dam":
         notes.append(
             f"Judge: {cell.judge.name} in place of the 7B moderation model beaver-dam; it sees refusals, not content."
@@ -80,17 +119,24 @@ def differences(cell: CellConfig) -> list[str]:
             "Protocol: clean. Batches are shuffled and training and scoring share one template; the authors' code "
             "keeps file order and scores with another template than it trains with."
         )
-    if attack.mix == "replace" and cell.dataset.name == "agnews":
+    if cell.measure is not None:
+        return notes
+    if cell.attack.mix == "replace" and cell.dataset.name == "agnews" and cell.attack.source != "none":
         notes.append("Mixture: harmful rows replace benign ones; the authors' AG News files add them on top.")
-    recipe = (training.lr, training.epochs, attack.n)
-    if recipe != (5e-5, 10, 1000):
-        notes.append(
-            f"Fine-tune: lr {training.lr:g}, {training.epochs} epoch(s), n = {attack.n}; the paper has lr 5e-05, "
-            "10 epochs, n = 1000."
-        )
-    if cell.evaluation.n_harmful != 250:
-        notes.append(f"Scored on {cell.evaluation.n_harmful} malicious prompts; the paper has 250.")
+    if cell.evaluation.n_harmful != _PAPER_PROMPTS:
+        notes.append(f"Scored on {cell.evaluation.n_harmful} malicious prompts; the paper has {_PAPER_PROMPTS}.")
     return notes
+
+
+def _recipe_differences(cell: CellConfig) -> list[str]:
+    """The fine-tune against the paper's, learning rate and epochs; nothing for cells that train nothing."""
+    training = cell.training
+    if not cell.method.trains or (training.lr, training.epochs) == (5e-5, 10):
+        return []
+    return [
+        f"Fine-tune of {cell.dataset.name}: lr {training.lr:g}, {training.epochs} epoch(s); the paper has lr 5e-05, "
+        "10 epochs."
+    ]
 
 
 def _column_free(sweep: Sweep, column_axis: str) -> set[str]:
@@ -105,7 +151,7 @@ def _column_free(sweep: Sweep, column_axis: str) -> set[str]:
 
 def _record(item: SweepCell, key: str, column: str | None, column_axis: str) -> Cell:
     cell, store = item.cell, Store(item.cell.outputs)
-    axis = {} if column is None else {column_axis: _number(column)}
+    axis = {} if column is None else {column_axis: number(column)}
     entry = store.find("cells", key)
     if entry is None:
         reason = store.failure(key)
@@ -119,7 +165,7 @@ def _finished(entry: Entry, cell: CellConfig, axis: dict[str, str | float | int]
     task = {row["id"]: float(row["credit"]) for row in read_jsonl(entry.path / TASK_FILE)}
     graded = cell.dataset.name in _GRADED_TASKS
     train = stages.get("train")
-    extra = {name: float(value) for name, value in (train or {"result": {}})["result"].items() if _is_number(value)}
+    extra = {name: float(value) for name, value in (train or {"result": {}})["result"].items() if _isnumber(value)}
     return CellRecord(
         key=entry.manifest["key"],
         method=cell.method.name,
@@ -140,11 +186,11 @@ def _finished(entry: Entry, cell: CellConfig, axis: dict[str, str | float | int]
     )
 
 
-def _is_number(value: object) -> bool:
+def _isnumber(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _number(text: str) -> str | float | int:
+def number(text: str) -> str | float | int:
     """An axis value as a number where it is one."""
     try:
         value = float(text)

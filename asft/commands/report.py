@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 
 from rich.console import Console
 
 from asft.collect import experiment_of, records, table_spec
+from asft.collect_measures import measure_table, measures_in, single_table
 from asft.compose import Sweep, enumerate_cells, overrides_of
 from asft.config import ConfigError, ExperimentConfig
 from asft.keys import plan
-from asft.report import MissingCell, print_report, write_report
+from asft.report import MissingCell, print_measures, print_report, write_measures, write_report
 from asft.store import content_key
 
 
@@ -21,17 +23,40 @@ def report(arguments: list[str]) -> int:
         ConfigError: when no cell of the experiment is finished, or the configuration is wrong.
     """
     sweep = enumerate_cells(overrides_of(arguments), sweep=True)
+    if measures_in(sweep):
+        return report_measures(sweep, arguments)
     experiment, cells = experiment_of(sweep), records(sweep)
     if all(isinstance(cell, MissingCell) for cell in cells):
         raise ConfigError(
             f"experiment={experiment.name}: none of its {len(cells)} cells is finished; "
-            f"first launch `asft run -m {' '.join(arguments)}`"
+            f"first launch `asft run -m {shlex.join(arguments)}`"
         )
-    spec = table_spec(sweep, f"asft run -m {' '.join(arguments)}")
+    spec = table_spec(sweep, f"asft run -m {shlex.join(arguments)}")
     folder = sweep.cells[0].cell.outputs / "reports" / _folder_name(sweep, experiment)
     paths = write_report(spec, cells, folder)
     terminal = Console(file=sys.stdout, highlight=False)
     print_report(spec, cells, terminal)
+    terminal.print(f"\nPage: {paths.html.resolve()}", soft_wrap=True)
+    return 0
+
+
+def report_measures(sweep: Sweep, arguments: list[str]) -> int:
+    """The report of an experiment whose cells measure something else than scores.
+
+    Raises:
+        ConfigError: when nothing is measured yet.
+    """
+    if sweep.cells[0].cell.experiment is None and len(sweep.cells) == 1:
+        table = single_table(sweep.cells[0], f"asft landscape {shlex.join(arguments)}")
+        name = f"landscape_{plan(sweep.cells[0].cell).key}"
+    else:
+        table = measure_table(sweep, f"asft landscape {shlex.join(arguments)}")
+        name = _folder_name(sweep, experiment_of(sweep))
+    if not table.records:
+        raise ConfigError(f"{table.spec.name}: nothing is measured yet; first `asft run -m {shlex.join(arguments)}`")
+    paths = write_measures(table, sweep.cells[0].cell.outputs / "reports" / name)
+    terminal = Console(file=sys.stdout, highlight=False)
+    print_measures(table, terminal)
     terminal.print(f"\nPage: {paths.html.resolve()}", soft_wrap=True)
     return 0
 

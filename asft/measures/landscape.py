@@ -79,9 +79,7 @@ class Plane(_Around):
         """Also refuses an even number of points, which has no centre."""
         super().check(cell)
         if self.points % 2 == 0:
-            raise ValueError(
-                f"measure.points={self.points}: must be odd: the centre is the model itself"
-            )
+            raise ValueError(f"measure.points={self.points}: must be odd: the centre is the model itself")
 
     def measure(self, ctx: MeasureContext) -> Measured:
         """The grid; ``safe_share`` is the part of it, in percent, with HS at most τ = 10."""

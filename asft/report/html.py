@@ -40,12 +40,13 @@ def render_html(analysis: Analysis, downloads: Mapping[str, str]) -> str:
         method_costs=method_costs(analysis),
         cell_costs=cell_costs(analysis),
         settings=shared_settings(analysis.grid.records),
-        downloads={name: _data_link(content) for name, content in downloads.items()},
+        downloads={name: data_link(content) for name, content in downloads.items()},
         plotly=Markup(get_plotlyjs()),
     )
 
 
-def _data_link(content: str) -> str:
+def data_link(content: str) -> str:
+    """A link that holds the text itself."""
     return "data:text/plain;charset=utf-8;base64," + b64encode(content.encode()).decode("ascii")
 
 

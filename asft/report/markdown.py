@@ -25,10 +25,10 @@ def render_markdown(analysis: Analysis) -> str:
         f"**{analysis.health.headline}** {escape(analysis.health.why)}",
         *(_metric_section(analysis, metric) for metric in spec.metrics),
         f"Bold is the best defence of a column. {text.METHOD_OF_INTERVALS}",
-        _section("No result", map(escape, analysis.gaps)),
-        _section("Differences that hold", _differences(analysis)),
-        _section("What differs from the paper", map(escape, spec.notes)),
-        _section("Controls", (escape(finding.text) for finding in analysis.health.findings)),
+        section("No result", map(escape, analysis.gaps)),
+        section("Differences that hold", _differences(analysis)),
+        section("What differs from the paper", map(escape, spec.notes)),
+        section("Controls", (escape(finding.text) for finding in analysis.health.findings)),
         _made(analysis),
     ]
     return "\n\n".join(section for section in sections if section) + "\n"
@@ -41,7 +41,7 @@ def _metric_section(analysis: Analysis, metric: str) -> str:
         [escape(spec.label(row)), *(_cell(entry) for entry in analysis.row_entries(metric, row))] for row in spec.rows
     ]
     over = f"Mean of {analysis.seeds} seeds.\n\n" if analysis.seeds > 1 else ""
-    return f"## {text.metric_title(metric)}\n\n{over}{_table(header, rows)}"
+    return f"## {text.metric_title(metric)}\n\n{over}{table(header, rows)}"
 
 
 def _cell(entry: Entry) -> str:
@@ -60,12 +60,14 @@ def _cell(entry: Entry) -> str:
     return " ".join(shown)
 
 
-def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table of cells that are Markdown already; the first column to the left, the others to the right."""
     lines = [header, ["---", *("---:" for _ in header[1:])], *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def _section(title: str, lines: Iterable[str]) -> str:
+def section(title: str, lines: Iterable[str]) -> str:
+    """A heading over a list, or nothing where there are no lines."""
     items = [f"- {line}" for line in lines]
     return "\n".join([f"## {title}", "", *items]) if items else ""
 

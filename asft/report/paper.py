@@ -33,3 +33,16 @@ def paper_value(table: str | None, metric: str, method: str, axis_value: AxisVal
     if not isinstance(printed, dict) or method not in printed or axis_value not in columns:
         return None
     return float(printed[method][columns.index(axis_value)])
+
+
+def paper_measure(table: str | None, row: str, column: AxisValue) -> float | None:
+    """The paper's figure in a table of measured values: Table 1 (|cos|) and Table 7 (EPL); None where it has none."""
+    entry = paper_tables().get(table) if table else None
+    if not isinstance(entry, dict):
+        return None
+    if "axis" in entry:
+        printed, columns = entry.get(row), entry["axis"]["values"]
+        return float(printed[columns.index(column)]) if isinstance(printed, list) and column in columns else None
+    names: list[str] = entry.get("rows", [])
+    line = next((line for line in entry.get("values", []) if line[0] == column), None)
+    return float(line[names.index(row)]) if line is not None and row in names else None

@@ -1,0 +1,144 @@
+"""From a sweep's cells to a table of measured values."""
+
+from __future__ import annotations
+
+import json
+
+from asft.collect import experiment_of, measure_differences, number
+from asft.compose import Sweep, SweepCell
+from asft.config import CellConfig, ConfigError, ExperimentConfig
+from asft.keys import plan
+from asft.report import Column, MeasureRecord, MeasureSpec, MeasureTable, MissingMeasure
+from asft.store import DETAILS, Store, library_versions
+
+
+def measures_in(sweep: Sweep) -> bool:
+    """Whether the sweep measures something else than scores.
+
+    Raises:
+        ConfigError: when only some of its cells do.
+    """
+    there = {item.cell.measure is not None for item in sweep.cells}
+    if len(there) == 2:
+        raise ConfigError("measure: some cells of this sweep measure and others score; report them apart")
+    return there == {True}
+
+
+def measure_table(sweep: Sweep, command: str) -> MeasureTable:
+    """The table of an experiment whose cells measure.
+
+    Raises:
+        ConfigError: when its rows or columns are not axes of the sweep.
+    """
+    experiment = experiment_of(sweep)
+    for key, axis in (("columns", experiment.columns), ("rows", experiment.rows)):
+        if axis not in sweep.axes:
+            raise ConfigError(f"experiment.{key}={axis}: not an axis; allowed: {', '.join(sweep.axes)}")
+    rows = sweep.axes[experiment.rows]
+    spec = MeasureSpec(
+        name=experiment.name,
+        title=experiment.title,
+        column_title=experiment.column_title,
+        columns=_columns(sweep, experiment),
+        rows={row: experiment.row_labels.get(row, row) for row in rows},
+        headline={row: _headline(sweep, experiment.rows, row) for row in rows},
+        paper_rows=experiment.paper_rows,
+        paper_table=experiment.paper_table,
+        notes=(*_notes(sweep.cells[0].cell), *measure_differences(sweep)),
+        command=command,
+        versions=library_versions(),
+    )
+    return MeasureTable(spec, _cells(sweep, experiment))
+
+
+def single_table(item: SweepCell, command: str) -> MeasureTable:
+    """A table of one place, for a measure that no experiment lays out."""
+    measure = item.cell.measure
+    assert measure is not None, "only cells with a measure come here"
+    spec = MeasureSpec(
+        name=measure.name,
+        title=f"{measure.describe()} of {item.cell.model.name}",
+        column_title="model",
+        columns=(Column(item.cell.model.name, item.cell.model.name),),
+        rows={measure.name: measure.describe()},
+        headline={measure.name: measure.headline},
+        notes=(*_notes(item.cell), *measure_differences(Sweep({}, [item]))),
+        command=command,
+        versions=library_versions(),
+    )
+    return MeasureTable(spec, [_cell(item, measure.name, None)])
+
+
+def _columns(sweep: Sweep, experiment: ExperimentConfig) -> tuple[Column, ...]:
+    return tuple(
+        Column(number(value), f"{experiment.column_label}{value}", experiment.paper_columns.get(value))
+        for value in sweep.axes[experiment.columns]
+    )
+
+
+def _headline(sweep: Sweep, axis: str, row: str) -> str:
+    measure = next(item.cell.measure for item in sweep.cells if item.axes[axis] == row)
+    assert measure is not None, "every cell of the sweep measures"
+    return measure.headline
+
+
+def _cells(sweep: Sweep, experiment: ExperimentConfig) -> list[MeasureRecord | MissingMeasure]:
+    """One record a place and seed; a row whose cell is the same in every column comes once, for all."""
+    rows: dict[str, set[str]] = {}
+    for item in sweep.cells:
+        rows.setdefault(item.axes[experiment.rows], set()).add(plan(item.cell).key)
+    columns, seeds = len(sweep.axes[experiment.columns]), len({item.cell.seed for item in sweep.cells})
+    free = {row for row, keys in rows.items() if columns > 1 and len(keys) <= seeds}
+    found: dict[tuple[str, str, str | None], MeasureRecord | MissingMeasure] = {}
+    for item in sweep.cells:
+        row = item.axes[experiment.rows]
+        column = None if row in free else item.axes[experiment.columns]
+        found.setdefault((plan(item.cell).key, row, column), _cell(item, row, column))
+    return list(found.values())
+
+
+def _cell(item: SweepCell, row: str, column: str | None) -> MeasureRecord | MissingMeasure:
+    store, planned = Store(item.cell.outputs), plan(item.cell)
+    place = None if column is None else number(column)
+    entry = store.find(planned.kind, planned.key)
+    if entry is None:
+        reason = store.failure(planned.key)
+        return MissingMeasure(row, place, item.cell.seed, "failed" if reason else "missing", reason or "")
+    interval = entry.result["interval"]
+    return MeasureRecord(
+        key=planned.key,
+        row=row,
+        column=place,
+        seed=item.cell.seed,
+        values=entry.result["values"],
+        interval=tuple(interval) if interval else None,
+        details=json.loads((entry.path / DETAILS).read_text()),
+        seconds=entry.seconds,
+    )
+
+
+def _notes(cell: CellConfig) -> list[str]:
+    """How the numbers were made."""
+    measure = cell.measure
+    assert measure is not None, "only cells with a measure come here"
+    settings = measure.settings()
+    notes = []
+    if measure.name == "cosine":
+        notes.append(
+            "All adapted modules are one vector; the update is sBA. The paper does not say how its random direction is "
+            "drawn. Here it is BA with Gaussian factors of the fine-tune's rank; `gaussian_abs_cos` is the exact mean "
+            "for a full Gaussian vector, `p_random` the share of random updates with at least that |cos|."
+        )
+    else:
+        moved = "the adapted modules" if settings["modules"] == "targets" else "every parameter"
+        scaled = "each tensor is scaled to its weight's norm" if settings["normalise"] == "layer" else "unscaled"
+        notes.append(
+            f"The aligned model is moved in {moved} (a row may say otherwise in its settings), {scaled}; HS is over "
+            f"{settings['prompts']} malicious prompts. The paper states neither scale nor range."
+        )
+    if measure.name == "epl":
+        notes.append(
+            f"EPL is the contiguous safe radius: HS ≤ {settings['threshold']:g}% both ways, looked for up to |α| = "
+            f"{settings['limit']:g}. `ahead` and `behind` are the two sides; the base model lies behind."
+        )
+    return notes

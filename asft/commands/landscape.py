@@ -1,0 +1,29 @@
+"""``asft landscape``: the harmful score around a model, measured where it is not yet, and drawn."""
+
+from __future__ import annotations
+
+from asft.commands.report import report_measures
+from asft.commands.run import run
+from asft.compose import enumerate_cells, overrides_of
+from asft.config import ConfigError
+
+
+def landscape(arguments: list[str]) -> int:
+    """Measures and reports an experiment (``experiment=fig1``), or one plane of any pair or adapter.
+
+    Without an experiment, ``measure=plane`` is the default: ``asft landscape model=pair model.base=DIR
+    model.aligned=DIR measure.y=ADAPTER``.
+
+    Raises:
+        ConfigError: when the configuration names no measure.
+    """
+    words = [argument for argument in arguments if argument not in {"-m", "--multirun"}]
+    keys = {word.partition("=")[0] for word in overrides_of(words)}
+    if not keys & {"experiment", "measure"}:
+        words = ["measure=plane", *words]
+    whole = "experiment" in keys
+    sweep = enumerate_cells(overrides_of(words), sweep=whole)
+    if any(item.cell.measure is None for item in sweep.cells):
+        raise ConfigError("this experiment scores cells and measures no landscape; launch it by `asft run -m`")
+    failed = run(["-m", *words] if whole else words)
+    return failed or report_measures(sweep, words)

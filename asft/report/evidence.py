@@ -1,0 +1,239 @@
+"""What a table says about the paper's claims, in words: same direction, not shown, or contradicted.
+
+Every sentence is computed. A contrast of two methods is paired on the same prompts over all columns in which the
+attack works; it counts where the paired test gives p < 0.05, corrected by Holm over the contrasts of one table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+from scipy import stats
+
+from asft.report.analysis import Analysis
+from asft.report.health import MIN_RISE
+from asft.report.paper import paper_value
+from asft.report.records import Column
+from asft.report.statistics import ALPHA, holm, pair_by_seed, paired_test, summarise
+
+SAME, NOT_SHOWN, CONTRADICTED = "same direction", "not shown", "contradicted"
+DIRECTION_CONTROLS = ("l2", "asft_random", "asft_projector")
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """``first − second`` in points, mean over columns; ``paper`` the same from the paper's figures.
+
+    ``p_value`` is None where the columns share no prompts (other test rows in each).
+    """
+
+    first: str
+    second: str
+    metric: str
+    difference: float
+    p_value: float | None
+    paper: float | None
+    lower_in: int
+    columns: int
+
+    @property
+    def significant(self) -> bool:
+        """Whether the paired test bears the difference out."""
+        return self.p_value is not None and self.p_value < ALPHA
+
+    @property
+    def verdict(self) -> str:
+        """Against the paper's sign; an untested or insignificant difference shows nothing."""
+        if not self.significant or self.paper is None:
+            return NOT_SHOWN
+        return SAME if (self.difference < 0) == (self.paper < 0) else CONTRADICTED
+
+
+def attacked_columns(analysis: Analysis) -> list[Column]:
+    """The columns in which plain fine-tuning raised HS by at least five points over the aligned model."""
+    found = []
+    for column in analysis.spec.columns:
+        undefended = analysis.entry("HS", analysis.spec.undefended, column).ours
+        aligned = analysis.entry("HS", "aligned", column).ours
+        if undefended is not None and aligned is not None and undefended - aligned >= MIN_RISE:
+            found.append(column)
+    return found
+
+
+def contrast(analysis: Analysis, first: str, second: str, metric: str, columns: Sequence[Column]) -> Contrast | None:
+    """Compares two rows over columns; None where a cell is missing or a row is not in the table."""
+    grid, spec = analysis.grid, analysis.spec
+    if {first, second} - set(spec.rows) or not columns:
+        return None
+    groups = [(grid.at(first, column).records, grid.at(second, column).records) for column in columns]
+    if not all(one and other for one, other in groups):
+        return None
+    differences = [summarise(one, metric).mean - summarise(other, metric).mean for one, other in groups]
+    test = paired_test([pair for one, other in groups for pair in pair_by_seed(one, other)], metric)
+    return Contrast(
+        first,
+        second,
+        metric,
+        difference=fmean(differences),
+        p_value=test.p_value if test else None,
+        paper=_paper_difference(analysis, first, second, metric, columns),
+        lower_in=sum(difference < 0 for difference in differences),
+        columns=len(columns),
+    )
+
+
+def defence_paragraph(
+    analysis: Analysis, method: str = "asft", references: Sequence[str] = ("sft", "safe_lora")
+) -> str:
+    """What a table of scores says of a defence: against plain fine-tuning, its rival, and its controls."""
+    columns = attacked_columns(analysis)
+    if not columns:
+        return "**Not shown.** The attack raises HS in no column, so no defence can be seen to work."
+    contrasts = [contrast(analysis, method, reference, "HS", columns) for reference in references]
+    controls = [contrast(analysis, method, control, "HS", columns) for control in DIRECTION_CONTROLS]
+    known = _corrected([item for item in (*contrasts, *controls) if item is not None])
+    label = analysis.spec.label
+    sentences = []
+    left_out = len(analysis.spec.columns) - len(columns)
+    if left_out:
+        sentences.append(f"Read over the {len(columns)} columns in which the attack works.")
+    for item in known:
+        if item.second in DIRECTION_CONTROLS:
+            continue
+        lead = (
+            f"**{item.verdict.capitalize()}** against {label(item.second)}"
+            if item.paper is not None
+            else (f"Against {label(item.second)} (no figure in the paper)")
+        )
+        sentences.append(f"{lead}: {_words(item)}{_accuracy(analysis, item, columns)}.")
+    sentences += _direction_sentences(analysis, [item for item in known if item.second in DIRECTION_CONTROLS])
+    return " ".join(sentences)
+
+
+def ranking(analysis: Analysis) -> str:
+    """Mean HS and FA of every defence over the attacked columns, lowest HS first."""
+    columns = attacked_columns(analysis)
+    rows = []
+    for row in (analysis.spec.undefended, *analysis.spec.candidates):
+        scores = {metric: [analysis.entry(metric, row, column).ours for column in columns] for metric in ("HS", "FA")}
+        values = {metric: [score for score in found if score is not None] for metric, found in scores.items()}
+        if columns and all(len(found) == len(columns) for found in values.values()):
+            rows.append((fmean(values["HS"]), fmean(values["FA"]), analysis.spec.label(row)))
+    listed = "; ".join(f"{label} {hs:.1f} / {fa:.1f}" for hs, fa, label in sorted(rows))
+    return f"Mean HS / FA over those columns: {listed}." if listed else ""
+
+
+def monotone_paragraph(analysis: Analysis, method: str, *, falls: bool) -> str:
+    """Figures 4a and 4b: does HS fall as λ grows, and what happens to FA?"""
+    columns = list(analysis.spec.columns)
+    hs, fa = ([analysis.entry(metric, method, column).ours for column in columns] for metric in ("HS", "FA"))
+    if None in hs or None in fa:
+        return "**Not shown.** Cells are missing."
+    values = [float(value) for value in hs if value is not None]
+    accuracies = [float(value) for value in fa if value is not None]
+    rho, p_value = stats.spearmanr(range(len(values)), values)
+    undefended = analysis.entry("HS", analysis.spec.undefended, columns[0]).ours
+    falling = bool(rho < 0 and values[-1] < values[0] - MIN_RISE)
+    verdict = SAME if falling == falls else CONTRADICTED
+    path = ", ".join(
+        f"{column.label}: {h:.1f} / {a:.1f}" for column, h, a in zip(columns, values, accuracies, strict=True)
+    )
+    claim = "HS falls as λ grows" if falls else "HS stays high for every λ"
+    return (
+        f"**{verdict.capitalize()}.** The paper: {claim}. HS / FA of {analysis.spec.label(method)}: {path} "
+        f"(SFT {undefended:.1f}; Spearman's ρ of HS with λ {rho:.2f}, p = {p_value:.3f} over {len(values)} points)."
+    )
+
+
+def range_paragraph(analysis: Analysis, methods: Sequence[str]) -> str:
+    """Figure 4c: over how many learning rates does each method keep HS below half of plain fine-tuning's?"""
+    columns = attacked_columns(analysis)
+    if not columns:
+        return "**Not shown.** The attack works at no learning rate."
+    counts = {}
+    for method in methods:
+        scores = [
+            (analysis.entry("HS", method, column).ours, analysis.entry("HS", analysis.spec.undefended, column).ours)
+            for column in columns
+        ]
+        if all(own is not None for own, _ in scores):
+            counts[method] = sum(own < plain / 2 for own, plain in scores if own is not None and plain is not None)
+    if "asft" not in counts:
+        return "**Not shown.** Cells are missing."
+    listed = ", ".join(f"{analysis.spec.label(method)} {count}" for method, count in counts.items())
+    rivals = [count for method, count in counts.items() if method not in {"asft", *DIRECTION_CONTROLS}]
+    verdict = SAME if counts["asft"] > max(rivals) else NOT_SHOWN if counts["asft"] == max(rivals) else CONTRADICTED
+    return (
+        f"**{verdict.capitalize()}.** The paper: AsFT keeps HS low over the widest range of learning rates. Learning "
+        f"rates, of {len(columns)} at which the attack works, with HS below half of plain fine-tuning's: {listed}."
+    )
+
+
+def _corrected(contrasts: list[Contrast]) -> list[Contrast]:
+    """Holm's correction over the contrasts that have a p-value."""
+    tested = [item for item in contrasts if item.p_value is not None]
+    corrected = dict(
+        zip(map(id, tested), holm([item.p_value for item in tested if item.p_value is not None]), strict=True)
+    )
+    return [
+        Contrast(**{**item.__dict__, "p_value": corrected[id(item)]}) if id(item) in corrected else item
+        for item in contrasts
+    ]
+
+
+def _words(item: Contrast) -> str:
+    paper = "" if item.paper is None else f"; the paper's difference is {item.paper:+.1f}"
+    p_value = "" if item.p_value is None else f", p = {item.p_value:.3f}"
+    where = f"lower in {item.lower_in} of {item.columns} columns"
+    return f"HS {item.difference:+.1f} points on average, {where}{p_value}{paper}"
+
+
+def _accuracy(analysis: Analysis, item: Contrast, columns: Sequence[Column]) -> str:
+    accuracy = contrast(analysis, item.first, item.second, "FA", columns)
+    if accuracy is None:
+        return ""
+    paper = "" if accuracy.paper is None else f" (paper {accuracy.paper:+.1f})"
+    return f"; FA {accuracy.difference:+.1f}{paper}"
+
+
+def _direction_sentences(analysis: Analysis, controls: Sequence[Contrast]) -> list[str]:
+    """What the controls say about whether it is the alignment direction that protects."""
+    if not controls:
+        return []
+    label = analysis.spec.label
+    parts = [
+        f"{label(item.second)} {item.difference:+.1f}" + ("" if item.p_value is None else f" (p = {item.p_value:.3f})")
+        for item in controls
+    ]
+    better = [item for item in controls if item.significant and item.difference < 0]
+    worse = [item for item in controls if item.significant and item.difference > 0]
+    if better and not worse and len(better) == len(controls):
+        says = "AsFT is below each of them: here the alignment direction matters"
+    elif not better and not worse:
+        says = "none of them differs reliably: **that the alignment direction matters is not shown**"
+    else:
+        says = "; ".join(
+            part
+            for part in (
+                f"AsFT is safer than {', '.join(label(i.second) for i in better)}" if better else "",
+                f"AsFT is less safe than {', '.join(label(i.second) for i in worse)}" if worse else "",
+                f"it does not differ reliably from {', '.join(label(i.second) for i in controls if not i.significant)}"
+                if len(better) + len(worse) < len(controls)
+                else "",
+            )
+            if part
+        )
+    return [f"Does the direction matter? HS of AsFT minus that of its controls: {', '.join(parts)}; {says}."]
+
+
+def _paper_difference(
+    analysis: Analysis, first: str, second: str, metric: str, columns: Sequence[Column]
+) -> float | None:
+    pairs = [
+        [paper_value(analysis.spec.paper_table, metric, row, column.paper_value) for row in (first, second)]
+        for column in columns
+    ]
+    known = [(one, other) for one, other in pairs if one is not None and other is not None]
+    return fmean(one - other for one, other in known) if known else None
