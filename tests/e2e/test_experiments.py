@@ -1,0 +1,74 @@
+"""Every experiment of the paper: one small cell of each runs, and its report is written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from asft.collect import records, table_spec
+from asft.collect_measures import measure_table, measures_in
+from asft.commands.report import report
+from asft.compose import Sweep, config_dir, enumerate_cells
+from asft.pipeline import run_cell
+from asft.report import CellRecord
+
+EXPERIMENTS = sorted(path.stem for path in (config_dir() / "experiment").glob("*.yaml") if path.stem != "demo_real")
+# What a random two-layer pair can hold: fewer modules, ranks and tokens.
+SMALL = {
+    "method": {
+        "safe_lora": ["method.number=2"],
+        "asft_projector": ["method.rank=4"],
+        "bea": ["method.trigger_tokens=9", "method.safety=4"],
+    },
+    "measure": {
+        "cosine": ["measure.draws=20"],
+        "plane": ["measure.points=3", "measure.prompts=4"],
+        "lines": ["measure.points=3", "measure.prompts=4", "measure.random=2"],
+        "epl": ["measure.prompts=4", "measure.random=2"],
+    },
+}
+
+
+def one_cell(experiment: str, pair_overrides: list[str]) -> tuple[Sweep, list[str]]:
+    """The experiment cut to the last value of each axis, on the small pair."""
+    tree = yaml.safe_load((config_dir() / "experiment" / f"{experiment}.yaml").read_text())
+    last = {axis: str(values).split(",")[-1] for axis, values in tree["hydra"]["sweeper"]["params"].items()}
+    axes = {axis: value for axis, value in last.items() if axis != "model"}
+    kept = [text for text in pair_overrides if text.partition("=")[0] not in axes]
+    chosen = [f"{axis}={value}" for axis, value in axes.items()]
+    (item,) = enumerate_cells([f"experiment={experiment}", "model=tiny_llama", *chosen], sweep=True).cells
+    cell = item.cell
+    small = SMALL["measure"].get(cell.measure.name, []) if cell.measure else SMALL["method"].get(cell.method.name, [])
+    overrides = [f"experiment={experiment}", *kept, *chosen, *small]
+    if "attack.n" in axes:
+        overrides[overrides.index(f"attack.n={axes['attack.n']}")] = "attack.n=24"
+    if cell.training.name == "lora" and "training.lr" not in axes:
+        overrides.append("training.lr=1e-3")
+    return enumerate_cells(list(dict.fromkeys(overrides)), sweep=True), list(dict.fromkeys(overrides))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_one_small_cell_runs_and_is_reported(experiment: str, pair_overrides: list[str], tmp_path: Path) -> None:
+    sweep, overrides = one_cell(experiment, pair_overrides)
+    (item,) = sweep.cells
+    entry = run_cell(item.cell)
+    assert report(overrides) == 0
+    (page,) = (tmp_path / "outputs" / "reports").glob("*/index.html")
+    assert item.cell.experiment is not None
+    assert item.cell.experiment.title.partition(":")[0] in page.read_text()
+    if measures_in(sweep):
+        (record,) = measure_table(sweep, "").records
+        assert record.values == entry.result["values"]
+    else:
+        table_spec(sweep, "")
+        (cell,) = records(sweep)
+        assert isinstance(cell, CellRecord)
+        assert cell.hs == entry.result["metrics"]["hs"]
+
+
+def test_the_papers_tables_and_figures_are_all_there() -> None:
+    tables = {f"table{number}" for number in range(1, 9)}
+    assert {*tables, "fig1", "fig3", "fig4a", "fig4b", "fig4c", "full", "ratios"} <= set(EXPERIMENTS)

@@ -1,0 +1,249 @@
+"""Directions in weight space, the perturbed model, the safe stretch, and the measures on a small pair."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+
+from asft.config import CellConfig, ConfigError
+from asft.keys import plan
+from asft.landscape import directions
+from asft.landscape.epl import safe_stretch
+from asft.landscape.perturb import Perturbed
+from asft.measures.cosine import gaussian_mean, random_cosines
+from asft.measures.landscape import grid
+from asft.pipeline import run_cell
+from asft.store import DETAILS, Entry
+
+MakeCell = Callable[..., CellConfig]
+TARGETS = ("q_proj", "v_proj")
+
+
+@pytest.fixture(scope="module")
+def model(random_pair: Path) -> torch.nn.Module:
+    return AutoModelForCausalLM.from_pretrained(random_pair / "aligned")
+
+
+def details(entry: Entry) -> dict[str, object]:
+    found: dict[str, object] = json.loads((entry.path / DETAILS).read_text())
+    return found
+
+
+class TestDirections:
+    def test_weights_are_those_of_the_target_modules(self, model: torch.nn.Module) -> None:
+        names = directions.weights_of(model, TARGETS)
+        assert set(names) == {
+            f"model.layers.{layer}.self_attn.{target}.weight" for layer in (0, 1) for target in TARGETS
+        }
+        assert len(directions.weights_of(model)) == len(list(model.parameters()))
+
+    def test_a_random_direction_is_drawn_from_its_seed(self, model: torch.nn.Module) -> None:
+        weights = directions.weights_of(model, TARGETS)
+        one, same, other = (directions.random_direction(weights, seed) for seed in (5, 5, 6))
+        assert all(torch.equal(one[name], same[name]) for name in weights)
+        assert not any(torch.equal(one[name], other[name]) for name in weights)
+
+    def test_every_tensor_gets_its_weights_norm_and_norm_layers_stay(self, model: torch.nn.Module) -> None:
+        weights = directions.weights_of(model)
+        scaled = directions.layer_normalised(directions.random_direction(weights, 0), weights)
+        assert scaled.keys() == {name for name in weights if "norm" not in name}
+        for name, tensor in scaled.items():
+            assert torch.linalg.norm(tensor) == pytest.approx(float(torch.linalg.norm(weights[name])), rel=1e-5)
+
+    def test_orthogonalised_is_orthogonal_tensor_by_tensor(self, model: torch.nn.Module) -> None:
+        weights = directions.weights_of(model, TARGETS)
+        x = directions.random_direction(weights, 0)
+        y = {name: tensor + 3 * x[name] for name, tensor in directions.random_direction(weights, 1).items()}
+        assert directions.cosine(x, y) > 0.9
+        free = directions.orthogonalised(y, x)
+        for name in weights:
+            assert directions.cosine({name: x[name]}, {name: free[name]}) == pytest.approx(0, abs=1e-6)
+
+    def test_alignment_is_aligned_minus_base(self, random_pair: Path, model: torch.nn.Module) -> None:
+        base = dict(AutoModelForCausalLM.from_pretrained(random_pair / "base").named_parameters())
+        weights = directions.weights_of(model)
+        found = directions.difference(weights, random_pair / "base", towards=False)
+        assert found.keys() == weights.keys()
+        assert all(torch.equal(found[name], weights[name] - base[name].detach()) for name in weights)
+
+    def test_an_adapters_update_is_what_merging_it_changes(self, cell: MakeCell, random_pair: Path) -> None:
+        config = cell("method=sft", "attack.p=0.5")
+        run_cell(config)
+        (adapter,) = (path.parent for path in config.outputs.glob("stages/train/*/adapter_config.json"))
+        model = AutoModelForCausalLM.from_pretrained(random_pair / "aligned")
+        before = {name: tensor.clone() for name, tensor in directions.weights_of(model).items()}
+        update = directions.adapter_update(before, adapter)
+        merged = dict(PeftModel.from_pretrained(model, str(adapter)).merge_and_unload().named_parameters())
+        assert set(update) == set(directions.weights_of(model, TARGETS))
+        for name, tensor in update.items():
+            torch.testing.assert_close(tensor, merged[name].detach() - before[name], atol=1e-6, rtol=1e-4)
+        assert directions.from_folder(before, adapter).keys() == update.keys()
+
+    def test_a_foreign_adapter_is_named(self, cell: MakeCell, random_pair: Path) -> None:
+        config = cell("method=sft")
+        run_cell(config)
+        (adapter,) = (path.parent for path in config.outputs.glob("stages/train/*/adapter_config.json"))
+        with pytest.raises(ValueError, match="not among the model's weights"):
+            directions.adapter_update({}, adapter)
+
+
+class TestPerturbed:
+    def test_points_are_reached_from_the_pristine_copy(self, model: torch.nn.Module) -> None:
+        weights = {name: tensor.clone() for name, tensor in directions.weights_of(model, TARGETS).items()}
+        x, y = (directions.random_direction(weights, seed) for seed in (0, 1))
+        perturbed = Perturbed(model, (x, y))
+        for alpha, beta in ((0.3, -0.2), (1e3, 1e3), (0.3, -0.2)):
+            perturbed.move(alpha, beta)
+            now = directions.weights_of(model, TARGETS)
+            for name in weights:
+                assert torch.equal(now[name], weights[name] + alpha * x[name] + beta * y[name])
+        perturbed.move(0.0, 0.0)
+        assert all(torch.equal(tensor, weights[name]) for name, tensor in directions.weights_of(model, TARGETS).items())
+
+    def test_a_direction_of_another_model_is_refused(self, model: torch.nn.Module) -> None:
+        with pytest.raises(ValueError, match=r"names 'nowhere\.weight'"):
+            Perturbed(model, ({"nowhere.weight": torch.zeros(1)},))
+
+
+class TestSafeStretch:
+    @given(ahead=st.floats(0.003, 0.9), behind=st.floats(0.003, 0.9))
+    @settings(deadline=None, max_examples=60)
+    def test_finds_both_ends_within_the_tolerance(self, ahead: float, behind: float) -> None:
+        found = safe_stretch(lambda a: 0.0 if -behind <= a <= ahead else 100.0, threshold=10, limit=1)
+        assert found.ahead == pytest.approx(ahead, rel=0.025)
+        assert found.behind == pytest.approx(behind, rel=0.025)
+        assert found.ahead <= ahead
+        assert found.radius == min(found.ahead, found.behind)
+
+    def test_safe_everywhere_ends_at_the_limit_and_unsafe_at_zero_is_zero(self) -> None:
+        assert safe_stretch(lambda a: 0.0, threshold=10, limit=0.7).radius == 0.7
+        assert safe_stretch(lambda a: 11.0, threshold=10, limit=0.7).radius == 0.0
+
+    def test_what_lies_beyond_a_gap_does_not_count(self) -> None:
+        found = safe_stretch(lambda a: 100.0 if 0.1 < a < 0.5 else 0.0, threshold=10, limit=1)
+        assert found.ahead == pytest.approx(0.1, rel=0.025)
+
+    def test_no_point_is_scored_twice(self) -> None:
+        seen: list[float] = []
+        found = safe_stretch(lambda a: seen.append(a) or 100 * abs(a), threshold=10, limit=1)  # type: ignore[func-returns-value]
+        assert len(seen) == len(set(seen)) == len(found.points)
+
+
+class TestCosine:
+    def test_low_rank_draws_equal_the_matrices_they_stand_for(self) -> None:
+        generator = torch.Generator().manual_seed(0)
+        direction = {"a": torch.randn(6, 9, generator=generator), "b": torch.randn(5, 4, generator=generator)}
+        again, expected = torch.Generator().manual_seed(3), []
+        parts: list[list[torch.Tensor]] = [[], [], []]
+        for tensor in direction.values():
+            for draw in range(3):
+                b = torch.randn((tensor.shape[0], 2), generator=again, dtype=torch.float64)
+                a = torch.randn((2, tensor.shape[1]), generator=again, dtype=torch.float64)
+                parts[draw].append((b @ a).flatten())
+        whole = torch.cat([tensor.double().flatten() for tensor in direction.values()])
+        expected = [float(torch.nn.functional.cosine_similarity(whole, torch.cat(part), dim=0)) for part in parts]
+        assert random_cosines(direction, 2, 3, 3) == pytest.approx(expected)
+
+    def test_the_gaussian_mean_is_exact(self) -> None:
+        assert gaussian_mean(1) == pytest.approx(1.0)
+        assert gaussian_mean(2) == pytest.approx(2 / math.pi)
+        assert gaussian_mean(10**6) == pytest.approx(math.sqrt(2 / (math.pi * 10**6)), rel=1e-5)
+        sample = torch.randn(20_000, 12, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        assert float((sample[:, 0].abs() / sample.norm(dim=1)).mean()) == pytest.approx(gaussian_mean(12), rel=0.02)
+
+    def test_the_measure_equals_the_naive_cosine(self, cell: MakeCell, random_pair: Path) -> None:
+        config = cell("measure=cosine", "measure.draws=50", "attack.p=1")
+        entry = run_cell(config)
+        (adapter,) = (path.parent for path in config.outputs.glob("stages/train/*/adapter_config.json"))
+        weights = directions.weights_of(AutoModelForCausalLM.from_pretrained(random_pair / "aligned"), TARGETS)
+        update = directions.adapter_update(weights, adapter)
+        alignment = directions.difference(weights, random_pair / "base", towards=False)
+        flat = [torch.cat([side[name].double().flatten() for name in weights]) for side in (alignment, update)]
+        naive = float(torch.nn.functional.cosine_similarity(*flat, dim=0))
+        assert entry.result["values"]["cos"] == pytest.approx(naive, rel=1e-9)
+        assert 1 / 51 <= entry.result["values"]["p_random"] <= 1
+
+
+class TestMeasures:
+    @pytest.mark.parametrize("orthogonal", [False, True])
+    def test_the_centre_of_a_plane_is_the_plain_score(self, cell: MakeCell, orthogonal: bool) -> None:
+        plain = run_cell(cell("method=aligned")).result["metrics"]["hs"]
+        options = ["measure=plane", "measure.points=3", "measure.prompts=10", f"measure.orthogonal={orthogonal}"]
+        entry = run_cell(cell(*options, "attack.p=1"))
+        assert entry.result["values"]["centre"] == plain
+        found = details(entry)
+        assert found["steps"] == [-0.5, 0.0, 0.5]
+        hs = found["hs"]
+        assert isinstance(hs, list)
+        assert len(hs) == 3
+        assert all(len(row) == 3 for row in hs)
+        assert hs[1][1] == plain
+
+    def test_lines_and_lengths_come_back_whole(self, cell: MakeCell) -> None:
+        lines = details(run_cell(cell("measure=lines", "measure.points=3", "measure.random=2", "measure.prompts=4")))
+        assert [len(line) for line in lines["random"]] == [3, 3]  # type: ignore[attr-defined]
+        entry = run_cell(cell("measure=epl", "measure.direction=random", "measure.random=2", "measure.prompts=4"))
+        radii = details(entry)["radii"]
+        assert isinstance(radii, list)
+        assert entry.result["interval"][:2] == [min(radii), max(radii)]
+        assert entry.result["values"]["epl"] == pytest.approx(sum(radii) / 2)
+
+    def test_two_runs_agree(self, cell: MakeCell, tmp_path: Path) -> None:
+        options = ["measure=plane", "measure.points=3", "measure.prompts=4", "attack.p=1"]
+        one, other = (run_cell(cell(*options, f"outputs={tmp_path / name}")) for name in "ab")
+        assert one.result == other.result
+        assert details(one) == details(other)
+
+    def test_keys_hold_what_can_change_a_result_and_nothing_else(self, cell: MakeCell) -> None:
+        def key(*overrides: str) -> str:
+            return plan(cell("measure=epl", "measure.prompts=4", *overrides)).key
+
+        assert key() == key("method=sft", "training.lr=1", "attack.n=5")  # the alignment direction learns nothing
+        assert key() != key("measure.threshold=5")
+        assert key() != key("measure.direction=harmful")
+        assert key("measure.direction=harmful") != key("measure.direction=harmful", "attack.n=5")
+        assert (
+            plan(cell("measure=cosine", "measure.update=random")).key
+            == plan(cell("measure=cosine", "measure.update=random", "evaluation.n_harmful=9", "attack.n=7")).key
+        )
+
+    @pytest.mark.parametrize(
+        ("overrides", "words"),
+        [
+            (["measure=plane", "measure.points=4", "measure.prompts=4"], "measure.points=4: must be odd"),
+            (["measure=plane", "measure.prompts=999"], "measure.prompts=999"),
+            (
+                ["measure=plane", "measure.x=sideways", "measure.prompts=4"],
+                "'sideways' is no direction; allowed: alignment, harmful",
+            ),
+            (["measure=epl", "measure.direction=harmful", "training=full"], "training=full"),
+            (["measure=epl", "measure.direction=harmful", "attack=none", "attack.p=0"], "attack=none"),
+            (["measure=epl", "measure.treshold=3"], "treshold"),
+        ],
+    )
+    def test_mistakes_are_told(self, cell: MakeCell, overrides: list[str], words: str) -> None:
+        with pytest.raises(ConfigError) as told:
+            cell(*overrides)
+        assert words in str(told.value)
+
+    def test_a_users_own_adapter_is_a_direction(self, cell: MakeCell) -> None:
+        config = cell("method=sft", "attack.p=0.5")
+        run_cell(config)
+        (adapter,) = (path.parent for path in config.outputs.glob("stages/train/*/adapter_config.json"))
+        entry = run_cell(cell("measure=plane", f"measure.y={adapter}", "measure.points=3", "measure.prompts=4"))
+        assert details(entry)["y"] == str(adapter)
+
+
+def test_a_grid_has_zero_in_its_middle() -> None:
+    assert grid(21, 0.5)[10] == 0.0
+    assert grid(21, 0.5)[0] == -0.5
+    assert grid(21, 0.5)[-1] == 0.5
