@@ -1,0 +1,105 @@
+"""The words of docs/results.md follow from the numbers: each verdict is reached from a table made for it."""
+
+from __future__ import annotations
+
+from report_cells import RATIOS, cell, table_spec
+
+from asft.report import Column, MeasureRecord, MeasureSpec, MeasureTable, evidence, measure_evidence
+from asft.report.analysis import Analysis, analyse
+from asft.report.records import Cell
+
+METHODS = {"sft": "SFT", "safe_lora": "Safe LoRA", "asft": "AsFT", "l2": "L2", "asft_random": "random"}
+
+
+def table(asft: int, *, sft: int = 60, l2: int = 20, lora: int = 20) -> Analysis:
+    cells: list[Cell] = [cell("base", 100, 0), cell("aligned", 0, 0)]
+    for p in RATIOS:
+        scores = {"sft": sft, "safe_lora": lora, "asft": asft, "l2": l2, "asft_random": l2}
+        cells += [cell(method, hs if p else 0, 180, p=p) for method, hs in scores.items()]
+    return analyse(table_spec(methods=METHODS, controls=("base", "aligned", "l2", "asft_random")), cells)
+
+
+class TestDefence:
+    def test_a_defence_that_works_goes_the_papers_way(self) -> None:
+        said = evidence.defence_paragraph(table(asft=20))
+        assert "**Same direction** against SFT: HS -40.0 points on average, lower in 2 of 2 columns" in said
+        assert "Read over the 2 columns in which the attack works." in said
+
+    def test_a_defence_that_harms_contradicts_the_paper(self) -> None:
+        assert "**Contradicted** against SFT: HS +30.0" in evidence.defence_paragraph(table(asft=90))
+
+    def test_a_defence_without_effect_shows_nothing(self) -> None:
+        assert "**Not shown** against SFT: HS +0.0" in evidence.defence_paragraph(table(asft=60))
+
+    def test_an_attack_that_fails_leaves_nothing_to_show(self) -> None:
+        assert evidence.defence_paragraph(table(asft=0, sft=2)).startswith("**Not shown.** The attack raises HS in no")
+
+    def test_equal_controls_leave_the_direction_unproven(self) -> None:
+        said = evidence.defence_paragraph(table(asft=20, l2=20))
+        assert "L2 +0.0" in said
+        assert "that the alignment direction matters is not shown" in said
+
+    def test_weaker_controls_speak_for_the_direction(self) -> None:
+        said = evidence.defence_paragraph(table(asft=20, l2=60))
+        assert "AsFT is below each of them" in said
+
+    def test_stronger_controls_speak_against_it(self) -> None:
+        assert "AsFT is less safe than L2, random" in evidence.defence_paragraph(table(asft=60, l2=20))
+
+    def test_the_ranking_is_by_mean_harmful_score(self) -> None:
+        said = evidence.ranking(table(asft=10, lora=30))
+        assert said == "Mean HS / FA over those columns: AsFT 10.0 / 90.0; Safe LoRA 30.0 / 90.0; SFT 60.0 / 90.0."
+
+    def test_a_missing_cell_is_not_passed_over(self) -> None:
+        analysis = table(asft=20)
+        assert evidence.contrast(analysis, "asft", "bea", "HS", analysis.spec.columns) is None
+
+
+def along_lambda(scores: tuple[int, int, int]) -> Analysis:
+    cells: list[Cell] = [cell("base", 100, 0), cell("aligned", 0, 0), cell("sft", 60, 180)]
+    cells += [cell("asft", hs, 180, p=p) for p, hs in zip(RATIOS, scores, strict=True)]
+    return analyse(table_spec(methods={"sft": "SFT", "asft": "AsFT"}), cells)
+
+
+def test_a_falling_curve_is_the_papers_and_a_flat_one_is_not() -> None:
+    assert evidence.monotone_paragraph(along_lambda((60, 30, 5)), "asft", falls=True).startswith("**Same direction.**")
+    assert evidence.monotone_paragraph(along_lambda((60, 60, 60)), "asft", falls=True).startswith("**Contradicted.**")
+    assert evidence.monotone_paragraph(along_lambda((60, 58, 61)), "asft", falls=False).startswith(
+        "**Same direction.**"
+    )
+
+
+def measured(rows: dict[str, list[float]], *, headline: str, interval: tuple[float, float, str] | None) -> MeasureTable:
+    columns = tuple(Column(f"m{index}", f"m{index}") for index in range(len(next(iter(rows.values())))))
+    spec = MeasureSpec("t", "t", "model", columns, {row: row for row in rows}, dict.fromkeys(rows, headline))
+    return MeasureTable(
+        spec,
+        [
+            MeasureRecord(
+                f"{row}{k}", row, columns[k].value, 0, {headline: value}, interval if row == "random" else None, {}, 1.0
+            )
+            for row, values in rows.items()
+            for k, value in enumerate(values)
+        ],
+    )
+
+
+class TestMeasured:
+    def test_cosines_above_the_random_range_contradict_orthogonality(self) -> None:
+        rows = {"harmful": [0.1, 0.2], "benign": [0.3, 0.3], "random": [0.01, 0.01]}
+        said = measure_evidence.cosine_paragraph(measured(rows, headline="abs_cos", interval=(0.0, 0.03, "95%")))
+        assert said.startswith("**Contradicted.**")
+        assert "2 of 2 harmful updates lie above that range" in said
+        assert "Benign fine-tunes reach 0.3" in said
+
+    def test_cosines_within_it_do_not(self) -> None:
+        rows = {"harmful": [0.01, 0.02], "random": [0.01, 0.01]}
+        said = measure_evidence.cosine_paragraph(measured(rows, headline="abs_cos", interval=(0.0, 0.03, "95%")))
+        assert said.startswith("**Same direction.**")
+
+    def test_lengths_are_counted_over_the_models(self) -> None:
+        rows = {"alignment": [0.4, 0.5], "harmful": [0.1, 0.6], "random": [0.3, 0.9]}
+        said = measure_evidence.length_paragraph(measured(rows, headline="epl", interval=None))
+        assert said.startswith("**Not shown.**")
+        assert "holds in 1 of 2 models" in said
+        assert "longer in 1 of 2" in said
