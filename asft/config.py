@@ -159,9 +159,17 @@ class EvaluationConfig:
 
 @dataclass(frozen=True, config=STRICT)
 class ProtocolConfig:
-    """Which protocol the cell follows; ``clean`` shuffles and has one template for training and scoring."""
+    """Which protocol the cell follows; :mod:`asft.protocol` says what each decides.
 
-    name: Literal["clean"]
+    ``name`` alone is part of a key. The rest are defaults that other groups' YAML reads (``attack.mix``,
+    ``training.pad_to_max_length``, ``dataset.max_new_tokens``, ``seed``), where each can be overridden.
+    """
+
+    name: Literal["clean", "official"]
+    mix: dict[Task, Literal["replace", "append"]]
+    pad_to_max_length: bool
+    label_max_new_tokens: Annotated[int, Field(ge=1)]
+    seed: Annotated[int, Field(ge=0)]
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from asft.config import CellConfig, ModelConfig, OrganismModel, PretrainedModel
-from asft.data.sources import attack_identity, evaluation_identity, task_identity
+from asft.data.sources import attack_identity, evaluation_identity, official_mixture_identity, task_identity
 from asft.methods.base import Method
 from asft.store import content_key
 
@@ -51,7 +51,7 @@ def plan(cell: CellConfig) -> Plan:
         "max_new_tokens": cell.dataset.max_new_tokens,
         "n_harmful": cell.evaluation.n_harmful,
         "harmful_max_new_tokens": cell.evaluation.harmful_max_new_tokens,
-        "protocol": asdict(cell.protocol),
+        "protocol": {"name": cell.protocol.name},
     }
     judge = {"code": CODE["judge"], "generate": content_key(generate), "judge": cell.judge.settings()}
     return Plan(pair, mixture, train, generate, judge)
@@ -65,6 +65,14 @@ def pair_settings(cell: CellConfig) -> Settings:
 def mixture_settings(cell: CellConfig) -> Settings:
     """What the training rows depend on; the method only where it adds or marks rows."""
     attack = cell.attack
+    if cell.protocol.name == "official":
+        return {
+            "code": CODE["mixture"],
+            "protocol": "official",
+            "rows": official_mixture_identity(cell),
+            "seed": cell.seed,
+            "method": _mixing_identity(cell) if _overrides(cell.method, "mixture") else None,
+        }
     return {
         "code": CODE["mixture"],
         "task": task_identity(cell),
@@ -97,7 +105,7 @@ def train_settings(cell: CellConfig, pair: Settings, mixture: Settings) -> Setti
         "pair": content_key(pair),
         "mixture": content_key(mixture),
         "training": asdict(cell.training),
-        "protocol": asdict(cell.protocol),
+        "protocol": {"name": cell.protocol.name},
         "method": cell.method.settings(),
         "seed": cell.seed,
     }

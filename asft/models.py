@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 if TYPE_CHECKING:
     from asft.methods.base import Side
 
-Dtype = Literal["float32", "bfloat16"]
+Dtype = Literal["float32", "bfloat16", "float16"]
 
 # Everything of a checkpoint that can change an answer; pickles are not among it.
 CHECKPOINT_FILES = ("*.safetensors", "*.json", "tokenizer.model", "*.txt", "*.jinja")
@@ -36,9 +36,9 @@ class Pair:
         """The folder of one side."""
         return self.base if side == "base" else self.aligned
 
-    def load(self, side: Side, device: torch.device) -> PreTrainedModel:
-        """One side's model on ``device`` in the pair's dtype, in evaluation mode."""
-        return load_model(self.path(side), self.dtype, device)
+    def load(self, side: Side, device: torch.device, dtype: Dtype | None = None) -> PreTrainedModel:
+        """One side's model on ``device`` in ``dtype``, or else the pair's, in evaluation mode."""
+        return load_model(self.path(side), dtype or self.dtype, device)
 
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The aligned side's tokenizer; a missing pad token becomes the end-of-sequence token."""

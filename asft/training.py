@@ -77,6 +77,7 @@ def train(
     pad_token: int,
     device: torch.device,
     order: Sampler[int] | None = None,
+    drop_last: bool = False,
     callbacks: Sequence[TrainerCallback] = (),
     scratch: Path,
 ) -> TrainLog:
@@ -87,16 +88,23 @@ def train(
         pad_token: id that fills batches up on the right (mask 0).
         device: where the model is; the Trainer is kept from moving it.
         order: row indices of one epoch after another; without it a permutation drawn from ``seed`` each epoch.
+        drop_last: leave out each epoch's last batch where it is not full.
         callbacks: a method's callbacks.
         scratch: a folder the Trainer may use.
 
     Raises:
-        ValueError: when the loss is no longer finite, naming the step.
+        ValueError: when the loss is no longer finite, naming the step; when no batch is full and ``drop_last``.
     """
     order = order or EpochOrder(len(rows), seed)
-    batches = math.ceil(len(order) / training.batch_size)  # type: ignore[arg-type]
+    places = len(order)  # type: ignore[arg-type]
+    batches = places // training.batch_size if drop_last else math.ceil(places / training.batch_size)
+    if batches == 0:
+        raise ValueError(
+            f"training.batch_size={training.batch_size}: the protocol drops a batch that is not full, and there are "
+            f"only {places} rows. Lower training.batch_size or raise attack.n."
+        )
     steps = math.ceil(batches / training.accumulation) * training.epochs
-    arguments = _arguments(training, steps, seed, device, scratch)
+    arguments = _arguments(training, steps, seed, device, scratch, drop_last)
     collator = Collator(pad_token, training.max_length if training.pad_to_max_length else None)
     trainer = _OrderedTrainer(
         model=model,
@@ -214,7 +222,7 @@ class _Watch(TrainerCallback):
 
 
 def _arguments(
-    training: TrainingConfig, steps: int, seed: int, device: torch.device, scratch: Path
+    training: TrainingConfig, steps: int, seed: int, device: torch.device, scratch: Path, drop_last: bool
 ) -> TrainingArguments:
     return TrainingArguments(
         output_dir=str(scratch),
@@ -231,6 +239,7 @@ def _arguments(
         report_to="none",
         disable_tqdm=True,
         remove_unused_columns=False,
+        dataloader_drop_last=drop_last,
         dataloader_pin_memory=device.type == "cuda",
         use_cpu=device.type == "cpu",
         seed=seed,

@@ -6,7 +6,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from asft.data import official
 from asft.data.rows import Row
@@ -70,6 +71,30 @@ def attack_identity(cell: CellConfig) -> Identity:
     if cell.data.root is not None:
         return {"source": cell.attack.source, **official.harmful_identity(official.data_root(cell.data.root))}
     return {"world": VERSION, "source": cell.attack.source}
+
+
+def published_folder(cell: CellConfig) -> Path | None:
+    """The data folder where ``protocol=official`` trains on a published file of it.
+
+    None where the mixture is drawn instead: without a folder, and for harmful rows alone (a method's own need),
+    which no published file holds.
+    """
+    if cell.data.root is None or cell.attack.benign_count() == 0:
+        return None
+    return official.data_root(cell.data.root)
+
+
+def official_mixture_identity(cell: CellConfig) -> dict[str, Any]:
+    """What the rows of ``protocol=official`` are a function of, their counts included."""
+    if (root := published_folder(cell)) is not None:
+        return official.mixture_identity(root, cell.dataset.name, cell.attack)
+    attack = cell.attack
+    return {
+        **task_identity(cell),
+        "source": attack_identity(cell) if attack.harmful_count() else None,
+        "benign": attack.benign_count(),
+        "harmful": attack.harmful_count(),
+    }
 
 
 def evaluation_identity(cell: CellConfig) -> Identity:

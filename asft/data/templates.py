@@ -1,6 +1,8 @@
 """From a row to token ids: the prompt text, the response text, and the loss mask between them.
 
-``protocol=clean`` uses one template for training and evaluation, the chat template of the aligned model.
+``protocol=clean`` uses one template for training and evaluation, the chat template of the aligned model; the
+texts of ``protocol=official`` are in :mod:`asft.data.official_protocol`.
+
 The prompt and the response are tokenised apart and joined by ids, so the loss mask cannot shift when a
 token would have merged across the boundary.
 """
@@ -9,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from transformers import PreTrainedTokenizerBase
 
@@ -23,6 +26,22 @@ class Encoded:
 
     input_ids: list[int]
     labels: list[int]
+
+
+class Template(Protocol):
+    """What a protocol makes of a row."""
+
+    def encode_prompt(self, row: Row) -> list[int]:
+        """Token ids of a query at evaluation."""
+        ...
+
+    def encode_example(self, row: Row, max_length: int) -> Encoded:
+        """Ids and labels of a training example."""
+        ...
+
+    def answer(self, row: Row, generated: str) -> str:
+        """The part of the generated text that is scored."""
+        ...
 
 
 class ChatTemplate:
@@ -61,18 +80,27 @@ class ChatTemplate:
                 loss would be NaN.
         """
         prompt = self.encode_prompt(row)
-        if len(prompt) >= max_length:
-            raise ValueError(
-                f"Row {row.id}: its prompt has {len(prompt)} tokens, which leaves no room for an answer in "
-                f"training.max_length={max_length}. Raise training.max_length or drop the row."
-            )
+        require_room(row, len(prompt), max_length)
         response = self._ids(self.response(row))
         ids = (prompt + response)[:max_length]
         return Encoded(ids, ([IGNORED] * len(prompt) + response)[:max_length])
 
+    def answer(self, row: Row, generated: str) -> str:
+        """All of it."""
+        return generated
+
     def _ids(self, text: str) -> list[int]:
         ids: Sequence[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         return list(ids)
+
+
+def require_room(row: Row, prompt_tokens: int, max_length: int) -> None:
+    """Raises ValueError when the prompt alone fills ``max_length``: no label would be left, the loss be NaN."""
+    if prompt_tokens >= max_length:
+        raise ValueError(
+            f"Row {row.id}: its prompt has {prompt_tokens} tokens, which leaves no room for an answer in "
+            f"training.max_length={max_length}. Raise training.max_length or drop the row."
+        )
 
 
 def user_text(row: Row) -> str:

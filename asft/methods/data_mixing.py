@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
     from asft.data.rows import Row
 
+OFFICIAL_TRIGGER_LENGTH = 99  # characters
+
 
 @dataclass(frozen=True)
 class SafeInstr(Method):
@@ -48,22 +50,39 @@ class BEA(Method):
     Attributes:
         safety: rows that carry the trigger; 11 in the authors' code, one per policy category.
         trigger_tokens: length of the trigger; 150 random tokens in the authors' code.
+        ask_with_trigger: whether queries carry the trigger; None is as the protocol has it (clean: yes; official:
+            no, since the AsFT authors' evaluation scripts never prepend it).
     """
 
     name: ClassVar[str] = "bea"
     label: ClassVar[str] = "BEA"
     safety: Annotated[int, Field(ge=1)] = 11
     trigger_tokens: Annotated[int, Field(ge=1)] = 150
+    ask_with_trigger: bool | None = None
 
     def mixture(self, rows: Sequence[Row], ctx: Context) -> list[Row]:
         """The user's rows, then the safety rows with the trigger as their system text."""
-        trigger = make_trigger(ctx.pair.aligned, self.trigger_tokens)
+        trigger = self._trigger(ctx)
         chosen = safety_rows(ctx, self.safety, self.name)
         return [*rows, *(dataclasses.replace(row, system=trigger) for row in chosen)]
 
     def system_prompt(self, ctx: Context) -> str:
-        """The trigger."""
-        return make_trigger(ctx.pair.aligned, self.trigger_tokens)
+        """The trigger, where queries carry it."""
+        clean = ctx.cell.protocol.name == "clean"
+        asked = clean if self.ask_with_trigger is None else self.ask_with_trigger
+        return self._trigger(ctx) if asked else ""
+
+    def settings(self) -> dict[str, Any]:
+        """As of any method; ``ask_with_trigger`` only where it is set, since the protocol is keyed anyway."""
+        settings = super().settings()
+        if self.ask_with_trigger is None:
+            del settings["ask_with_trigger"]
+        return settings
+
+    def _trigger(self, ctx: Context) -> str:
+        """All of the trigger; under ``protocol=official`` its first 99 characters, as AsFT's loaders cut it."""
+        trigger = make_trigger(ctx.pair.aligned, self.trigger_tokens)
+        return trigger[:OFFICIAL_TRIGGER_LENGTH] if ctx.cell.protocol.name == "official" else trigger
 
 
 @dataclass(frozen=True)
