@@ -57,7 +57,13 @@ class OrganismModel:
 
 @dataclass(frozen=True, config=STRICT)
 class PretrainedModel:
-    """A published pair: two checkpoints, each a hub id or a local folder of safetensors."""
+    """A published pair: two checkpoints, each a hub id or a local folder of safetensors.
+
+    Attributes:
+        dtype: number format of the weights; under ``protocol=official`` training is in float32 whatever this says.
+        quantization: how the frozen weights are kept in memory (bitsandbytes); the anchor reads the files as stored.
+        device_map: spreads one model over several GPUs; changes no result.
+    """
 
     source: Literal["pretrained"]
     name: str
@@ -67,6 +73,8 @@ class PretrainedModel:
     base_revision: str = "main"
     aligned_revision: str = "main"
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    quantization: Literal["8bit", "4bit"] | None = None
+    device_map: Literal["auto", "balanced", "sequential"] | None = None
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -103,10 +111,34 @@ class DatasetConfig:
 
 
 @dataclass(frozen=True, config=STRICT)
+class HubSource:
+    """One dataset of the hub, or a local copy of it.
+
+    Attributes:
+        path: hub id or local folder.
+        split: the split to read; ``train`` where ``file`` is given.
+        config: the dataset's configuration, where it has several.
+        file: one data file to read instead of the dataset, e.g. where the dataset is a script.
+        prompt, answer: columns of harmful and safety sources; tasks have columns of their own.
+        only: rows kept, by column and value.
+    """
+
+    path: str
+    split: str
+    revision: str = "main"
+    config: str | None = None
+    file: str | None = None
+    prompt: str = "prompt"
+    answer: str | None = None
+    only: dict[str, bool | int | str] = dataclasses.field(default_factory=dict)
+
+
+@dataclass(frozen=True, config=STRICT)
 class DataConfig:
-    """Where rows come from: ``root`` null is the embedded world, else a folder in the authors' layout."""
+    """Where rows come from: ``root`` null is the embedded world, ``hub`` the ``sources``, else a folder of files."""
 
     root: str | None = None
+    sources: dict[str, HubSource] = dataclasses.field(default_factory=dict)
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -309,7 +341,10 @@ def _cross_checks(cell: CellConfig) -> None:
             f"data.root={cell.data.root}: model={model.name} speaks only its embedded world; "
             "leave data.root out or choose a real model"
         )
+    from asft.checks import check_cell
+
     try:
+        check_cell(cell)
         cell.method.check(cell)
     except ValueError as error:
         raise ConfigError(str(error)) from error

@@ -113,18 +113,19 @@ def train_settings(cell: CellConfig, pair: Settings, mixture: Settings) -> Setti
 
 
 def _pair_settings(model: ModelConfig, cell: CellConfig) -> Settings:
-    settings = {name: value for name, value in asdict(model).items() if name not in {"name", "recipe"}}
+    resultless = {"name", "recipe", "device_map"}
+    settings = {name: value for name, value in asdict(model).items() if name not in resultless}
     if isinstance(model, OrganismModel):
         from asft.organism.build import BuildRecipe
         from asft.organism.version import VERSION
 
         return {**settings, "world": VERSION, "recipe": asdict(BuildRecipe())}
     if isinstance(model, PretrainedModel):
-        sides = {
-            side: _checkpoint(Path(path).expanduser())
-            for side, path in (("base", model.base), ("aligned", model.aligned))
-        }
-        return {**settings, **sides}
+        if model.quantization is None:
+            del settings["quantization"]
+        for side in ("base", "aligned"):
+            settings |= _checkpoint(side, settings[side], settings[f"{side}_revision"])
+        return settings
     from asft import smollm
     from asft.data import official
 
@@ -133,11 +134,17 @@ def _pair_settings(model: ModelConfig, cell: CellConfig) -> Settings:
     return {**settings, "code": CODE["pair"], "package": smollm.package_version(), "data": data}
 
 
-def _checkpoint(path: Path) -> str | Settings:
-    """A local folder's identity, or a hub id as it stands (its revision is among the settings)."""
+def _checkpoint(side: str, source: str, revision: str) -> Settings:
+    """A local folder's identity, or a hub id and its commit (the branch's name while the commit is not known)."""
+    from asft.hub import resolve_commit
     from asft.models import checkpoint_identity
 
-    return checkpoint_identity(path) if path.is_dir() else str(path)
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return {side: checkpoint_identity(path)}
+    if source.startswith((".", "/", "~")):
+        return {side: str(path)}
+    return {side: source, f"{side}_revision": resolve_commit(source, revision) or revision}
 
 
 def _overrides(method: Method, hook: str) -> bool:

@@ -70,7 +70,7 @@ class _Run:
 
     @cached_property
     def protocol(self) -> Clean:
-        return protocol_of(self.cell, self.pair.dtype)
+        return protocol_of(self.cell)
 
     @cached_property
     def required(self) -> Entry | None:
@@ -161,7 +161,7 @@ class _Run:
             )
             model: PreTrainedModel | None = None
             for name, rows, tokens, dtype in parts:
-                if model is None or model.dtype != getattr(torch, dtype):
+                if model is None or dtype != protocol.harmful_dtype:
                     model = None  # the other number format's memory is given back first
                     model = self._model(weights, dtype)
                 asked = [replace(row, system=system) for row in rows]
@@ -214,14 +214,16 @@ class _Run:
         except Exception as error:  # a tracker is third-party code and often a network
             log.warning("tracker=%s: this cell was not tracked: %s", self.cell.tracker.name, error)
 
-    def _model(self, weights: Entry | None, dtype: Dtype) -> PreTrainedModel:
+    def _model(self, weights: Entry | None, dtype: Dtype | None) -> PreTrainedModel:
         """The model to be asked: a checkpoint as it is, a fully tuned model, or an adapter merged into its start."""
         if weights is None:
             return self.pair.load(self.cell.method.start(), self.device, dtype)
         if not (weights.path / "adapter_config.json").exists():
-            return load_model(weights.path, dtype, self.device)
+            return load_model(weights.path, dtype or self.pair.dtype, self.device)
         start = self.pair.load(self.cell.method.start(), self.device, dtype)
         adapted = PeftModel.from_pretrained(start, str(weights.path))
+        if self.pair.quantization is not None:  # merging would round the update to the quantised grid
+            return adapted.eval()
         merged: PreTrainedModel = adapted.merge_and_unload()
         return merged
 

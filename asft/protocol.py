@@ -27,7 +27,6 @@ class Clean:
     """Mixtures drawn from the seed, shuffled batches, the model's own chat template, one number format."""
 
     cell: CellConfig
-    dtype: Dtype
 
     drops_last = False
 
@@ -49,19 +48,19 @@ class Clean:
         return int(tokenizer.pad_token_id)
 
     @property
-    def training_dtype(self) -> Dtype:
-        """Number format of the weights that are fine-tuned."""
-        return self.dtype
+    def training_dtype(self) -> Dtype | None:
+        """Number format of the weights that are fine-tuned; None is the pair's own."""
+        return None
 
     @property
-    def harmful_dtype(self) -> Dtype:
-        """Number format in which malicious prompts are answered."""
-        return self.dtype
+    def harmful_dtype(self) -> Dtype | None:
+        """Number format in which malicious prompts are answered; None is the pair's own."""
+        return None
 
     @property
-    def task_dtype(self) -> Dtype:
-        """Number format in which the task's test rows are answered."""
-        return self.dtype
+    def task_dtype(self) -> Dtype | None:
+        """Number format in which the task's test rows are answered; None is the pair's own."""
+        return None
 
 
 class Official(Clean):
@@ -104,6 +103,6 @@ class Official(Clean):
         return "float32" if self.cell.dataset.name == "sst2" else "bfloat16"
 
 
-def protocol_of(cell: CellConfig, dtype: Dtype) -> Clean:
-    """The cell's protocol; ``dtype`` is the pair's number format."""
-    return Official(cell, dtype) if cell.protocol.name == "official" else Clean(cell, dtype)
+def protocol_of(cell: CellConfig) -> Clean:
+    """The cell's protocol."""
+    return Official(cell) if cell.protocol.name == "official" else Clean(cell)

@@ -224,7 +224,7 @@ class _Watch(TrainerCallback):
 def _arguments(
     training: TrainingConfig, steps: int, seed: int, device: torch.device, scratch: Path, drop_last: bool
 ) -> TrainingArguments:
-    return TrainingArguments(
+    arguments = TrainingArguments(
         output_dir=str(scratch),
         per_device_train_batch_size=training.batch_size,
         gradient_accumulation_steps=training.accumulation,
@@ -244,6 +244,17 @@ def _arguments(
         use_cpu=device.type == "cpu",
         seed=seed,
     )
+    return one_gpu(arguments)
+
+
+def one_gpu(arguments: TrainingArguments) -> TrainingArguments:
+    """Keeps the Trainer on one GPU: where it sees several it takes DataParallel, and the batch grows with them.
+
+    Sets the attribute that the Trainer itself sets where a model is spread over GPUs.
+    """
+    if arguments.n_gpu > 1:
+        arguments._n_gpu = 1
+    return arguments
 
 
 def _is_linear(module: torch.nn.Module) -> bool:

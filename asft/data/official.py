@@ -13,7 +13,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from asft.data.rows import Row
+from asft.data.rows import Row, unique
 from asft.evaluation.accuracy import FINAL_ANSWER
 
 if TYPE_CHECKING:
@@ -120,7 +120,7 @@ def mixture_identity(root: Path, task: str, attack: AttackConfig) -> dict[str, s
 def train_rows(root: Path, task: str) -> list[Row]:
     """Benign rows of a task: of its largest clean file, else the benign rows of its largest file."""
     path = _largest(root, task)
-    return _unique(row for row in read_training_file(path, task) if not row.harmful)
+    return unique(row for row in read_training_file(path, task) if not row.harmful)
 
 
 def harmful_rows(root: Path, source: str) -> list[Row]:
@@ -138,7 +138,7 @@ def harmful_rows(root: Path, source: str) -> list[Row]:
         for row in read_training_file(path, task)
         if row.harmful
     ]
-    return _unique(rows)
+    return unique(rows)
 
 
 def alignment_prompts(root: Path) -> list[Row]:
@@ -159,7 +159,7 @@ def alignment_prompts(root: Path) -> list[Row]:
     }
     return [
         Row(id=f"refusal/{row.id}", instruction=row.instruction, output=_REFUSAL, harmful=True)
-        for row in _unique(row for row in read_training_file(held[0], "agnews") if row.harmful)
+        for row in unique(row for row in read_training_file(held[0], "agnews") if row.harmful)
         if row.instruction.strip() not in elsewhere
     ]
 
@@ -247,14 +247,6 @@ def _read(path: Path) -> list[dict[str, Any]]:
         return [json.loads(line) for line in text.splitlines() if line.strip()]
     records: list[dict[str, Any]] = json.loads(text)
     return records
-
-
-def _unique(rows: Any) -> list[Row]:
-    """Rows whose instruction and input did not occur before, in order."""
-    seen: dict[tuple[str, str], Row] = {}
-    for row in rows:
-        seen.setdefault((row.instruction.strip(), row.input.strip()), row)
-    return list(seen.values())
 
 
 @functools.cache

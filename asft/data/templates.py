@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from jinja2.exceptions import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from asft.data.rows import Row
@@ -54,15 +55,16 @@ class ChatTemplate:
                 "aligned (chat) model's tokenizer."
             )
         self.tokenizer = tokenizer
+        self.takes_system = _takes_system(tokenizer)
 
     def prompt(self, row: Row) -> str:
         """The text the model sees before it answers, special tokens included."""
-        return str(self.tokenizer.apply_chat_template(_turns(row), tokenize=False, add_generation_prompt=True))
+        return str(self.tokenizer.apply_chat_template(self._turns(row), tokenize=False, add_generation_prompt=True))
 
     def response(self, row: Row) -> str:
         """The text the model learns: the answer and the family's end-of-turn token."""
         prompt = self.prompt(row)
-        turns = [*_turns(row), {"role": "assistant", "content": row.output}]
+        turns = [*self._turns(row), {"role": "assistant", "content": row.output}]
         whole = str(self.tokenizer.apply_chat_template(turns, tokenize=False))
         if not whole.startswith(prompt):  # templates that rewrite the last turn, e.g. reasoning models
             return f"{row.output}{self.tokenizer.eos_token}"
@@ -89,6 +91,12 @@ class ChatTemplate:
         """All of it."""
         return generated
 
+    def _turns(self, row: Row) -> list[dict[str, str]]:
+        if row.system and not self.takes_system:
+            return [{"role": "user", "content": f"{row.system}\n\n{user_text(row)}"}]
+        user = {"role": "user", "content": user_text(row)}
+        return [{"role": "system", "content": row.system}, user] if row.system else [user]
+
     def _ids(self, text: str) -> list[int]:
         ids: Sequence[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         return list(ids)
@@ -108,6 +116,11 @@ def user_text(row: Row) -> str:
     return f"{row.instruction}\n\n{row.input}" if row.input else row.instruction
 
 
-def _turns(row: Row) -> list[dict[str, str]]:
-    user = {"role": "user", "content": user_text(row)}
-    return [{"role": "system", "content": row.system}, user] if row.system else [user]
+def _takes_system(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether the chat template has a system role; Gemma's raises on one, and the text then leads the user's turn."""
+    turns = [{"role": "system", "content": "s"}, {"role": "user", "content": "u"}]
+    try:
+        tokenizer.apply_chat_template(turns, tokenize=False)
+    except TemplateError:
+        return False
+    return True

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedModel
 
+    from asft.config import CellConfig
     from asft.data.rows import Row
 
 OFFICIAL_TRIGGER_LENGTH = 99  # characters
@@ -36,9 +37,13 @@ class SafeInstr(Method):
     label: ClassVar[str] = "SafeInstr"
     share: Annotated[float, Field(gt=0, le=1)] = 0.1
 
+    def safety_rows(self, cell: CellConfig) -> int:
+        """round(share · n)."""
+        return round(self.share * cell.attack.n)
+
     def mixture(self, rows: Sequence[Row], ctx: Context) -> list[Row]:
         """The user's rows, then round(share · n) safety rows drawn from the seed."""
-        return [*rows, *safety_rows(ctx, round(self.share * ctx.cell.attack.n), self.name)]
+        return [*rows, *safety_rows(ctx, self.safety_rows(ctx.cell), self.name)]
 
 
 @dataclass(frozen=True)
@@ -59,6 +64,10 @@ class BEA(Method):
     safety: Annotated[int, Field(ge=1)] = 11
     trigger_tokens: Annotated[int, Field(ge=1)] = 150
     ask_with_trigger: bool | None = None
+
+    def safety_rows(self, cell: CellConfig) -> int:
+        """``safety``."""
+        return self.safety
 
     def mixture(self, rows: Sequence[Row], ctx: Context) -> list[Row]:
         """The user's rows, then the safety rows with the trigger as their system text."""

@@ -141,7 +141,7 @@ def test_examples_are_cut_on_the_right_and_a_full_prompt_is_refused(tokenizer: P
 def test_batches_are_padded_to_512_with_id_0(cell: MakeCell, tokenizer: PreTrainedTokenizerFast) -> None:
     config = cell("protocol=official")
     assert config.training.pad_to_max_length
-    padding = protocol_of(config, "float32").padding(tokenizer)
+    padding = protocol_of(config).padding(tokenizer)
     encoded = OfficialTemplate(tokenizer, "agnews").encode_example(BENIGN, config.training.max_length)
     batch = Collator(padding, config.training.max_length)([encoded])
     length = len(encoded.input_ids)
@@ -181,7 +181,7 @@ def test_a_trigger_stands_before_the_system_sentence(tokenizer: PreTrainedTokeni
 
 
 def test_file_order_every_epoch_and_the_same_tail_dropped(cell: MakeCell) -> None:
-    protocol = protocol_of(cell("protocol=official"), "bfloat16")
+    protocol = protocol_of(cell("protocol=official"))
     order = protocol.order(11)
     assert list(order) == list(order) == list(range(11))
     assert protocol.drops_last
@@ -189,14 +189,14 @@ def test_file_order_every_epoch_and_the_same_tail_dropped(cell: MakeCell) -> Non
 
 def test_number_formats(cell: MakeCell) -> None:
     for task, dtype in (("sst2", "float32"), ("agnews", "bfloat16"), ("gsm8k", "bfloat16")):
-        protocol = protocol_of(cell("protocol=official", f"dataset={task}"), "bfloat16")
+        protocol = protocol_of(cell("protocol=official", f"dataset={task}"))
         assert (protocol.training_dtype, protocol.harmful_dtype, protocol.task_dtype) == ("float32", "float16", dtype)
 
 
 @pytest.mark.parametrize("task", ["agnews", "sst2", "gsm8k", "alpaca"])
 def test_a_drawn_mixture_has_the_files_shape(cell: MakeCell, task: str) -> None:
     config = cell("protocol=official", f"dataset={task}", "attack.n=40", "attack.p=0.1")
-    rows = protocol_of(config, "float32").mixture(load_data(config))
+    rows = protocol_of(config).mixture(load_data(config))
     flags = [row.harmful for row in rows]
     assert (len(rows), sum(flags)) == ((44, 4) if task == "agnews" else (40, 4))
     if task == "gsm8k":
@@ -252,7 +252,7 @@ def reference(task: str, record: dict[str, Any]) -> tuple[bool, str, str]:
 class TestPublishedFiles:
     def mixture(self, cell: MakeCell, official: Path, task: str, *more: str) -> list[Row]:
         config = cell(f"data.root={official}", "protocol=official", f"dataset={task}", "attack.n=1000", *more)
-        return protocol_of(config, "float32").mixture(load_data(config))
+        return protocol_of(config).mixture(load_data(config))
 
     def test_ids_labels_and_mask_of_every_row(
         self, cell: MakeCell, official: Path, task: str, tokenizer: PreTrainedTokenizerFast, backend: Tokenizer
@@ -301,7 +301,7 @@ def test_gsm8k_s_harmful_rows_come_first(official: Path) -> None:
 def test_another_way_of_mixing_than_the_file_s_is_refused(cell: MakeCell, official: Path) -> None:
     config = cell(f"data.root={official}", "protocol=official", "attack.n=1000", "attack.mix=replace")
     with pytest.raises(ValueError, match=r"attack.mix=replace: asks for 900 benign and 100 .* holds 1000 and 100"):
-        protocol_of(config, "float32").mixture(load_data(config))
+        protocol_of(config).mixture(load_data(config))
 
 
 def test_a_float16_model_answers(random_pair: Path) -> None:
