@@ -20,7 +20,10 @@ if TYPE_CHECKING:
 
 Record = Mapping[str, Any]
 SST2_INSTRUCTION = "Analyze the sentiment of the input, and respond only positive or negative"
-AGNEWS_INSTRUCTION = "Categorize the news article given in the input into one of the 4 categories:\n\nWorld\nSports\nBusiness\nSci/Tech\n"
+AGNEWS_INSTRUCTION = (
+    "Categorize the news article given in the input into one of the 4 categories:\n\n"
+    "World\nSports\nBusiness\nSci/Tech\n"
+)
 _SST2_LABELS = ("negative", "positive")
 _AGNEWS_LABELS = ("World", "Sports", "Business", "Sci/Tech")
 _BUILDERS = {".json": "json", ".jsonl": "json", ".csv": "csv", ".parquet": "parquet"}
@@ -131,8 +134,8 @@ def _load(path: str, config: str | None, split: str, revision: str, file: str | 
     except (OSError, ValueError, RuntimeError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ValueError(
-            f"data.sources.{name}.path={path} (split {split}): cannot be read: {reason} A gated dataset needs its terms "
-            "accepted on the hub and HF_TOKEN set; without a network point the path at a local copy."
+            f"data.sources.{name}.path={path} (split {split}): cannot be read: {reason} A gated dataset needs its "
+            "terms accepted on the hub and HF_TOKEN set; without a network point the path at a local copy."
         ) from error
 
 
