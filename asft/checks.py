@@ -1,4 +1,4 @@
-"""What a configuration asks for and the data or the hardware format cannot give, found before anything trains."""
+"""Settings that contradict each other, and more rows than the data hold: found before anything trains."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 def check_cell(cell: CellConfig) -> None:
-    """Refuses settings that contradict each other, and more rows than there are.
+    """Checks what needs more than one setting to see.
 
     Raises:
         ValueError: naming the key, its value and what to do instead.
@@ -27,9 +27,11 @@ def check_cell(cell: CellConfig) -> None:
 
 
 def _check_quantization(cell: CellConfig) -> None:
-    quantization = getattr(cell.model, "quantization", None)
-    if quantization is None:
+    from asft.config import PretrainedModel
+
+    if not isinstance(cell.model, PretrainedModel) or cell.model.quantization is None:
         return
+    quantization = cell.model.quantization
     if cell.training.name == "full":
         raise ValueError(
             f"model.quantization={quantization}: quantised weights cannot be trained themselves; use training=lora"
