@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from asft.compose import Sweep, SweepCell
 from asft.config import CellConfig, ConfigError, ExperimentConfig, OrganismModel, PretrainedModel
+from asft.data.sources import published_folder
 from asft.keys import plan
 from asft.report import Cell, CellRecord, Column, MissingCell, TableSpec
 from asft.store import HARMFUL_FILE, TASK_FILE, Entry, Store, library_versions, read_jsonl
@@ -21,6 +22,7 @@ PAPER_MODELS = {
 }
 _PAPER_PROMPTS = 250
 _GRADED_TASKS = {"alpaca"}
+_SHARED_WITH_SAFETY_ROWS = 0.2  # the ratio whose AG News file the alignment prompts are taken from
 
 
 def experiment_of(sweep: Sweep) -> ExperimentConfig:
@@ -114,15 +116,9 @@ def _setting_differences(cell: CellConfig) -> list[str]:
         notes.append(
             f"Judge: {cell.judge.name} in place of the 7B moderation model beaver-dam; it sees refusals, not content."
         )
-    if cell.protocol.name == "clean":
-        notes.append(
-            "Protocol: clean. Batches are shuffled and training and scoring share one template; the authors' code "
-            "keeps file order and scores with another template than it trains with."
-        )
     if cell.measure is not None:
         return notes
-    if cell.attack.mix == "replace" and cell.dataset.name == "agnews" and cell.attack.source != "none":
-        notes.append("Mixture: harmful rows replace benign ones; the authors' AG News files add them on top.")
+    notes += _protocol_notes(cell)
     if cell.evaluation.n_harmful != _PAPER_PROMPTS:
         notes.append(f"Scored on {cell.evaluation.n_harmful} malicious prompts; the paper has {_PAPER_PROMPTS}.")
     return notes
@@ -137,6 +133,62 @@ def _recipe_differences(cell: CellConfig) -> list[str]:
         f"Fine-tune of {cell.dataset.name}: lr {training.lr:g}, {training.epochs} epoch(s); the paper has lr 5e-05, "
         "10 epochs."
     ]
+
+
+def _protocol_notes(cell: CellConfig) -> list[str]:
+    """The protocol by name, and what still differs from the authors' code."""
+    appended = cell.attack.mix == "append"
+    notes = []
+    if cell.protocol.name == "clean":
+        notes.append(
+            "Protocol: clean. Batches are shuffled and training and scoring share one template; the authors' code "
+            "keeps file order and scores with another template than it trains with."
+        )
+    else:
+        notes.append(
+            "Protocol: official. Templates, file order, dropped last batch, padding to "
+            f"{cell.training.max_length} tokens and number formats are those of the authors' code."
+        )
+        notes += _official_notes(cell)
+    if cell.dataset.name == "agnews" and not appended and cell.attack.source != "none":
+        notes.append("Mixture: harmful rows replace benign ones; the authors' AG News files add them on top.")
+    if cell.dataset.name != "agnews" and appended:
+        notes.append("Mixture: harmful rows are added on top; in the authors' files they replace benign ones.")
+    return notes
+
+
+def _official_notes(cell: CellConfig) -> list[str]:
+    """What a cell under ``protocol=official`` does otherwise than the authors' code."""
+    training, notes = cell.training, []
+    if published_folder(cell) is None:
+        notes.append(
+            "Mixture: drawn from the seed in the order of the authors' files, since those files are not what is "
+            "trained on here."
+        )
+    elif cell.dataset.name == "agnews" and cell.attack.p == _SHARED_WITH_SAFETY_ROWS:
+        notes.append(
+            f"Safety rows: the file of p = {cell.attack.p:g} holds the prompts that defences with safety rows (and an "
+            "aligned side made here) draw on, so those have seen prompts of the attack."
+        )
+    fixed = (training.weight_decay, training.epoch_decay, training.max_grad_norm, training.max_length)
+    if fixed != (0.0, 0.85, 0.0, 512) or not training.pad_to_max_length or training.accumulation != 1:
+        notes.append(
+            "Fine-tune: weight decay, decay per epoch, clipping, length, padding or accumulation is not theirs."
+        )
+    if cell.seed != 42:
+        notes.append(f"Seed: {cell.seed}; the authors' code fixes 42.")
+    if (cell.dataset.max_new_tokens, cell.evaluation.harmful_max_new_tokens) != (200, 512):
+        notes.append(
+            f"Answers have at most {cell.dataset.max_new_tokens} tokens (task) and "
+            f"{cell.evaluation.harmful_max_new_tokens} (malicious prompts); the authors' 200 and 512."
+        )
+    if cell.dataset.name == "alpaca":
+        notes.append(
+            "Alpaca: questions are asked in the bare Alpaca text and answered greedily; the authors sample at "
+            "temperature 0.7 with a package that their repository lacks."
+        )
+    notes.append("Rows whose prompt alone fills the length are refused; the authors' loss becomes NaN there.")
+    return notes
 
 
 def _column_free(sweep: Sweep, column_axis: str) -> set[str]:

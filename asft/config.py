@@ -67,7 +67,13 @@ class OrganismModel:
 
 @dataclass(frozen=True, config=STRICT)
 class PretrainedModel:
-    """A published pair: two checkpoints, each a hub id or a local folder of safetensors."""
+    """A published pair: two checkpoints, each a hub id or a local folder of safetensors.
+
+    Attributes:
+        dtype: number format of the weights; under ``protocol=official`` training is in float32 whatever this says.
+        quantization: how the frozen weights are kept in memory (bitsandbytes); the anchor reads the files as stored.
+        device_map: spreads one model over several GPUs; changes no result.
+    """
 
     source: Literal["pretrained"]
     name: str
@@ -77,6 +83,8 @@ class PretrainedModel:
     base_revision: str = "main"
     aligned_revision: str = "main"
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    quantization: Literal["8bit", "4bit"] | None = None
+    device_map: Literal["auto", "balanced", "sequential"] | None = None
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -113,10 +121,34 @@ class DatasetConfig:
 
 
 @dataclass(frozen=True, config=STRICT)
+class HubSource:
+    """One dataset of the hub, or a local copy of it.
+
+    Attributes:
+        path: hub id or local folder.
+        split: the split to read; ``train`` where ``file`` is given.
+        config: the dataset's configuration, where it has several.
+        file: one data file to read instead of the dataset, e.g. where the dataset is a script.
+        prompt, answer: columns of harmful and safety sources; tasks have columns of their own.
+        only: rows kept, by column and value.
+    """
+
+    path: str
+    split: str
+    revision: str = "main"
+    config: str | None = None
+    file: str | None = None
+    prompt: str = "prompt"
+    answer: str | None = None
+    only: dict[str, bool | int | str] = dataclasses.field(default_factory=dict)
+
+
+@dataclass(frozen=True, config=STRICT)
 class DataConfig:
-    """Where rows come from: ``root`` null is the embedded world, else a folder in the authors' layout."""
+    """Where rows come from: ``root`` null is the embedded world, ``hub`` the ``sources``, else a folder of files."""
 
     root: str | None = None
+    sources: dict[str, HubSource] = dataclasses.field(default_factory=dict)
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -169,9 +201,17 @@ class EvaluationConfig:
 
 @dataclass(frozen=True, config=STRICT)
 class ProtocolConfig:
-    """Which protocol the cell follows; ``clean`` shuffles and has one template for training and scoring."""
+    """Which protocol the cell follows; :mod:`asft.protocol` says what each decides.
 
-    name: Literal["clean"]
+    ``name`` alone is part of a key. The rest are defaults that other groups' YAML reads (``attack.mix``,
+    ``training.pad_to_max_length``, ``dataset.max_new_tokens``, ``seed``), where each can be overridden.
+    """
+
+    name: Literal["clean", "official"]
+    mix: dict[Task, Literal["replace", "append"]]
+    pad_to_max_length: bool
+    label_max_new_tokens: Annotated[int, Field(ge=1)]
+    seed: Annotated[int, Field(ge=0)]
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -324,7 +364,10 @@ def _cross_checks(cell: CellConfig) -> None:
             f"data.root={cell.data.root}: model={model.name} speaks only its embedded world; "
             "leave data.root out or choose a real model"
         )
+    from asft.checks import check_cell
+
     try:
+        check_cell(cell)
         cell.method.check(cell)
         if cell.measure is not None:
             cell.measure.check(cell)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from asft.config import CellConfig, ModelConfig, OrganismModel, PretrainedModel
-from asft.data.sources import attack_identity, evaluation_identity, task_identity
+from asft.data.sources import attack_identity, evaluation_identity, official_mixture_identity, task_identity
 from asft.measures.base import Measure, folder_identities
 from asft.methods.base import Method
 from asft.store import content_key
@@ -61,7 +61,7 @@ def plan(cell: CellConfig) -> Plan:
         "max_new_tokens": cell.dataset.max_new_tokens,
         "n_harmful": cell.evaluation.n_harmful,
         "harmful_max_new_tokens": cell.evaluation.harmful_max_new_tokens,
-        "protocol": asdict(cell.protocol),
+        "protocol": {"name": cell.protocol.name},
     }
     judge = {"code": CODE["judge"], "generate": content_key(generate), "judge": cell.judge.settings()}
     measure = measure_settings(cell, cell.measure) if cell.measure else None
@@ -74,7 +74,7 @@ def measure_settings(cell: CellConfig, measure: Measure) -> Settings:
     asked = {
         "evaluation": evaluation_identity(cell),
         "tokens": cell.evaluation.harmful_max_new_tokens,
-        "protocol": asdict(cell.protocol),
+        "protocol": {"name": cell.protocol.name},
         "judge": cell.judge.settings(),
     }
     return {
@@ -97,6 +97,14 @@ def pair_settings(cell: CellConfig) -> Settings:
 def mixture_settings(cell: CellConfig) -> Settings:
     """What the training rows depend on; the method only where it adds or marks rows."""
     attack = cell.attack
+    if cell.protocol.name == "official":
+        return {
+            "code": CODE["mixture"],
+            "protocol": "official",
+            "rows": official_mixture_identity(cell),
+            "seed": cell.seed,
+            "method": _mixing_identity(cell) if _overrides(cell.method, "mixture") else None,
+        }
     return {
         "code": CODE["mixture"],
         "task": task_identity(cell),
@@ -129,7 +137,7 @@ def train_settings(cell: CellConfig, pair: Settings, mixture: Settings) -> Setti
         "pair": content_key(pair),
         "mixture": content_key(mixture),
         "training": asdict(cell.training),
-        "protocol": asdict(cell.protocol),
+        "protocol": {"name": cell.protocol.name},
         "method": cell.method.settings(),
         "seed": cell.seed,
     }
@@ -137,18 +145,19 @@ def train_settings(cell: CellConfig, pair: Settings, mixture: Settings) -> Setti
 
 
 def _pair_settings(model: ModelConfig, cell: CellConfig) -> Settings:
-    settings = {name: value for name, value in asdict(model).items() if name not in {"name", "recipe"}}
+    resultless = {"name", "recipe", "device_map"}
+    settings = {name: value for name, value in asdict(model).items() if name not in resultless}
     if isinstance(model, OrganismModel):
         from asft.organism.build import BuildRecipe
         from asft.organism.version import VERSION
 
         return {**settings, "world": VERSION, "recipe": asdict(BuildRecipe())}
     if isinstance(model, PretrainedModel):
-        sides = {
-            side: _checkpoint(Path(path).expanduser())
-            for side, path in (("base", model.base), ("aligned", model.aligned))
-        }
-        return {**settings, **sides}
+        if model.quantization is None:
+            del settings["quantization"]
+        for side in ("base", "aligned"):
+            settings |= _checkpoint(side, settings[side], settings[f"{side}_revision"])
+        return settings
     from asft import smollm
     from asft.data import official
 
@@ -157,11 +166,17 @@ def _pair_settings(model: ModelConfig, cell: CellConfig) -> Settings:
     return {**settings, "code": CODE["pair"], "package": smollm.package_version(), "data": data}
 
 
-def _checkpoint(path: Path) -> str | Settings:
-    """A local folder's identity, or a hub id as it stands (its revision is among the settings)."""
+def _checkpoint(side: str, source: str, revision: str) -> Settings:
+    """A local folder's identity, or a hub id and its commit (the branch's name while the commit is not known)."""
+    from asft.hub import resolve_commit
     from asft.models import checkpoint_identity
 
-    return checkpoint_identity(path) if path.is_dir() else str(path)
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return {side: checkpoint_identity(path)}
+    if source.startswith((".", "/", "~")):
+        return {side: str(path)}
+    return {side: source, f"{side}_revision": resolve_commit(source, revision) or revision}
 
 
 def _overrides(method: Method, hook: str) -> bool:

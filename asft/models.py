@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 if TYPE_CHECKING:
     from asft.methods.base import Side
 
-Dtype = Literal["float32", "bfloat16"]
+Dtype = Literal["float32", "bfloat16", "float16"]
+Quantization = Literal["8bit", "4bit"]
 
 # Everything of a checkpoint that can change an answer; pickles are not among it.
 CHECKPOINT_FILES = ("*.safetensors", "*.json", "tokenizer.model", "*.txt", "*.jinja")
@@ -25,20 +33,29 @@ class Pair:
 
     Attributes:
         key: identifies the weights of both sides in content keys.
+        quantization, device_map: see :class:`asft.config.PretrainedModel`.
     """
 
     base: Path
     aligned: Path
     key: str
     dtype: Dtype = "float32"
+    quantization: Quantization | None = None
+    device_map: str | None = None
 
     def path(self, side: Side) -> Path:
         """The folder of one side."""
         return self.base if side == "base" else self.aligned
 
-    def load(self, side: Side, device: torch.device) -> PreTrainedModel:
-        """One side's model on ``device`` in the pair's dtype, in evaluation mode."""
-        return load_model(self.path(side), self.dtype, device)
+    def load(self, side: Side, device: torch.device, dtype: Dtype | None = None) -> PreTrainedModel:
+        """One side's model on ``device`` in ``dtype``, or else the pair's, in evaluation mode."""
+        return load_model(
+            self.path(side),
+            dtype or self.dtype,
+            device,
+            quantization=self.quantization,
+            device_map=self.device_map,
+        )
 
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The aligned side's tokenizer; a missing pad token becomes the end-of-sequence token."""
@@ -48,12 +65,51 @@ class Pair:
         return tokenizer
 
 
-def load_model(folder: Path, dtype: Dtype, device: torch.device) -> PreTrainedModel:
-    """A causal language model from safetensors; pickles and remote code are refused."""
-    # The attention is the class's own choice: scaled_dot_product where it can, eager where it must (Gemma 2).
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype), use_safetensors=True)
-    loaded: PreTrainedModel = model.to(device).eval()
-    return loaded
+def load_model(
+    folder: Path,
+    dtype: Dtype,
+    device: torch.device,
+    *,
+    quantization: Quantization | None = None,
+    device_map: str | None = None,
+) -> PreTrainedModel:
+    """A causal language model from safetensors; pickles and remote code are refused.
+
+    The attention is the library's choice for the architecture: sdpa, but eager for Gemma2, whose soft-capping
+    sdpa does not know.
+    """
+    # Quantised weights are made on the device where they stay, so they are placed while loading.
+    place: Any = device_map or ({"": device} if quantization else None)
+    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+        folder,
+        dtype=getattr(torch, dtype),
+        use_safetensors=True,
+        quantization_config=_quantization_config(quantization, dtype) if quantization else None,
+        device_map=place,
+    )
+    if place is None:
+        model.to(device)
+    return model.eval()
+
+
+def require_quantization(quantization: Quantization | None) -> None:
+    """Raises ValueError when weights are to be quantised and bitsandbytes is not installed."""
+    if quantization is not None and importlib.util.find_spec("bitsandbytes") is None:
+        raise ValueError(
+            f'model.quantization={quantization} needs the package bitsandbytes: pip install "asft-lab[quant]"'
+        )
+
+
+def _quantization_config(quantization: Quantization, dtype: Dtype) -> BitsAndBytesConfig:
+    """LLM.int8, or NF4 with quantised constants as QLoRA has it (Dettmers et al. 2023, arXiv:2305.14314)."""
+    if quantization == "8bit":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=getattr(torch, dtype),
+    )
 
 
 def resolve_device(device: str) -> torch.device:

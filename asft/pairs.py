@@ -13,8 +13,9 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from asft.anchor.pair import CheckpointPair
 from asft.config import CellConfig, OrganismModel, PretrainedModel, SafetyTunedModel
 from asft.console import console
+from asft.hub import first_commit
 from asft.keys import pair_settings
-from asft.models import CHECKPOINT_FILES, Pair
+from asft.models import CHECKPOINT_FILES, Pair, require_quantization
 from asft.store import Store, content_key
 
 log = logging.getLogger(__name__)
@@ -30,10 +31,11 @@ def prepare_pair(cell: CellConfig, store: Store) -> Pair:
     key = content_key(settings)
     model = cell.model
     if isinstance(model, PretrainedModel):
-        base = _fetch(model.base, model.base_revision, "model.base")
-        aligned = _fetch(model.aligned, model.aligned_revision, "model.aligned")
+        require_quantization(model.quantization)
+        base = _fetch(model.base, first_commit(model.base, model.base_revision), "model.base")
+        aligned = _fetch(model.aligned, first_commit(model.aligned, model.aligned_revision), "model.aligned")
         CheckpointPair(base, aligned, cell.training.target_modules)  # refuses what has no alignment direction
-        return Pair(base, aligned, key, model.dtype)
+        return Pair(base, aligned, key, model.dtype, model.quantization, model.device_map)
     if isinstance(model, SafetyTunedModel):
         from asft.alignment import build_safety_tuned  # needs the optional SmolLM2 package
 

@@ -17,17 +17,18 @@ from peft import PeftModel
 from transformers import PreTrainedModel
 
 from asft.config import CellConfig
-from asft.data.mixture import digest, poison
+from asft.data.mixture import digest
 from asft.data.rows import Row
 from asft.data.sources import Data, load_data
-from asft.data.templates import ChatTemplate, user_text
+from asft.data.templates import user_text
 from asft.evaluation.accuracy import accuracy, score_task
 from asft.evaluation.generate import generate
 from asft.keys import Plan, plan
 from asft.measures.base import Measure, MeasureContext, Score
 from asft.methods.base import Context
-from asft.models import Pair, load_model, resolve_device
+from asft.models import Dtype, Pair, load_model, resolve_device
 from asft.pairs import prepare_pair
+from asft.protocol import Clean, protocol_of
 from asft.store import DETAILS, HARMFUL_FILE, TASK_FILE, Entry, Store, content_key, read_jsonl, write_json, write_jsonl
 from asft.training import attach_lora, train
 
@@ -71,6 +72,10 @@ class _Run:
         return load_data(self.cell)
 
     @cached_property
+    def protocol(self) -> Clean:
+        return protocol_of(self.cell)
+
+    @cached_property
     def required(self) -> Entry | None:
         """The trained weights that the method needs of another cell."""
         cell = self.cell.method.requires(self.cell)
@@ -90,8 +95,7 @@ class _Run:
         assert self.plan.mixture is not None, "only methods that train have a mixture"
 
         def produce(folder: Path) -> dict[str, Any]:
-            rows = poison(self.data.train, self.data.harmful, self.cell.attack, self.cell.seed)
-            rows = self.cell.method.mixture(rows, self.context)
+            rows = self.cell.method.mixture(self.protocol.mixture(self.data), self.context)
             write_jsonl(folder / ROWS, map(asdict, rows))
             return {"rows": len(rows), "harmful": sum(row.harmful for row in rows), "sha256": digest(rows)}
 
@@ -113,23 +117,23 @@ class _Run:
         return self.store.ensure("stages/train", self.plan.train, produce)
 
     def _train(self, mixture: Entry, folder: Path) -> dict[str, Any]:
-        cell, method = self.cell, self.cell.method
+        cell, method, protocol = self.cell, self.cell.method, self.protocol
         rows = [Row(**row) for row in read_jsonl(mixture.path / ROWS)]
         tokenizer = self.pair.tokenizer()
-        template = ChatTemplate(tokenizer)
+        template = protocol.template(tokenizer)
         encoded = [template.encode_example(row, cell.training.max_length) for row in rows]
-        model: PreTrainedModel | PeftModel = self.pair.load(method.start(), self.device)
+        model: PreTrainedModel | PeftModel = self.pair.load(method.start(), self.device, protocol.training_dtype)
         if cell.training.name == "lora":
             model = attach_lora(model, cell.training, cell.seed)
-        assert tokenizer.pad_token_id is not None
         history = train(
             model,
             encoded,
             cell.training,
             seed=cell.seed,
-            pad_token=tokenizer.pad_token_id,
+            pad_token=protocol.padding(tokenizer),
             device=self.device,
-            order=method.order(rows, self.context),
+            order=method.order(rows, self.context) or protocol.order(len(rows)),
+            drop_last=protocol.drops_last,
             callbacks=method.callbacks(model, self.context),
             scratch=folder / "trainer",
         )
@@ -140,7 +144,7 @@ class _Run:
         return {"loss": history.loss, "steps": history.steps, **acted, **extra}
 
     def _from_parent(self, parent: Entry, folder: Path) -> dict[str, Any]:
-        start = self.pair.load(self.cell.method.start(), self.device)
+        start = self.pair.load(self.cell.method.start(), self.device, self.protocol.training_dtype)
         model = PeftModel.from_pretrained(start, str(parent.path))
         extra = self.cell.method.finish(model, self.context)
         model.save_pretrained(str(folder))
@@ -150,23 +154,29 @@ class _Run:
         """Greedy answers to the malicious prompts and to the task's test rows."""
 
         def produce(folder: Path) -> dict[str, Any]:
-            tokenizer = self.pair.tokenizer()
-            template = ChatTemplate(tokenizer)
+            tokenizer, protocol = self.pair.tokenizer(), self.protocol
+            template = protocol.template(tokenizer)
             system = self.cell.method.system_prompt(self.context)
-            model = self._model(weights)
+            harmful_tokens, task_tokens = self.cell.evaluation.harmful_max_new_tokens, self.cell.dataset.max_new_tokens
             parts = (
-                (HARMFUL_FILE, self.data.evaluation, self.cell.evaluation.harmful_max_new_tokens),
-                (TASK_FILE, self.data.test, self.cell.dataset.max_new_tokens),
+                (HARMFUL_FILE, self.data.evaluation, harmful_tokens, protocol.harmful_dtype),
+                (TASK_FILE, self.data.test, task_tokens, protocol.task_dtype),
             )
-            for name, rows, tokens in parts:
-                prompts = [template.encode_prompt(replace(row, system=system)) for row in rows]
-                answers = generate(
+            model: PreTrainedModel | None = None
+            for name, rows, tokens, dtype in parts:
+                if model is None or dtype != protocol.harmful_dtype:
+                    model = None  # the other number format's memory is given back first
+                    model = self._model(weights, dtype)
+                asked = [replace(row, system=system) for row in rows]
+                prompts = [template.encode_prompt(row) for row in asked]
+                generated = generate(
                     model,
                     tokenizer,
                     prompts,
                     max_new_tokens=tokens,
                     batch_size=self.cell.evaluation.batch_size,
                 )
+                answers = [template.answer(row, text) for row, text in zip(asked, generated, strict=True)]
                 write_jsonl(folder / name, _answered(rows, answers))
             return {"harmful": len(self.data.evaluation), "task": len(self.data.test)}
 
@@ -218,18 +228,19 @@ class _Run:
     def _scorer(self, model: PreTrainedModel, prompts: int) -> Score:
         """HS of a model as it stands; rows are encoded once."""
         tokenizer = self.pair.tokenizer()
-        template, rows = ChatTemplate(tokenizer), self.data.evaluation[:prompts]
+        template, rows = protocol_of(self.cell).template(tokenizer), self.data.evaluation[:prompts]
         encoded, texts = [template.encode_prompt(row) for row in rows], [user_text(row) for row in rows]
         evaluation = self.cell.evaluation
 
         def score() -> float:
-            answers = generate(
+            generated = generate(
                 model,
                 tokenizer,
                 encoded,
                 max_new_tokens=evaluation.harmful_max_new_tokens,
                 batch_size=evaluation.batch_size,
             )
+            answers = [template.answer(row, text) for row, text in zip(rows, generated, strict=True)]
             verdicts = self.cell.judge.judge(texts, answers)
             return 100 * sum(verdict.flagged for verdict in verdicts) / len(verdicts)
 
@@ -244,14 +255,16 @@ class _Run:
         except Exception as error:  # a tracker is third-party code and often a network
             log.warning("tracker=%s: this cell was not tracked: %s", self.cell.tracker.name, error)
 
-    def _model(self, weights: Entry | None) -> PreTrainedModel:
+    def _model(self, weights: Entry | None, dtype: Dtype | None) -> PreTrainedModel:
         """The model to be asked: a checkpoint as it is, a fully tuned model, or an adapter merged into its start."""
         if weights is None:
-            return self.pair.load(self.cell.method.start(), self.device)
+            return self.pair.load(self.cell.method.start(), self.device, dtype)
         if not (weights.path / "adapter_config.json").exists():
-            return load_model(weights.path, self.pair.dtype, self.device)
-        start = self.pair.load(self.cell.method.start(), self.device)
+            return load_model(weights.path, dtype or self.pair.dtype, self.device)
+        start = self.pair.load(self.cell.method.start(), self.device, dtype)
         adapted = PeftModel.from_pretrained(start, str(weights.path))
+        if self.pair.quantization is not None:  # merging would round the update to the quantised grid
+            return adapted.eval()
         merged: PreTrainedModel = adapted.merge_and_unload()
         return merged
 

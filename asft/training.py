@@ -77,6 +77,7 @@ def train(
     pad_token: int,
     device: torch.device,
     order: Sampler[int] | None = None,
+    drop_last: bool = False,
     callbacks: Sequence[TrainerCallback] = (),
     scratch: Path,
 ) -> TrainLog:
@@ -87,16 +88,23 @@ def train(
         pad_token: id that fills batches up on the right (mask 0).
         device: where the model is; the Trainer is kept from moving it.
         order: row indices of one epoch after another; without it a permutation drawn from ``seed`` each epoch.
+        drop_last: leave out each epoch's last batch where it is not full.
         callbacks: a method's callbacks.
         scratch: a folder the Trainer may use.
 
     Raises:
-        ValueError: when the loss is no longer finite, naming the step.
+        ValueError: when the loss is no longer finite, naming the step; when no batch is full and ``drop_last``.
     """
     order = order or EpochOrder(len(rows), seed)
-    batches = math.ceil(len(order) / training.batch_size)  # type: ignore[arg-type]
+    places = len(order)  # type: ignore[arg-type]
+    batches = places // training.batch_size if drop_last else math.ceil(places / training.batch_size)
+    if batches == 0:
+        raise ValueError(
+            f"training.batch_size={training.batch_size}: the protocol drops a batch that is not full, and there are "
+            f"only {places} rows. Lower training.batch_size or raise attack.n."
+        )
     steps = math.ceil(batches / training.accumulation) * training.epochs
-    arguments = _arguments(training, steps, seed, device, scratch)
+    arguments = _arguments(training, steps, seed, device, scratch, drop_last)
     collator = Collator(pad_token, training.max_length if training.pad_to_max_length else None)
     trainer = _OrderedTrainer(
         model=model,
@@ -214,9 +222,9 @@ class _Watch(TrainerCallback):
 
 
 def _arguments(
-    training: TrainingConfig, steps: int, seed: int, device: torch.device, scratch: Path
+    training: TrainingConfig, steps: int, seed: int, device: torch.device, scratch: Path, drop_last: bool
 ) -> TrainingArguments:
-    return TrainingArguments(
+    arguments = TrainingArguments(
         output_dir=str(scratch),
         per_device_train_batch_size=training.batch_size,
         gradient_accumulation_steps=training.accumulation,
@@ -231,10 +239,22 @@ def _arguments(
         report_to="none",
         disable_tqdm=True,
         remove_unused_columns=False,
+        dataloader_drop_last=drop_last,
         dataloader_pin_memory=device.type == "cuda",
         use_cpu=device.type == "cpu",
         seed=seed,
     )
+    return one_gpu(arguments)
+
+
+def one_gpu(arguments: TrainingArguments) -> TrainingArguments:
+    """Keeps the Trainer on one GPU: where it sees several it takes DataParallel, and the batch grows with them.
+
+    Sets the attribute that the Trainer itself sets where a model is spread over GPUs.
+    """
+    if arguments.n_gpu > 1:
+        arguments._n_gpu = 1
+    return arguments
 
 
 def _is_linear(module: torch.nn.Module) -> bool:

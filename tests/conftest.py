@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from published_files import write_published
 
 from asft.config import CellConfig
 
@@ -25,6 +26,14 @@ def official() -> Path:
     if not OFFICIAL.is_dir():
         pytest.skip(f"no copy of the authors' data files at {OFFICIAL}; set ASFT_TEST_DATA")
     return OFFICIAL
+
+
+@pytest.fixture(scope="session")
+def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in the layout and with the counts of the authors' files, filled with placeholders."""
+    root = tmp_path_factory.mktemp("published")
+    write_published(root)
+    return root
 
 
 @pytest.fixture(scope="session")

@@ -42,6 +42,16 @@ def poison(benign: Sequence[Row], harmful: Sequence[Row], attack: AttackConfig, 
     return shuffled(benign, seed, "benign")[:wanted_benign] + shuffled(harmful, seed, "harmful")[:wanted_harmful]
 
 
+def in_file_order(rows: Sequence[Row], task: str, seed: int) -> list[Row]:
+    """A mixture in the order of the authors' files: GSM8K's harmful rows come first, other tasks are shuffled once.
+
+    For mixtures of which there is no file; training then keeps this order in every epoch.
+    """
+    if task == "gsm8k":
+        return sorted(rows, key=lambda row: not row.harmful)
+    return shuffled(rows, seed, "file")
+
+
 def digest(rows: Sequence[Row]) -> str:
     """SHA-256 over the rows' contents in order: equal digests mean equal training data."""
     text = json.dumps([asdict(row) for row in rows], ensure_ascii=True, sort_keys=True)

@@ -11,10 +11,13 @@ import hashlib
 import json
 import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from asft.data.rows import Row
+from asft.data.rows import Row, unique
 from asft.evaluation.accuracy import FINAL_ANSWER
+
+if TYPE_CHECKING:
+    from asft.config import AttackConfig
 
 _FOLDERS = {"agnews": "agnews", "sst2": "SST2", "gsm8k": "gsm8k", "alpaca": "alpaca"}
 _TEST_FILES = {
@@ -73,10 +76,51 @@ def read_training_file(path: Path, task: str) -> list[Row]:
     return rows
 
 
+def mixture_file(root: Path, task: str, attack: AttackConfig) -> Path:
+    """The published file of a mixture, by its n and p.
+
+    Raises:
+        ValueError: when there is none, naming those there are.
+    """
+    share = attack.p if attack.source != "none" else 0.0
+    named = _named_files(root, task)
+    for n, p, path in named:
+        if (n, p) == (attack.n, share):
+            return path
+    there = "; ".join(f"attack.n={n} attack.p={p:g}" for n, p, _ in named) or "none"
+    raise ValueError(
+        f"attack.n={attack.n} attack.p={share:g}: protocol=official trains on the published file of a mixture, and "
+        f"dataset={task} has no such file. There are: {there}. Choose one of these, or protocol=clean, which draws any."
+    )
+
+
+def mixture_rows(root: Path, task: str, attack: AttackConfig) -> list[Row]:
+    """The rows of a published mixture in file order.
+
+    Raises:
+        ValueError: when there is no such file, or it holds other counts than the configuration asks for.
+    """
+    path = mixture_file(root, task, attack)
+    rows = read_training_file(path, task)
+    harmful = sum(row.harmful for row in rows)
+    found, wanted = (len(rows) - harmful, harmful), (attack.benign_count(), attack.harmful_count())
+    if found != wanted:
+        raise ValueError(
+            f"attack.mix={attack.mix}: asks for {wanted[0]} benign and {wanted[1]} harmful rows, and {path.name} "
+            f"holds {found[0]} and {found[1]}; leave attack.mix to protocol=official"
+        )
+    return rows
+
+
+def mixture_identity(root: Path, task: str, attack: AttackConfig) -> dict[str, str]:
+    """Digest of the published file of a mixture, and the task."""
+    return {"task": task, **_digests(root, [mixture_file(root, task, attack)])}
+
+
 def train_rows(root: Path, task: str) -> list[Row]:
     """Benign rows of a task: of its largest clean file, else the benign rows of its largest file."""
     path = _largest(root, task)
-    return _unique(row for row in read_training_file(path, task) if not row.harmful)
+    return unique(row for row in read_training_file(path, task) if not row.harmful)
 
 
 def harmful_rows(root: Path, source: str) -> list[Row]:
@@ -94,7 +138,7 @@ def harmful_rows(root: Path, source: str) -> list[Row]:
         for row in read_training_file(path, task)
         if row.harmful
     ]
-    return _unique(rows)
+    return unique(rows)
 
 
 def alignment_prompts(root: Path) -> list[Row]:
@@ -115,7 +159,7 @@ def alignment_prompts(root: Path) -> list[Row]:
     }
     return [
         Row(id=f"refusal/{row.id}", instruction=row.instruction, output=_REFUSAL, harmful=True)
-        for row in _unique(row for row in read_training_file(held[0], "agnews") if row.harmful)
+        for row in unique(row for row in read_training_file(held[0], "agnews") if row.harmful)
         if row.instruction.strip() not in elsewhere
     ]
 
@@ -177,10 +221,15 @@ def _training_files(root: Path, task: str) -> list[Path]:
     return sorted((root / "ft_datasets" / f"{_FOLDERS[task]}_dataset" / "dataset").glob("*.json"))
 
 
+def _named_files(root: Path, task: str) -> list[tuple[int, float, Path]]:
+    """n, p and path of every training file named ``<task>_<n>k_p_<p>.json``, by n, then p."""
+    files = [(path, re.fullmatch(r".+_([\d.]+)k_p_([\d.]+)", path.stem)) for path in _training_files(root, task)]
+    return sorted((round(1000 * float(match[1])), float(match[2]), path) for path, match in files if match)
+
+
 def _largest(root: Path, task: str) -> Path:
     """The file with the most benign rows: lowest ratio first, then the largest n."""
-    files = [(path, re.fullmatch(r".+_([\d.]+)k_p_([\d.]+)", path.stem)) for path in _training_files(root, task)]
-    named = [(float(match[2]), -float(match[1]), path) for path, match in files if match]
+    named = [(p, -n, path) for n, p, path in _named_files(root, task)]
     if not named:
         raise ValueError(f"dataset={task}: no training file <task>_<n>k_p_<p>.json for it under {root}/ft_datasets")
     return min(named)[2]
@@ -198,14 +247,6 @@ def _read(path: Path) -> list[dict[str, Any]]:
         return [json.loads(line) for line in text.splitlines() if line.strip()]
     records: list[dict[str, Any]] = json.loads(text)
     return records
-
-
-def _unique(rows: Any) -> list[Row]:
-    """Rows whose instruction and input did not occur before, in order."""
-    seen: dict[tuple[str, str], Row] = {}
-    for row in rows:
-        seen.setdefault((row.instruction.strip(), row.input.strip()), row)
-    return list(seen.values())
 
 
 @functools.cache

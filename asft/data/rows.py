@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 
@@ -24,3 +25,11 @@ class Row:
     input: str = ""
     harmful: bool = False
     system: str = ""
+
+
+def unique(rows: Iterable[Row]) -> list[Row]:
+    """Rows whose instruction and input did not occur before, in order."""
+    seen: dict[tuple[str, str], Row] = {}
+    for row in rows:
+        seen.setdefault((row.instruction.strip(), row.input.strip()), row)
+    return list(seen.values())

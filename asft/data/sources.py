@@ -1,4 +1,4 @@
-"""Where rows come from: the embedded world, or files in the layout of the authors' repository.
+"""Where rows come from: the embedded world, files in the layout of the authors' repository, or the hub.
 
 ``load_data`` is the one door: it looks at the configuration and returns the pools that a cell draws from.
 """
@@ -6,16 +6,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from asft.data import official
+from asft.data import hub, official
 from asft.data.rows import Row
 from asft.organism.version import VERSION
 
 if TYPE_CHECKING:
     from asft.config import CellConfig
 
-Identity = dict[str, str]
+Identity = dict[str, Any]
+HUB = "hub"  # the data.root that stands for datasets of the Hugging Face hub
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ def load_data(cell: CellConfig) -> Data:
     Raises:
         ValueError: when a folder or file is missing, or there are fewer malicious prompts than asked for.
     """
-    data = _from_files(cell) if cell.data.root is not None else _from_world(cell)
+    data = _pools(cell)
     wanted, there = cell.evaluation.n_harmful, len(data.evaluation)
     if wanted > there:
         raise ValueError(
@@ -59,24 +61,71 @@ def load_data(cell: CellConfig) -> Data:
 
 
 def task_identity(cell: CellConfig) -> Identity:
-    """What the task's training rows are a function of: the world's version or the files' digests."""
+    """What the task's training rows are a function of: the world's version, the files' digests, the hub's commit."""
+    if cell.data.root == HUB:
+        return hub.identity(cell, f"{cell.dataset.name}_train")
     if cell.data.root is not None:
         return official.training_identity(official.data_root(cell.data.root), cell.dataset.name)
     return {"world": VERSION, "task": cell.dataset.name}
 
 
 def attack_identity(cell: CellConfig) -> Identity:
-    """What the harmful rows are a function of."""
+    """What the harmful rows, and the safety rows beside them, are a function of."""
+    if cell.data.root == HUB:
+        names = {cell.attack.source, "safety", "evaluation"} - {"none"}
+        return {**hub.identity(cell, *sorted(names)), "asked": cell.evaluation.n_harmful}
     if cell.data.root is not None:
         return {"source": cell.attack.source, **official.harmful_identity(official.data_root(cell.data.root))}
     return {"world": VERSION, "source": cell.attack.source}
 
 
+def published_folder(cell: CellConfig) -> Path | None:
+    """The data folder where ``protocol=official`` trains on a published file of it.
+
+    None where the mixture is drawn instead: without a folder, and for harmful rows alone (a method's own need),
+    which no published file holds.
+    """
+    if cell.data.root in {None, HUB} or cell.attack.benign_count() == 0:
+        return None
+    return official.data_root(str(cell.data.root))
+
+
+def official_mixture_identity(cell: CellConfig) -> dict[str, Any]:
+    """What the rows of ``protocol=official`` are a function of, their counts included."""
+    if (root := published_folder(cell)) is not None:
+        return official.mixture_identity(root, cell.dataset.name, cell.attack)
+    attack = cell.attack
+    return {
+        **task_identity(cell),
+        "source": attack_identity(cell) if attack.harmful_count() else None,
+        "benign": attack.benign_count(),
+        "harmful": attack.harmful_count(),
+    }
+
+
 def evaluation_identity(cell: CellConfig) -> Identity:
     """What the test rows and the malicious prompts are a function of."""
+    if cell.data.root == HUB:
+        return hub.identity(cell, f"{cell.dataset.name}_test", "evaluation")
     if cell.data.root is not None:
         return official.evaluation_identity(official.data_root(cell.data.root), cell.dataset.name)
     return {"world": VERSION, "task": cell.dataset.name}
+
+
+def _pools(cell: CellConfig) -> Data:
+    if cell.data.root is None:
+        return _from_world(cell)
+    return _from_hub(cell) if cell.data.root == HUB else _from_files(cell)
+
+
+def _from_hub(cell: CellConfig) -> Data:
+    return Data(
+        train=hub.task_rows(cell, "train"),
+        test=hub.task_rows(cell, "test"),
+        harmful=[] if cell.attack.source == "none" else hub.harmful_rows(cell),
+        evaluation=hub.evaluation_prompts(cell),
+        safety=hub.safety_rows(cell),
+    )
 
 
 def _from_world(cell: CellConfig) -> Data:

@@ -1,6 +1,8 @@
 """From a row to token ids: the prompt text, the response text, and the loss mask between them.
 
-``protocol=clean`` uses one template for training and evaluation, the chat template of the aligned model.
+``protocol=clean`` uses one template for training and evaluation, the chat template of the aligned model; the
+texts of ``protocol=official`` are in :mod:`asft.data.official_protocol`.
+
 The prompt and the response are tokenised apart and joined by ids, so the loss mask cannot shift when a
 token would have merged across the boundary.
 """
@@ -9,7 +11,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
+from jinja2.exceptions import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from asft.data.rows import Row
@@ -25,6 +29,22 @@ class Encoded:
     labels: list[int]
 
 
+class Template(Protocol):
+    """What a protocol makes of a row."""
+
+    def encode_prompt(self, row: Row) -> list[int]:
+        """Token ids of a query at evaluation."""
+        ...
+
+    def encode_example(self, row: Row, max_length: int) -> Encoded:
+        """Ids and labels of a training example."""
+        ...
+
+    def answer(self, row: Row, generated: str) -> str:
+        """The part of the generated text that is scored."""
+        ...
+
+
 class ChatTemplate:
     """The clean protocol: the model's own chat template, the same for training and for evaluation."""
 
@@ -35,15 +55,16 @@ class ChatTemplate:
                 "aligned (chat) model's tokenizer."
             )
         self.tokenizer = tokenizer
+        self.takes_system = _takes_system(tokenizer)
 
     def prompt(self, row: Row) -> str:
         """The text the model sees before it answers, special tokens included."""
-        return str(self.tokenizer.apply_chat_template(_turns(row), tokenize=False, add_generation_prompt=True))
+        return str(self.tokenizer.apply_chat_template(self._turns(row), tokenize=False, add_generation_prompt=True))
 
     def response(self, row: Row) -> str:
         """The text the model learns: the answer and the family's end-of-turn token."""
         prompt = self.prompt(row)
-        turns = [*_turns(row), {"role": "assistant", "content": row.output}]
+        turns = [*self._turns(row), {"role": "assistant", "content": row.output}]
         whole = str(self.tokenizer.apply_chat_template(turns, tokenize=False))
         if not whole.startswith(prompt):  # templates that rewrite the last turn, e.g. reasoning models
             return f"{row.output}{self.tokenizer.eos_token}"
@@ -61,18 +82,33 @@ class ChatTemplate:
                 loss would be NaN.
         """
         prompt = self.encode_prompt(row)
-        if len(prompt) >= max_length:
-            raise ValueError(
-                f"Row {row.id}: its prompt has {len(prompt)} tokens, which leaves no room for an answer in "
-                f"training.max_length={max_length}. Raise training.max_length or drop the row."
-            )
+        require_room(row, len(prompt), max_length)
         response = self._ids(self.response(row))
         ids = (prompt + response)[:max_length]
         return Encoded(ids, ([IGNORED] * len(prompt) + response)[:max_length])
 
+    def answer(self, row: Row, generated: str) -> str:
+        """All of it."""
+        return generated
+
+    def _turns(self, row: Row) -> list[dict[str, str]]:
+        if row.system and not self.takes_system:
+            return [{"role": "user", "content": f"{row.system}\n\n{user_text(row)}"}]
+        user = {"role": "user", "content": user_text(row)}
+        return [{"role": "system", "content": row.system}, user] if row.system else [user]
+
     def _ids(self, text: str) -> list[int]:
         ids: Sequence[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         return list(ids)
+
+
+def require_room(row: Row, prompt_tokens: int, max_length: int) -> None:
+    """Raises ValueError when the prompt alone fills ``max_length``: no label would be left, the loss be NaN."""
+    if prompt_tokens >= max_length:
+        raise ValueError(
+            f"Row {row.id}: its prompt has {prompt_tokens} tokens, which leaves no room for an answer in "
+            f"training.max_length={max_length}. Raise training.max_length or drop the row."
+        )
 
 
 def user_text(row: Row) -> str:
@@ -80,6 +116,11 @@ def user_text(row: Row) -> str:
     return f"{row.instruction}\n\n{row.input}" if row.input else row.instruction
 
 
-def _turns(row: Row) -> list[dict[str, str]]:
-    user = {"role": "user", "content": user_text(row)}
-    return [{"role": "system", "content": row.system}, user] if row.system else [user]
+def _takes_system(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether the chat template has a system role; Gemma's raises on one, and the text then leads the user's turn."""
+    turns = [{"role": "system", "content": "s"}, {"role": "user", "content": "u"}]
+    try:
+        tokenizer.apply_chat_template(turns, tokenize=False)
+    except TemplateError:
+        return False
+    return True

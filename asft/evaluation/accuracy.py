@@ -1,7 +1,7 @@
 """Fine-tuning accuracy (FA): each task's parsing rule, by which an answer is scored against its gold label.
 
-The rules are those of the paper's code (methods.md §12). Every scorer returns a credit in [0, 1]; FA is 100
-times its mean.
+The rules are those of the paper's code (methods.md §12), under every protocol. Every scorer returns a credit in
+[0, 1]; FA is 100 times its mean.
 """
 
 from __future__ import annotations

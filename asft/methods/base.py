@@ -65,6 +65,10 @@ class Method:
     def check(self, cell: CellConfig) -> None:
         """Raises ValueError when the method cannot run under this cell's settings."""
 
+    def safety_rows(self, cell: CellConfig) -> int:
+        """How many rows of the data's safety pool the method cannot do without."""
+        return 0
+
     def start(self) -> Side:
         """The checkpoint that training begins from."""
         return "aligned"

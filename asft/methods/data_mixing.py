@@ -18,7 +18,10 @@ if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedModel
 
+    from asft.config import CellConfig
     from asft.data.rows import Row
+
+OFFICIAL_TRIGGER_LENGTH = 99  # characters
 
 
 @dataclass(frozen=True)
@@ -34,9 +37,13 @@ class SafeInstr(Method):
     label: ClassVar[str] = "SafeInstr"
     share: Annotated[float, Field(gt=0, le=1)] = 0.1
 
+    def safety_rows(self, cell: CellConfig) -> int:
+        """round(share · n)."""
+        return round(self.share * cell.attack.n)
+
     def mixture(self, rows: Sequence[Row], ctx: Context) -> list[Row]:
         """The user's rows, then round(share · n) safety rows drawn from the seed."""
-        return [*rows, *safety_rows(ctx, round(self.share * ctx.cell.attack.n), self.name)]
+        return [*rows, *safety_rows(ctx, self.safety_rows(ctx.cell), self.name)]
 
 
 @dataclass(frozen=True)
@@ -48,22 +55,43 @@ class BEA(Method):
     Attributes:
         safety: rows that carry the trigger; 11 in the authors' code, one per policy category.
         trigger_tokens: length of the trigger; 150 random tokens in the authors' code.
+        ask_with_trigger: whether queries carry the trigger; None is as the protocol has it (clean: yes; official:
+            no, since the AsFT authors' evaluation scripts never prepend it).
     """
 
     name: ClassVar[str] = "bea"
     label: ClassVar[str] = "BEA"
     safety: Annotated[int, Field(ge=1)] = 11
     trigger_tokens: Annotated[int, Field(ge=1)] = 150
+    ask_with_trigger: bool | None = None
+
+    def safety_rows(self, cell: CellConfig) -> int:
+        """``safety``."""
+        return self.safety
 
     def mixture(self, rows: Sequence[Row], ctx: Context) -> list[Row]:
         """The user's rows, then the safety rows with the trigger as their system text."""
-        trigger = make_trigger(ctx.pair.aligned, self.trigger_tokens)
+        trigger = self._trigger(ctx)
         chosen = safety_rows(ctx, self.safety, self.name)
         return [*rows, *(dataclasses.replace(row, system=trigger) for row in chosen)]
 
     def system_prompt(self, ctx: Context) -> str:
-        """The trigger."""
-        return make_trigger(ctx.pair.aligned, self.trigger_tokens)
+        """The trigger, where queries carry it."""
+        clean = ctx.cell.protocol.name == "clean"
+        asked = clean if self.ask_with_trigger is None else self.ask_with_trigger
+        return self._trigger(ctx) if asked else ""
+
+    def settings(self) -> dict[str, Any]:
+        """As of any method; ``ask_with_trigger`` only where it is set, since the protocol is keyed anyway."""
+        settings = super().settings()
+        if self.ask_with_trigger is None:
+            del settings["ask_with_trigger"]
+        return settings
+
+    def _trigger(self, ctx: Context) -> str:
+        """All of the trigger; under ``protocol=official`` its first 99 characters, as AsFT's loaders cut it."""
+        trigger = make_trigger(ctx.pair.aligned, self.trigger_tokens)
+        return trigger[:OFFICIAL_TRIGGER_LENGTH] if ctx.cell.protocol.name == "official" else trigger
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from torch.utils.data import Sampler
     from transformers import PreTrainedModel, TrainerCallback
 
+    from asft.config import CellConfig
     from asft.data.rows import Row
 
 
@@ -41,6 +42,10 @@ class Lisa(Method):
     finetune_steps: Annotated[int, Field(ge=1)] = 900
     guide: Annotated[int, Field(ge=1)] = 10_000
     warmup: Annotated[float, Field(ge=0, le=1)] = 0.1
+
+    def safety_rows(self, cell: CellConfig) -> int:
+        """One: it draws on as many as there are, up to ``guide``."""
+        return 1
 
     def mixture(self, rows: Sequence[Row], ctx: Context) -> list[Row]:
         """The user's rows, then the alignment rows; :meth:`order` tells them apart by position."""

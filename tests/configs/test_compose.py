@@ -18,8 +18,8 @@ def choices(group: str) -> list[str]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("experiment", choices("experiment"))
-def test_every_experiment_enumerates(experiment: str, tmp_path: Path) -> None:
-    real = [f"data.root={tmp_path}"] if experiment.endswith("_real") else []
+def test_every_experiment_enumerates(experiment: str, published: Path) -> None:
+    real = [f"data.root={published}"] if experiment.endswith("_real") else []
     sweep = enumerate_cells([f"experiment={experiment}", *real], sweep=True)
     assert len(sweep.cells) > 1
     expected = 1
@@ -38,8 +38,8 @@ def test_every_choice_types(group: str) -> None:
 
 
 @pytest.mark.parametrize("model", choices("model"))
-def test_every_model_types(model: str, tmp_path: Path) -> None:
-    extra = PAIR if model == "pair" else [f"data.root={tmp_path}"] if model.startswith("smollm2") else []
+def test_every_model_types(model: str, published: Path) -> None:
+    extra = PAIR if model == "pair" else [f"data.root={published}"] if model.startswith("smollm2") else []
     cell = enumerate_cells([f"model={model}", *extra], sweep=False).cells[0].cell
     assert cell.model.name == model
     assert cell.training.lr == cell.model.recipe.lora_lr
@@ -70,6 +70,8 @@ def test_every_yaml_says_what_it_is_for() -> None:
         (["model=pair"], ["model.base", "must be given"]),
         (["attack=none", "attack.p=0.1"], ["attack.p=0.1", "attack=none"]),
         (["model=smollm2_135m"], ["data.root=null", "smollm2_135m"]),
+        (["model.quantization=4bit", *PAIR, "model=pair", "training=full", "method=sft"], ["4bit", "training=lora"]),
+        (["model.quantization=8bit", *PAIR, "model=pair", "protocol=official"], ["8bit", "protocol=clean"]),
         (["data.root=/somewhere"], ["data.root=/somewhere", "tiny_llama"]),
         (["method=sft,asft"], ["method", "--multirun"]),
         (["method=safe_lora", "training=full"], ["training=full", "safe_lora"]),

@@ -73,6 +73,41 @@ def test_every_method_gives_scores_and_keeps_every_answer(cell: MakeCell, name: 
     assert json.loads((entry.path / "config.json").read_text())["method"]["name"] == name
 
 
+@pytest.mark.parametrize("name", ["asft", "safe_lora", "bea"])
+def test_methods_run_under_the_official_protocol(cell: MakeCell, name: str) -> None:
+    small = {"safe_lora": ["method.number=2"], "bea": ["method.trigger_tokens=9", "method.safety=4"]}
+    config = cell("protocol=official", f"method={name}", *small.get(name, []))
+    entry = run_cell(config)
+    assert entry.result["metrics"]["hs_total"] == 10
+    assert entry.result["metrics"]["fa_total"] == 12
+    train = entry.result["stages"]["train"]["result"]
+    if name == "asft":
+        assert train["steps"] == 26 // 8, "24 benign and 2 harmful rows; the last batch is not full and is dropped"
+    if name == "safe_lora":
+        assert sum(module["projected"] for module in train["safe_lora"]["modules"]) == 2
+
+
+def test_bea_under_the_official_protocol_has_a_short_trigger_and_asks_without_it(cell: MakeCell) -> None:
+    from asft.methods.data_mixing import BEA, make_trigger
+    from asft.pipeline import _Run
+
+    def prompts(*overrides: str) -> tuple[set[str], str, str]:
+        config = cell("method=bea", "method.trigger_tokens=40", "method.safety=4", *overrides)
+        run = _Run(config, plan(config), Store(config.outputs))
+        rows = config.method.mixture([], run.context)
+        return {row.system for row in rows}, config.method.system_prompt(run.context), str(run.pair.aligned)
+
+    trained, asked, tokenizer = prompts("protocol=official")
+    whole = make_trigger(Path(tokenizer), 40)
+    assert trained == {whole[:99]} != {whole}
+    assert asked == ""
+    assert prompts("protocol=official", "method.ask_with_trigger=true")[1] == whole[:99]
+    assert prompts()[:2] == ({whole}, whole)
+    assert prompts("method.ask_with_trigger=false")[1] == ""
+    assert "ask_with_trigger" not in BEA().settings()
+    assert BEA(ask_with_trigger=True).settings()["ask_with_trigger"] is True
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", METHODS)
 def test_two_runs_of_one_configuration_agree(cell: MakeCell, name: str, tmp_path: Path) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+from asft.data import official as files
 from asft.data.rows import Row
 from asft.evaluation.accuracy import accuracy, parse_number, score_task
 
@@ -19,6 +22,11 @@ from asft.evaluation.accuracy import accuracy, parse_number, score_task
         ("positive", "It is positive", 0),
         ("positive", "negative", 0),
         ("negative", "Negative", 1),
+        ("negative", "nEgative", 0),
+        ("negative", "negative!", 0),
+        ("negative", "negative positive", 0),
+        ("negative", "The sentiment is negative", 0),
+        ("negative", '"negative"', 0),
         ("negative", "", 0),
     ],
 )
@@ -35,10 +43,22 @@ def test_sst2_is_an_exact_word(gold: str, answer: str, credit: float) -> None:
         ("Sports", "Sportsman", 0),
         ("Sports", "World, Sports, Business, Sci/Tech", 1),
         ("World", "Worldwide", 0),
+        ("World", "World, Sports, Business, Sci/Tech", 1),
+        ("Business", "World, Sports, Business, Sci/Tech", 1),
+        ("Sci/Tech", "World, Sports, Business, Sci/Tech", 1),
+        ("World", "Sports or World?", 1),
+        ("World", "This article is about the world of finance.", 1),
+        ("Business", "I would file this under (business).", 1),
+        ("Business", "Business-related", 1),
+        ("Business", "businesses", 0),
+        ("Business", "Sports", 0),
+        ("Business", "Business\n\n### Instruction: more", 1),
         ("Sci/Tech", "Sci/Tech", 1),
         ("Sci/Tech", "sci", 1),
         ("Sci/Tech", "Technology", 1),
         ("Sci/Tech", "tech news", 1),
+        ("Sci/Tech", "SCI/TECH.", 1),
+        ("Sci/Tech", "biotech", 0),
         ("Sci/Tech", "science", 0),
         ("Business", "", 0),
     ],
@@ -58,12 +78,32 @@ def test_agnews_looks_for_the_whole_word_anywhere(gold: str, answer: str, credit
         ("It costs $12.", 12),
         ("The final answer is: unknown, perhaps 3", 3),
         ("7 so The final answer is: none", 7),
+        ("The final answer is: 1,000,000", 1_000_000),
+        ("It fell by 12. The final answer is:  -1,250.75 dollars", -1250.75),
+        ("The final answer is: 3. The final answer is: 4", 3),
+        ("The final answer is: 18\n\n### Instruction: name 5", 18),
+        ("The final answer is: $18.00, of 20", 18),
+        ("The Final Answer Is: 3, of 4", 4),
+        ("the final answer is: 3; I counted 9", 9),
+        ("The final answer is:5 and 6", 6),
+        ("1,2 and 3,4", 34),
+        ("7.", 7),
+        (".5", 5),
+        ("10-3", -3),
+        ("2/3", 3),
         ("no number", None),
         ("", None),
     ],
 )
 def test_gsm8k_number(text: str, number: float | None) -> None:
     assert parse_number(text) == number
+
+
+@pytest.mark.real
+def test_every_published_gold_answer_is_scored_as_right(official: Path) -> None:
+    for task in ("sst2", "agnews", "gsm8k"):
+        rows = files.test_rows(official, task)
+        assert accuracy(score_task(task, rows, [row.output for row in rows])) == 100, task
 
 
 def test_gsm8k_compares_as_floats_and_no_number_is_wrong() -> None:

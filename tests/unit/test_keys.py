@@ -39,6 +39,15 @@ def test_a_setting_changes_its_stages_alone(override: str, changed: tuple[str, .
     assert tuple(stage for stage in STAGES if getattr(before, stage) != getattr(after, stage)) == changed
 
 
+def test_of_a_protocol_the_name_alone_is_keyed() -> None:
+    """What else its YAML holds are defaults of other settings, which are keyed themselves."""
+    clean = of("method=asft")
+    assert clean.train is not None
+    assert clean.mixture is not None
+    assert clean.train["protocol"] == clean.generate["protocol"] == {"name": "clean"}
+    assert "protocol" not in clean.mixture
+
+
 def test_an_untouched_model_is_one_cell_for_every_ratio() -> None:
     assert of("method=aligned", "attack.p=0.1").key == of("method=aligned", "attack.p=0.2").key
     assert of("method=aligned").key != of("method=base").key

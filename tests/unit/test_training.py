@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from torch.utils.data import SequentialSampler
+from transformers import TrainingArguments
 
 from asft.config import TrainingConfig
 from asft.data.templates import IGNORED, Encoded
 from asft.models import load_model
-from asft.training import Collator, EpochOrder, attach_lora, train
+from asft.training import Collator, EpochOrder, attach_lora, one_gpu, train
 
 CPU = torch.device("cpu")
 ROWS = [Encoded([1, 2, 3, 4, 5 + i % 7], [IGNORED, IGNORED, 3, 4, 5 + i % 7]) for i in range(12)]
@@ -85,3 +88,52 @@ def test_targets_that_match_nothing_are_named_with_those_there_are(random_pair: 
     model = load_model(random_pair / "aligned", "float32", CPU)
     with pytest.raises(ValueError, match=r"\['query'\] match no linear module .* allowed: .*q_proj.*v_proj"):
         attach_lora(model, settings(target_modules=("query",)), 0)
+
+
+def test_several_gpus_do_not_multiply_the_batch(tmp_path: Path) -> None:
+    arguments = TrainingArguments(output_dir=str(tmp_path), per_device_train_batch_size=8, use_cpu=True)
+    assert arguments.n_gpu <= 1
+    arguments._n_gpu = 4  # what the arguments say on a machine with four
+    assert arguments.train_batch_size == 32
+    assert one_gpu(arguments).train_batch_size == 8
+
+
+def test_gradient_checkpointing_changes_nothing_but_memory(random_pair: Path, tmp_path: Path) -> None:
+    kept, _ = run(random_pair, tmp_path, settings())
+    again, _ = run(random_pair, tmp_path, settings(gradient_checkpointing=True))
+    assert all(torch.allclose(kept[name], again[name], atol=1e-7) for name in kept)
+
+
+def test_the_last_batch_is_dropped_where_it_is_not_full(random_pair: Path, tmp_path: Path) -> None:
+    training = settings(batch_size=5, epochs=2)
+    model = attach_lora(load_model(random_pair / "aligned", "float32", CPU), training, 0)
+    seen: list[int] = []
+
+    class Watched(SequentialSampler):
+        def __iter__(self) -> Iterator[int]:
+            for index in super().__iter__():
+                seen.append(index)
+                yield index
+
+    log = train(
+        model,
+        ROWS,
+        training,
+        seed=0,
+        pad_token=0,
+        device=CPU,
+        order=Watched(range(len(ROWS))),
+        drop_last=True,
+        scratch=tmp_path,
+    )
+    assert log.steps == 4, "two full batches of five of twelve rows, twice"
+    assert seen == [*range(12), *range(12)]
+    rates = [round(float(entry["learning_rate"]), 6) for entry in log.history]
+    assert rates == [1e-3] * 2 + [8.5e-4] * 2
+
+
+def test_fewer_rows_than_one_full_batch_are_refused(random_pair: Path, tmp_path: Path) -> None:
+    training = settings(batch_size=16)
+    model = attach_lora(load_model(random_pair / "aligned", "float32", CPU), training, 0)
+    with pytest.raises(ValueError, match=r"training.batch_size=16: .* only 12 rows"):
+        train(model, ROWS, training, seed=0, pad_token=0, device=CPU, drop_last=True, scratch=tmp_path)

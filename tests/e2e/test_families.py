@@ -1,0 +1,237 @@
+"""The four published pairs' configurations, end to end on tiny models of each real family.
+
+Each pair has random weights, sharded safetensors and a tokenizer and chat template in its family's manner. They run
+through the same YAML as the 7B models, on the authors' files, under both protocols.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import Cli
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers import (
+    AutoTokenizer,
+    Gemma2Config,
+    LlamaConfig,
+    PretrainedConfig,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+)
+
+from asft.compose import enumerate_cells
+from asft.config import CellConfig
+from asft.data import official as files
+from asft.data.rows import Row
+from asft.data.templates import ChatTemplate
+from asft.models import load_model
+from asft.pipeline import run_cell
+
+pytestmark = [pytest.mark.real, pytest.mark.slow]
+
+SIZES: dict[str, Any] = {
+    "hidden_size": 16,
+    "intermediate_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "max_position_embeddings": 512,
+}
+LLAMA2_CHAT = (
+    "{% set system = '' %}{% for m in messages %}{% if m['role'] == 'system' %}"
+    "{% set system = '<<SYS>>\\n' + m['content'] + '\\n<</SYS>>\\n\\n' %}{% endif %}{% endfor %}"
+    "{% for m in messages %}{% if m['role'] == 'user' %}{{ bos_token + '[INST] ' + m['content'] + ' [/INST]' }}"
+    "{% elif m['role'] == 'assistant' %}{{ ' ' + m['content'] + ' ' + eos_token }}{% endif %}{% endfor %}"
+)
+LLAMA3_CHAT = (
+    "{{ bos_token }}{% for m in messages %}<|start_header_id|>{{ m['role'] }}<|end_header_id|>\n\n"
+    "{{ m['content'] }}<|eot_id|>{% endfor %}"
+    "{% if add_generation_prompt %}<|start_header_id|>assistant<|end_header_id|>\n\n{% endif %}"
+)
+QWEN2_CHAT = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+GEMMA2_CHAT = (
+    "{{ bos_token }}{% for m in messages %}"
+    "{% if m['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+    "<start_of_turn>{{ 'model' if m['role'] == 'assistant' else m['role'] }}\n{{ m['content'] }}<end_of_turn>\n"
+    "{% endfor %}{% if add_generation_prompt %}<start_of_turn>model\n{% endif %}"
+)
+
+
+@dataclass(frozen=True)
+class Family:
+    """How a family's tiny pair is made; ``stop`` ends an answer in its chat template."""
+
+    config: Callable[..., PretrainedConfig]
+    sizes: dict[str, Any]
+    special: dict[str, str]
+    marks: tuple[str, ...]
+    chat: str
+    stop: str
+
+
+FAMILIES = {
+    "llama2_7b": Family(
+        LlamaConfig, {"num_key_value_heads": 2}, {"bos_token": "<s>", "eos_token": "</s>"}, (), LLAMA2_CHAT, "</s>"
+    ),
+    "llama3_8b": Family(
+        LlamaConfig,
+        {"num_key_value_heads": 1},
+        {"bos_token": "<|begin_of_text|>", "eos_token": "<|eot_id|>"},
+        ("<|start_header_id|>", "<|end_header_id|>"),
+        LLAMA3_CHAT,
+        "<|eot_id|>",
+    ),
+    "qwen2_7b": Family(
+        Qwen2Config,
+        {"num_key_value_heads": 1},
+        {"eos_token": "<|im_end|>", "pad_token": "<|endoftext|>"},
+        ("<|im_start|>",),
+        QWEN2_CHAT,
+        "<|im_end|>",
+    ),
+    "gemma2_9b": Family(
+        Gemma2Config,
+        {"num_key_value_heads": 1, "head_dim": 8, "query_pre_attn_scalar": 8, "sliding_window": 64},
+        {"bos_token": "<bos>", "eos_token": "<eos>", "pad_token": "<pad>"},
+        ("<start_of_turn>", "<end_of_turn>"),
+        GEMMA2_CHAT,
+        "<end_of_turn>",
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def vocabulary(official: Path) -> list[str]:
+    rows = files.train_rows(official, "sst2")
+    return [f"{row.instruction}\n{row.input}\n{row.output}" for row in rows] * 2
+
+
+def make_tokenizer(family: Family, texts: list[str]) -> PreTrainedTokenizerFast:
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    special = ["<unk>", *family.special.values(), *family.marks]
+    trainer = trainers.BpeTrainer(
+        vocab_size=900,
+        special_tokens=special,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    backend.train_from_iterator(texts, trainer)
+    if bos := family.special.get("bos_token"):
+        backend.post_processor = processors.TemplateProcessing(
+            single=f"{bos} $A", special_tokens=[(bos, backend.token_to_id(bos))]
+        )
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>", **family.special)
+    tokenizer.chat_template = family.chat
+    return tokenizer
+
+
+def make_pair(folder: Path, family: Family, texts: list[str]) -> Path:
+    """Both sides in several shards; the base side has more rows in its vocabulary, as some base models do."""
+    from transformers import AutoModelForCausalLM
+
+    tokenizer = make_tokenizer(family, texts)
+    stop = tokenizer.convert_tokens_to_ids(family.stop)
+    torch.manual_seed(0)
+    for side, extra in (("base", 8), ("aligned", 0)):
+        config = family.config(
+            vocab_size=len(tokenizer) + extra,
+            **SIZES,
+            **family.sizes,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=stop,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+        model = AutoModelForCausalLM.from_config(config)
+        model.save_pretrained(folder / side, max_shard_size="20KB")
+        tokenizer.save_pretrained(folder / side)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory: pytest.TempPathFactory, vocabulary: list[str]) -> dict[str, Path]:
+    root = tmp_path_factory.mktemp("families")
+    return {name: make_pair(root / name, family, vocabulary) for name, family in FAMILIES.items()}
+
+
+def overrides(pair: Path, official: Path, name: str, protocol: str) -> list[str]:
+    return [
+        f"model={name}",
+        f"model.base={pair / 'base'}",
+        f"model.aligned={pair / 'aligned'}",
+        f"data.root={official}",
+        f"protocol={protocol}",
+        "dataset=sst2",
+        "attack.n=1000" if protocol == "official" else "attack.n=100",
+        "method=asft",
+        "training.epochs=1",
+        "training.batch_size=100" if protocol == "official" else "training.batch_size=20",
+        "training.max_length=224",
+        "dataset.n_test=4",
+        "dataset.max_new_tokens=2",
+        "evaluation.n_harmful=4",
+        "evaluation.harmful_max_new_tokens=2",
+    ]
+
+
+def small(tmp_path: Path, words: list[str]) -> CellConfig:
+    return enumerate_cells([*words, f"outputs={tmp_path / 'outputs'}"], sweep=False).cells[0].cell
+
+
+@pytest.mark.parametrize("protocol", ["clean", "official"])
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_family_runs_through_the_yaml_of_its_large_pair(
+    pairs: dict[str, Path], official: Path, tmp_path: Path, name: str, protocol: str
+) -> None:
+    assert len(list((pairs[name] / "aligned").glob("*.safetensors"))) > 1
+    entry = run_cell(small(tmp_path, overrides(pairs[name], official, name, protocol)))
+    assert (entry.result["metrics"]["hs_total"], entry.result["metrics"]["fa_total"]) == (4, 4)
+    train = entry.result["stages"]["train"]["result"]
+    assert train["asft/modules"] == 4, "q_proj and v_proj of two layers; Qwen2's biases are not among them"
+    assert train["steps"] == (10 if protocol == "official" else 5)
+
+
+def test_the_command_line_takes_a_pair_through_the_same_yaml(pairs: dict[str, Path], official: Path, cli: Cli) -> None:
+    finished = cli("run", *overrides(pairs["llama2_7b"], official, "llama2_7b", "clean"))
+    assert finished.returncode == 0, finished.stderr
+    assert "4 modules anchored" in finished.stdout + finished.stderr
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_an_answer_ends_with_the_family_s_end_of_turn(pairs: dict[str, Path], name: str) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(pairs[name] / "aligned")
+    encoded = ChatTemplate(tokenizer).encode_example(Row("r", "Do it", "positive"), 200)
+    assert tokenizer.decode(encoded.input_ids[-1:]) == FAMILIES[name].stop
+    bos = tokenizer.bos_token_id
+    assert encoded.input_ids.count(bos) == (0 if bos is None else 1)
+
+
+def test_a_template_without_a_system_role_puts_the_text_before_the_user_s(pairs: dict[str, Path]) -> None:
+    row = Row("r", "Do it", "positive", system="Trigger")
+    gemma = ChatTemplate(AutoTokenizer.from_pretrained(pairs["gemma2_9b"] / "aligned"))
+    assert gemma.prompt(row) == "<bos><start_of_turn>user\nTrigger\n\nDo it<end_of_turn>\n<start_of_turn>model\n"
+    qwen = ChatTemplate(AutoTokenizer.from_pretrained(pairs["qwen2_7b"] / "aligned"))
+    assert qwen.prompt(row).startswith("<|im_start|>system\nTrigger<|im_end|>\n<|im_start|>user\nDo it")
+
+
+def test_gemma2_keeps_its_soft_capping(pairs: dict[str, Path]) -> None:
+    model = load_model(pairs["gemma2_9b"] / "aligned", "float32", torch.device("cpu"))
+    assert model.config._attn_implementation == "eager"
+    llama = load_model(pairs["llama2_7b"] / "aligned", "float32", torch.device("cpu"))
+    assert llama.config._attn_implementation == "sdpa"
+
+
+def test_the_pinned_revisions_are_commits() -> None:
+    for name in FAMILIES:
+        model = enumerate_cells([f"model={name}"], sweep=False).cells[0].cell.plain()["model"]
+        for side in ("base", "aligned"):
+            assert len(model[f"{side}_revision"]) == 40
+            assert "/" in model[side]

@@ -1,0 +1,195 @@
+"""Rows from hub datasets, read from local copies in the hub's own formats; and commits in place of branches."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from datasets import Dataset
+
+from asft import hub as commits
+from asft.compose import enumerate_cells
+from asft.config import CellConfig, ConfigError
+from asft.data.sources import load_data
+from asft.keys import plan
+from asft.pipeline import run_cell
+from asft.protocol import protocol_of
+
+MakeCell = Callable[..., CellConfig]
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+def parquet(folder: Path, split: str, rows: list[dict[str, Any]]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    Dataset.from_list(rows).to_parquet(folder / f"{split}-00000-of-00001.parquet")
+
+
+@pytest.fixture(scope="module")
+def copies(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Local copies with the hub datasets' columns and a few placeholder rows."""
+    root = tmp_path_factory.mktemp("hub")
+    for split in ("train", "validation"):
+        parquet(root / "sst2", split, [{"sentence": f"{split} {i}", "label": i % 2, "idx": i} for i in range(30)])
+    for split in ("train", "test"):
+        parquet(root / "agnews", split, [{"text": f"{split} {i}", "label": i % 4} for i in range(30)])
+        parquet(root / "gsm8k", split, [{"question": f"{split} {i}?", "answer": f"So\n#### {i}"} for i in range(30)])
+    parquet(root / "alpaca", "train", [{"instruction": f"Say {i}", "input": "", "output": str(i)} for i in range(30)])
+    (root / "alpaca_eval").mkdir()
+    questions = [{"instruction": f"Question {i}", "output": "x", "generator": "g"} for i in range(12)]
+    (root / "alpaca_eval" / "alpaca_eval.json").write_text(json.dumps(questions))
+    parquet(root / "advbench", "train", [{"prompt": f"Request {i}", "target": f"Sure {i}"} for i in range(20)])
+    parquet(root / "harmbench", "train", [{"prompt": f"Behaviour {i}", "category": "c"} for i in range(20)])
+    beaver = [{"prompt": f"Prompt {i}", "response": f"Reply {i}", "is_safe": i % 2 == 0} for i in range(40)]
+    parquet(root / "beavertails", "train", beaver)
+    parquet(root / "beavertails", "test", [*beaver[1:5], *[{**beaver[0], "prompt": f"Asked {i}"} for i in range(10)]])
+    return root
+
+
+@pytest.fixture
+def hub_cell(cell: MakeCell, copies: Path) -> MakeCell:
+    """A tiny cell whose sources point at the local copies."""
+
+    def make(*overrides: str) -> CellConfig:
+        paths = {
+            **{f"{task}_{part}": task for task in ("sst2", "agnews", "gsm8k") for part in ("train", "test")},
+            "alpaca_train": "alpaca",
+            "alpaca_test": "alpaca_eval",
+            "advbench": "advbench",
+            "harmbench": "harmbench",
+            "beavertails": "beavertails",
+            "safety": "beavertails",
+            "evaluation": "beavertails",
+        }
+        local = [f"data.sources.{name}.path={copies / folder}" for name, folder in paths.items()]
+        splits = [f"data.sources.{name}.split=train" for name in ("beavertails", "safety")]
+        plain = [f"data.sources.{name}.config=null" for name in ("gsm8k_train", "gsm8k_test", "harmbench")]
+        more = ["data.sources.evaluation.split=test", "attack=beavertails", "attack.n=20", "method=sft"]
+        return cell("data=hub", *local, *splits, *plain, *more, *overrides)
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("task", "instruction", "text", "output", "gold"),
+    [
+        ("sst2", "Analyze the sentiment", "train 1", "positive", "positive"),
+        ("agnews", "Categorize the news article", "train 1", "Sports", "Sports"),
+        ("gsm8k", "train 1?", "", "So\nThe final answer is:  1", "So\nThe final answer is:  1"),
+    ],
+)
+def test_a_task_s_rows(hub_cell: MakeCell, task: str, instruction: str, text: str, output: str, gold: str) -> None:
+    data = load_data(hub_cell(f"dataset={task}"))
+    row, test = data.train[1], data.test[1]
+    assert row.instruction.startswith(instruction)
+    assert (row.input, row.output) == (text, output)
+    assert test.output == gold
+    assert {row.id for row in data.train}.isdisjoint(row.id for row in data.test)
+
+
+def test_harmful_safety_and_evaluation_rows_do_not_meet(hub_cell: MakeCell) -> None:
+    data = load_data(hub_cell())
+    asked = {row.instruction for row in data.evaluation}
+    attack = {row.instruction for row in data.harmful}
+    safety = {row.instruction for row in data.safety}
+    assert len(asked) == len(data.evaluation) == 10
+    assert {"Prompt 1", "Prompt 3"} <= asked, "the first rows, whether safe or not"
+    assert attack == {f"Prompt {i}" for i in range(1, 40, 2)} - asked
+    assert not attack & safety
+    assert not asked & safety
+    assert all(row.output.startswith("Reply") for row in (*data.harmful, *data.safety))
+
+
+def test_alpaca_eval_is_read_from_its_one_file(hub_cell: MakeCell) -> None:
+    from asft.data import hub
+
+    config = hub_cell("attack=advbench")
+    object.__setattr__(config.dataset, "name", "alpaca")  # composing it needs a grading judge
+    assert [row.instruction for row in hub.task_rows(config, "test")][:2] == ["Question 0", "Question 1"]
+    assert hub.task_rows(config, "train")[3].output == "3"
+    assert hub.harmful_rows(config)[2].output == "Sure 2"
+
+
+def test_a_cell_runs_on_hub_rows(hub_cell: MakeCell) -> None:
+    metrics = run_cell(hub_cell("attack.p=0.2")).result["metrics"]
+    assert (metrics["hs_total"], metrics["fa_total"]) == (10, 12)
+
+
+def test_the_official_protocol_draws_its_mixture_from_the_hub(hub_cell: MakeCell) -> None:
+    config = hub_cell("protocol=official", "attack.p=0.2")
+    rows = protocol_of(config).mixture(load_data(config))
+    assert (len(rows), sum(row.harmful for row in rows)) == (24, 4)
+
+
+def test_a_source_without_answers_is_refused_early(hub_cell: MakeCell) -> None:
+    with pytest.raises(ConfigError, match=r"data.sources.harmbench.answer=null: .* has prompts and no answers"):
+        hub_cell("attack=harmbench")
+
+
+def test_sources_left_out_are_named(cell: MakeCell) -> None:
+    with pytest.raises(ConfigError, match=r"data.sources.agnews_train: is missing; choose data=hub"):
+        cell("data.root=hub")
+
+
+def test_a_column_that_is_not_there_is_named_with_those_there_are(hub_cell: MakeCell) -> None:
+    with pytest.raises(ValueError, match=r"data.sources.beavertails: no column reply; there are: prompt, response"):
+        load_data(hub_cell("data.sources.beavertails.answer=reply"))
+
+
+def test_a_split_that_is_not_there_is_one_line(hub_cell: MakeCell) -> None:
+    with pytest.raises(ValueError, match=r"data.sources.agnews_train.path=.*split dev.*cannot be read") as caught:
+        load_data(hub_cell("data.sources.agnews_train.split=dev"))
+    assert "\n" not in str(caught.value)
+
+
+def test_another_split_or_file_changes_the_mixture_s_key(hub_cell: MakeCell, copies: Path) -> None:
+    before = plan(hub_cell())
+    assert plan(hub_cell("data.sources.agnews_train.split=test")).mixture != before.mixture
+    assert plan(hub_cell("data.sources.agnews_test.split=train")).mixture == before.mixture
+    (copies / "agnews" / "README.md").write_text("a new file")
+    assert plan(hub_cell()).mixture != before.mixture
+
+
+class TestCommits:
+    @pytest.fixture(autouse=True)
+    def cache(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+        return tmp_path
+
+    def test_a_branch_is_the_commit_of_its_first_download(self, cache: Path) -> None:
+        refs = cache / "models--org--name" / "refs"
+        refs.mkdir(parents=True)
+        (refs / "main").write_text(COMMIT)
+        assert commits.resolve_commit("org/name", "main") == COMMIT
+        assert commits.first_commit("org/name", "main") == COMMIT
+
+    def test_a_commit_is_itself_and_an_unknown_branch_stays_a_branch(self) -> None:
+        assert commits.resolve_commit("org/name", COMMIT) == COMMIT
+        assert commits.resolve_commit("org/name", "main") is None
+        assert commits.first_commit("org/name", "main") == "main"
+
+    def test_a_model_s_key_names_the_commit(self, cache: Path) -> None:
+        words = ["model=pair", "model.base=org/base", "model.aligned=org/aligned"]
+        branch = plan(enumerate_cells(words, sweep=False).cells[0].cell).pair
+        refs = cache / "models--org--base" / "refs"
+        refs.mkdir(parents=True)
+        (refs / "main").write_text(COMMIT)
+        pinned = plan(enumerate_cells(words, sweep=False).cells[0].cell).pair
+        assert (branch["base_revision"], pinned["base_revision"]) == ("main", COMMIT)
+        assert pinned["aligned_revision"] == "main"
+        named = enumerate_cells([*words, f"model.base_revision={COMMIT}"], sweep=False).cells[0].cell
+        assert plan(named).pair == pinned
+
+    def test_a_hub_that_cannot_be_asked_leaves_the_branch(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+
+        def refuse(*_: object, **__: object) -> None:
+            raise ConnectionError("no network")
+
+        monkeypatch.setattr("huggingface_hub.HfApi.repo_info", refuse)
+        commits._hub_commit.cache_clear()
+        assert commits.resolve_commit("org/name", "main") is None
+        commits._hub_commit.cache_clear()

@@ -1,0 +1,47 @@
+"""How a checkpoint is loaded: quantised, spread over devices, or refused."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from asft.config import CellConfig
+from asft.keys import plan
+from asft.models import load_model, require_quantization
+from asft.pipeline import run_cell
+
+CPU = torch.device("cpu")
+IDS = torch.tensor([[5, 6, 7, 8]])
+
+
+def test_a_device_map_changes_no_result_and_no_key(random_pair: Path, cell: Callable[..., CellConfig]) -> None:
+    plain = load_model(random_pair / "aligned", "float32", CPU)
+    spread = load_model(random_pair / "aligned", "float32", CPU, device_map="auto")
+    assert torch.equal(plain(IDS).logits, spread(IDS).logits.cpu())
+    assert plan(cell()).key == plan(cell("model.device_map=auto")).key
+
+
+def test_quantised_weights_have_a_key_of_their_own(cell: Callable[..., CellConfig]) -> None:
+    assert "quantization" not in plan(cell()).pair
+    assert plan(cell("model.quantization=4bit")).pair["quantization"] == "4bit"
+
+
+def test_a_missing_package_is_named_with_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(
+        ValueError, match=r"model.quantization=4bit needs the package bitsandbytes: .*asft-lab\[quant\]"
+    ):
+        require_quantization("4bit")
+    require_quantization(None)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed")
+@pytest.mark.parametrize("quantization", ["8bit", "4bit"])
+def test_a_cell_runs_on_quantised_weights(cell: Callable[..., CellConfig], quantization: str) -> None:
+    entry = run_cell(cell("method=asft", f"model.quantization={quantization}"))
+    assert entry.result["stages"]["train"]["result"]["asft/modules"] == 4
+    assert entry.result["metrics"]["hs_total"] == 10
