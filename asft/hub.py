@@ -18,16 +18,20 @@ def resolve_commit(repository: str, revision: str, kind: Kind = "model") -> str 
 
 
 def cached_commit(repository: str, revision: str, kind: Kind = "model") -> str | None:
-    """The commit that the local hub cache knows a revision by; a full commit hash stands for itself."""
+    """The commit that the local hub cache knows a revision by; a full commit hash stands for itself.
+
+    None for what is no repository's name, such as a folder's path.
+    """
     if _COMMIT.fullmatch(revision):
         return revision
     from huggingface_hub import constants
+    from huggingface_hub.errors import HFValidationError
     from huggingface_hub.file_download import repo_folder_name
 
-    folder = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=repository, repo_type=kind)
     try:
+        folder = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=repository, repo_type=kind)
         return (folder / "refs" / revision).read_text().strip()
-    except OSError:
+    except (OSError, HFValidationError):
         return None
 
 

@@ -174,7 +174,7 @@ def overrides(pair: Path, official: Path, name: str, protocol: str) -> list[str]
         "method=asft",
         "training.epochs=1",
         "training.batch_size=100" if protocol == "official" else "training.batch_size=20",
-        "training.max_length=224",
+        "training.max_length=288",
         "dataset.n_test=4",
         "dataset.max_new_tokens=2",
         "evaluation.n_harmful=4",

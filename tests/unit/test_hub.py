@@ -170,6 +170,7 @@ class TestCommits:
         assert commits.resolve_commit("org/name", COMMIT) == COMMIT
         assert commits.resolve_commit("org/name", "main") is None
         assert commits.first_commit("org/name", "main") == "main"
+        assert commits.first_commit("/some/folder", "main") == "main"
 
     def test_a_model_s_key_names_the_commit(self, cache: Path) -> None:
         words = ["model=pair", "model.base=org/base", "model.aligned=org/aligned"]

@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerFast
 
 from asft.collect import differences
 from asft.compose import Sweep, SweepCell
-from asft.config import CellConfig
+from asft.config import AttackConfig, CellConfig
 from asft.data import official as files
 from asft.data.official_protocol import OfficialTemplate
 from asft.data.rows import Row
@@ -254,16 +254,16 @@ def reference(task: str, record: dict[str, Any]) -> tuple[bool, str, str]:
 @pytest.mark.real
 @pytest.mark.parametrize("task", FILES)
 class TestPublishedFiles:
-    def mixture(self, cell: MakeCell, official: Path, task: str, *more: str) -> list[Row]:
-        config = cell(f"data.root={official}", "protocol=official", f"dataset={task}", "attack.n=1000", *more)
-        return protocol_of(config).mixture(load_data(config))
+    def mixture(self, official: Path, task: str, p: float) -> list[Row]:
+        attack = AttackConfig("harmful", p, 1000, "append" if task == "agnews" else "replace")
+        return files.mixture_rows(official, task, attack)
 
     def test_ids_labels_and_mask_of_every_row(
-        self, cell: MakeCell, official: Path, task: str, tokenizer: PreTrainedTokenizerFast, backend: Tokenizer
+        self, official: Path, task: str, tokenizer: PreTrainedTokenizerFast, backend: Tokenizer
     ) -> None:
         name, benign, poison = FILES[task]
         records = json.loads((official / "ft_datasets" / name).read_text())
-        rows = self.mixture(cell, official, task)
+        rows = self.mixture(official, task, 0.1)
         expected = [reference(task, record) for record in records]
         assert [row.harmful for row in rows] == [harmful for harmful, _, _ in expected]
         assert (sum(not row.harmful for row in rows), sum(row.harmful for row in rows)) == (benign, poison)
@@ -288,24 +288,22 @@ class TestPublishedFiles:
             text = EVALUATION["sst2", HARMFUL].replace("Placeholder request", row.instruction)
             assert template.encode_prompt(row) == backend.encode(text).ids
 
-    def test_a_ratio_that_was_not_published_is_named_with_those_that_were(
-        self, cell: MakeCell, official: Path, task: str
-    ) -> None:
+    def test_a_ratio_that_was_not_published_is_named_with_those_that_were(self, official: Path, task: str) -> None:
         with pytest.raises(ValueError, match=r"attack.p=0.15.*attack.n=1000 attack.p=0.1.*protocol=clean"):
-            self.mixture(cell, official, task, "attack.p=0.15")
+            self.mixture(official, task, 0.15)
+
+
+@pytest.mark.real
+def test_a_cell_takes_its_rows_from_the_published_file(cell: MakeCell, official: Path) -> None:
+    config = cell(f"data.root={official}", "protocol=official", "attack.n=1000")
+    rows = protocol_of(config).mixture(load_data(config))
+    assert [row.id for row in rows] == [f"agnews_1k_p_0.1/{index}" for index in range(1100)]
 
 
 @pytest.mark.real
 def test_gsm8k_s_harmful_rows_come_first(official: Path) -> None:
     rows = files.read_training_file(official / "ft_datasets" / FILES["gsm8k"][0], "gsm8k")
     assert [row.harmful for row in rows] == [True] * 100 + [False] * 900
-
-
-@pytest.mark.real
-def test_another_way_of_mixing_than_the_file_s_is_refused(cell: MakeCell, official: Path) -> None:
-    config = cell(f"data.root={official}", "protocol=official", "attack.n=1000", "attack.mix=replace")
-    with pytest.raises(ValueError, match=r"attack.mix=replace: asks for 900 benign and 100 .* holds 1000 and 100"):
-        protocol_of(config).mixture(load_data(config))
 
 
 def test_a_float16_model_answers(random_pair: Path) -> None:
