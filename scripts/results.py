@@ -48,6 +48,8 @@ SCORES: dict[str, Callable[[Analysis], str]] = {
     "fig4c": lambda analysis: evidence.range_paragraph(analysis, ("asft", "safeinstr", "bea", "l2")),
     "full": lambda analysis: evidence.defence_paragraph(analysis, references=("sft",)),
     "ratios": evidence.defence_paragraph,
+    "seeds": evidence.defence_paragraph,
+    "safe_lora_k": lambda analysis: evidence.trade_paragraph(analysis, "safe_lora", "asft"),
 }
 MEASURES: dict[str, Callable[[MeasureTable], str]] = {
     "table1": measure_evidence.cosine_paragraph,
@@ -57,7 +59,7 @@ MEASURES: dict[str, Callable[[MeasureTable], str]] = {
 }
 ORDER = (
     *("table1", "table2", "table3", "table4", "table5", "table6", "table7", "table8"),
-    *("fig1", "fig3", "fig4a", "fig4b", "fig4c", "full", "ratios"),
+    *("fig1", "fig3", "fig4a", "fig4b", "fig4c", "full", "ratios", "seeds", "safe_lora_k"),
 )
 
 

@@ -97,7 +97,8 @@ def describe(cell: CellConfig) -> str:
     poison = f"{attack.source} p={attack.p:g} n={attack.n}" if cell.method.trains else "not fine-tuned"
     lam = cell.method.settings().get("lam")
     method = cell.method.name if lam is None else f"{cell.method.name} λ={lam:g}"
-    return f"{method:<14} {cell.model.name} {cell.dataset.name} {poison} seed={cell.seed}"
+    rate = f" lr={cell.training.lr:g}" if cell.method.trains else ""
+    return f"{method:<14} {cell.model.name} {cell.dataset.name} {poison}{rate} seed={cell.seed}"
 
 
 def distinct(cells: Sequence[SweepCell]) -> dict[str, SweepCell]:

@@ -17,8 +17,10 @@ from asft.report.health import MIN_RISE
 from asft.report.paper import paper_value
 from asft.report.records import Column
 from asft.report.statistics import ALPHA, holm, pair_by_seed, paired_test, summarise
+from asft.report.text import p_value
 
 SAME, NOT_SHOWN, CONTRADICTED = "same direction", "not shown", "contradicted"
+COSTLY = 5.0  # points of FA from which a lower HS is said to be bought
 DIRECTION_CONTROLS = ("l2", "asft_random", "asft_projector")
 
 
@@ -142,10 +144,13 @@ def monotone_paragraph(analysis: Analysis, method: str, *, falls: bool) -> str:
         f"{column.label}: {h:.1f} / {a:.1f}" for column, h, a in zip(columns, values, accuracies, strict=True)
     )
     claim = "HS falls as λ grows" if falls else "HS stays high for every λ"
-    return (
+    controls = [contrast(analysis, method, control, "HS", columns) for control in DIRECTION_CONTROLS]
+    beside = _direction_sentences(analysis, _corrected([item for item in controls if item is not None]))
+    said = (
         f"**{verdict.capitalize()}.** The paper: {claim}. HS / FA of {analysis.spec.label(method)}: {path} "
         f"(SFT {undefended:.1f}; Spearman's ρ of HS with λ {rho:.2f} over {len(values)} points)."
     )
+    return " ".join([said, *beside])
 
 
 def range_paragraph(analysis: Analysis, methods: Sequence[str]) -> str:
@@ -172,6 +177,24 @@ def range_paragraph(analysis: Analysis, methods: Sequence[str]) -> str:
     )
 
 
+def trade_paragraph(analysis: Analysis, method: str, rival: str) -> str:
+    """A defence along its own setting, beside another: does it reach the rival's HS at the rival's FA anywhere?"""
+    label, columns = analysis.spec.label, analysis.spec.columns
+    theirs = [analysis.entry(metric, rival, columns[0]).ours for metric in ("HS", "FA")]
+    points = [[analysis.entry(metric, method, column).ours for metric in ("HS", "FA")] for column in columns]
+    if None in theirs or any(None in point for point in points):
+        return "**Not shown.** Cells are missing."
+    hs, fa = (value or 0.0 for value in theirs)
+    own = [(point[0] or 0.0, point[1] or 0.0) for point in points]
+    path = ", ".join(f"{column.label}: {h:.1f} / {a:.1f}" for column, (h, a) in zip(columns, own, strict=True))
+    winning = [column.label for column, (h, a) in zip(columns, own, strict=True) if h <= hs and a >= fa]
+    losing = [column.label for column, (h, a) in zip(columns, own, strict=True) if h >= hs and a <= fa]
+    return (
+        f"HS / FA of {label(method)}: {path}; {label(rival)}: {hs:.1f} / {fa:.1f}. {label(method)} is at least as good "
+        f"in both at {', '.join(winning) or 'none of them'}; {label(rival)} at {', '.join(losing) or 'none of them'}."
+    )
+
+
 def _corrected(contrasts: list[Contrast]) -> list[Contrast]:
     """Holm's correction over the contrasts that have a p-value."""
     tested = [item for item in contrasts if item.p_value is not None]
@@ -184,11 +207,16 @@ def _corrected(contrasts: list[Contrast]) -> list[Contrast]:
     ]
 
 
+def _p(value: float) -> str:
+    shown = p_value(value)
+    return shown if shown.startswith("<") else f"= {shown}"
+
+
 def _words(item: Contrast) -> str:
     paper = "" if item.paper is None else f"; the paper's difference is {item.paper:+.1f}"
-    p_value = "" if item.p_value is None else f", p = {item.p_value:.3f}"
+    tested = "" if item.p_value is None else f", p {_p(item.p_value)}"
     where = f"lower in {item.lower_in} of {item.columns} columns"
-    return f"HS {item.difference:+.1f} points on average, {where}{p_value}{paper}"
+    return f"HS {item.difference:+.1f} points on average, {where}{tested}{paper}"
 
 
 def _accuracy(analysis: Analysis, item: Contrast, columns: Sequence[Column]) -> str:
@@ -196,7 +224,10 @@ def _accuracy(analysis: Analysis, item: Contrast, columns: Sequence[Column]) -> 
     if accuracy is None:
         return ""
     paper = "" if accuracy.paper is None else f" (paper {accuracy.paper:+.1f})"
-    return f"; FA {accuracy.difference:+.1f}{paper}"
+    price = ""
+    if item.difference > 0 and accuracy.difference > COSTLY:
+        price = f": {analysis.spec.label(item.second)} buys its lower HS with that accuracy"
+    return f"; FA {accuracy.difference:+.1f}{paper}{price}"
 
 
 def _direction_sentences(analysis: Analysis, controls: Sequence[Contrast]) -> list[str]:
@@ -204,29 +235,30 @@ def _direction_sentences(analysis: Analysis, controls: Sequence[Contrast]) -> li
     if not controls:
         return []
     label = analysis.spec.label
+    own = label(controls[0].first)
     parts = [
-        f"{label(item.second)} {item.difference:+.1f}" + ("" if item.p_value is None else f" (p = {item.p_value:.3f})")
+        f"{label(item.second)} {item.difference:+.1f}" + ("" if item.p_value is None else f" (p {_p(item.p_value)})")
         for item in controls
     ]
     better = [item for item in controls if item.significant and item.difference < 0]
     worse = [item for item in controls if item.significant and item.difference > 0]
     if better and not worse and len(better) == len(controls):
-        says = "AsFT is below each of them: here the alignment direction matters"
+        says = f"{own} is below each of them: here the alignment direction matters"
     elif not better and not worse:
         says = "none of them differs reliably: **that the alignment direction matters is not shown**"
     else:
         says = "; ".join(
             part
             for part in (
-                f"AsFT is safer than {', '.join(label(i.second) for i in better)}" if better else "",
-                f"AsFT is less safe than {', '.join(label(i.second) for i in worse)}" if worse else "",
+                f"{own} is safer than {', '.join(label(i.second) for i in better)}" if better else "",
+                f"{own} is less safe than {', '.join(label(i.second) for i in worse)}" if worse else "",
                 f"it does not differ reliably from {', '.join(label(i.second) for i in controls if not i.significant)}"
                 if len(better) + len(worse) < len(controls)
                 else "",
             )
             if part
         )
-    return [f"Does the direction matter? HS of AsFT minus that of its controls: {', '.join(parts)}; {says}."]
+    return [f"Does the direction matter? HS of {own} minus that of its controls: {', '.join(parts)}; {says}."]
 
 
 def _paper_difference(
