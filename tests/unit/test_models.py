@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from asft.config import CellConfig
 from asft.keys import plan
@@ -39,9 +40,24 @@ def test_a_missing_package_is_named_with_how_to_get_it(monkeypatch: pytest.Monke
     require_quantization(None)
 
 
+@pytest.fixture(scope="module")
+def wide_pair(random_pair: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A pair whose rows are one block of the 4-bit format wide (64), which its CPU kernel needs."""
+    folder = tmp_path_factory.mktemp("wide")
+    tokenizer = AutoTokenizer.from_pretrained(random_pair / "aligned")
+    config = AutoConfig.from_pretrained(random_pair / "aligned")
+    config.update({"hidden_size": 64, "intermediate_size": 64, "head_dim": 32})
+    torch.manual_seed(0)
+    for side in ("base", "aligned"):
+        AutoModelForCausalLM.from_config(config).save_pretrained(folder / side)
+        tokenizer.save_pretrained(folder / side)
+    return folder
+
+
 @pytest.mark.skipif(importlib.util.find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed")
 @pytest.mark.parametrize("quantization", ["8bit", "4bit"])
-def test_a_cell_runs_on_quantised_weights(cell: Callable[..., CellConfig], quantization: str) -> None:
-    entry = run_cell(cell("method=asft", f"model.quantization={quantization}"))
+def test_a_cell_runs_on_quantised_weights(cell: Callable[..., CellConfig], wide_pair: Path, quantization: str) -> None:
+    sides = [f"model.{side}={wide_pair / side}" for side in ("base", "aligned")]
+    entry = run_cell(cell("method=asft", *sides, f"model.quantization={quantization}"))
     assert entry.result["stages"]["train"]["result"]["asft/modules"] == 4
     assert entry.result["metrics"]["hs_total"] == 10
