@@ -9,7 +9,7 @@ from asft.report import Cell, CellRecord, Column, MissingCell, TableSpec
 from asft.store import HARMFUL_FILE, TASK_FILE, Entry, Store, library_versions, read_jsonl
 
 _PAPER_MODEL = "llama2_7b"
-_GRADED_TASKS = {"alpaca"}
+GRADED_TASKS = {"alpaca"}
 
 
 def experiment_of(sweep: Sweep) -> ExperimentConfig:
@@ -117,7 +117,7 @@ def _finished(entry: Entry, cell: CellConfig, axis: dict[str, str | float | int]
     metrics, stages = entry.result["metrics"], entry.result["stages"]
     harmful = {row["id"]: bool(row["flagged"]) for row in read_jsonl(entry.path / HARMFUL_FILE)}
     task = {row["id"]: float(row["credit"]) for row in read_jsonl(entry.path / TASK_FILE)}
-    graded = cell.dataset.name in _GRADED_TASKS
+    graded = cell.dataset.name in GRADED_TASKS
     train = stages.get("train")
     extra = {name: float(value) for name, value in (train or {"result": {}})["result"].items() if _is_number(value)}
     return CellRecord(

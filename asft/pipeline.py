@@ -27,12 +27,22 @@ from asft.keys import Plan, plan
 from asft.methods.base import Context
 from asft.models import Pair, load_model, resolve_device
 from asft.pairs import prepare_pair
-from asft.store import HARMFUL_FILE, TASK_FILE, Entry, Store, content_key, read_jsonl, write_json, write_jsonl
+from asft.store import (
+    CONFIG_FILE,
+    HARMFUL_FILE,
+    HISTORY_FILE,
+    TASK_FILE,
+    Entry,
+    Store,
+    content_key,
+    read_jsonl,
+    write_json,
+    write_jsonl,
+)
 from asft.training import attach_lora, train
 
 log = logging.getLogger(__name__)
-ROWS, HISTORY = "rows.jsonl", "history.jsonl"
-CONFIG = "config.json"
+ROWS = "rows.jsonl"
 
 
 def run_cell(cell: CellConfig) -> Entry:
@@ -132,7 +142,7 @@ class _Run:
         )
         extra = method.finish(model, self.context)
         model.save_pretrained(folder)
-        write_jsonl(folder / HISTORY, history.history)
+        write_jsonl(folder / HISTORY_FILE, history.history)
         acted = {name: value for name, value in history.history[-1].items() if name.startswith("asft/")}
         return {"loss": history.loss, "steps": history.steps, **acted, **extra}
 
@@ -190,14 +200,14 @@ class _Run:
                 "hs_total": len(verdicts),
                 "fa_total": len(credits),
             }
-            write_json(folder / CONFIG, self.cell.plain())
+            write_json(folder / CONFIG_FILE, self.cell.plain())
             return {"metrics": metrics, "stages": self._stages(weights, answers)}
 
         return self.store.ensure("cells", self.plan.judge, produce)
 
     def track(self, weights: Entry | None, entry: Entry) -> None:
         """Shows the finished cell to the tracker; the cell is safe in the store whatever the tracker does."""
-        history = list(read_jsonl(weights.path / HISTORY)) if weights and not self.cell.method.parent else []
+        history = list(read_jsonl(weights.path / HISTORY_FILE)) if weights and not self.cell.method.parent else []
         folder = self.store.root / self.cell.tracker.name
         try:
             self.cell.tracker.track(self.plan.key, self.cell.plain(), history, entry.result["metrics"], folder)

@@ -37,6 +37,7 @@ from filelock import FileLock
 SCHEMA = 1
 MANIFEST = "manifest.json"
 HARMFUL_FILE, TASK_FILE = "harmful.jsonl", "task.jsonl"  # answers and verdicts, by what was asked
+CONFIG_FILE, HISTORY_FILE = "config.json", "history.jsonl"  # a cell's resolved configuration, a training's logs
 _LIBRARIES = ("torch", "transformers", "peft", "accelerate", "tokenizers", "hydra-core", "asft-lab")
 
 
