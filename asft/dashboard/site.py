@@ -36,6 +36,9 @@ class Site:
     A finished cell never changes, so its own files are written at the first build that sees it; a later build of
     the same object writes what is new, the tables and the index.
 
+    Attributes:
+        rows: the index line of every cell written so far, by key.
+
     Args:
         store: the outputs folder.
         experiments: whose tables are shown.
@@ -45,7 +48,7 @@ class Site:
 
     def __init__(self, store: Store, experiments: Sequence[Experiment], folder: Path, *, live: bool = False) -> None:
         self.store, self.experiments, self.folder, self.live = store, experiments, folder, live
-        self._rows: dict[str, Row] = {}
+        self.rows: dict[str, Row] = {}
         self._curves: set[str] = set()
         shutil.rmtree(folder / "data", ignore_errors=True)
         with as_file(files("asft.dashboard") / "assets") as assets:
@@ -62,7 +65,7 @@ class Site:
         for key in finished_keys(self.store):
             self._add_cell(key)
         overview, failures = self._write_tables(), self._failures()
-        rows = list(self._rows.values())
+        rows = list(self.rows.values())
         index = {
             "cells": rows,
             "failures": failures,
@@ -79,7 +82,7 @@ class Site:
         return SiteCounts(len(rows), len(failures), sum(bool(line["done"]) for line in overview), answers)
 
     def _add_cell(self, key: str) -> None:
-        if key in self._rows:
+        if key in self.rows:
             return
         entry = self.store.find("cells", key)
         if entry is None:
@@ -93,7 +96,7 @@ class Site:
                 self._curves.add(train)
             else:
                 row["train"] = None
-        self._rows[key] = row
+        self.rows[key] = row
 
     def _write_tables(self) -> list[dict[str, Any]]:
         overview = []
@@ -109,7 +112,7 @@ class Site:
         found = []
         for path in (self.store.root / "failures").glob("*.json"):
             failure = json.loads(path.read_text())
-            if failure["key"] not in self._rows:
+            if failure["key"] not in self.rows:
                 config = failure["config"]
                 place = {name: config[name]["name"] for name in ("model", "dataset", "method")}
                 place |= {name: config["attack"][name] for name in ("source", "p", "n")}
@@ -130,5 +133,3 @@ def fingerprint(store: Store) -> str:
     watched = [store.root / "cells", store.root / "failures"]
     watched += sorted(store.root.glob("landscapes/*")) + sorted(store.root.glob("reports/anchor_*"))
     return " ".join(str(path.stat().st_mtime_ns) for path in watched if path.exists())
-
-

@@ -9,12 +9,14 @@ Asft.pages.curves = (() => {
     return [...new Map(rows.filter((row) => row.train).map((row) => [row.train, row])).values()];
   }
 
-  async function lines(rows, styles) {
+  async function lines(rows, styles, palette) {
+    const oneMethod = new Set(rows.map((row) => row.method)).size === 1;
     const data = await Promise.all(rows.map((row) => Asft.load(`curves/${row.train}`)));
     const panels = Object.keys(PANELS).filter((name) => data.some((curve) => name in curve));
     const dashes = ["solid", "dot", "dash", "dashdot", "longdash"];
     const used = new Map();
     const traces = rows.flatMap((row, position) => {
+      const style = oneMethod ? palette[position % palette.length] : styles.get(row.method);
       const turn = used.get(row.method) ?? 0;
       used.set(row.method, turn + 1);
       return panels.filter((name) => name in data[position]).map((name, index) => ({
@@ -27,7 +29,7 @@ Asft.pages.curves = (() => {
         y: data[position][name],
         xaxis: `x${panels.indexOf(name) + 1}`,
         yaxis: `y${panels.indexOf(name) + 1}`,
-        line: { color: styles.get(row.method).colour, dash: dashes[turn % dashes.length], width: 1.6 },
+        line: { color: style.colour, dash: dashes[(oneMethod ? Math.floor(position / palette.length) : turn) % dashes.length], width: 1.6 },
         hovertemplate: `step %{x}: %{y:.4g}<extra>${Asft.escape(cells.label(row))}</extra>`,
       }));
     });
@@ -60,7 +62,7 @@ Asft.pages.curves = (() => {
       const found = trainings(cells.matching(index.cells));
       const shown = found.slice(0, MOST);
       note.textContent = found.length > MOST ? `The first ${MOST} of ${found.length} trainings; filter to see others.` : `${found.length} trainings.`;
-      const { traces, panels } = await lines(shown, styles);
+      const { traces, panels } = await lines(shown, styles, index.palette);
       await draw(traces, layout(panels, shown.length));
     }
     await redraw();

@@ -4,31 +4,33 @@ Asft.pages.overview = (() => {
 
   function progress(row) {
     const share = (count) => `width:${(100 * count) / Math.max(1, row.total)}%`;
-    const words = row.problem ? "cannot be enumerated" : `${row.done} of ${row.total}${row.failed ? `, ${row.failed} failed` : ""}`;
+    const words = row.problem ? "–" : `${row.done} of ${row.total}${row.failed ? `, ${row.failed} failed` : ""}`;
     const bar = h("span", { class: "bar" }, h("i", { style: share(row.done) }), h("i", { class: "failed", style: share(row.failed) }));
     return h("div", {}, words, row.problem ? null : bar);
   }
 
   function state(row) {
-    if (row.problem) return row.problem;
+    if (row.problem) return "cannot be enumerated";
     if (!row.done) return row.failed ? "no cell finished" : "not started";
     return row.done === row.total ? "complete" : "incomplete";
   }
 
-  function experiments(root, rows) {
+  async function experiments(root, rows) {
     root.append(h("h2", {}, "Experiments"));
-    return table.show(root, {
+    await table.show(root, {
       label: "Experiments",
       rows: rows.map((row) => ({ ...row, state: state(row) })),
       columns: [
         table.element("experiment", "name", (row) => (row.done ? h("a", { href: Asft.link("table", [row.name]) }, row.name) : row.name)),
         table.element("cells", "done", progress, { minWidth: 150 }),
         { title: "controls", field: "verdict", formatter: (cell) => cell.getValue() ?? "–" },
-        { title: "title", field: "title" },
         { title: "state", field: "state" },
+        { title: "title", field: "title" },
       ],
       empty: "no experiment was asked for",
     });
+    const problems = rows.filter((row) => row.problem).map((row) => h("p", { class: "note" }, `${row.name}: ${row.problem}`));
+    root.append(...problems);
   }
 
   function failures(root, rows) {

@@ -1,0 +1,144 @@
+"""The built site in a real browser, opened from disk. The fixture fails a test whose page logs an error or leaves."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from browser.conftest import MARKUP, Watched
+from playwright.sync_api import expect
+
+from asft.dashboard import Site
+from asft.report.statistics import mcnemar
+from asft.store import HARMFUL_FILE, TASK_FILE, read_jsonl
+
+pytestmark = pytest.mark.slow
+
+PAGES = ("overview", "table", "pareto", "curves", "compare", "generations", "landscape", "anchor")
+
+
+def keys(site: Site, method: str) -> list[str]:
+    return [key for key, row in site.rows.items() if row["method"] == method]
+
+
+@pytest.mark.parametrize("width", [390, 1200])
+@pytest.mark.parametrize("name", PAGES)
+def test_every_page_draws_and_none_scrolls_sideways(watched: Watched, name: str, width: int) -> None:
+    watched.page.set_viewport_size({"width": width, "height": 800})
+    page = watched.open(f"#/{name}")
+    expect(page.locator("h1")).to_have_text(re.compile(name, re.I))
+    expect(page.locator("[role=alert]")).to_have_count(0)
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    expect(page.locator("nav a[aria-current]")).to_have_text(re.compile(name, re.I))
+
+
+def test_the_overview_shows_progress_and_failures_as_text(watched: Watched) -> None:
+    page = watched.open("")
+    expect(page.get_by_text("8 of 8")).to_have_count(0)
+    expect(page.locator(".tiles")).to_contain_text("1cells failed")
+    expect(page.get_by_text("out of memory <b>here</b>")).to_be_visible()
+    page.get_by_role("link", name="demo", exact=True).click()
+    expect(page.locator("h1")).to_have_text("Table")
+
+
+def test_a_table_has_the_papers_figures_and_downloads(watched: Watched) -> None:
+    page = watched.open("#/table/demo?intervals=1")
+    asft = page.locator(".tabulator-row", has_text="AsFT").first
+    expect(asft).to_contain_text("4.00")
+    expect(page.locator(".interval").first).to_be_visible()
+    for name, start in (("CSV", "row,label"), ("TEX", "% Needs")):
+        with page.expect_download() as caught:
+            page.get_by_role("button", name=name, exact=True).click()
+        assert caught.value.path().read_text().startswith(start)
+    page.locator(".ours").first.hover()
+    expect(page.locator(".tabulator-tooltip")).to_contain_text("95% interval")
+
+
+def test_filters_narrow_the_plot_and_live_in_the_link(watched: Watched, site: Site) -> None:
+    page = watched.open("#/pareto")
+    expect(page.locator("#status")).to_have_text(f"{len(site.rows)} of {len(site.rows)} cells")
+    page.get_by_text("method: all").click()
+    page.get_by_label("asft", exact=True).check()
+    expect(page.locator("#status")).to_have_text(f"1 of {len(site.rows)} cells")
+    expect(page.locator(".tabulator-row")).to_have_count(1)
+    link = page.url
+    watched.open(link[link.index("#") :])
+    expect(page.locator("#status")).to_have_text(f"1 of {len(site.rows)} cells")
+    expect(page.locator("summary", has_text="method: asft")).to_be_visible()
+    with page.expect_download() as caught:
+        page.get_by_role("button", name="Plot as SVG").click()
+    assert "<svg" in caught.value.path().read_text()
+
+
+def test_compare_agrees_with_the_reports_test(watched: Watched, site: Site) -> None:
+    first, second = keys(site, "sft")[0], keys(site, "asft")[0]
+    page = watched.open(f"#/compare/{first}/{second}")
+    verdicts = [
+        {row["id"]: row["flagged"] for row in read_jsonl(site.store.path("cells", key) / HARMFUL_FILE)}
+        for key in (first, second)
+    ]
+    p = mcnemar(*verdicts)
+    line = page.get_by_label("Scores", exact=True).locator(".tabulator-row", has_text="HS")
+    expect(line).to_contain_text("< 0.001" if p < 0.001 else f"{p:.3f}")
+    expect(page.get_by_label("Settings that differ").get_by_text("method.name")).to_be_visible()
+    differ = [row for row in verdicts[0] if verdicts[0][row] != verdicts[1][row]]
+    expect(page.locator("option:checked", has_text="malicious")).to_contain_text(f"{len(differ)} of 60")
+    expect(page.locator(".answers > li")).to_have_count(min(10, len(differ)))
+
+
+def test_a_deep_link_reopens_the_same_answers(watched: Watched, site: Site) -> None:
+    key = keys(site, "sft")[0]
+    page = watched.open(f"#/generations/{key}?part=task")
+    page.get_by_label("verdict").select_option("wrong")
+    page.get_by_label("Search").fill("placeholder answer")
+    page.get_by_label("Search").press("Enter")
+    page.get_by_role("button", name="Next").click()
+    expect(page.get_by_text(re.compile("page 2;"))).to_be_visible()
+    shown = page.locator(".answers h3").all_inner_texts()
+    wrong = [row["id"] for row in read_jsonl(site.store.path("cells", key) / TASK_FILE) if row["credit"] < 1]
+    assert shown == [name for name in wrong if int(name.split("/")[1]) >= len(MARKUP)][20:40]
+    watched.open(page.url[page.url.index("#") :])
+    assert page.locator(".answers h3").all_inner_texts() == shown
+
+
+def test_answers_come_in_pieces(watched: Watched, site: Site) -> None:
+    key = keys(site, "sft")[0]
+    watched.open(f"#/generations/{key}?part=task")
+    assert [url for url in watched.requests if "task-0.js" in url]
+    assert not [url for url in watched.requests if "task-1.js" in url]
+
+
+def test_markup_in_answers_stays_text(watched: Watched, site: Site) -> None:
+    key = keys(site, "base")[0]
+    page = watched.open(f"#/generations/{key}")
+    expect(page.get_by_text(MARKUP[0])).to_have_count(0)
+    expect(page.get_by_text("Placeholder prompt 0")).to_have_count(0)
+    page.get_by_role("button", name="Show the malicious prompt").first.click()
+    expect(page.get_by_text("Placeholder prompt 0", exact=True)).to_be_visible()
+    for text in MARKUP:
+        page.get_by_role("button", name="Show the harmful answer").first.click()
+        expect(page.locator(".answer", has_text=text.split("\u2028")[0])).to_have_count(1)
+    assert page.locator(".answers script, .answers img, .answers a").count() == 0
+    assert page.title() == "Generations · asft"
+
+
+def test_judges_that_disagree_can_be_found(watched: Watched, site: Site) -> None:
+    key = next(key for key, row in site.rows.items() if row["judge"] == "other")
+    page = watched.open(f"#/generations/{key}")
+    page.get_by_label("verdict").select_option("disagree")
+    expect(page.get_by_text("Against judge refusal on the same answers.")).to_be_visible()
+
+
+def test_the_keyboard_reaches_filters_and_theme(watched: Watched) -> None:
+    page = watched.open("#/pareto")
+    before = page.evaluate("document.documentElement.dataset.theme")
+    page.get_by_role("button", name="Light or dark").focus()
+    page.keyboard.press("Enter")
+    assert page.evaluate("document.documentElement.dataset.theme") != before
+    page.locator(".filters summary", has_text="method").focus()
+    page.keyboard.press("Enter")
+    page.keyboard.press("Tab")
+    page.keyboard.press("Space")
+    expect(page.locator(".filters details.on")).to_have_count(1)
+    page.keyboard.press("Escape")
+    expect(page.locator(".filters details[open]")).to_have_count(0)
