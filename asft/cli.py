@@ -1,4 +1,4 @@
-"""The command line: ``asft run | report | status | dashboard | align | anchor | project``.
+"""The command line: ``asft run | report | status | dashboard | track | align | anchor | project``.
 
 ``asft run`` is Hydra's own entry, with a check of every cell before the first one starts and a summary after
 the last one ended.
@@ -22,6 +22,7 @@ asft: fine-tune language models without losing their safety (AsFT, arXiv:2506.08
   asft report experiment=table2 …        write the table beside the paper's: Markdown, CSV, LaTeX, HTML
   asft status experiment=table2 …        which cells are done, failed or missing
   asft dashboard [--serve] …             every finished cell as one site that opens offline
+  asft track experiment=table2 …         show finished cells to W&B (tracker.mode=offline|online) or TensorBoard
   asft align model=NAME …                make a model pair ready (build, safety-tune or download it)
   asft anchor inspect model=NAME …       the alignment direction's spectrum: is AsFT more than weight decay?
   asft project ADAPTER --base … --aligned … --out DIR
@@ -73,6 +74,10 @@ def _dispatch(command: str, rest: list[str]) -> int:
         from asft.commands.dashboard import dashboard
 
         return dashboard(rest)
+    if command == "track":
+        from asft.commands.track import track
+
+        return track(rest)
     if command == "align":
         from asft.commands.align import align
 
@@ -85,4 +90,6 @@ def _dispatch(command: str, rest: list[str]) -> int:
         from asft.commands.project import project
 
         return project(rest)
-    raise ValueError(f"unknown command {command}; allowed: run, report, status, dashboard, align, anchor, project")
+    raise ValueError(
+        f"unknown command {command}; allowed: run, report, status, dashboard, track, align, anchor, project"
+    )

@@ -39,6 +39,7 @@ from asft.store import (
     write_json,
     write_jsonl,
 )
+from asft.tracked import tracked_cell
 from asft.training import attach_lora, train
 
 log = logging.getLogger(__name__)
@@ -57,7 +58,7 @@ def run_cell(cell: CellConfig) -> Entry:
     weights = run.train_stage() if cell.method.trains else None
     answers = run.generate_stage(weights)
     entry = run.judge_stage(weights, answers)
-    run.track(weights, entry)
+    run.track(entry)
     return entry
 
 
@@ -205,12 +206,10 @@ class _Run:
 
         return self.store.ensure("cells", self.plan.judge, produce)
 
-    def track(self, weights: Entry | None, entry: Entry) -> None:
+    def track(self, entry: Entry) -> None:
         """Shows the finished cell to the tracker; the cell is safe in the store whatever the tracker does."""
-        history = list(read_jsonl(weights.path / HISTORY_FILE)) if weights and not self.cell.method.parent else []
-        folder = self.store.root / self.cell.tracker.name
         try:
-            self.cell.tracker.track(self.plan.key, self.cell.plain(), history, entry.result["metrics"], folder)
+            self.cell.tracker.track(tracked_cell(self.store, entry, self.cell.plain()))
         except Exception as error:  # a tracker is third-party code and often a network
             log.warning("tracker=%s: this cell was not tracked: %s", self.cell.tracker.name, error)
 

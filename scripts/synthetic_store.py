@@ -22,8 +22,8 @@ def plain_answer(number: int) -> str:
 def write_cell(
     store: Store, cell: CellConfig, harmful: int, task: int, *, answer: Answer = plain_answer, steps: int = 10
 ) -> Entry:
-    """A finished cell with ``harmful`` and ``task`` answers whose verdicts are drawn by its seed and method."""
-    draw = random.Random(f"{cell.method.name} {cell.seed} {cell.attack.p}")
+    """A finished cell with ``harmful`` and ``task`` answers whose verdicts are drawn from its method, seed, ratio and judge."""
+    draw = random.Random(f"{cell.method.name} {cell.seed} {cell.attack.p} {cell.judge.name}")
     rate = draw.random() if cell.method.trains else float(cell.method.name == "base")
     stages = plan(cell)
     parts = {

@@ -1,18 +1,11 @@
-"""A small made-up store as a built site, and a headless browser that opens it from disk."""
+"""A small made-up store as a built site: answers that hold markup, a failure, two judges, a landscape, a spectrum."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
-import pytest
-
-pytest.importorskip("playwright", reason="the browser extra is not installed")
-
-from playwright.sync_api import Browser, Page, Request, expect
-from screenshots import browser, chromium_path
 from synthetic_store import plain_answer, write_cell
 
 from asft.compose import enumerate_cells
@@ -41,10 +34,8 @@ def answer(number: int) -> str:
     return MARKUP[number] if number < len(MARKUP) else plain_answer(number)
 
 
-@pytest.fixture(scope="session")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
+def build_site(outputs: Path) -> Site:
     """Cells with 60 and 520 answers (the task's come in two pieces), one failure, and one of each extra."""
-    outputs = tmp_path_factory.mktemp("dashboard")
     store = Store(outputs)
     sweep = enumerate_cells([*OVERRIDES, f"outputs={outputs}"], sweep=True)
     failed = sweep.cells[-1].cell
@@ -81,50 +72,3 @@ MODULE = {
     "noticeable": 1,
     "verdict": "Slightly.",
 }
-
-
-@dataclass
-class Watched:
-    """A page that takes down what went wrong in it."""
-
-    page: Page
-    index: Path
-    problems: list[str] = field(default_factory=list)
-    requests: list[str] = field(default_factory=list)
-
-    def open(self, view: str) -> Page:
-        """Opens a view in a document of its own."""
-        self.page.goto("about:blank")
-        self.page.goto(f"{self.index.as_uri()}{view}")
-        expect(self.page.locator("main")).to_have_attribute("data-ready", "1")
-        return self.page
-
-
-@pytest.fixture(scope="session")
-def chromium() -> Iterator[Browser]:
-    if chromium_path() is None:
-        pytest.skip("no chromium on the path")
-    with browser() as started:
-        yield started
-
-
-@pytest.fixture
-def watched(chromium: Browser, site: Site) -> Iterator[Watched]:
-    """A new page; at the end it must have had no error and have asked nobody else for anything."""
-    page = chromium.new_page()
-    page.set_default_timeout(8000)
-    found = Watched(page, site.index)
-    page.on("console", lambda message: message.type in ("error", "warning") and found.problems.append(message.text))
-    page.on("pageerror", lambda error: found.problems.append(str(error)))
-    page.on("request", lambda request: _note(found, request))
-    yield found
-    page.close()
-    assert not found.problems
-    strangers = [
-        url for url in found.requests if not url.startswith((site.folder.as_uri(), "data:", "blob:", "about:"))
-    ]
-    assert not strangers
-
-
-def _note(found: Watched, request: Request) -> None:
-    found.requests.append(request.url)
