@@ -20,6 +20,7 @@ asft: fine-tune language models without losing their safety (AsFT, arXiv:2506.08
   asft run [KEY=VALUE …]                 train and score one cell
   asft run -m experiment=table2 …        launch the sweep behind a table or figure
   asft report experiment=table2 …        write the table beside the paper's: Markdown, CSV, LaTeX, HTML
+                                         (--format pdf|tex adds the table and figures for print)
   asft status experiment=table2 …        which cells are done, failed or missing
   asft dashboard [--serve] …             every finished cell as one site that opens offline
   asft track experiment=table2 …         show finished cells to W&B (tracker.mode=offline|online) or TensorBoard

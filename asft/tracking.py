@@ -141,7 +141,7 @@ def _table(answers: Iterable[Row]) -> Any:
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class TensorBoardTracker(Tracker):
-    """One TensorBoard run a cell below ``outputs/tensorboard``, written anew each time; needs the extra of that name."""
+    """One TensorBoard run a cell, written anew each time; needs the extra ``tensorboard``."""
 
     name: ClassVar[str] = "tensorboard"
 
