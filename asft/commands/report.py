@@ -45,7 +45,9 @@ def report(arguments: list[str]) -> int:
 
 def _format(arguments: list[str]) -> tuple[str | None, list[str]]:
     """What ``--format KIND`` or ``--format=KIND`` asks for besides the usual files, and the other arguments."""
-    kind, rest, words = None, [], iter(arguments)
+    kind: str | None = None
+    rest: list[str] = []
+    words = iter(arguments)
     for word in words:
         name, _, value = word.partition("=")
         if name != "--format":

@@ -24,10 +24,7 @@ def track(arguments: list[str]) -> int:
     Raises:
         ConfigError: for ``tracker=none``, or where no cell is finished.
     """
-    overrides = overrides_of(arguments)
-    if not any(text.startswith("tracker=") for text in overrides):
-        overrides = ["tracker=wandb", *overrides]
-    cells = distinct(enumerate_cells(overrides, sweep=True).cells)
+    cells = distinct(enumerate_cells(with_tracker(overrides_of(arguments)), sweep=True).cells)
     first = next(iter(cells.values())).cell
     if first.tracker.name == "none":
         raise ConfigError("tracker=none: shows nothing anywhere; choose tracker=wandb or tracker=tensorboard")
@@ -49,3 +46,9 @@ def track(arguments: list[str]) -> int:
     folder = store.root / first.tracker.name
     terminal.print(f"{tracked} cells tracked, {failed} failed, {missing} not finished: {folder}", soft_wrap=True)
     return int(failed > 0)
+
+
+def with_tracker(overrides: list[str]) -> list[str]:
+    """The overrides with W&B as the tracker where they name none."""
+    named = any(text.startswith("tracker=") for text in overrides)
+    return overrides if named else ["tracker=wandb", *overrides]

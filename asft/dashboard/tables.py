@@ -43,7 +43,8 @@ def enumerate_experiment(name: str, overrides: Sequence[str]) -> Experiment:
 
 def experiment_page(experiment: Experiment) -> tuple[dict[str, Any], dict[str, Any] | None]:
     """The experiment's line in the overview, and its table where at least one cell is finished."""
-    words = {"name": experiment.name, "title": experiment.name, "done": 0, "failed": 0, "total": 0, "verdict": None}
+    words: dict[str, Any] = {"name": experiment.name, "title": experiment.name, "verdict": None}
+    words |= {"done": 0, "failed": 0, "total": 0}
     if experiment.sweep is None:
         return {**words, "problem": experiment.problem}, None
     cells = records(experiment.sweep)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 COLUMN_WIDTH, TEXT_WIDTH = 3.3, 6.8  # inches
 ROW_HEIGHT = 0.17  # inches a line of the table
-STYLE = {
+STYLE: dict[Any, Any] = {
     "pdf.fonttype": 42,
     "font.family": "serif",
     "font.size": 8,

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from conftest import REPOSITORY, Cli
 
+from asft.commands.track import with_tracker
 from asft.compose import enumerate_cells
 
 pytestmark = pytest.mark.slow
@@ -39,6 +40,8 @@ def make_targets() -> list[str]:
 def test_every_command_composes(words: list[str]) -> None:
     overrides = [word for word in words[1:] if "=" in word]
     sweep = words[0] in {"report", "status"} or "-m" in words
+    if words[0] == "track":
+        overrides = with_tracker(overrides)
     if words[0] != "project":
         assert enumerate_cells(overrides, sweep=sweep).cells
 
