@@ -198,6 +198,14 @@ def test_judges_that_disagree_can_be_found(watched: Watched, site: Site) -> None
     expect(page.locator(".answers > li")).not_to_have_count(0)
 
 
+@pytest.mark.parametrize("view", ["#/table/..%2F..%2Fother", "#/generations/feed", "#/nowhere", "#/table/%E0%A4%A"])
+def test_a_link_that_leads_nowhere_says_so(watched: Watched, view: str) -> None:
+    page = watched.open(view)
+    expect(page.locator("[role=alert]")).to_be_visible()
+    watched.problems = [text for text in watched.problems if "ERR_FILE_NOT_FOUND" not in text]
+    assert not [url for url in watched.requests if "other.js" in url]
+
+
 def test_the_keyboard_reaches_filters_and_theme(watched: Watched) -> None:
     page = watched.open("#/pareto")
     before = page.evaluate("document.documentElement.dataset.theme")

@@ -83,8 +83,7 @@ def test_no_secret_and_no_answer_is_written(runs: dict[str, OfflineRun], outputs
 
 
 def test_answers_are_a_table_where_asked_for(outputs: Path) -> None:
-    arguments = [*EXPERIMENT, f"outputs={outputs}", "method=sft", "tracker=wandb", "tracker.generations=true"]
-    assert track(arguments) == 0
+    assert track([*EXPERIMENT, f"outputs={outputs}", "tracker=wandb", "tracker.generations=true"]) == 0
     found = map(read_run, (outputs / "wandb").glob("wandb/offline-run-*/*.wandb"))
     (run,) = (run for run in found if run.job_type == "sft")
     (shown,) = (row["answers"] for row in run.history if "answers" in row)

@@ -48,7 +48,15 @@ def read_run(path: Path) -> OfflineRun:
 
 
 def _items(items: Any) -> dict[str, Any]:
-    return {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in items}
+    """Items by key; a key of several parts, as a table has, is a dict in a dict."""
+    found: dict[str, Any] = {}
+    for item in items:
+        *parents, name = item.nested_key or [item.key]
+        place = found
+        for parent in parents:
+            place = place.setdefault(parent, {})
+        place[name] = json.loads(item.value_json)
+    return found
 
 
 def _records(content: bytes) -> Iterator[bytes]:

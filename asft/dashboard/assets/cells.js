@@ -25,7 +25,7 @@ Asft.cells = (() => {
   function chosen(params) {
     return Object.keys(DIMENSIONS)
       .filter((name) => params.has(name))
-      .map((name) => [name, new Set(params.get(name).split(",").map(decodeURIComponent))]);
+      .map((name) => [name, new Set(params.get(name).split(",").map(Asft.decoded))]);
   }
 
   function matching(cells) {
@@ -62,7 +62,7 @@ Asft.cells = (() => {
     if (options.length < 2 && !wanted.size) return null;
     const title = h("summary", {});
     const details = h("details", {}, title);
-    const name_ = () => {
+    const rename = () => {
       title.textContent = `${DIMENSIONS[name]}: ${wanted.size ? [...wanted].join(", ") : "all"}`;
       details.classList.toggle("on", wanted.size > 0);
     };
@@ -70,7 +70,7 @@ Asft.cells = (() => {
       if (event.target.checked) wanted.add(event.target.value);
       else wanted.delete(event.target.value);
       Asft.remember({ [name]: [...wanted].map(encodeURIComponent).join(",") || null });
-      name_();
+      rename();
       changed();
     };
     const boxes = options.map((value) =>
@@ -81,7 +81,7 @@ Asft.cells = (() => {
     details.addEventListener("keydown", (event) => {
       if (event.key === "Escape") (details.open = false), title.focus();
     });
-    name_();
+    rename();
     return details;
   }
 

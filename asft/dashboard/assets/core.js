@@ -12,13 +12,20 @@ window.Asft = (() => {
 
   /** The value of `data/<name>.js`: a script, since a page opened from disk may not fetch. */
   function load(name) {
-    if (!values.has(name)) values.set(name, read(name, `data/${name}.js`));
+    if (!values.has(name)) values.set(name, read(name, address(name)));
     return values.get(name);
+  }
+
+  /** Where a data file is. Names come from links, which must not lead out of the folder. */
+  function address(name) {
+    const parts = name.split("/");
+    if (parts.some((part) => ["", ".", ".."].includes(part))) throw new Error(`there is no ${name} in this dashboard`);
+    return `data/${parts.map(encodeURIComponent).join("/")}.js`;
   }
 
   /** As `load`, past every cache. */
   function reload(name) {
-    return read(name, `data/${name}.js?${Date.now()}`);
+    return read(name, `${address(name)}?${Date.now()}`);
   }
 
   function read(name, url) {
@@ -59,10 +66,19 @@ window.Asft = (() => {
     return String(text).replace(/[&<>"']/g, (character) => names[character]);
   }
 
+  /** A part of a link; one that was cut short in the middle of a character stays as it is. */
+  function decoded(part) {
+    try {
+      return decodeURIComponent(part);
+    } catch {
+      return part;
+    }
+  }
+
   /** `#/page/part?key=value` as an object. */
   function view() {
     const [path, query = ""] = location.hash.replace(/^#\/?/, "").split("?");
-    const [page, ...parts] = path.split("/").map(decodeURIComponent);
+    const [page, ...parts] = path.split("/").map(decoded);
     return { page: page || "overview", parts, params: new URLSearchParams(query) };
   }
 
@@ -118,5 +134,5 @@ window.Asft = (() => {
     setTimeout(() => URL.revokeObjectURL(url), 10000);
   }
 
-  return { pages, put, load, reload, script, h, escape, view, link, remember, show, say, download };
+  return { pages, put, load, reload, script, h, escape, decoded, view, link, remember, show, say, download };
 })();
