@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ def plain_answer(number: int) -> str:
 def write_cell(
     store: Store, cell: CellConfig, harmful: int, task: int, *, answer: Answer = plain_answer, steps: int = 10
 ) -> Entry:
-    """A finished cell with ``harmful`` and ``task`` answers whose verdicts are drawn from its method, seed, ratio and judge."""
+    """A finished cell with ``harmful`` and ``task`` answers and verdicts drawn at random, the same each time."""
     draw = random.Random(f"{cell.method.name} {cell.seed} {cell.attack.p} {cell.judge.name}")
     rate = draw.random() if cell.method.trains else float(cell.method.name == "base")
     stages = plan(cell)
@@ -77,7 +77,7 @@ def _logged(step: int, cell: CellConfig) -> dict[str, float]:
     return logged
 
 
-def _write(folder: Path, files: dict[str, Sequence[dict[str, Any]]]) -> dict[str, Any]:
+def _write(folder: Path, files: Mapping[str, Sequence[dict[str, Any]]]) -> dict[str, Any]:
     for name, rows in files.items():
         write_jsonl(folder / name, rows)
     return {"loss": 0.1, "steps": 10}

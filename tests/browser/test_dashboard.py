@@ -22,6 +22,7 @@ from asft.store import HARMFUL_FILE, TASK_FILE, read_jsonl
 
 pytestmark = pytest.mark.slow
 
+PATIENCE_MS = 30_000  # on a busy machine; nothing waits that long where it is right
 PAGES = ("overview", "table", "pareto", "curves", "compare", "generations", "landscape", "anchor")
 
 
@@ -59,7 +60,8 @@ def chromium() -> Iterator[Browser]:
 def watched(chromium: Browser, site: Site) -> Iterator[Watched]:
     """A new page; at the end it must have had no error and have asked nobody else for anything."""
     page = chromium.new_page()
-    page.set_default_timeout(8000)
+    page.set_default_timeout(PATIENCE_MS)
+    expect.set_options(timeout=PATIENCE_MS)
     found = Watched(page, site.index)
     page.on("console", lambda message: message.type in ("error", "warning") and found.problems.append(message.text))
     page.on("pageerror", lambda error: found.problems.append(str(error)))
