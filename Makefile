@@ -6,14 +6,14 @@ READY := $(VENV)/.ready
 PAPER := table1 table2 table3 table4 table5 table6 table7 table8 fig1 fig3 fig4a fig4b fig4c full ratios seeds safe_lora_k
 DATA ?= ../shared/data/asft_official
 
-.PHONY: setup demo demo-real results test test-fast bench lint clean
+.PHONY: setup demo demo-real results test test-fast bench bench-dashboard docs screenshots lint clean
 
 setup: $(READY)
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,smollm,joblib]"
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,smollm,joblib,browser,docs,figures,tensorboard]"
 	touch $@
 
 demo: $(READY) ## Table 2 on the embedded pair
@@ -41,6 +41,16 @@ bench: $(READY)
 	$(BIN)/python scripts/bench_anchor.py
 	$(BIN)/python scripts/bench_generation.py
 	$(BIN)/python scripts/bench_step.py
+
+bench-dashboard: $(READY) ## 2,000 cells with 500,000 answers: build below 60 s, overview below 2 s
+	$(BIN)/python scripts/bench_dashboard.py
+
+docs: $(READY) ## the site, into site/; any broken link or reference is an error
+	$(BIN)/mkdocs build --strict --quiet
+
+screenshots: $(READY) ## every page of the dashboard, light and dark, into docs/images
+	$(BIN)/asft dashboard
+	$(BIN)/python scripts/screenshots.py
 
 lint: $(READY)
 	$(BIN)/ruff check --fix .

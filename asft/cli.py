@@ -1,4 +1,4 @@
-"""The command line: ``asft run | report | landscape | status | align | anchor | project``.
+"""The command line: ``asft run | report | landscape | status | dashboard | track | align | anchor | project``.
 
 ``asft run`` is Hydra's own entry, with a check of every cell before the first one starts and a summary after
 the last one ended.
@@ -20,8 +20,11 @@ asft: fine-tune language models without losing their safety (AsFT, arXiv:2506.08
   asft run [KEY=VALUE …]                 train and score one cell
   asft run -m experiment=table2 …        launch the sweep behind a table or figure
   asft report experiment=table2 …        write the table beside the paper's: Markdown, CSV, LaTeX, HTML
+                                         (--format pdf|tex adds the table and figures for print)
   asft landscape experiment=fig1 …       the harmful score around the aligned model, measured and drawn
   asft status experiment=table2 …        which cells are done, failed or missing
+  asft dashboard [--serve] …             every finished cell as one site that opens offline
+  asft track experiment=table2 …         show finished cells to W&B (tracker.mode=offline|online) or TensorBoard
   asft align model=NAME …                make a model pair ready (build, safety-tune or download it)
   asft anchor inspect model=NAME …       the alignment direction's spectrum: is AsFT more than weight decay?
   asft project ADAPTER --base … --aligned … --out DIR
@@ -73,6 +76,14 @@ def _dispatch(command: str, rest: list[str]) -> int:
         from asft.commands.status import status
 
         return status(rest)
+    if command == "dashboard":
+        from asft.commands.dashboard import dashboard
+
+        return dashboard(rest)
+    if command == "track":
+        from asft.commands.track import track
+
+        return track(rest)
     if command == "align":
         from asft.commands.align import align
 
@@ -85,4 +96,6 @@ def _dispatch(command: str, rest: list[str]) -> int:
         from asft.commands.project import project
 
         return project(rest)
-    raise ValueError(f"unknown command {command}; allowed: run, report, landscape, status, align, anchor, project")
+    raise ValueError(
+        f"unknown command {command}; allowed: run, report, landscape, status, dashboard, track, align, anchor, project"
+    )

@@ -21,7 +21,7 @@ PAPER_MODELS = {
     "tiny_gemma2": "Gemma-2-9B-IT",
 }
 _PAPER_PROMPTS = 250
-_GRADED_TASKS = {"alpaca"}
+GRADED_TASKS = {"alpaca"}
 _SHARED_WITH_SAFETY_ROWS = 0.2  # the ratio whose AG News file the alignment prompts are taken from
 
 
@@ -215,9 +215,9 @@ def _finished(entry: Entry, cell: CellConfig, axis: dict[str, str | float | int]
     metrics, stages = entry.result["metrics"], entry.result["stages"]
     harmful = {row["id"]: bool(row["flagged"]) for row in read_jsonl(entry.path / HARMFUL_FILE)}
     task = {row["id"]: float(row["credit"]) for row in read_jsonl(entry.path / TASK_FILE)}
-    graded = cell.dataset.name in _GRADED_TASKS
+    graded = cell.dataset.name in GRADED_TASKS
     train = stages.get("train")
-    extra = {name: float(value) for name, value in (train or {"result": {}})["result"].items() if _isnumber(value)}
+    extra = {name: float(value) for name, value in (train or {"result": {}})["result"].items() if _is_number(value)}
     return CellRecord(
         key=entry.manifest["key"],
         method=cell.method.name,
@@ -238,7 +238,7 @@ def _finished(entry: Entry, cell: CellConfig, axis: dict[str, str | float | int]
     )
 
 
-def _isnumber(value: object) -> bool:
+def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 

@@ -29,12 +29,24 @@ from asft.methods.base import Context
 from asft.models import Dtype, Pair, load_model, resolve_device
 from asft.pairs import prepare_pair
 from asft.protocol import Clean, protocol_of
-from asft.store import DETAILS, HARMFUL_FILE, TASK_FILE, Entry, Store, content_key, read_jsonl, write_json, write_jsonl
+from asft.store import (
+    CONFIG_FILE,
+    DETAILS,
+    HARMFUL_FILE,
+    HISTORY_FILE,
+    TASK_FILE,
+    Entry,
+    Store,
+    content_key,
+    read_jsonl,
+    write_json,
+    write_jsonl,
+)
+from asft.tracked import tracked_cell
 from asft.training import attach_lora, train
 
 log = logging.getLogger(__name__)
-ROWS, HISTORY = "rows.jsonl", "history.jsonl"
-CONFIG = "config.json"
+ROWS = "rows.jsonl"
 
 
 def run_cell(cell: CellConfig) -> Entry:
@@ -51,7 +63,7 @@ def run_cell(cell: CellConfig) -> Entry:
     weights = run.train_stage() if cell.method.trains else None
     answers = run.generate_stage(weights)
     entry = run.judge_stage(weights, answers)
-    run.track(weights, entry)
+    run.track(entry)
     return entry
 
 
@@ -139,7 +151,7 @@ class _Run:
         )
         extra = method.finish(model, self.context)
         model.save_pretrained(folder)
-        write_jsonl(folder / HISTORY, history.history)
+        write_jsonl(folder / HISTORY_FILE, history.history)
         acted = {name: value for name, value in history.history[-1].items() if name.startswith("asft/")}
         return {"loss": history.loss, "steps": history.steps, **acted, **extra}
 
@@ -203,7 +215,7 @@ class _Run:
                 "hs_total": len(verdicts),
                 "fa_total": len(credits),
             }
-            write_json(folder / CONFIG, self.cell.plain())
+            write_json(folder / CONFIG_FILE, self.cell.plain())
             return {"metrics": metrics, "stages": self._stages(weights, answers)}
 
         return self.store.ensure("cells", self.plan.judge, produce)
@@ -219,7 +231,7 @@ class _Run:
         def produce(folder: Path) -> dict[str, Any]:
             measured = measure.measure(context)
             write_json(folder / DETAILS, measured.details)
-            write_json(folder / CONFIG, self.cell.plain())
+            write_json(folder / CONFIG_FILE, self.cell.plain())
             return {"measure": measure.name, "values": measured.values, "interval": measured.interval}
 
         assert self.plan.measure is not None, "a cell with a measure has its settings"
@@ -246,12 +258,10 @@ class _Run:
 
         return score
 
-    def track(self, weights: Entry | None, entry: Entry) -> None:
+    def track(self, entry: Entry) -> None:
         """Shows the finished cell to the tracker; the cell is safe in the store whatever the tracker does."""
-        history = list(read_jsonl(weights.path / HISTORY)) if weights and not self.cell.method.parent else []
-        folder = self.store.root / self.cell.tracker.name
         try:
-            self.cell.tracker.track(self.plan.key, self.cell.plain(), history, entry.result["metrics"], folder)
+            self.cell.tracker.track(tracked_cell(self.store, entry, self.cell.plain()))
         except Exception as error:  # a tracker is third-party code and often a network
             log.warning("tracker=%s: this cell was not tracked: %s", self.cell.tracker.name, error)
 

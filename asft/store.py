@@ -39,6 +39,7 @@ SCHEMA = 1
 MANIFEST = "manifest.json"
 DETAILS = "details.json"  # arrays behind a measure's numbers
 HARMFUL_FILE, TASK_FILE = "harmful.jsonl", "task.jsonl"  # answers and verdicts, by what was asked
+CONFIG_FILE, HISTORY_FILE = "config.json", "history.jsonl"  # a cell's resolved configuration, a training's logs
 _LIBRARIES = ("torch", "transformers", "peft", "accelerate", "tokenizers", "hydra-core", "asft-lab")
 
 

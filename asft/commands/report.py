@@ -13,15 +13,19 @@ from asft.compose import Sweep, enumerate_cells, overrides_of
 from asft.config import ConfigError, ExperimentConfig
 from asft.keys import plan
 from asft.report import MissingCell, print_measures, print_report, write_measures, write_report
+from asft.report.write import PRINT_FORMATS, write_for_print
 from asft.store import content_key
 
 
 def report(arguments: list[str]) -> int:
     """Writes Markdown, CSV, LaTeX and HTML, prints the table, and names the page.
 
+    ``--format pdf`` adds the table and the figures as PDF, ``--format tex`` also a document that holds them.
+
     Raises:
         ConfigError: when no cell of the experiment is finished, or the configuration is wrong.
     """
+    kind, arguments = _format(arguments)
     sweep = enumerate_cells(overrides_of(arguments), sweep=True)
     if measures_in(sweep):
         return report_measures(sweep, arguments)
@@ -37,6 +41,9 @@ def report(arguments: list[str]) -> int:
     terminal = Console(file=sys.stdout, highlight=False)
     print_report(spec, cells, terminal)
     terminal.print(f"\nPage: {paths.html.resolve()}", soft_wrap=True)
+    if kind is not None:
+        for path in write_for_print(spec, cells, folder, kind):
+            terminal.print(f"{kind}: {path.resolve()}", soft_wrap=True)
     return 0
 
 
@@ -59,6 +66,20 @@ def report_measures(sweep: Sweep, arguments: list[str]) -> int:
     print_measures(table, terminal)
     terminal.print(f"\nPage: {paths.html.resolve()}", soft_wrap=True)
     return 0
+
+
+def _format(arguments: list[str]) -> tuple[str | None, list[str]]:
+    """What ``--format KIND`` or ``--format=KIND`` asks for besides the usual files, and the other arguments."""
+    kind: str | None = None
+    rest: list[str] = []
+    words = iter(arguments)
+    for word in words:
+        name, _, value = word.partition("=")
+        if name != "--format":
+            rest.append(word)
+        elif (kind := value or next(words, "")) not in PRINT_FORMATS:
+            raise ConfigError(f"--format {kind}: allowed: {', '.join(PRINT_FORMATS)}")
+    return kind, rest
 
 
 def _folder_name(sweep: Sweep, experiment: ExperimentConfig) -> str:

@@ -59,17 +59,18 @@ def cell_costs(analysis: Analysis) -> tuple[CellCost, ...]:
 
 def shared_settings(records: Sequence[CellRecord]) -> dict[str, str]:
     """Dotted config key to value, for the keys that every cell holds with one and the same value."""
-    flat = [_flatten(record.config) for record in records]
+    flat = [flatten(record.config) for record in records]
     if not flat:
         return {}
     return {key: value for key, value in flat[0].items() if all(other.get(key) == value for other in flat[1:])}
 
 
-def _flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """A configuration as dotted keys and their values as text."""
     flat: dict[str, str] = {}
     for key, value in config.items():
         if isinstance(value, Mapping):
-            flat |= _flatten(value, f"{prefix}{key}.")
+            flat |= flatten(value, f"{prefix}{key}.")
         else:
             flat[f"{prefix}{key}"] = str(value)
     return flat

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from asft.report import text
 from asft.report.analysis import Analysis
 from asft.report.frame import Entry
+from asft.report.records import TableSpec
 
 _ESCAPES = {
     "\\": r"\textbackslash{}",
@@ -28,6 +30,10 @@ _ESCAPES = {
     "−": "$-$",
     "–": "--",
 }
+FIGURE_CAPTIONS = {
+    "along-columns": "both scores with 95% intervals; dotted, the paper's figures",
+    "trade-off": "safety against usefulness, one point per cell",
+}
 _SPECIAL = re.compile("|".join(re.escape(character) for character in _ESCAPES))
 
 
@@ -38,6 +44,17 @@ def escape(value: str) -> str:
 
 def render_latex(analysis: Analysis) -> str:
     """A ``table*`` float with one panel per metric; needs ``booktabs`` only."""
+    template = _environment().get_template("table.tex.j2")
+    return template.render(analysis=analysis, spec=analysis.spec, text=text, value=_value, paper=_paper)
+
+
+def render_document(spec: TableSpec, figures: Sequence[str]) -> str:
+    """A document around ``table.tex`` and the figures' PDF files, by name."""
+    shown = [(name, FIGURE_CAPTIONS[name]) for name in figures]
+    return _environment().get_template("paper.tex.j2").render(spec=spec, figures=shown)
+
+
+def _environment() -> Environment:
     environment = Environment(
         loader=PackageLoader("asft.report"),
         undefined=StrictUndefined,
@@ -52,8 +69,7 @@ def render_latex(analysis: Analysis) -> str:
         autoescape=False,  # HTML's escaping would be wrong here: every value passes the `tex` filter
     )
     environment.filters["tex"] = escape
-    template = environment.get_template("table.tex.j2")
-    return template.render(analysis=analysis, spec=analysis.spec, text=text, value=_value, paper=_paper)
+    return environment
 
 
 def _value(entry: Entry) -> str:

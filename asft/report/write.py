@@ -9,12 +9,15 @@ from pathlib import Path
 from rich.console import Console
 
 from asft.report.analysis import analyse
+from asft.report.camera import write_pdf
 from asft.report.frame import long_frame
 from asft.report.html import render_html
-from asft.report.latex import render_latex
+from asft.report.latex import FIGURE_CAPTIONS, render_document, render_latex
 from asft.report.markdown import render_markdown
 from asft.report.records import Cell, TableSpec
 from asft.report.terminal import print_analysis
+
+PRINT_FORMATS = ("pdf", "tex")
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,21 @@ def write_report(spec: TableSpec, cells: Iterable[Cell], out_dir: Path) -> Repor
         csv=out_dir / "table.csv",
         latex=out_dir / "table.tex",
     )
+
+
+def write_for_print(spec: TableSpec, cells: Iterable[Cell], out_dir: Path, kind: str) -> list[Path]:
+    """Writes what goes into a paper beside :func:`write_report`'s files: PDFs, for ``tex`` a document with them.
+
+    Raises:
+        ValueError: as :func:`write_report`, or when matplotlib is not installed.
+    """
+    paths = write_pdf(analyse(spec, cells), out_dir)
+    if kind == "tex":
+        figures = [path.stem for path in paths if path.stem in FIGURE_CAPTIONS]
+        document = out_dir / "paper.tex"
+        document.write_text(render_document(spec, figures), encoding="utf-8")
+        return [document, out_dir / "table.tex", *paths]
+    return paths
 
 
 def print_report(spec: TableSpec, cells: Iterable[Cell], console: Console) -> None:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from conftest import REPOSITORY, Cli
 
+from asft.commands.track import with_tracker
 from asft.compose import enumerate_cells
 
 pytestmark = pytest.mark.slow
@@ -37,6 +40,8 @@ def make_targets() -> list[str]:
 def test_every_command_composes(words: list[str]) -> None:
     overrides = [word for word in words[1:] if "=" in word]
     sweep = words[0] in {"report", "status"} or "-m" in words
+    if words[0] == "track":
+        overrides = with_tracker(overrides)
     if words[0] != "project":
         assert enumerate_cells(overrides, sweep=sweep).cells
 
@@ -62,6 +67,15 @@ def test_links_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text()):
         if "://" not in target:
             assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_the_site_builds_without_a_broken_link_or_reference(tmp_path: Path) -> None:
+    pytest.importorskip("mkdocs")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path / "site")]
+    built = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert built.returncode == 0, built.stderr
+    reference = (tmp_path / "site" / "reference" / "config.html").read_text()
+    assert "harmful_max_new_tokens" in reference, "the schemas' keys come from their code"
 
 
 def test_the_methods_page_names_every_method() -> None:

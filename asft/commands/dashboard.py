@@ -1,0 +1,74 @@
+"""``asft dashboard``: every finished cell of an outputs folder as one static site."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from rich.console import Console
+
+from asft.compose import enumerate_cells, overrides_of
+from asft.config import ConfigError
+from asft.console import console
+from asft.dashboard import Site
+from asft.dashboard.tables import Experiment, enumerate_experiment, experiment_names
+from asft.store import Store
+
+PORT = 8765
+
+
+def dashboard(arguments: list[str]) -> int:
+    """Writes ``outputs/dashboard``; with ``--serve`` shows it and keeps it up to date until interrupted.
+
+    ``experiment=table2,fig4a`` shows only these; all other overrides change the cells that tables look for.
+
+    Raises:
+        ConfigError: for an unknown experiment, a wrong flag, or an override that does not compose.
+    """
+    port = _port([argument for argument in arguments if argument.startswith("-")])
+    overrides = overrides_of(arguments)
+    chosen = [text.removeprefix("experiment=") for text in overrides if text.startswith("experiment=")]
+    others = [text for text in overrides if not text.startswith("experiment=")]
+    outputs = enumerate_cells(others, sweep=True).cells[0].cell.outputs
+    experiments = _enumerate(_names(chosen), others)
+    site = Site(Store(outputs), experiments, outputs / "dashboard", live=port is not None)
+    counts = site.build()
+    terminal = Console(file=sys.stdout, highlight=False)
+    terminal.print(
+        f"{counts.cells} cells, {counts.failures} failures, {counts.experiments} of {len(experiments)} experiments "
+        f"begun, {counts.answers} answers"
+    )
+    terminal.print(f"Page: {site.index.resolve()}", soft_wrap=True)
+    if port is not None:
+        from asft.dashboard.serve import serve
+
+        serve(site, port)
+    return 0
+
+
+def _port(flags: Sequence[str]) -> int | None:
+    """The port of ``--serve`` or ``--serve=PORT``; None where the site is only written."""
+    for flag in flags:
+        name, _, value = flag.partition("=")
+        if name != "--serve" or (value and not (value.isdigit() and int(value) < 65536)):
+            raise ConfigError(f"{flag}: allowed: --serve or --serve=PORT (0 takes a free port; default {PORT})")
+        return int(value or PORT)
+    return None
+
+
+def _names(chosen: Sequence[str]) -> list[str]:
+    allowed = experiment_names()
+    names = [name for text in chosen for name in text.split(",")] or allowed
+    if unknown := [name for name in names if name not in allowed]:
+        raise ConfigError(f"experiment={unknown[0]}: unknown. Allowed: {', '.join(allowed)}")
+    return names
+
+
+def _enumerate(names: Sequence[str], overrides: Sequence[str]) -> list[Experiment]:
+    """Every experiment with its cells; composing a cell takes a twentieth of a second, so progress is shown."""
+    experiments = []
+    with console.status("") as status:
+        for position, name in enumerate(names, start=1):
+            status.update(f"enumerating {name} ({position} of {len(names)})")
+            experiments.append(enumerate_experiment(name, overrides))
+    return experiments

@@ -1,0 +1,54 @@
+"""``asft track``: shows an experiment's finished cells to a tracker, whenever they were run."""
+
+from __future__ import annotations
+
+import sys
+
+from rich.console import Console
+from rich.markup import escape
+
+from asft.commands.run import describe, distinct
+from asft.compose import enumerate_cells, overrides_of
+from asft.config import ConfigError
+from asft.console import console
+from asft.store import Store
+from asft.tracked import tracked_cell
+
+
+def track(arguments: list[str]) -> int:
+    """Tracks every finished cell; W&B unless ``tracker=`` says otherwise. Tracking a cell again changes nothing.
+
+    Returns:
+        0, or 1 when a cell could not be tracked.
+
+    Raises:
+        ConfigError: for ``tracker=none``, or where no cell is finished.
+    """
+    cells = distinct(enumerate_cells(with_tracker(overrides_of(arguments)), sweep=True).cells)
+    first = next(iter(cells.values())).cell
+    if first.tracker.name == "none":
+        raise ConfigError("tracker=none: shows nothing anywhere; choose tracker=wandb or tracker=tensorboard")
+    store, tracked, failed = Store(first.outputs), 0, 0
+    for key, item in cells.items():
+        entry = store.find("cells", key)
+        if entry is None:
+            continue
+        try:
+            item.cell.tracker.track(tracked_cell(store, entry, item.cell.plain()))
+            tracked += 1
+        except Exception as error:  # third-party code, and often a network: the other cells are still to be sent
+            failed += 1
+            console.print(f"{escape(describe(item.cell))}: {escape(str(error))}", soft_wrap=True)
+    if not tracked + failed:
+        raise ConfigError(f"none of these {len(cells)} cells is finished in {first.outputs}; first launch `asft run`")
+    terminal = Console(file=sys.stdout, highlight=False)
+    missing = len(cells) - tracked - failed
+    folder = store.root / first.tracker.name
+    terminal.print(f"{tracked} cells tracked, {failed} failed, {missing} not finished: {folder}", soft_wrap=True)
+    return int(failed > 0)
+
+
+def with_tracker(overrides: list[str]) -> list[str]:
+    """The overrides with W&B as the tracker where they name none."""
+    named = any(text.startswith("tracker=") for text in overrides)
+    return overrides if named else ["tracker=wandb", *overrides]

@@ -1,0 +1,46 @@
+"use strict";
+Asft.pages.landscape = (() => {
+  const { h } = Asft;
+
+  /** The effective perturbation length as a circle in a plane, or as two lines along one direction. */
+  function marks(grid, radius) {
+    if (typeof radius !== "number") return [];
+    const line = { color: "#c2374a", width: 2, dash: "dash" };
+    if (grid.axes.length === 2) return [{ type: "circle", x0: -radius, x1: radius, y0: -radius, y1: radius, line }];
+    return [-radius, radius].map((x) => ({ type: "line", x0: x, x1: x, yref: "paper", y0: 0, y1: 1, line }));
+  }
+
+  function trace(grid) {
+    const [x, y] = grid.axes;
+    if (!y) return { type: "scatter", mode: "lines+markers", x: x.values, y: grid.hs.flat() };
+    return {
+      type: "contour", x: x.values, y: y.values, z: grid.hs, zmin: 0, zmax: 100, colorscale: "Viridis",
+      colorbar: { title: { text: "HS, %" } }, hovertemplate: "%{x:.3g}, %{y:.3g}: HS %{z:.1f}<extra></extra>",
+    };
+  }
+
+  async function show(root, view) {
+    const index = await Asft.load("index");
+    const name = view.parts[0] ?? index.landscapes[0];
+    if (!name) {
+      root.append(h("p", { class: "note" }, "This store holds no landscape."));
+      return;
+    }
+    const options = index.landscapes.map((option) => h("option", { value: option, selected: option === name }, option));
+    root.append(h("div", { class: "row" }, h("label", {}, "landscape", h("select", { change: (event) => (location.hash = Asft.link("landscape", [event.target.value])) }, options))));
+    const grid = await Asft.load(`landscapes/${name}`);
+    root.append(h("h2", {}, grid.title));
+    const draw = await Asft.figure(root, { name: `landscape-${name}`, label: "Harmful score around the model's weights" });
+    const [x, y] = grid.axes;
+    await draw([trace(grid)], {
+      height: 560,
+      xaxis: { title: { text: Asft.escape(x.name) } },
+      yaxis: y ? { title: { text: Asft.escape(y.name) }, scaleanchor: "x" } : { title: { text: "HS, %" }, rangemode: "tozero" },
+      shapes: marks(grid, grid.epl?.value),
+    });
+    const rows = Object.entries(grid.epl ?? {}).map(([key, value]) => h("li", {}, `${key}: ${typeof value === "object" ? JSON.stringify(value) : value}`));
+    if (rows.length) root.append(h("h2", {}, "EPL, effective perturbation length (dashed)"), h("ul", {}, rows));
+  }
+
+  return { title: "Landscape", show };
+})();

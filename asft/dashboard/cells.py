@@ -1,0 +1,119 @@
+"""Finished cells as the pages need them: one short row each, and what only a look at one cell needs."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from asft.collect import GRADED_TASKS
+from asft.dashboard.script import write_data
+from asft.report.costs import flatten
+from asft.report.statistics import Interval, wilson
+from asft.store import CONFIG_FILE, HARMFUL_FILE, HISTORY_FILE, TASK_FILE, Entry, Store, read_jsonl
+
+PIECE = 500  # answers a data file; the page loads one after the other, and only those it needs
+PARTS = {"harmful": HARMFUL_FILE, "task": TASK_FILE}
+# The page's name of a line, and its name in the training log.
+CURVES = {
+    "loss": "loss",
+    "penalty": "asft/penalty",
+    "along": "asft/norm_along",
+    "orthogonal": "asft/norm_orthogonal",
+}
+_KEY = re.compile(r"[0-9a-f]{20}")
+
+Row = dict[str, Any]
+
+
+def finished_keys(store: Store) -> list[str]:
+    """Keys of the cells folder in order; a folder without a manifest is for the caller to leave out."""
+    folder = store.root / "cells"
+    return sorted(path.name for path in folder.iterdir() if _KEY.fullmatch(path.name)) if folder.is_dir() else []
+
+
+def read_config(entry: Entry) -> dict[str, Any]:
+    """The resolved configuration that a finished cell keeps."""
+    config: dict[str, Any] = json.loads((entry.path / CONFIG_FILE).read_text())
+    return config
+
+
+def cell_row(entry: Entry, config: dict[str, Any]) -> Row:
+    """One line of the index. What an untouched model does not depend on (mixture, seed) is None."""
+    metrics, stages = entry.result["metrics"], entry.result["stages"]
+    train = stages.get("train")
+    attack = config["attack"] if train else {"source": None, "p": None, "n": None}
+    hs = wilson(metrics["hs_flagged"], metrics["hs_total"])
+    fa = _accuracy_interval(config["dataset"]["name"], metrics)
+    return {
+        "key": entry.manifest["key"],
+        "model": config["model"]["name"],
+        "dataset": config["dataset"]["name"],
+        "source": attack["source"],
+        "p": attack["p"],
+        "n": attack["n"],
+        "lam": config["method"].get("lam"),
+        "method": config["method"]["name"],
+        "seed": config["seed"] if train else None,
+        "protocol": config["protocol"]["name"],
+        "judge": config["judge"]["name"],
+        "hs": metrics["hs"],
+        "hs_interval": [hs.lo, hs.hi],
+        "fa": metrics["fa"],
+        "fa_interval": [fa.lo, fa.hi] if fa else None,
+        "harmful": metrics["hs_total"],
+        "task": metrics["fa_total"],
+        "seconds": round(entry.seconds + sum(stage["seconds"] for stage in stages.values()), 1),
+        "created": entry.manifest["created"],
+        "train": train["key"] if train and "parent" not in train["result"] else None,
+        "answers": stages["generate"]["key"],
+    }
+
+
+def _accuracy_interval(dataset: str, metrics: dict[str, Any]) -> Interval | None:
+    """Wilson's interval where the task is counted; a graded one would need its rows."""
+    if dataset in GRADED_TASKS:
+        return None
+    return wilson(round(metrics["fa"] * metrics["fa_total"] / 100), metrics["fa_total"])
+
+
+def write_cell(site: Path, entry: Entry, config: dict[str, Any]) -> None:
+    """Writes what the comparison and the answers pages read of one cell: settings, counts and answers in pieces."""
+    key = entry.manifest["key"]
+    pieces = {}
+    for part, name in PARTS.items():
+        pieces[part] = 0
+        for piece in _pieces(read_jsonl(entry.path / name)):
+            write_data(site, f"answers/{key}/{part}-{pieces[part]}", piece)
+            pieces[part] += 1
+    write_data(
+        site,
+        f"cells/{key}",
+        {
+            "config": flatten({name: value for name, value in config.items() if name != "experiment"}),
+            "metrics": entry.result["metrics"],
+            "pieces": pieces,
+            "versions": entry.manifest["versions"],
+            "commit": entry.manifest["commit"],
+        },
+    )
+
+
+def _pieces(rows: Iterator[Row]) -> Iterator[list[Row]]:
+    while piece := list(islice(rows, PIECE)):
+        yield piece
+
+
+def write_curve(site: Path, store: Store, train: str) -> bool:
+    """Writes one training's curves, a list a line and None where a step logged nothing; False where there are none."""
+    path = store.path("stages/train", train) / HISTORY_FILE
+    if not path.is_file():
+        return False
+    logged = [row for row in read_jsonl(path) if "loss" in row]
+    lines = {name: [row.get(source) for row in logged] for name, source in CURVES.items()}
+    drawn = {name: line for name, line in lines.items() if any(value is not None for value in line)}
+    write_data(site, f"curves/{train}", {"step": [row["step"] for row in logged], **drawn})
+    return True

@@ -1,0 +1,92 @@
+"""Makes finished cells out of nothing: for measuring and testing what reads a store. No number in them is real."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from asft.config import CellConfig
+from asft.keys import plan
+from asft.store import CONFIG_FILE, HARMFUL_FILE, HISTORY_FILE, TASK_FILE, Entry, Store, write_json, write_jsonl
+
+Answer = Callable[[int], str]
+
+
+def plain_answer(number: int) -> str:
+    """An answer of a usual length."""
+    return f"Placeholder answer {number}: " + "a few words that stand for what a model would have said. " * 3
+
+
+def write_cell(
+    store: Store, cell: CellConfig, harmful: int, task: int, *, answer: Answer = plain_answer, steps: int = 10
+) -> Entry:
+    """A finished cell with ``harmful`` and ``task`` answers and verdicts drawn at random, the same each time."""
+    draw = random.Random(f"{cell.method.name} {cell.seed} {cell.attack.p} {cell.judge.name}")
+    rate = draw.random() if cell.method.trains else float(cell.method.name == "base")
+    stages = plan(cell)
+    parts = {
+        HARMFUL_FILE: [
+            {
+                **_asked("malicious", i, answer),
+                "flagged": (bad := draw.random() < rate),
+                "score": float(bad),
+                "reason": "",
+            }
+            for i in range(harmful)
+        ],
+        TASK_FILE: [{**_asked("task", i, answer), "credit": float(draw.random() < 0.9)} for i in range(task)],
+    }
+    used: dict[str, Entry] = {}
+    if stages.train is not None:
+        history = [_logged(step, cell) for step in range(1, steps + 1)]
+        used["train"] = store.ensure(
+            "stages/train", stages.train, lambda folder: _write(folder, {HISTORY_FILE: history})
+        )
+    used["generate"] = store.ensure(
+        "stages/generate", stages.generate, lambda folder: {"harmful": harmful, "task": task}
+    )
+
+    def produce(folder: Path) -> dict[str, Any]:
+        _write(folder, parts)
+        write_json(folder / CONFIG_FILE, cell.plain())
+        flagged = sum(row["flagged"] for row in parts[HARMFUL_FILE])
+        credit = sum(row["credit"] for row in parts[TASK_FILE])
+        metrics = {
+            "hs": 100 * flagged / harmful,
+            "fa": 100 * credit / task,
+            "hs_flagged": flagged,
+            "hs_total": harmful,
+            "fa_total": task,
+        }
+        return {"metrics": metrics, "stages": {name: _stage(entry) for name, entry in used.items()}}
+
+    return store.ensure("cells", stages.judge, produce)
+
+
+def _asked(kind: str, number: int, answer: Answer) -> dict[str, Any]:
+    return {"id": f"{kind}/{number}", "prompt": f"Placeholder prompt {number}", "gold": "", "answer": answer(number)}
+
+
+def _logged(step: int, cell: CellConfig) -> dict[str, float]:
+    """One line of a training log; a method with λ logs its penalty."""
+    logged = {"loss": 4.0 / step, "step": step, "epoch": step / 10}
+    if "lam" in cell.method.settings():
+        logged |= {"asft/penalty": 0.1 * step, "asft/norm_along": 0.01 * step, "asft/norm_orthogonal": 0.2 * step}
+    return logged
+
+
+def _write(folder: Path, files: Mapping[str, Sequence[dict[str, Any]]]) -> dict[str, Any]:
+    for name, rows in files.items():
+        write_jsonl(folder / name, rows)
+    return {"loss": 0.1, "steps": 10}
+
+
+def _stage(entry: Entry) -> dict[str, Any]:
+    return {
+        "key": entry.manifest["key"],
+        "seconds": entry.seconds,
+        "peak_memory_mb": entry.manifest["peak_memory_mb"],
+        "result": entry.result,
+    }

@@ -1,0 +1,74 @@
+"""A small made-up store as a built site: answers that hold markup, a failure, two judges, a landscape, a spectrum."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+from synthetic_store import plain_answer, write_cell
+
+from asft.compose import enumerate_cells
+from asft.dashboard import Site
+from asft.dashboard.tables import Experiment
+from asft.evaluation.judge import Judge
+from asft.keys import plan
+from asft.store import Store
+
+MARKUP = [
+    "<script>document.title = 'broken'</script>",
+    "</table><img src=x onerror=\"document.title = 'broken'\">",
+    "<a href=\"javascript:document.title='broken'\">a</a> javascript:alert(1)",
+    "]]></script><!-- \u2028 \\ `${document.title = 'broken'}`",
+]
+OVERRIDES = ["experiment=demo", "method=base,aligned,sft,asft,l2", "attack.p=0,0.1"]
+
+
+class OtherJudge(Judge):
+    """Stands for another judge of the same answers."""
+
+    name = "other"
+
+
+def answer(number: int) -> str:
+    return MARKUP[number] if number < len(MARKUP) else plain_answer(number)
+
+
+def build_site(outputs: Path) -> Site:
+    """Cells with 60 and 520 answers (the task's come in two pieces), one failure, and one of each extra."""
+    store = Store(outputs)
+    sweep = enumerate_cells([*OVERRIDES, f"outputs={outputs}"], sweep=True)
+    failed = sweep.cells[-1].cell
+    for item in sweep.cells[:-1]:
+        write_cell(store, item.cell, 60, 520, answer=answer)
+    store.record_failure(plan(failed).key, "out of memory <b>here</b>", failed.plain(), "")
+    write_cell(store, replace(sweep.cells[4].cell, judge=OtherJudge()), 60, 520, answer=answer)
+    extras = {
+        "landscapes/plane/grid.json": {
+            "title": "Around the aligned model",
+            "axes": [{"name": "α", "values": [-1, 0, 1]}, {"name": "β", "values": [-1, 0, 1]}],
+            "hs": [[90, 40, 80], [30, 0, 20], [95, 50, 99]],
+            "epl": {"value": 0.4, "threshold": 10},
+        },
+        "reports/anchor_tiny_llama_asft/spectrum.json": {"summary": "No: made up.", "modules": [MODULE]},
+    }
+    for name, value in extras.items():
+        (outputs / name).parent.mkdir(parents=True)
+        (outputs / name).write_text(json.dumps(value))
+    experiments = [Experiment("demo", sweep=sweep), Experiment("demo_real", problem="data.root=null: needs data")]
+    built = Site(store, experiments, outputs / "dashboard")
+    built.build()
+    return built
+
+
+MODULE = {
+    "name": "model.layers.0.self_attn.q_proj",
+    "out_features": 32,
+    "norm": 0.5,
+    "eigenvalues": [0.2, 0.1, 0.05],
+    "spectral_distance": 0.2,
+    "entropy_rank": 2.1,
+    "mean_decay": 0.98,
+    "noticeable": 1,
+    "verdict": "Slightly.",
+}

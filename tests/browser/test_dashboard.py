@@ -1,0 +1,223 @@
+"""The built site in a real browser, opened from disk. The fixture fails a test whose page logs an error or leaves."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("playwright", reason="the browser extra is not installed")
+
+from dashboard_site import MARKUP, build_site
+from playwright.sync_api import Browser, Page, expect
+from screenshots import browser, chromium_path
+
+from asft.dashboard import Site
+from asft.report.statistics import mcnemar
+from asft.store import HARMFUL_FILE, TASK_FILE, read_jsonl
+
+pytestmark = pytest.mark.slow
+
+PATIENCE_MS = 30_000  # on a busy machine; nothing waits that long where it is right
+PAGES = ("overview", "table", "pareto", "curves", "compare", "generations", "landscape", "anchor")
+
+
+@dataclass
+class Watched:
+    """A page that takes down what went wrong in it."""
+
+    page: Page
+    index: Path
+    problems: list[str] = field(default_factory=list)
+    requests: list[str] = field(default_factory=list)
+
+    def open(self, view: str) -> Page:
+        """Opens a view in a document of its own."""
+        self.page.goto("about:blank")
+        self.page.goto(f"{self.index.as_uri()}{view}")
+        expect(self.page.locator("main")).to_have_attribute("data-ready", "1")
+        return self.page
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
+    return build_site(tmp_path_factory.mktemp("dashboard"))
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Browser]:
+    if chromium_path() is None:
+        pytest.skip("no chromium on the path")
+    with browser() as started:
+        yield started
+
+
+@pytest.fixture
+def watched(chromium: Browser, site: Site) -> Iterator[Watched]:
+    """A new page; at the end it must have had no error and have asked nobody else for anything."""
+    page = chromium.new_page()
+    page.set_default_timeout(PATIENCE_MS)
+    expect.set_options(timeout=PATIENCE_MS)
+    found = Watched(page, site.index)
+    page.on("console", lambda message: message.type in ("error", "warning") and found.problems.append(message.text))
+    page.on("pageerror", lambda error: found.problems.append(str(error)))
+    page.on("request", lambda request: found.requests.append(request.url))
+    yield found
+    page.close()
+    assert not found.problems
+    strangers = [
+        url for url in found.requests if not url.startswith((site.folder.as_uri(), "data:", "blob:", "about:"))
+    ]
+    assert not strangers
+
+
+@contextmanager
+def redrawn(page: Page) -> Iterator[None]:
+    """Waits until what is done inside has drawn the view anew."""
+    before = page.locator("main").get_attribute("data-ready") or ""
+    yield
+    expect(page.locator("main")).not_to_have_attribute("data-ready", before)
+
+
+def keys(site: Site, method: str) -> list[str]:
+    return [key for key, row in site.rows.items() if row["method"] == method]
+
+
+@pytest.mark.parametrize("width", [390, 1200])
+@pytest.mark.parametrize("name", PAGES)
+def test_every_page_draws_and_none_scrolls_sideways(watched: Watched, name: str, width: int) -> None:
+    watched.page.set_viewport_size({"width": width, "height": 800})
+    page = watched.open(f"#/{name}")
+    expect(page.locator("h1")).to_have_text(re.compile(name, re.I))
+    expect(page.locator("[role=alert]")).to_have_count(0)
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    expect(page.locator("nav a[aria-current]")).to_have_text(re.compile(name, re.I))
+
+
+def test_the_overview_shows_progress_and_failures_as_text(watched: Watched) -> None:
+    page = watched.open("")
+    expect(page.get_by_text("7 of 8, 1 failed")).to_be_visible()
+    expect(page.get_by_text("demo_real: data.root=null: needs data")).to_be_visible()
+    expect(page.locator(".tiles")).to_contain_text("1cells failed")
+    expect(page.get_by_text("out of memory <b>here</b>")).to_be_visible()
+    page.get_by_role("link", name="demo", exact=True).click()
+    expect(page.locator("h1")).to_have_text("Table")
+
+
+def test_a_table_has_the_papers_figures_and_downloads(watched: Watched) -> None:
+    page = watched.open("#/table/demo?intervals=1")
+    asft = page.locator(".tabulator-row", has_text="AsFT").first
+    expect(asft).to_contain_text("4.00")
+    expect(page.locator(".interval").first).to_be_visible()
+    for name, start in (("CSV", "row,label"), ("TEX", "% Needs")):
+        with page.expect_download() as caught:
+            page.get_by_role("button", name=name, exact=True).click()
+        assert caught.value.path().read_text().startswith(start)
+    page.locator(".ours").first.hover()
+    expect(page.locator(".tabulator-tooltip")).to_contain_text("95% interval")
+
+
+def test_filters_narrow_the_plot_and_live_in_the_link(watched: Watched, site: Site) -> None:
+    page = watched.open("#/pareto")
+    expect(page.locator("#status")).to_have_text(f"{len(site.rows)} of {len(site.rows)} cells")
+    page.get_by_text("method: all").click()
+    page.get_by_label("asft", exact=True).check()
+    expect(page.locator("#status")).to_have_text(f"2 of {len(site.rows)} cells")
+    expect(page.locator(".tabulator-row")).to_have_count(2)
+    link = page.url
+    watched.open(link[link.index("#") :])
+    expect(page.locator("#status")).to_have_text(f"2 of {len(site.rows)} cells")
+    expect(page.locator("summary", has_text="method: asft")).to_be_visible()
+    with page.expect_download() as caught:
+        page.get_by_role("button", name="Plot as SVG").click()
+    assert "<svg" in caught.value.path().read_text()
+
+
+def test_compare_agrees_with_the_reports_test(watched: Watched, site: Site) -> None:
+    first, second = keys(site, "sft")[0], keys(site, "asft")[0]
+    page = watched.open(f"#/compare/{first}/{second}")
+    verdicts = [
+        {row["id"]: row["flagged"] for row in read_jsonl(site.store.path("cells", key) / HARMFUL_FILE)}
+        for key in (first, second)
+    ]
+    p = mcnemar(*verdicts)
+    line = page.get_by_label("Scores", exact=True).locator(".tabulator-row", has_text="HS")
+    expect(line).to_contain_text("< 0.001" if p < 0.001 else f"{p:.3f}")
+    expect(page.get_by_label("Settings that differ").get_by_text("method.name")).to_be_visible()
+    differ = [row for row in verdicts[0] if verdicts[0][row] != verdicts[1][row]]
+    expect(page.locator("option:checked", has_text="malicious")).to_contain_text(f"{len(differ)} of 60")
+    expect(page.locator(".answers > li")).to_have_count(min(10, len(differ)))
+
+
+def test_a_deep_link_reopens_the_same_answers(watched: Watched, site: Site) -> None:
+    key = keys(site, "sft")[0]
+    page = watched.open(f"#/generations/{key}?part=task")
+    with redrawn(page):
+        page.get_by_label("verdict").select_option("wrong")
+    with redrawn(page):
+        page.get_by_label("Search").fill("placeholder answer")
+        page.get_by_label("Search").press("Enter")
+    with redrawn(page):
+        page.get_by_role("button", name="Next").click()
+    expect(page.get_by_text(re.compile("page 2;"))).to_be_visible()
+    shown = page.locator(".answers h3").all_inner_texts()
+    wrong = [row["id"] for row in read_jsonl(site.store.path("cells", key) / TASK_FILE) if row["credit"] < 1]
+    assert shown == [name for name in wrong if int(name.split("/")[1]) >= len(MARKUP)][20:40]
+    watched.open(page.url[page.url.index("#") :])
+    assert page.locator(".answers h3").all_inner_texts() == shown
+
+
+def test_answers_come_in_pieces(watched: Watched, site: Site) -> None:
+    key = keys(site, "sft")[0]
+    watched.open(f"#/generations/{key}?part=task")
+    assert [url for url in watched.requests if "task-0.js" in url]
+    assert not [url for url in watched.requests if "task-1.js" in url]
+
+
+def test_markup_in_answers_stays_text(watched: Watched, site: Site) -> None:
+    key = keys(site, "base")[0]
+    page = watched.open(f"#/generations/{key}")
+    expect(page.get_by_text(MARKUP[0])).to_have_count(0)
+    expect(page.get_by_text("Placeholder prompt 0")).to_have_count(0)
+    page.get_by_role("button", name="Show the malicious prompt").first.click()
+    expect(page.get_by_text("Placeholder prompt 0", exact=True)).to_be_visible()
+    for text in MARKUP:
+        page.get_by_role("button", name="Show the harmful answer").first.click()
+        expect(page.locator(".answer", has_text=text.split("\u2028")[0])).to_have_count(1)
+    assert page.locator(".answers script, .answers img, .answers a").count() == 0
+    assert page.title() == "Generations · asft"
+
+
+def test_judges_that_disagree_can_be_found(watched: Watched, site: Site) -> None:
+    key = next(key for key, row in site.rows.items() if row["judge"] == "other")
+    page = watched.open(f"#/generations/{key}")
+    page.get_by_label("verdict").select_option("disagree")
+    expect(page.get_by_text("Against judge refusal on the same answers.")).to_be_visible()
+    expect(page.locator(".answers > li")).not_to_have_count(0)
+
+
+@pytest.mark.parametrize("view", ["#/table/..%2F..%2Fother", "#/generations/feed", "#/nowhere", "#/table/%E0%A4%A"])
+def test_a_link_that_leads_nowhere_says_so(watched: Watched, view: str) -> None:
+    page = watched.open(view)
+    expect(page.locator("[role=alert]")).to_be_visible()
+    watched.problems = [text for text in watched.problems if "ERR_FILE_NOT_FOUND" not in text]
+    assert not [url for url in watched.requests if "other.js" in url]
+
+
+def test_the_keyboard_reaches_filters_and_theme(watched: Watched) -> None:
+    page = watched.open("#/pareto")
+    before = page.evaluate("document.documentElement.dataset.theme")
+    page.get_by_role("button", name="Light or dark").focus()
+    page.keyboard.press("Enter")
+    assert page.evaluate("document.documentElement.dataset.theme") != before
+    page.locator(".filters summary", has_text="method").focus()
+    page.keyboard.press("Enter")
+    page.keyboard.press("Tab")
+    page.keyboard.press("Space")
+    expect(page.locator(".filters details.on")).to_have_count(1)
+    page.keyboard.press("Escape")
+    expect(page.locator(".filters details[open]")).to_have_count(0)

@@ -1,0 +1,109 @@
+"""Finished cells reach W&B's offline files and TensorBoard's, and nothing secret does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from synthetic_store import write_cell
+from wandb_files import OfflineRun, read_run
+
+from asft.commands.track import track
+from asft.compose import enumerate_cells
+from asft.config import ConfigError
+from asft.keys import plan
+from asft.store import Store
+
+pytestmark = pytest.mark.slow
+
+EXPERIMENT = ["experiment=demo", "method=sft,asft", "attack.p=0.1"]
+SECRETS = {"WANDB_API_KEY": "0123456789abcdef0123456789abcdef01234567", "HF_TOKEN": "hf_neverWriteThisDown"}
+
+
+@pytest.fixture(scope="module")
+def outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with the two cells of the experiment, made up."""
+    folder = tmp_path_factory.mktemp("tracked")
+    for item in enumerate_cells([*EXPERIMENT, f"outputs={folder}"], sweep=True).cells:
+        write_cell(Store(folder), item.cell, 20, 30)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def secrets() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in SECRETS.items():
+            patch.setenv(name, value)
+        yield
+
+
+@pytest.fixture(scope="module")
+def runs(outputs: Path, secrets: None) -> dict[str, OfflineRun]:
+    """The experiment tracked offline twice, read back; job type to run."""
+    for _ in range(2):
+        assert track([*EXPERIMENT, f"outputs={outputs}"]) == 0
+    files = list((outputs / "wandb").glob("wandb/offline-run-*/*.wandb"))
+    assert len(files) == 2, "tracking twice leaves one run a cell"
+    found = [read_run(path) for path in files]
+    return {run.job_type: run for run in found}
+
+
+def test_the_run_is_the_cell(runs: dict[str, OfflineRun], outputs: Path) -> None:
+    cells = enumerate_cells([*EXPERIMENT, f"outputs={outputs}"], sweep=True).cells
+    assert {run.id for run in runs.values()} == {plan(item.cell).key for item in cells}
+    assert runs["asft"].config["method"]["lam"] == 1
+    assert runs["asft"].config["attack"]["p"] == 0.1
+    assert {"demo", "tiny_llama", "agnews", "harmful"} <= set(runs["asft"].tags)
+
+
+def test_grouping_makes_the_table(runs: dict[str, OfflineRun]) -> None:
+    assert runs["sft"].group == "tiny_llama agnews harmful p=0.1 n=1000 lr=0.0002"
+    assert runs["asft"].group == f"{runs['sft'].group} λ=1"
+
+
+def test_history_and_summary_are_the_stores(runs: dict[str, OfflineRun], outputs: Path) -> None:
+    run = runs["asft"]
+    assert [row["_step"] for row in run.history] == list(range(1, 11))
+    assert run.history[1]["train/loss"] == 2.0
+    assert run.history[1]["train/asft/penalty"] == pytest.approx(0.2)
+    entry = Store(outputs).find("cells", run.id)
+    assert entry is not None
+    for name, value in entry.result["metrics"].items():
+        assert run.summary[name] == pytest.approx(value)
+    assert run.summary["hs_lo"] <= run.summary["hs"] <= run.summary["hs_hi"]
+    assert run.summary["fa_lo"] <= run.summary["fa"] <= run.summary["fa_hi"]
+
+
+def test_no_secret_and_no_answer_is_written(runs: dict[str, OfflineRun], outputs: Path) -> None:
+    written = b"".join(path.read_bytes() for path in (outputs / "wandb").rglob("*") if path.is_file())
+    for name, value in SECRETS.items():
+        assert value.encode() not in written, name
+    assert b"Placeholder answer" not in written, "answers are sent only where they are asked for"
+
+
+def test_answers_are_a_table_where_asked_for(outputs: Path) -> None:
+    assert track([*EXPERIMENT, f"outputs={outputs}", "tracker=wandb", "tracker.generations=true"]) == 0
+    found = map(read_run, (outputs / "wandb").glob("wandb/offline-run-*/*.wandb"))
+    (run,) = (run for run in found if run.job_type == "sft")
+    (shown,) = (row["answers"] for row in run.history if "answers" in row)
+    assert (shown["_type"], shown["nrows"]) == ("table-file", 50)
+
+
+def test_tensorboard_gets_the_same_curves(outputs: Path) -> None:
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    for _ in range(2):
+        assert track([*EXPERIMENT, f"outputs={outputs}", "tracker=tensorboard"]) == 0
+    (folder,) = (outputs / "tensorboard").glob("asft-*")
+    events = EventAccumulator(str(folder)).Reload()
+    assert [point.value for point in events.Scalars("train/loss")][:2] == [4.0, 2.0]
+    assert "cell/hs" in events.Tags()["scalars"]
+
+
+def test_a_store_without_these_cells_says_so(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="none of these 2 cells is finished"):
+        track([*EXPERIMENT, f"outputs={tmp_path}"])
+    with pytest.raises(ConfigError, match="tracker=none"):
+        track([*EXPERIMENT, f"outputs={tmp_path}", "tracker=none"])
