@@ -14,6 +14,7 @@ from typing import Any
 from plotly.offline import get_plotlyjs
 
 from asft.dashboard.cells import Row, cell_row, finished_keys, read_config, write_cell, write_curve
+from asft.dashboard.measured import landscape_data
 from asft.dashboard.script import write_data
 from asft.dashboard.tables import Experiment, experiment_page
 from asft.report.figures import PALETTE
@@ -70,7 +71,7 @@ class Site:
             "cells": rows,
             "failures": failures,
             "experiments": overview,
-            "landscapes": self._write_folders("landscapes/*/grid.json", "landscapes"),
+            "landscapes": self._write_landscapes(),
             "anchors": self._write_folders("reports/anchor_*/spectrum.json", "anchors"),
             "palette": [{"colour": colour, "symbol": symbol} for colour, symbol in PALETTE],
             "live": self.live,
@@ -119,6 +120,17 @@ class Site:
                 found.append({**place, "seed": config["seed"], **{k: failure[k] for k in ("key", "message", "time")}})
         return sorted(found, key=lambda failure: str(failure["time"]), reverse=True)
 
+    def _write_landscapes(self) -> list[dict[str, str]]:
+        """Hands every measured landscape to the page; key and title of each."""
+        found = []
+        for key in sorted(path.name for path in (self.store.root / "measures").glob("[0-9a-f]*")):
+            entry = self.store.find("measures", key)
+            data = landscape_data(entry) if entry else None
+            if data is not None:
+                write_data(self.folder, f"landscapes/{key}", data)
+                found.append({"key": key, "title": data["title"]})
+        return sorted(found, key=lambda line: line["title"])
+
     def _write_folders(self, pattern: str, name: str) -> list[str]:
         """Hands result files of other commands to the page, by the name of the folder that each is in."""
         names = []
@@ -130,6 +142,6 @@ class Site:
 
 def fingerprint(store: Store) -> str:
     """Changes whenever a cell finishes or fails, or a landscape or a spectrum is written."""
-    watched = [store.root / "cells", store.root / "failures"]
-    watched += sorted(store.root.glob("landscapes/*")) + sorted(store.root.glob("reports/anchor_*"))
+    watched = [store.root / "cells", store.root / "failures", store.root / "measures"]
+    watched += sorted(store.root.glob("reports/anchor_*"))
     return " ".join(str(path.stat().st_mtime_ns) for path in watched if path.exists())

@@ -7,9 +7,11 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from asft.collect import experiment_of, records, table_spec
+from asft.collect_measures import measure_table, measures_in
 from asft.compose import Sweep, config_dir, enumerate_cells
 from asft.config import ConfigError
-from asft.report import MissingCell, text
+from asft.dashboard.measured import measured_table
+from asft.report import MeasureTable, MissingCell, MissingMeasure, text
 from asft.report.analysis import Analysis, analyse
 from asft.report.frame import Entry, long_frame
 from asft.report.latex import render_latex
@@ -47,6 +49,9 @@ def experiment_page(experiment: Experiment) -> tuple[dict[str, Any], dict[str, A
     words |= {"done": 0, "failed": 0, "total": 0}
     if experiment.sweep is None:
         return {**words, "problem": experiment.problem}, None
+    command = " ".join(["asft run -m", f"experiment={experiment.name}", *experiment.overrides])
+    if measures_in(experiment.sweep):
+        return _measured_page(words, measure_table(experiment.sweep, command))
     cells = records(experiment.sweep)
     failed = sum(isinstance(cell, MissingCell) and cell.status == "failed" for cell in cells)
     missing = sum(isinstance(cell, MissingCell) and cell.status == "missing" for cell in cells)
@@ -54,9 +59,15 @@ def experiment_page(experiment: Experiment) -> tuple[dict[str, Any], dict[str, A
     words |= {"done": done, "failed": failed, "total": len(cells), "title": experiment_of(experiment.sweep).title}
     if not done:
         return words, None
-    command = " ".join(["asft run -m", f"experiment={experiment.name}", *experiment.overrides])
     analysis = analyse(table_spec(experiment.sweep, command), cells)
     return {**words, "verdict": analysis.health.verdict}, table_data(analysis, cells)
+
+
+def _measured_page(words: dict[str, Any], table: MeasureTable) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """The same for an experiment that measures something else than scores."""
+    failed = sum(isinstance(cell, MissingMeasure) and cell.status == "failed" for cell in table.cells)
+    line = {**words, "title": table.spec.title, "total": len(table.cells), "failed": failed, "done": len(table.records)}
+    return line, measured_table(table) if table.records else None
 
 
 def table_data(analysis: Analysis, cells: Sequence[Cell]) -> dict[str, Any]:

@@ -25,7 +25,7 @@ def write_measures(table: MeasureTable, out_dir: Path) -> ReportPaths:
         "table.md": render_measures(table),
         "table.csv": table.frame().to_csv(index=False),
         "values.csv": table.values_frame().to_csv(index=False),
-        "table.tex": _latex(table),
+        "table.tex": render_latex(table),
     }
     texts["index.html"] = _html(table, texts)
     out_dir.mkdir(parents=True, exist_ok=True)
@@ -103,7 +103,8 @@ def _cell(entry: MeasureEntry) -> str:
     return " ".join(shown)
 
 
-def _latex(table: MeasureTable) -> str:
+def render_latex(table: MeasureTable) -> str:
+    """The table for a paper: booktabs, the paper's figures in italics beneath ours."""
     spec = table.spec
     escape = latex.escape
     lines = [

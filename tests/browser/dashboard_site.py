@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from synthetic_store import plain_answer, write_cell
 
 from asft.compose import enumerate_cells
+from asft.config import CellConfig
 from asft.dashboard import Site
 from asft.dashboard.tables import Experiment
 from asft.evaluation.judge import Judge
 from asft.keys import plan
-from asft.store import Store
+from asft.store import CONFIG_FILE, DETAILS, Store
 
 MARKUP = [
     "<script>document.title = 'broken'</script>",
@@ -44,14 +46,9 @@ def build_site(outputs: Path) -> Site:
     store.record_failure(plan(failed).key, "out of memory <b>here</b>", failed.plain(), "")
     write_cell(store, replace(sweep.cells[4].cell, judge=OtherJudge()), 60, 520, answer=answer)
     extras = {
-        "landscapes/plane/grid.json": {
-            "title": "Around the aligned model",
-            "axes": [{"name": "α", "values": [-1, 0, 1]}, {"name": "β", "values": [-1, 0, 1]}],
-            "hs": [[90, 40, 80], [30, 0, 20], [95, 50, 99]],
-            "epl": {"value": 0.4, "threshold": 10},
-        },
         "reports/anchor_tiny_llama_asft/spectrum.json": {"summary": "No: made up.", "modules": [MODULE]},
     }
+    landscape(store, sweep.cells[0].cell)
     for name, value in extras.items():
         (outputs / name).parent.mkdir(parents=True)
         (outputs / name).write_text(json.dumps(value))
@@ -59,6 +56,19 @@ def build_site(outputs: Path) -> Site:
     built = Site(store, experiments, outputs / "dashboard")
     built.build()
     return built
+
+
+def landscape(store: Store, cell: CellConfig) -> None:
+    """One measured plane, as a sweep leaves it."""
+
+    def produce(folder: Path) -> dict[str, Any]:
+        details = {"kind": "plane", "x": "alignment", "y": "<b>harmful</b>", "orthogonal": False}
+        grid = {"steps": [-1, 0, 1], "hs": [[90, 40, 80], [30, 0, 20], [95, 50, 99]]}
+        (folder / DETAILS).write_text(json.dumps({**details, **grid}))
+        (folder / CONFIG_FILE).write_text(json.dumps(cell.plain()))
+        return {"measure": "plane", "values": {"safe_share": 11.1}, "interval": None}
+
+    store.ensure("measures", {"made": "up"}, produce)
 
 
 MODULE = {

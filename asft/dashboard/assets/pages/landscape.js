@@ -12,7 +12,7 @@ Asft.pages.landscape = (() => {
 
   function trace(grid) {
     const [x, y] = grid.axes;
-    if (!y) return { type: "scatter", mode: "lines+markers", x: x.values, y: grid.hs.flat() };
+    if (!y) return { type: "scatter", mode: "lines+markers", name: x.name, x: x.values, y: grid.hs.flat() };
     return {
       type: "contour", x: x.values, y: y.values, z: grid.hs, zmin: 0, zmax: 100, colorscale: "Viridis",
       colorbar: { title: { text: "HS, %" } }, hovertemplate: "%{x:.3g}, %{y:.3g}: HS %{z:.1f}<extra></extra>",
@@ -21,25 +21,30 @@ Asft.pages.landscape = (() => {
 
   async function show(root, view) {
     const index = await Asft.load("index");
-    const name = view.parts[0] ?? index.landscapes[0];
+    const name = view.parts[0] ?? index.landscapes[0]?.key;
     if (!name) {
       root.append(h("p", { class: "note" }, "This store holds no landscape."));
       return;
     }
-    const options = index.landscapes.map((option) => h("option", { value: option, selected: option === name }, option));
+    const options = index.landscapes.map((option) => h("option", { value: option.key, selected: option.key === name }, option.title));
     root.append(h("div", { class: "row" }, h("label", {}, "landscape", h("select", { change: (event) => (location.hash = Asft.link("landscape", [event.target.value])) }, options))));
     const grid = await Asft.load(`landscapes/${name}`);
     root.append(h("h2", {}, grid.title));
     const draw = await Asft.figure(root, { name: `landscape-${name}`, label: "Harmful score around the model's weights" });
     const [x, y] = grid.axes;
-    await draw([trace(grid)], {
+    const others = grid.others.map((line, position) => ({
+      type: "scatter", mode: "lines", x: line.x, y: line.y, line: { color: "#858b93", width: 1 }, opacity: 0.5,
+      name: "random directions", legendgroup: "others", showlegend: position === 0,
+    }));
+    await draw([...others, trace(grid)], {
       height: 560,
       xaxis: { title: { text: Asft.escape(x.name) } },
       yaxis: y ? { title: { text: Asft.escape(y.name) }, scaleanchor: "x" } : { title: { text: "HS, %" }, rangemode: "tozero" },
-      shapes: marks(grid, grid.epl?.value),
+      shapes: marks(grid, grid.radius),
     });
-    const rows = Object.entries(grid.epl ?? {}).map(([key, value]) => h("li", {}, `${key}: ${typeof value === "object" ? JSON.stringify(value) : value}`));
-    if (rows.length) root.append(h("h2", {}, "EPL, effective perturbation length (dashed)"), h("ul", {}, rows));
+    const rows = Object.entries(grid.values).map(([key, value]) => h("li", {}, `${key}: ${Number(value.toPrecision(4))}`));
+    const dashed = grid.radius === null ? "" : " (dashed: EPL, the effective perturbation length)";
+    root.append(h("h2", {}, `Measured${dashed}`), h("ul", {}, rows));
   }
 
   return { title: "Landscape", show };

@@ -1,12 +1,14 @@
 "use strict";
 Asft.pages.table = (() => {
   const { h, table } = Asft;
-  const signed = (value) => (value === null ? "" : `${value < 0 ? "−" : "+"}${Math.abs(value).toFixed(1)}`);
+  // Scores have one decimal, as in the paper; measured values three significant digits.
+  let shown = (value) => value.toFixed(1);
+  const signed = (value) => (value === null ? "" : `${value < 0 ? "−" : "+"}${shown(Math.abs(value))}`);
 
   function ours(entry, intervals) {
     if (entry.ours === null) return h("span", { class: "warn" }, entry.status);
     const dagger = entry.status === "partial" ? "†" : "";
-    const score = h("span", { class: entry.best ? "ours best" : "ours" }, `${entry.ours.toFixed(1)}${dagger}`);
+    const score = h("span", { class: entry.best ? "ours best" : "ours" }, `${shown(entry.ours)}${dagger}`);
     if (entry.best) score.append(h("span", { class: "visually-hidden" }, " best"));
     return h("div", {}, score, intervals && entry.interval ? h("span", { class: "interval" }, entry.interval) : null);
   }
@@ -14,18 +16,23 @@ Asft.pages.table = (() => {
   /** What hovering a score tells. */
   function details(entry) {
     if (entry.ours === null) return [entry.status, entry.reason].filter(Boolean).join(": ");
-    const lines = [`${entry.ours.toFixed(2)} over ${entry.n} rows`];
-    if (entry.interval) lines.push(`95% interval ${entry.interval} (${entry.how})`);
+    const lines = [entry.n ? `${entry.ours.toFixed(2)} over ${entry.n} rows` : String(entry.ours)];
+    if (entry.interval) lines.push(`${entry.n ? "95% interval " : ""}${entry.interval} (${entry.how})`);
     if (entry.spread) lines.push(entry.spread);
     if (entry.missing) lines.push(`${entry.seeds} of ${entry.seeds + entry.missing} seeds`);
     return lines.join("\n");
   }
 
+  function printedFigure(value) {
+    if (value === null) return "";
+    return Math.abs(value) < 0.001 ? value.toExponential(2) : value.toFixed(value < 1 ? 4 : 2);
+  }
+
   function delta(entry) {
     const direction = { true: ["good", "better than the paper"], false: ["bad", "worse than the paper"], null: ["", ""] }[String(entry.good)];
-    const shown = h("span", { class: direction[0] }, signed(entry.delta));
-    if (direction[1]) shown.append(h("span", { class: "visually-hidden" }, `, ${direction[1]}`));
-    return shown;
+    const element = h("span", { class: direction[0] }, signed(entry.delta));
+    if (direction[1]) element.append(h("span", { class: "visually-hidden" }, `, ${direction[1]}`));
+    return element;
   }
 
   function group(data, metric, title, position, paper, intervals) {
@@ -36,7 +43,7 @@ Asft.pages.table = (() => {
     const field = (name) => `${name}${position}`;
     const columns = [table.element("ours", field("ours"), (row) => ours(entry(row), intervals), { ...right, ...by("ours"), tooltip })];
     if (paper) {
-      const printed = (row) => h("span", {}, entry(row).paper?.toFixed(2) ?? "");
+      const printed = (row) => h("span", {}, printedFigure(entry(row).paper));
       columns.push(
         table.element("paper", field("paper"), printed, { ...right, ...by("paper") }),
         table.element("Δ", field("delta"), (row) => delta(entry(row)), { ...right, ...by("delta") }),
@@ -84,18 +91,19 @@ Asft.pages.table = (() => {
     if (missing.length) root.append(h("p", { class: "note" }, `Not started: ${missing.join(", ")}.`));
     if (!name) return;
     const data = await Asft.load(`tables/${name}`);
-    root.append(
-      h("h2", {}, data.title),
+    shown = data.significant ? (value) => String(Number(value.toPrecision(3))) : (value) => value.toFixed(1);
+    root.append(h("h2", {}, data.title));
+    if (data.health) root.append(
       h("div", { class: `verdict ${data.health.verdict}`, role: "note" }, h("strong", {}, data.health.headline), h("p", {}, data.health.why)),
     );
     downloads(root, data);
     for (const metric of Object.keys(data.metrics)) await metricTable(root, data, metric, intervals);
     const seeds = data.seeds > 1 ? `Means over ${data.seeds} seeds. ` : "";
-    root.append(h("p", { class: "note" }, `${seeds}Underlined: best defence of a column. Grey rows are controls. Δ is ours minus the paper's, in points, green on the better side. ${data.methods[0]}`));
-    list(root, "Differences that hold", [...data.differences, data.comparisons]);
+    if (data.methods.length) root.append(h("p", { class: "note" }, `${seeds}Underlined: best defence of a column. Grey rows are controls. Δ is ours minus the paper's, in points, green on the better side. ${data.methods[0]}`));
+    list(root, "Differences that hold", [...data.differences, data.comparisons].filter(Boolean));
     list(root, "What differs from the paper", data.notes);
     const state = { true: ["good", "in order"], false: ["bad", "not in order"], null: ["warn", "not checked"] };
-    list(root, "Controls", data.health.findings.map((finding) => {
+    list(root, "Controls", (data.health?.findings ?? []).map((finding) => {
       const [style, words] = state[String(finding.ok)];
       return h("span", {}, h("span", { class: style }, words), `: ${finding.text}`);
     }));

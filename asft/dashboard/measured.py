@@ -1,0 +1,96 @@
+"""Measured values for the pages: landscapes as curves and grids, tables in the shape of the score tables."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from asft.report.measure_writers import quantities, render_latex
+from asft.report.measures import MeasureEntry, MeasureTable, interval_text
+from asft.store import CONFIG_FILE, DETAILS, Entry
+
+
+def landscape_data(entry: Entry) -> dict[str, Any] | None:
+    """A plane, the lines or the profiles of one finished measure; None where it has no landscape (a cosine)."""
+    details = json.loads((entry.path / DETAILS).read_text())
+    config = json.loads((entry.path / CONFIG_FILE).read_text())
+    kind, values = details.get("kind"), entry.result["values"]
+    where = f"{config['model']['name']}, seed {config['seed']}"
+    if kind == "plane":
+        orthogonal = ", y made orthogonal" if details["orthogonal"] else ""
+        axes = [_axis(f"α, {details['x']}", details["steps"]), _axis(f"β, {details['y']}", details["steps"])]
+        title = f"{details['x']} × {details['y']}{orthogonal}: {where}"
+        return {"title": title, "axes": axes, "hs": details["hs"], "others": [], "values": values, "radius": None}
+    if kind == "lines":
+        others = [{"x": details["steps"], "y": line} for line in details["random"]]
+        title = f"{details['along']} direction and {len(others)} random ones: {where}"
+        axes = [_axis(f"α, {details['along']}", details["steps"])]
+        return {"title": title, "axes": axes, "hs": details["hs"], "others": others, "values": values, "radius": None}
+    if kind == "epl":
+        first, *rest = ({"x": [a for a, _ in points], "y": [hs for _, hs in points]} for points in details["points"])
+        name = config["measure"]["direction"]
+        return {
+            "title": f"safe stretch along the {name} direction: {where}",
+            "axes": [_axis(f"α, {name}", first["x"])],
+            "hs": first["y"],
+            "others": rest,
+            "values": values,
+            "radius": values["epl"],
+        }
+    return None
+
+
+def measured_table(table: MeasureTable) -> dict[str, Any]:
+    """Everything the table page shows of an experiment that measures; there are no controls to judge it by."""
+    spec = table.spec
+    return {
+        "name": spec.name,
+        "title": spec.title,
+        "axis": spec.column_title,
+        "columns": [column.label for column in spec.columns],
+        "metrics": {"value": quantities(table)},
+        "significant": True,
+        "rows": [
+            {
+                "label": label,
+                "control": row == "random",
+                "spans": False,
+                "entries": {"value": [_entry(entry) for entry in table.row_entries(row)]},
+            }
+            for row, label in spec.rows.items()
+        ],
+        "seeds": max((entry.seeds for entry in table.entries), default=0),
+        "health": None,
+        "gaps": table.gaps,
+        "notes": spec.notes,
+        "differences": [],
+        "comparisons": "",
+        "methods": [],
+        "command": spec.command,
+        "keys": [record.key for record in table.records],
+        "csv": table.values_frame().to_csv(index=False),
+        "latex": render_latex(table),
+    }
+
+
+def _axis(name: str, values: list[float]) -> dict[str, Any]:
+    return {"name": name, "values": values}
+
+
+def _entry(entry: MeasureEntry) -> dict[str, Any]:
+    delta = None if entry.value is None or entry.paper is None else entry.value - entry.paper
+    return {
+        "ours": entry.value,
+        "interval": interval_text(entry),
+        "how": entry.interval,
+        "spread": "",
+        "paper": entry.paper,
+        "delta": delta,
+        "good": None,
+        "best": False,
+        "n": 0,  # no rows are counted
+        "seeds": entry.seeds,
+        "missing": 0,
+        "status": entry.status,
+        "reason": "",
+    }
