@@ -5,8 +5,9 @@ from __future__ import annotations
 from asft.compose import Sweep, SweepCell
 from asft.config import CellConfig, ConfigError, ExperimentConfig, OrganismModel, PretrainedModel
 from asft.keys import plan
+from asft.provenance import library_versions
 from asft.report import Cell, CellRecord, Column, MissingCell, TableSpec
-from asft.store import HARMFUL_FILE, TASK_FILE, Entry, Store, library_versions, read_jsonl
+from asft.store import HARMFUL_FILE, TASK_FILE, Entry, Store, read_jsonl
 
 _PAPER_MODEL = "llama2_7b"
 _GRADED_TASKS = {"alpaca"}
@@ -108,7 +109,7 @@ def _record(item: SweepCell, key: str, column: str | None, column_axis: str) -> 
     axis = {} if column is None else {column_axis: _number(column)}
     entry = store.find("cells", key)
     if entry is None:
-        reason = store.failure(key)
+        reason = store.failure(key) or store.damage("cells", key)
         return MissingCell(key, cell.method.name, axis, cell.seed, "failed" if reason else "missing", reason or "")
     return _finished(entry, cell, axis)
 
