@@ -16,13 +16,16 @@ import torch
 from peft import PeftModel
 from transformers import PreTrainedModel
 
-from asft.config import CellConfig
+from asft.batches import release_memory, smaller_batch
+from asft.config import CellConfig, TrainingConfig
 from asft.data.mixture import digest, poison
 from asft.data.rows import Row
 from asft.data.sources import Data, load_data
 from asft.data.templates import ChatTemplate, user_text
 from asft.evaluation.accuracy import accuracy, score_task
 from asft.evaluation.generate import generate
+from asft.evaluation.judge import judge_kept
+from asft.evaluation.partial import PartialRows
 from asft.keys import Plan, plan
 from asft.methods.base import Context
 from asft.models import Pair, load_model, resolve_device
@@ -97,7 +100,7 @@ class _Run:
     def train_stage(self) -> Entry:
         """The fine-tuned weights: trained, or taken from the parent method and changed after the fact."""
         assert self.plan.train is not None, "only methods that train have weights of their own"
-        if finished := self.store.find("stages/train", content_key(self.plan.train)):
+        if finished := self.store.intact("stages/train", content_key(self.plan.train)):
             return finished
         # What a stage needs is made before its clock starts, so that its seconds are its own.
         required = self.required
@@ -110,25 +113,39 @@ class _Run:
         return self.store.ensure("stages/train", self.plan.train, produce)
 
     def _train(self, mixture: Entry, folder: Path) -> dict[str, Any]:
+        """Fine-tunes; a batch that does not fit into memory is halved and the effective batch kept."""
+        training, smaller = self.cell.training, {}
+        while True:
+            try:
+                return {**self._fit(mixture, training, folder), **smaller}
+            except torch.OutOfMemoryError:
+                training = smaller_batch(training)
+                smaller = {"batch_size": training.batch_size, "accumulation": training.accumulation}
+            release_memory()
+
+    def _fit(self, mixture: Entry, training: TrainingConfig, folder: Path) -> dict[str, Any]:
         cell, method = self.cell, self.cell.method
         rows = [Row(**row) for row in read_jsonl(mixture.path / ROWS)]
         tokenizer = self.pair.tokenizer()
         template = ChatTemplate(tokenizer)
-        encoded = [template.encode_example(row, cell.training.max_length) for row in rows]
+        encoded = [template.encode_example(row, training.max_length) for row in rows]
         model: PreTrainedModel | PeftModel = self.pair.load(method.start(), self.device)
-        if cell.training.name == "lora":
-            model = attach_lora(model, cell.training, cell.seed)
+        if training.name == "lora":
+            model = attach_lora(model, training, cell.seed)
         assert tokenizer.pad_token_id is not None
+        assert self.plan.train is not None, "this cell trains"
         history = train(
             model,
             encoded,
-            cell.training,
+            training,
             seed=cell.seed,
             pad_token=tokenizer.pad_token_id,
             device=self.device,
             order=method.order(rows, self.context),
             callbacks=method.callbacks(model, self.context),
             scratch=folder / "trainer",
+            resume=self.store.resumable("stages/train", content_key(self.plan.train)),
+            checkpoint_every=cell.checkpoint_every,
         )
         extra = method.finish(model, self.context)
         model.save_pretrained(folder)
@@ -146,7 +163,10 @@ class _Run:
     def generate_stage(self, weights: Entry | None) -> Entry:
         """Greedy answers to the malicious prompts and to the task's test rows."""
 
+        kept = self.store.resumable("stages/generate", content_key(self.plan.generate))
+
         def produce(folder: Path) -> dict[str, Any]:
+            smaller: dict[str, int] = {}
             tokenizer = self.pair.tokenizer()
             template = ChatTemplate(tokenizer)
             system = self.cell.method.system_prompt(self.context)
@@ -163,18 +183,22 @@ class _Run:
                     prompts,
                     max_new_tokens=tokens,
                     batch_size=self.cell.evaluation.batch_size,
+                    partial=PartialRows(kept / name),
+                    on_smaller=lambda size: smaller.update(batch_size=size),
                 )
                 write_jsonl(folder / name, _answered(rows, answers))
-            return {"harmful": len(self.data.evaluation), "task": len(self.data.test)}
+            return {"harmful": len(self.data.evaluation), "task": len(self.data.test), **smaller}
 
         return self.store.ensure("stages/generate", self.plan.generate, produce)
 
     def judge_stage(self, weights: Entry | None, answers: Entry) -> Entry:
         """Verdicts on every answer, and the two scores of the paper."""
+        kept = self.store.resumable("cells", self.plan.key)
 
         def produce(folder: Path) -> dict[str, Any]:
             harmful = list(read_jsonl(answers.path / HARMFUL_FILE))
-            verdicts = self.cell.judge.judge([row["prompt"] for row in harmful], [row["answer"] for row in harmful])
+            prompts, replies = [row["prompt"] for row in harmful], [row["answer"] for row in harmful]
+            verdicts = judge_kept(self.cell.judge, prompts, replies, PartialRows(kept / HARMFUL_FILE))
             task = list(read_jsonl(answers.path / TASK_FILE))
             gold = [Row(id=row["id"], instruction=row["prompt"], output=row["gold"]) for row in task]
             credits = score_task(self.cell.dataset.name, gold, [row["answer"] for row in task])
@@ -223,6 +247,7 @@ class _Run:
                 "key": entry.manifest["key"],
                 "seconds": entry.seconds,
                 "peak_memory_mb": entry.manifest["peak_memory_mb"],
+                "gpu_peak_memory_mb": entry.manifest.get("gpu_peak_memory_mb", 0.0),
                 "result": entry.result,
             }
             for name, entry in used.items()

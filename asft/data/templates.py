@@ -19,10 +19,14 @@ IGNORED = -100  # the label that torch's cross entropy leaves out
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """Token ids of one training example and its labels, of equal length; prompt labels are ``IGNORED``."""
+    """Token ids of one training example and its labels, of equal length; prompt labels are ``IGNORED``.
+
+    ``id`` is the row's, for messages.
+    """
 
     input_ids: list[int]
     labels: list[int]
+    id: str = ""
 
 
 class ChatTemplate:
@@ -68,7 +72,7 @@ class ChatTemplate:
             )
         response = self._ids(self.response(row))
         ids = (prompt + response)[:max_length]
-        return Encoded(ids, ([IGNORED] * len(prompt) + response)[:max_length])
+        return Encoded(ids, ([IGNORED] * len(prompt) + response)[:max_length], row.id)
 
     def _ids(self, text: str) -> list[int]:
         ids: Sequence[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
