@@ -1,4 +1,4 @@
-"""The command line: ``asft run | report | status | align | anchor | project``.
+"""The command line: ``asft run | report | status | store | align | anchor | project``.
 
 ``asft run`` is Hydra's own entry, with a check of every cell before the first one starts and a summary after
 the last one ended.
@@ -20,7 +20,11 @@ asft: fine-tune language models without losing their safety (AsFT, arXiv:2506.08
   asft run [KEY=VALUE …]                 train and score one cell
   asft run -m experiment=table2 …        launch the sweep behind a table or figure
   asft report experiment=table2 …        write the table beside the paper's: Markdown, CSV, LaTeX, HTML
-  asft status experiment=table2 …        which cells are done, failed or missing
+  asft status experiment=table2 …        which cells are done, running, failed or missing, and the time left
+  asft store verify                      read every byte of the store and set damaged entries aside
+  asft store gc [experiment=table2 …]    list what can go; --yes deletes it
+  asft store export FILE experiment=table2 …
+                                         a finished table as one file; asft store import FILE brings it in
   asft align model=NAME …                make a model pair ready (build, safety-tune or download it)
   asft anchor inspect model=NAME …       the alignment direction's spectrum: is AsFT more than weight decay?
   asft project ADAPTER --base … --aligned … --out DIR
@@ -68,6 +72,10 @@ def _dispatch(command: str, rest: list[str]) -> int:
         from asft.commands.status import status
 
         return status(rest)
+    if command == "store":
+        from asft.commands.store import store
+
+        return store(rest)
     if command == "align":
         from asft.commands.align import align
 
@@ -80,4 +88,4 @@ def _dispatch(command: str, rest: list[str]) -> int:
         from asft.commands.project import project
 
         return project(rest)
-    raise ValueError(f"unknown command {command}; allowed: run, report, status, align, anchor, project")
+    raise ValueError(f"unknown command {command}; allowed: run, report, status, store, align, anchor, project")

@@ -57,6 +57,23 @@ def plan(cell: CellConfig) -> Plan:
     return Plan(pair, mixture, train, generate, judge)
 
 
+def entries(cell: CellConfig) -> set[tuple[str, str]]:
+    """(kind, key) of every store entry that the cell is made of, those of the cells it requires included."""
+    stages = plan(cell)
+    named = {
+        "pairs": stages.pair,
+        "stages/mixture": stages.mixture,
+        "stages/train": stages.train,
+        "stages/generate": stages.generate,
+        "cells": stages.judge,
+    }
+    found = {(kind, content_key(settings)) for kind, settings in named.items() if settings is not None}
+    required = cell.method.requires(cell)
+    if required is not None:
+        found |= {entry for entry in entries(required) if entry[0] in {"stages/mixture", "stages/train"}}
+    return found
+
+
 def pair_settings(cell: CellConfig) -> Settings:
     """What a pair's weights depend on."""
     return _pair_settings(cell.model, cell)

@@ -8,11 +8,16 @@ import sys
 import time
 import traceback
 from collections.abc import Sequence
+from contextlib import nullcontext, suppress
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig
 from rich.markup import escape
 
+from asft.celllog import cell_log
+from asft.commands.progress import SweepProgress
 from asft.compose import CONFIG_NAME, SweepCell, config_dir, enumerate_cells, overrides_of, plain
 from asft.config import CellConfig, build_cell
 from asft.console import console, quiet_libraries
@@ -21,6 +26,7 @@ from asft.store import Entry, Store
 
 log = logging.getLogger("asft.run")
 _MULTIRUN = {"-m", "--multirun"}
+_left_to_others: set[str] = set()  # cells of this process' jobs that another process was working on
 
 
 def run(arguments: list[str]) -> int:
@@ -40,12 +46,21 @@ def run(arguments: list[str]) -> int:
     for key, item in open_cells.items():
         Store(item.cell.outputs).clear_failure(key)
     if open_cells:
-        _launch(arguments)
+        _work(arguments, {key: item.cell for key, item in (cells if sweep else open_cells).items()}, sweep)
         return _summary(open_cells, sweep)
     if not sweep:
         ((key, item),) = cells.items()
         console.print(_line(item.cell, _finished(key, item), "done before"), soft_wrap=True)
     return 0
+
+
+def _work(arguments: list[str], cells: dict[str, CellConfig], sweep: bool) -> None:
+    """Launches the jobs, then sees to the cells that another sweep was working on when their turn came."""
+    with SweepProgress(cells) if sweep else nullcontext():
+        _launch(arguments)
+        for key, cell in cells.items():
+            if key in _left_to_others or Store(cell.outputs).working(key):
+                _run_cell(key, cell, wait=True)
 
 
 def _launch(arguments: list[str]) -> None:
@@ -60,9 +75,23 @@ def _launch(arguments: list[str]) -> None:
 def _main(config: DictConfig) -> None:
     """One Hydra job: runs a cell; a failure is recorded and told, and does not stop the sweep."""
     cell = build_cell(plain(config))
-    key, store = plan(cell).key, Store(cell.outputs)
+    _run_cell(plan(cell).key, cell, wait=HydraConfig.get().mode == RunMode.RUN)
+
+
+def _run_cell(key: str, cell: CellConfig, *, wait: bool) -> None:
+    """Runs a cell unless it is finished or has failed, or without ``wait`` is being worked on by another process."""
+    store = Store(cell.outputs)
     if store.find("cells", key):  # a control that stands in several columns, or another worker was faster
         return
+    with store.claim(key, wait=wait) as ours:
+        if not ours:
+            _left_to_others.add(key)
+        elif store.find("cells", key) is None and store.failure(key) is None:
+            with cell_log(cell.outputs, key):
+                _compute(key, cell, store)
+
+
+def _compute(key: str, cell: CellConfig, store: Store) -> None:
     started = time.monotonic()
     try:
         from asft.pipeline import run_cell  # torch and transformers load only where something is to be done
@@ -71,7 +100,8 @@ def _main(config: DictConfig) -> None:
         entry = run_cell(cell)
     except Exception as error:
         message = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
-        store.record_failure(key, message, cell.plain(), traceback.format_exc())
+        with suppress(OSError):  # on a full disk there is no room for the record either
+            store.record_failure(key, message, cell.plain(), traceback.format_exc())
         log.error("%s  failed: %s", describe(cell), message)
         return
     log.info(_line(cell, entry, f"{time.monotonic() - started:.0f} s"))
