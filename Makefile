@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DATA ?= ../shared/data/asft_official
 
-.PHONY: setup demo demo-real test test-fast bench lint clean
+.PHONY: setup demo demo-real test test-fast bench bench-sweep lint clean
 
 setup: $(READY)
 
@@ -36,6 +36,10 @@ bench: $(READY)
 	$(BIN)/python scripts/bench_anchor.py
 	$(BIN)/python scripts/bench_generation.py
 	$(BIN)/python scripts/bench_step.py
+
+bench-sweep: $(READY) ## one worker against two, by joblib and by Ray; half an hour and more
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[joblib,ray]"
+	$(BIN)/python scripts/bench_sweep.py
 
 lint: $(READY)
 	$(BIN)/ruff check --fix .

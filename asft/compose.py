@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import itertools
+import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -25,6 +26,16 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from asft.config import CellConfig, ConfigError, build_cell
 
 CONFIG_NAME = "config"
+
+
+def threads_per_worker(workers: int) -> int:
+    """Threads for each of so many workers on this machine's cores, unless OMP_NUM_THREADS says it already."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return int(os.environ.get("OMP_NUM_THREADS", 0)) or max(1, cores // max(1, workers))
+
+
+# The launchers' YAML files ask for it; not cached, since a worker may run on another machine.
+OmegaConf.register_new_resolver("threads_per_worker", threads_per_worker, replace=True)
 
 
 def config_dir() -> Path:
@@ -59,7 +70,7 @@ def plain(config: DictConfig) -> dict[str, Any]:
     try:
         tree = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
-        raise ConfigError(_one_line(error)) from error
+        raise ConfigError(one_line(error)) from error
     assert isinstance(tree, dict), "the root of a configuration is a mapping"
     return {str(key): value for key, value in tree.items() if key != "hydra"}
 
@@ -143,7 +154,7 @@ def _parse(overrides: Sequence[str]) -> list[Override]:
         try:
             parsed.append(parser.parse_override(text))
         except HydraException as error:
-            raise ConfigError(f"{text}: {_one_line(error)}") from error
+            raise ConfigError(f"{text}: {one_line(error)}") from error
     return parsed
 
 
@@ -153,7 +164,7 @@ def _compose(overrides: list[str], hydra_too: bool) -> DictConfig:
     except (HydraException, OmegaConfBaseException) as error:
         if match := re.search(r"Could not override '([^']+)'", str(error)):
             raise ConfigError(_unknown_key(match[1], overrides)) from error
-        raise ConfigError(_one_line(error)) from error
+        raise ConfigError(one_line(error)) from error
 
 
 def _unknown_key(key: str, overrides: list[str]) -> str:
@@ -174,19 +185,31 @@ def _values(override: Override) -> list[str]:
         try:
             return [str(value) for value in override.sweep_string_iterator()]
         except (HydraException, NotImplementedError) as error:
-            raise ConfigError(f"{override.input_line}: {_one_line(error)}") from error
+            raise ConfigError(f"{override.input_line}: {one_line(error)}") from error
     return [str(override.get_value_element_as_str())]
 
 
-def _one_line(error: Exception) -> str:
+_INSTALL = {
+    launcher: f'. It needs another package: pip install "asft-lab[{extra}]"'
+    for launcher, extra in {
+        "joblib": "joblib",
+        "ray": "ray",
+        "submitit_local": "slurm",
+        "submitit_slurm": "slurm",
+    }.items()
+}
+
+
+def one_line(error: Exception) -> str:
     """Hydra's message in one line, in our words where its words are for programmers."""
     text = str(error).strip()
     if match := re.search(
-        r"Could not find '([^'/]+)/([^']+)'\s+Available options in '[^']+':\s*(.*?)(?:\s+Config search path|$)",
+        r"Could not find '(.+?)/([^'/]+)'\s+Available options in '[^']+':\s*(.*?)(?:\s+Config search path|$)",
         text,
         re.S,
     ):
-        return f"{match[1]}={match[2]}: unknown. Allowed: {', '.join(match[3].split())}"
+        unknown = f"{match[1]}={match[2]}: unknown. Allowed: {', '.join(match[3].split())}"
+        return unknown + _INSTALL.get(match[2], "") if match[1] == "hydra/launcher" else unknown
     if isinstance(error, MissingMandatoryValue):
         return f"{error.full_key}: must be given"
     return " ".join(text.split())

@@ -159,7 +159,9 @@ class Store:
             except BaseException as error:
                 shutil.rmtree(scratch, ignore_errors=True)
                 if disk_full(error):
-                    raise DiskFull(f"outputs={self.root}: no room left for {kind}/{key} ({error}). {_ROOM}") from error
+                    raise DiskFull(
+                        f"outputs={self.root}: no room left for {kind}/{key} ({error}). {MAKE_ROOM}"
+                    ) from error
                 raise
             shutil.rmtree(self.resumable(kind, key), ignore_errors=True)
         return Entry(final, json.loads((final / MANIFEST).read_text()))
@@ -247,7 +249,7 @@ class DiskFull(ValueError):
     """No room for a result, told in one line; what was finished before is untouched."""
 
 
-_ROOM = "Free some space (`asft store gc` lists what can go) and run again: finished stages are kept."
+MAKE_ROOM = "Free some space (`asft store gc` lists what can go) and run again: finished stages are kept."
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 

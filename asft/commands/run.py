@@ -12,17 +12,18 @@ from contextlib import nullcontext, suppress
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig
 from rich.markup import escape
 
 from asft.celllog import cell_log
 from asft.commands.progress import SweepProgress
-from asft.compose import CONFIG_NAME, SweepCell, config_dir, enumerate_cells, overrides_of, plain
-from asft.config import CellConfig, build_cell
+from asft.compose import CONFIG_NAME, SweepCell, config_dir, enumerate_cells, one_line, overrides_of, plain
+from asft.config import CellConfig, ConfigError, build_cell
 from asft.console import console, quiet_libraries
 from asft.keys import plan
-from asft.store import Entry, Store
+from asft.store import MAKE_ROOM, DiskFull, Entry, Store, disk_full
 
 log = logging.getLogger("asft.run")
 _MULTIRUN = {"-m", "--multirun"}
@@ -64,11 +65,24 @@ def _work(arguments: list[str], cells: dict[str, CellConfig], sweep: bool) -> No
 
 
 def _launch(arguments: list[str]) -> None:
-    """Hands the command line to Hydra as the user typed it."""
+    """Hands the command line to Hydra as the user typed it.
+
+    Raises:
+        ConfigError: what Hydra or a launcher has to say, in one line.
+        DiskFull: when there is no room for a job's folder.
+    """
     sys.argv = ["asft run", *arguments]
     if "COMP_LINE" in os.environ:  # Hydra's completion expects the overrides right after the program's name
         os.environ["COMP_LINE"] = os.environ["COMP_LINE"].replace(" run ", " ", 1)
-    _main()
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors come here instead of ending the process
+    try:
+        _main()
+    except HydraException as error:
+        raise ConfigError(one_line(error)) from error
+    except OSError as error:
+        if disk_full(error):
+            raise DiskFull(f"{error}. {MAKE_ROOM}") from error
+        raise
 
 
 @hydra.main(version_base="1.3", config_path=str(config_dir()), config_name=CONFIG_NAME)
