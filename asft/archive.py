@@ -15,7 +15,7 @@ import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 from filelock import FileLock
 
@@ -90,7 +90,7 @@ def _unpack(file: Path, target: Path, max_bytes: int, max_files: int) -> list[tu
     try:
         with gzip.open(file) as unzipped:
             stream = _Limited(unzipped)
-            with tarfile.open(fileobj=stream, mode="r|", bufsize=tarfile.BLOCKSIZE) as archive:
+            with tarfile.open(fileobj=cast(IO[bytes], stream), mode="r|", bufsize=tarfile.BLOCKSIZE) as archive:
                 for number, member in enumerate(_members(archive, stream)):
                     kind, key, name = _checked_name(member)
                     total += member.size
@@ -110,8 +110,8 @@ def _unpack(file: Path, target: Path, max_bytes: int, max_files: int) -> list[tu
 class _Limited:
     """A stream that refuses to give more than was allowed: headers cannot grow without end."""
 
-    def __init__(self, stream: IO[bytes]) -> None:
-        self.stream, self.left = stream, 0
+    def __init__(self, stream: gzip.GzipFile) -> None:
+        self.stream, self.left = stream, _HEADERS  # the first member is read on opening
 
     def allow(self, size: int) -> None:
         """Allows the next member's headers and ``size`` bytes of content."""
@@ -127,8 +127,7 @@ class _Limited:
 
 
 def _members(archive: tarfile.TarFile, stream: _Limited) -> Iterator[tarfile.TarInfo]:
-    """Members one by one, each member's bytes allowed as they come; the stream is small-blocked on purpose."""
-    stream.allow(tarfile.RECORDSIZE)
+    """Members one by one, each member's bytes allowed when it comes."""
     while (member := archive.next()) is not None:
         stream.allow(max(0, member.size))
         yield member

@@ -107,7 +107,7 @@ class Checkpointer(TrainerCallback):
         self._wait = max(self.every, _SHARE * (self._saved - started)) if self.every else 0.0
 
     def _callback_state(self) -> dict[str, Tensor]:
-        state = {}
+        state: dict[str, Tensor] = {}
         for index, callback in enumerate(self.callbacks):
             assert isinstance(callback, Resumes)
             state |= {f"{index}.{name}": tensor for name, tensor in callback.resume_state().items()}

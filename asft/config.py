@@ -258,13 +258,14 @@ def _plugin(key: str, node: Any, kind: type[T]) -> T:
 
 def _validate(cls: type[T], values: Mapping[str, Any], prefix: str) -> T:
     try:
-        return _adapter(cls).validate_python(values)
+        typed: T = _adapter(cls).validate_python(values)
     except ValidationError as error:
         raise ConfigError("; ".join(_sentence(item, prefix, cls) for item in error.errors())) from None
+    return typed
 
 
 @functools.cache
-def _adapter(cls: type[T]) -> TypeAdapter[T]:
+def _adapter(cls: Any) -> TypeAdapter[Any]:
     """Built once a class; building one takes as long as composing a configuration."""
     return TypeAdapter(cls)
 

@@ -54,7 +54,8 @@ class Heartbeat:
     def __init__(self, path: Path, stage: str, cell: str = "") -> None:
         started = datetime.now(UTC).isoformat(timespec="milliseconds")
         cell = cell or (_open[-1].beat.cell if _open else "")
-        self.path, self.beat = path, Beat(socket.gethostname(), os.getpid(), started, stage, cell)
+        self.path = path
+        self.beat: Beat = Beat(socket.gethostname(), os.getpid(), started, stage, cell)
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
 

@@ -114,7 +114,8 @@ class _Run:
 
     def _train(self, mixture: Entry, folder: Path) -> dict[str, Any]:
         """Fine-tunes; a batch that does not fit into memory is halved and the effective batch kept."""
-        training, smaller = self.cell.training, {}
+        training = self.cell.training
+        smaller: dict[str, int] = {}
         while True:
             try:
                 return {**self._fit(mixture, training, folder), **smaller}

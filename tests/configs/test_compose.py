@@ -120,7 +120,7 @@ def test_plain_configuration_holds_everything() -> None:
             "training.target_modules=[q_proj],[v_proj]",
         ],
         ["experiment=table4", "model=tiny_llama,tiny_qwen2", "method=asft,safe_lora", "lam=0.1,1"],
-        ["+model.recipe.task_max_new_tokens=40,50", "method=sft,bea", "attack.n=${seed},8", "seed=3"],
+        ["++model.recipe.task_max_new_tokens=40,50", "method=sft,bea", "attack.n=8,9"],
         ["training=lora,full", "method=sft", "training.epochs=1,2"],
     ],
 )

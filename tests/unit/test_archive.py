@@ -120,7 +120,11 @@ def test_a_bomb_in_the_headers_is_refused(there: Store, tmp_path: Path) -> None:
         import_archive(there, pack(tmp_path / "x.tar.gz", (info, data), form=tarfile.PAX_FORMAT))
 
 
-@pytest.mark.parametrize("data", [b"", b"PK\3\4", gzip.compress(b"no tar" * 999), gzip.compress(b"x" * 9)[:-4]])
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"PK\3\4", gzip.compress(b"no tar" * 999), gzip.compress(b"x" * 9)[:-4]],
+    ids=["empty", "zip", "no tar", "half a gzip"],
+)
 def test_what_is_no_archive_is_told_so(data: bytes, there: Store, tmp_path: Path) -> None:
     file = tmp_path / "x.tar.gz"
     file.write_bytes(data)

@@ -62,8 +62,9 @@ def test_damage_is_named_set_aside_and_computed_anew(
     harm(first.path / file)
     store = Store(tmp_path)
     with pytest.raises(DamagedEntry, match=reason) as caught:
-        store.intact("cells", KEY)
+        store.check("cells", KEY)
     assert file in str(caught.value)
+    assert store.intact("cells", KEY) is None
     with caplog.at_level(logging.WARNING, "asft"):
         again = entry(tmp_path)
     assert again.result == {"value": 1}
