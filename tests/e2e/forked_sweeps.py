@@ -1,9 +1,10 @@
 """Whole sweeps as children of one warm process, so that starting one twenty times costs no imports.
 
-Usage: forked_sweeps.py (kill | crowd | full) OUTPUTS OVERRIDES_JSON. Prints one JSON object.
+Usage: forked_sweeps.py (kill | crowd | limited | tmpfs) OUTPUTS OVERRIDES_JSON. Prints one JSON object.
 
 ``kill`` runs a sweep undisturbed, then kills sweeps at twenty random moments and starts each again; ``crowd``
-runs one sweep in four processes at once; ``full`` runs one whose files may not grow beyond a few kilobytes.
+runs one sweep in four processes at once; ``limited`` runs one whose files may not grow beyond a few kilobytes and
+``tmpfs`` one on a file system of a few hundred (mounting it takes root's rights), then both once more with room.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import os
 import random
 import resource
 import signal
+import subprocess
 import sys
 import time
 from collections import Counter
@@ -29,10 +31,13 @@ from asft.integrity import MANIFEST
 from asft.store import KINDS, Store
 
 KILLS, CROWD = 20, 4
-FILE_LIMIT = 6_000  # bytes; a row file is smaller, an adapter is larger
+FILE_LIMIT = 7_000  # bytes; the row file is smaller, an adapter is larger
+DISK_LIMIT = "256k"  # the first cells' stages fit, the last ones' do not
 
 
-def start(overrides: list[str], outputs: Path, prepare: Callable[[], None] = lambda: None) -> int:
+def start(
+    overrides: list[str], outputs: Path, prepare: Callable[[], None] = lambda: None, told: Path | None = None
+) -> int:
     """Forks a child that runs the sweep as ``asft run -m`` does, and returns its process id."""
     outputs.mkdir(parents=True, exist_ok=True)
     sys.stdout.flush()
@@ -40,7 +45,7 @@ def start(overrides: list[str], outputs: Path, prepare: Callable[[], None] = lam
     if child:
         return child
     try:
-        log = os.open(outputs / "told.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        log = os.open(told or outputs / "told.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(log, 1)
         os.dup2(log, 2)
         os.chdir(outputs)
@@ -136,25 +141,44 @@ def crowd(outputs: Path, overrides: list[str]) -> dict[str, Any]:
     }
 
 
-def full(outputs: Path, overrides: list[str]) -> dict[str, Any]:
+def limited(outputs: Path, overrides: list[str]) -> dict[str, Any]:
     def no_room() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (FILE_LIMIT, resource.RLIM_INFINITY))
 
     folder = outputs / "full"
-    code = finish(start(overrides, folder, no_room))
-    told = (folder / "told.txt").read_text()
-    found = verify(Store(folder))
+    return _with_and_without_room(folder, overrides, no_room, lambda: None)
+
+
+def tmpfs(outputs: Path, overrides: list[str]) -> dict[str, Any]:
+    folder = outputs / "full"
+    folder.mkdir(parents=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={DISK_LIMIT}", "tmpfs", str(folder)], check=True)
+    grow = ["mount", "-o", "remount,size=64m", str(folder)]
+    try:
+        return _with_and_without_room(folder, overrides, lambda: None, lambda: subprocess.run(grow, check=True))
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+def _with_and_without_room(
+    folder: Path, overrides: list[str], prepare: Callable[[], None], make_room: Callable[[], object]
+) -> dict[str, Any]:
+    code = finish(start(overrides, folder, prepare, log := folder.with_name("told.txt")))
+    found, before = verify(Store(folder)), times(folder)
+    make_room()
+    again = finish(start(overrides, folder))
     return {
         "code": code,
-        "told": told,
+        "told": log.read_text(),
         "damaged": found.damaged,
         "whole": found.whole,
-        "again": finish(start(overrides, folder)),
+        "again": again,
+        "recomputed": [name for name, time in before.items() if times(folder)[name] != time],
         "cells": sum(name.startswith("cells/") for name in outcome(folder)),
     }
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)  # a forked child must find no threads
-    what = {"kill": kill, "crowd": crowd, "full": full}[sys.argv[1]]
+    what = {"kill": kill, "crowd": crowd, "limited": limited, "tmpfs": tmpfs}[sys.argv[1]]
     print(json.dumps(what(Path(sys.argv[2]), json.loads(sys.argv[3]))))
