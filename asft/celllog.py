@@ -32,7 +32,7 @@ class JsonLines(logging.Formatter):
         return json.dumps(line, ensure_ascii=False)
 
 
-class _QuietFile(logging.FileHandler):
+class QuietFile(logging.FileHandler):
     """A full disk costs log lines, not a page of traceback for each."""
 
     def handleError(self, record: logging.LogRecord) -> None:
@@ -44,7 +44,7 @@ def cell_log(outputs: Path, key: str) -> Iterator[None]:
     """Writes what this package logs inside the ``with`` block to the cell's own file."""
     folder = outputs / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
-    handler = _QuietFile(folder / f"{key}.jsonl", delay=True)
+    handler = QuietFile(folder / f"{key}.jsonl", delay=True)
     handler.setFormatter(JsonLines())
     logger = logging.getLogger("asft")
     logger.addHandler(handler)

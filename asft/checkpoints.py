@@ -90,7 +90,8 @@ class Checkpointer(TrainerCallback):
         started = time.monotonic()
         target = self.folder / f"{_PREFIX}{state.global_step}"
         scratch = self.folder / f".{target.name}"
-        shutil.rmtree(scratch, ignore_errors=True)
+        for half in self.folder.glob(f".{_PREFIX}*"):  # its writer was killed
+            shutil.rmtree(half)
         scratch.mkdir(parents=True)
         save_file({name: tensor.detach().clone() for name, tensor in _trainable(model)}, scratch / _WEIGHTS)
         _save_optimizer(optimizer, scratch)

@@ -16,7 +16,7 @@ from asft.store import KINDS, Store
 
 _KEY = re.compile(r"[0-9a-f]{20}")
 _BESIDE = re.compile(
-    rf"\.(?P<key>[0-9a-f]{{20}})(?P<claim>\.claim)?(?P<what>\.lock|{re.escape(SUFFIX)}|\.resume|\.tmp-\d+)"
+    rf"\.(?P<key>[0-9a-f]{{20}})(?P<claim>\.claim)?(?P<what>\.lock|{re.escape(SUFFIX)}(-\d+)?|\.resume|\.tmp-\d+)"
 )
 
 

@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if command in {"", "help", "-h", "--help"}:
         print(USAGE)
         raise SystemExit(0 if command else 2)
-    if command != "project" and command != "run" and {"-h", "--help"} & set(rest):
+    if command not in {"project", "run", "store"} and {"-h", "--help"} & set(rest):
         print(USAGE)
         raise SystemExit(0)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

@@ -257,8 +257,9 @@ def _plugin(key: str, node: Any, kind: type[T]) -> T:
 
 
 def _validate(cls: type[T], values: Mapping[str, Any], prefix: str) -> T:
+    kind: Any = cls  # mypy does not see that a generic's class can be hashed
     try:
-        typed: T = _adapter(cls).validate_python(values)
+        typed: T = _adapter(kind).validate_python(values)
     except ValidationError as error:
         raise ConfigError("; ".join(_sentence(item, prefix, cls) for item in error.errors())) from None
     return typed

@@ -139,6 +139,8 @@ class Store:
             return entry
         final = self.path(kind, key)
         final.parent.mkdir(parents=True, exist_ok=True)
+        if beat := self.running(kind, key):
+            log.info("waiting for %s/%s, which %s computes", kind, key, beat.where)
         with FileLock(final.parent / f".{key}.lock"):
             try:
                 if entry := self.check(kind, key):

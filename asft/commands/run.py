@@ -97,6 +97,8 @@ def _run_cell(key: str, cell: CellConfig, *, wait: bool) -> None:
     store = Store(cell.outputs)
     if store.find("cells", key):  # a control that stands in several columns, or another worker was faster
         return
+    if wait and (beat := store.working(key)):
+        log.info("%s  waits for %s, which is at work on it", describe(cell), beat.where)
     with store.claim(key, wait=wait) as ours:
         if not ours:
             _left_to_others.add(key)
