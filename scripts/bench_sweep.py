@@ -27,12 +27,14 @@ def main() -> int:
     """Prints seconds and speed-up by launcher; returns 1 when two workers' scores are not those of one."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--launchers", default=",".join(CHOICES), help="which to measure, e.g. joblib,ray")
+    parser.add_argument("--pairs", type=Path, help="outputs/pairs of a store that holds the embedded pair already")
     options, overrides = parser.parse_known_args()
     launchers = [name for name in options.launchers.split(",") if _installed(name)]
     cores = len(os.sched_getaffinity(0))
     with tempfile.TemporaryDirectory(prefix="bench_sweep_") as place:
-        pairs = Path(place, "built", "pairs")
-        _asft("align", f"outputs={pairs.parent}", environment={})
+        pairs = options.pairs or Path(place, "built", "pairs")
+        if not options.pairs:
+            _asft("align", f"outputs={pairs.parent}", environment={})
         # One worker gets the threads that each of two has, so that what is measured is the second worker.
         threads = {"OMP_NUM_THREADS": str(max(1, cores // 2))}
         print(f"{cores} cores, {threads['OMP_NUM_THREADS']} thread(s) a worker")

@@ -51,8 +51,9 @@ def test_threads_of_all_workers_together_are_the_cores(monkeypatch: pytest.Monke
     assert threads_per_worker(2) == 5
 
 
-@pytest.mark.parametrize("name", ["workers", "jobs", "slurm"])
+@pytest.mark.parametrize("name", [*PLUGINS, "slurm"])
 def test_a_launcher_sets_the_threads_of_its_workers(name: str) -> None:
+    pytest.importorskip(f"hydra_plugins.{PLUGINS.get(name, PLUGINS['jobs'])}")
     from hydra import compose, initialize_config_dir
 
     from asft.compose import config_dir
