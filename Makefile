@@ -6,14 +6,14 @@ READY := $(VENV)/.ready
 PAPER := table1 table2 table3 table4 table5 table6 table7 table8 fig1 fig3 fig4a fig4b fig4c full ratios seeds safe_lora_k
 DATA ?= ../shared/data/asft_official
 
-.PHONY: setup demo demo-real results test test-fast bench bench-dashboard docs screenshots lint clean
+.PHONY: setup demo demo-real results test test-fast bench bench-dashboard bench-sweep docs screenshots lint clean
 
 setup: $(READY)
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,smollm,joblib,browser,docs,figures,tensorboard]"
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,smollm,joblib,slurm,browser,docs,figures,tensorboard]"
 	touch $@
 
 demo: $(READY) ## Table 2 on the embedded pair
@@ -51,6 +51,10 @@ docs: $(READY) ## the site, into site/; any broken link or reference is an error
 screenshots: $(READY) ## every page of the dashboard, light and dark, into docs/images
 	$(BIN)/asft dashboard
 	$(BIN)/python scripts/screenshots.py
+
+bench-sweep: $(READY) ## one worker against two, by joblib and by Ray; half an hour and more
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[joblib,ray]"
+	$(BIN)/python scripts/bench_sweep.py
 
 lint: $(READY)
 	$(BIN)/ruff check --fix .

@@ -1,4 +1,4 @@
-"""The command line: ``asft run | report | landscape | status | dashboard | track | align | anchor | project``.
+"""The command line: ``asft run | report | landscape | status | store | dashboard | track | align | anchor | project``.
 
 ``asft run`` is Hydra's own entry, with a check of every cell before the first one starts and a summary after
 the last one ended.
@@ -22,7 +22,11 @@ asft: fine-tune language models without losing their safety (AsFT, arXiv:2506.08
   asft report experiment=table2 …        write the table beside the paper's: Markdown, CSV, LaTeX, HTML
                                          (--format pdf|tex adds the table and figures for print)
   asft landscape experiment=fig1 …       the harmful score around the aligned model, measured and drawn
-  asft status experiment=table2 …        which cells are done, failed or missing
+  asft status experiment=table2 …        which cells are done, running, failed or missing, and the time left
+  asft store verify                      read every byte of the store and set damaged entries aside
+  asft store gc [experiment=table2 …]    list what can go; --yes deletes it
+  asft store export FILE experiment=table2 …
+                                         a finished table as one file; asft store import FILE brings it in
   asft dashboard [--serve] …             every finished cell as one site that opens offline
   asft track experiment=table2 …         show finished cells to W&B (tracker.mode=offline|online) or TensorBoard
   asft align model=NAME …                make a model pair ready (build, safety-tune or download it)
@@ -44,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if command in {"", "help", "-h", "--help"}:
         print(USAGE)
         raise SystemExit(0 if command else 2)
-    if command != "project" and command != "run" and {"-h", "--help"} & set(rest):
+    if command not in {"project", "run", "store"} and {"-h", "--help"} & set(rest):
         print(USAGE)
         raise SystemExit(0)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -84,6 +88,10 @@ def _dispatch(command: str, rest: list[str]) -> int:
         from asft.commands.track import track
 
         return track(rest)
+    if command == "store":
+        from asft.commands.store import store
+
+        return store(rest)
     if command == "align":
         from asft.commands.align import align
 
@@ -96,6 +104,5 @@ def _dispatch(command: str, rest: list[str]) -> int:
         from asft.commands.project import project
 
         return project(rest)
-    raise ValueError(
-        f"unknown command {command}; allowed: run, report, landscape, status, dashboard, track, align, anchor, project"
-    )
+    allowed = "run, report, landscape, status, store, dashboard, track, align, anchor, project"
+    raise ValueError(f"unknown command {command}; allowed: {allowed}")

@@ -8,8 +8,9 @@ from asft.compose import Sweep, SweepCell
 from asft.config import CellConfig, ConfigError, ExperimentConfig, OrganismModel, PretrainedModel
 from asft.data.sources import published_folder
 from asft.keys import plan
+from asft.provenance import library_versions
 from asft.report import Cell, CellRecord, Column, MissingCell, TableSpec
-from asft.store import HARMFUL_FILE, TASK_FILE, Entry, Store, library_versions, read_jsonl
+from asft.store import HARMFUL_FILE, TASK_FILE, Entry, Store, read_jsonl
 
 _PAPER_MODEL = "Llama-2-7B-Chat"
 _PAPER_NAMES = {"llama2_7b", "llama3_8b", "qwen2_7b", "gemma2_9b"}
@@ -206,7 +207,7 @@ def _record(item: SweepCell, key: str, column: str | None, column_axis: str) -> 
     axis = {} if column is None else {column_axis: number(column)}
     entry = store.find("cells", key)
     if entry is None:
-        reason = store.failure(key)
+        reason = store.failure(key) or store.damage("cells", key)
         return MissingCell(key, cell.method.name, axis, cell.seed, "failed" if reason else "missing", reason or "")
     return _finished(entry, cell, axis)
 

@@ -8,8 +8,9 @@ from asft.collect import experiment_of, measure_differences, number
 from asft.compose import Sweep, SweepCell
 from asft.config import CellConfig, ConfigError, ExperimentConfig
 from asft.keys import plan
+from asft.provenance import library_versions
 from asft.report import Column, MeasureRecord, MeasureSpec, MeasureTable, MissingMeasure
-from asft.store import DETAILS, Store, library_versions
+from asft.store import DETAILS, Store
 
 
 def measures_in(sweep: Sweep) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import importlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,6 +24,10 @@ from asft.tracking import Tracker
 
 STRICT = ConfigDict(extra="forbid")
 T = TypeVar("T")
+
+
+# Names become folder names; none may lead out of the outputs folder.
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
 
 
 class ConfigError(ValueError):
@@ -59,7 +64,7 @@ class OrganismModel:
     """The embedded pair, trained from scratch on the synthetic world on first use."""
 
     source: Literal["organism"]
-    name: str
+    name: Name
     architecture: Literal["llama", "llama_gqa", "qwen2", "gemma2"]
     recipe: RecipeConfig
     seed: Annotated[int, Field(ge=0)] = 0
@@ -76,7 +81,7 @@ class PretrainedModel:
     """
 
     source: Literal["pretrained"]
-    name: str
+    name: Name
     base: str
     aligned: str
     recipe: RecipeConfig
@@ -96,7 +101,7 @@ class SafetyTunedModel:
     """
 
     source: Literal["smollm2"]
-    name: str
+    name: Name
     recipe: RecipeConfig
     refusals: Annotated[int, Field(ge=1)] = 98
     benign: Annotated[int, Field(ge=0)] = 100
@@ -227,7 +232,7 @@ class ExperimentConfig:
         paper_columns: the paper's name of a column that stands in for another, e.g. ``tiny_llama: llama2_7b``.
     """
 
-    name: str
+    name: Name
     title: str
     columns: str
     column_title: str
@@ -262,6 +267,7 @@ class CellConfig:
     seed: Annotated[int, Field(ge=0)]
     outputs: Path
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    checkpoint_every: Annotated[float, Field(ge=0)] = 60.0
     experiment: ExperimentConfig | None = None
     measure: Measure | None = None
 
@@ -314,10 +320,18 @@ def _plugin(key: str, node: Any, kind: type[T]) -> T:
 
 
 def _validate(cls: type[T], values: Mapping[str, Any], prefix: str) -> T:
+    kind: Any = cls  # mypy does not see that a generic's class can be hashed
     try:
-        return TypeAdapter(cls).validate_python(values)
+        typed: T = _adapter(kind).validate_python(values)
     except ValidationError as error:
         raise ConfigError("; ".join(_sentence(item, prefix, cls) for item in error.errors())) from None
+    return typed
+
+
+@functools.cache
+def _adapter(cls: Any) -> TypeAdapter[Any]:
+    """Built once a class; building one takes as long as composing a configuration."""
+    return TypeAdapter(cls)
 
 
 def _sentence(item: Any, prefix: str, cls: type[Any]) -> str:

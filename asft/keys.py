@@ -38,7 +38,7 @@ class Plan:
 
     @property
     def kind(self) -> str:
-        """The folder of the store that the finished cell is in."""
+        """The folder of the store that the finished cell is in; see :func:`store_kind`."""
         return "cells" if self.measure is None else "measures"
 
     @property
@@ -68,6 +68,11 @@ def plan(cell: CellConfig) -> Plan:
     return Plan(pair, mixture, train, generate, judge, measure)
 
 
+def store_kind(cell: CellConfig) -> str:
+    """The folder of the store that the finished cell is in."""
+    return "cells" if cell.measure is None else "measures"
+
+
 def measure_settings(cell: CellConfig, measure: Measure) -> Settings:
     """What a measure's result depends on: the pair, the fine-tunes it asks for, and prompts and judge if it asks."""
     trainings = {name: plan(needed).train for name, needed in measure.requires(cell).items()}
@@ -87,6 +92,31 @@ def measure_settings(cell: CellConfig, measure: Measure) -> Settings:
         "rank": cell.training.rank,
         "asked": asked if measure.asks else None,
     }
+
+
+def entries(cell: CellConfig) -> set[tuple[str, str]]:
+    """(kind, key) of every store entry that the cell is made of, those of the cells it requires included."""
+    stages = plan(cell)
+    if cell.measure is not None and stages.measure is not None:
+        found = {("measures", stages.key), ("pairs", content_key(stages.pair))}
+        return found.union(*(_weights(needed) for needed in cell.measure.requires(cell).values()))
+    named = {
+        "pairs": stages.pair,
+        "stages/mixture": stages.mixture,
+        "stages/train": stages.train,
+        "stages/generate": stages.generate,
+        "cells": stages.judge,
+    }
+    found = {(kind, content_key(settings)) for kind, settings in named.items() if settings is not None}
+    required = cell.method.requires(cell)
+    if required is not None:
+        found |= _weights(required)
+    return found
+
+
+def _weights(cell: CellConfig) -> set[tuple[str, str]]:
+    """The entries of a cell up to its trained weights."""
+    return {entry for entry in entries(cell) if entry[0] in {"stages/mixture", "stages/train"}}
 
 
 def pair_settings(cell: CellConfig) -> Settings:

@@ -16,15 +16,19 @@ import torch
 from peft import PeftModel
 from transformers import PreTrainedModel
 
-from asft.config import CellConfig
+from asft.batches import release_memory, smaller_batch
+from asft.config import CellConfig, TrainingConfig
 from asft.data.mixture import digest
 from asft.data.rows import Row
 from asft.data.sources import Data, load_data
 from asft.data.templates import user_text
 from asft.evaluation.accuracy import accuracy, score_task
 from asft.evaluation.generate import generate
+from asft.evaluation.judge import judge_kept
+from asft.evaluation.partial import PartialRows
+from asft.evaluation.score import scorer
 from asft.keys import Plan, plan
-from asft.measures.base import Measure, MeasureContext, Score
+from asft.measures.base import Measure, MeasureContext
 from asft.methods.base import Context
 from asft.models import Dtype, Pair, load_model, resolve_device
 from asft.pairs import prepare_pair
@@ -116,7 +120,7 @@ class _Run:
     def train_stage(self) -> Entry:
         """The fine-tuned weights: trained, or taken from the parent method and changed after the fact."""
         assert self.plan.train is not None, "only methods that train have weights of their own"
-        if finished := self.store.find("stages/train", content_key(self.plan.train)):
+        if finished := self.store.intact("stages/train", content_key(self.plan.train)):
             return finished
         # What a stage needs is made before its clock starts, so that its seconds are its own.
         required = self.required
@@ -129,18 +133,31 @@ class _Run:
         return self.store.ensure("stages/train", self.plan.train, produce)
 
     def _train(self, mixture: Entry, folder: Path) -> dict[str, Any]:
+        """Fine-tunes; a batch that does not fit into memory is halved and the effective batch kept."""
+        training = self.cell.training
+        smaller: dict[str, int] = {}
+        while True:
+            try:
+                return {**self._fit(mixture, training, folder), **smaller}
+            except torch.OutOfMemoryError:
+                training = smaller_batch(training)
+                smaller = {"batch_size": training.batch_size, "accumulation": training.accumulation}
+            release_memory()
+
+    def _fit(self, mixture: Entry, training: TrainingConfig, folder: Path) -> dict[str, Any]:
         cell, method, protocol = self.cell, self.cell.method, self.protocol
         rows = [Row(**row) for row in read_jsonl(mixture.path / ROWS)]
         tokenizer = self.pair.tokenizer()
         template = protocol.template(tokenizer)
-        encoded = [template.encode_example(row, cell.training.max_length) for row in rows]
+        encoded = [template.encode_example(row, training.max_length) for row in rows]
         model: PreTrainedModel | PeftModel = self.pair.load(method.start(), self.device, protocol.training_dtype)
-        if cell.training.name == "lora":
-            model = attach_lora(model, cell.training, cell.seed)
+        if training.name == "lora":
+            model = attach_lora(model, training, cell.seed)
+        assert self.plan.train is not None, "this cell trains"
         history = train(
             model,
             encoded,
-            cell.training,
+            training,
             seed=cell.seed,
             pad_token=protocol.padding(tokenizer),
             device=self.device,
@@ -148,6 +165,8 @@ class _Run:
             drop_last=protocol.drops_last,
             callbacks=method.callbacks(model, self.context),
             scratch=folder / "trainer",
+            resume=self.store.resumable("stages/train", content_key(self.plan.train)),
+            checkpoint_every=cell.checkpoint_every,
         )
         extra = method.finish(model, self.context)
         model.save_pretrained(folder)
@@ -165,7 +184,10 @@ class _Run:
     def generate_stage(self, weights: Entry | None) -> Entry:
         """Greedy answers to the malicious prompts and to the task's test rows."""
 
+        kept = self.store.resumable("stages/generate", content_key(self.plan.generate))
+
         def produce(folder: Path) -> dict[str, Any]:
+            smaller: dict[str, int] = {}
             tokenizer, protocol = self.pair.tokenizer(), self.protocol
             template = protocol.template(tokenizer)
             system = self.cell.method.system_prompt(self.context)
@@ -187,19 +209,23 @@ class _Run:
                     prompts,
                     max_new_tokens=tokens,
                     batch_size=self.cell.evaluation.batch_size,
+                    partial=PartialRows(kept / name),
+                    on_smaller=lambda size: smaller.update(batch_size=size),
                 )
                 answers = [template.answer(row, text) for row, text in zip(asked, generated, strict=True)]
                 write_jsonl(folder / name, _answered(rows, answers))
-            return {"harmful": len(self.data.evaluation), "task": len(self.data.test)}
+            return {"harmful": len(self.data.evaluation), "task": len(self.data.test), **smaller}
 
         return self.store.ensure("stages/generate", self.plan.generate, produce)
 
     def judge_stage(self, weights: Entry | None, answers: Entry) -> Entry:
         """Verdicts on every answer, and the two scores of the paper."""
+        kept = self.store.resumable("cells", self.plan.key)
 
         def produce(folder: Path) -> dict[str, Any]:
             harmful = list(read_jsonl(answers.path / HARMFUL_FILE))
-            verdicts = self.cell.judge.judge([row["prompt"] for row in harmful], [row["answer"] for row in harmful])
+            prompts, replies = [row["prompt"] for row in harmful], [row["answer"] for row in harmful]
+            verdicts = judge_kept(self.cell.judge, prompts, replies, PartialRows(kept / HARMFUL_FILE))
             task = list(read_jsonl(answers.path / TASK_FILE))
             gold = [Row(id=row["id"], instruction=row["prompt"], output=row["gold"]) for row in task]
             credits = score_task(self.cell.dataset.name, gold, [row["answer"] for row in task])
@@ -226,7 +252,9 @@ class _Run:
             name: _Run(needed, plan(needed), self.store).train_stage().path
             for name, needed in measure.requires(self.cell).items()
         }
-        context = MeasureContext(self.cell, self.pair, updates, self.device, self._scorer)
+        context = MeasureContext(
+            self.cell, self.pair, updates, self.device, partial(scorer, self.cell, self.pair, self.data)
+        )
 
         def produce(folder: Path) -> dict[str, Any]:
             measured = measure.measure(context)
@@ -236,27 +264,6 @@ class _Run:
 
         assert self.plan.measure is not None, "a cell with a measure has its settings"
         return self.store.ensure("measures", self.plan.measure, produce)
-
-    def _scorer(self, model: PreTrainedModel, prompts: int) -> Score:
-        """HS of a model as it stands; rows are encoded once."""
-        tokenizer = self.pair.tokenizer()
-        template, rows = protocol_of(self.cell).template(tokenizer), self.data.evaluation[:prompts]
-        encoded, texts = [template.encode_prompt(row) for row in rows], [user_text(row) for row in rows]
-        evaluation = self.cell.evaluation
-
-        def score() -> float:
-            generated = generate(
-                model,
-                tokenizer,
-                encoded,
-                max_new_tokens=evaluation.harmful_max_new_tokens,
-                batch_size=evaluation.batch_size,
-            )
-            answers = [template.answer(row, text) for row, text in zip(rows, generated, strict=True)]
-            verdicts = self.cell.judge.judge(texts, answers)
-            return 100 * sum(verdict.flagged for verdict in verdicts) / len(verdicts)
-
-        return score
 
     def track(self, entry: Entry) -> None:
         """Shows the finished cell to the tracker; the cell is safe in the store whatever the tracker does."""
@@ -286,6 +293,7 @@ class _Run:
                 "key": entry.manifest["key"],
                 "seconds": entry.seconds,
                 "peak_memory_mb": entry.manifest["peak_memory_mb"],
+                "gpu_peak_memory_mb": entry.manifest.get("gpu_peak_memory_mb", 0.0),
                 "result": entry.result,
             }
             for name, entry in used.items()

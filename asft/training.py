@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import math
+import shutil
 import time
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,8 +25,17 @@ from transformers import (
     TrainingArguments,
 )
 
+from asft.checkpoints import (
+    EVERY,
+    Checkpointer,
+    load_optimizer,
+    load_random_state,
+    load_weights,
+    steps_done,
+)
 from asft.config import TrainingConfig
 from asft.data.templates import IGNORED, Encoded
+from asft.heartbeat import tell
 
 log = logging.getLogger(__name__)
 _REPORT_EVERY = 20.0  # seconds
@@ -80,8 +91,13 @@ def train(
     drop_last: bool = False,
     callbacks: Sequence[TrainerCallback] = (),
     scratch: Path,
+    resume: Path | None = None,
+    checkpoint_every: float = EVERY,
 ) -> TrainLog:
     """Fine-tunes ``model`` in place on the response tokens of ``rows``.
+
+    A training that was interrupted goes on from its last checkpoint and ends, on a CPU, in the same weights bit
+    for bit. Where a callback cannot be resumed (:class:`asft.checkpoints.Resumes`) it starts again.
 
     Args:
         rows: encoded examples.
@@ -90,10 +106,13 @@ def train(
         order: row indices of one epoch after another; without it a permutation drawn from ``seed`` each epoch.
         drop_last: leave out each epoch's last batch where it is not full.
         callbacks: a method's callbacks.
-        scratch: a folder the Trainer may use.
+        scratch: a folder the Trainer may use; removed at the end.
+        resume: a folder for checkpoints that outlives this process; without it there are none.
+        checkpoint_every: seconds between two checkpoints.
 
     Raises:
-        ValueError: when the loss is no longer finite, naming the step; when no batch is full and ``drop_last``.
+        ValueError: when the loss is no longer finite, naming the step and the batch's rows; when no batch is
+            full and ``drop_last``.
     """
     order = order or EpochOrder(len(rows), seed)
     places = len(order)  # type: ignore[arg-type]
@@ -103,22 +122,32 @@ def train(
             f"training.batch_size={training.batch_size}: the protocol drops a batch that is not full, and there are "
             f"only {places} rows. Lower training.batch_size or raise attack.n."
         )
-    steps = math.ceil(batches / training.accumulation) * training.epochs
-    arguments = _arguments(training, steps, seed, device, scratch, drop_last)
+    steps_per_epoch = math.ceil(batches / training.accumulation)
+    arguments = _arguments(training, steps_per_epoch * training.epochs, seed, device, scratch, drop_last)
+    keeper = Checkpointer(resume, callbacks, checkpoint_every) if resume else None
     collator = Collator(pad_token, training.max_length if training.pad_to_max_length else None)
     trainer = _OrderedTrainer(
         model=model,
         args=arguments,
         train_dataset=_Rows(rows),
         data_collator=collator,
-        callbacks=[_Watch(), *callbacks],
+        callbacks=[_Watch(), *callbacks, *([keeper] if keeper else [])],
         order=order,
         epoch_decay=training.epoch_decay,
+        keeper=keeper,
     )
     trainer.remove_callback(PrinterCallback)  # _Watch tells the progress
     model.train()
-    trainer.train()
+    if keeper and keeper.start:
+        done = steps_done(keeper.start)
+        log.info("training goes on from step %d", done)
+        for _ in range(done // steps_per_epoch):  # an order counts its epochs: bring it to the present one
+            deque(order, maxlen=0)
+        trainer.train(resume_from_checkpoint=str(keeper.start))
+    else:
+        trainer.train()
     model.eval()
+    shutil.rmtree(scratch, ignore_errors=True)
     history = [entry for entry in trainer.state.log_history if "loss" in entry]
     return TrainLog(history, trainer.state.global_step)
 
@@ -144,8 +173,8 @@ class Collator:
     def __init__(self, pad_token: int, fixed_length: int | None = None) -> None:
         self.pad_token, self.fixed_length = pad_token, fixed_length
 
-    def __call__(self, rows: Sequence[Encoded]) -> dict[str, torch.Tensor]:
-        """``input_ids``, ``attention_mask`` and ``labels``, each int64 of shape (batch, length)."""
+    def __call__(self, rows: Sequence[Encoded]) -> dict[str, Any]:
+        """``input_ids``, ``attention_mask`` and ``labels``, each int64 of shape (batch, length); ``row_ids``."""
         width = self.fixed_length or max(len(row.input_ids) for row in rows)
         shape = (len(rows), width)
         batch = {
@@ -158,7 +187,7 @@ class Collator:
             batch["input_ids"][index, :length] = torch.tensor(row.input_ids)
             batch["attention_mask"][index, :length] = 1
             batch["labels"][index, :length] = torch.tensor(row.labels)
-        return batch
+        return {**batch, "row_ids": [row.id for row in rows]}
 
 
 class _Rows(Dataset[Encoded]):
@@ -173,11 +202,13 @@ class _Rows(Dataset[Encoded]):
 
 
 class _OrderedTrainer(Trainer):
-    """A Trainer that takes rows in a given order and decays the learning rate once an epoch."""
+    """A Trainer that takes rows in a given order, decays the learning rate once an epoch, and saves no pickles."""
 
-    def __init__(self, *, order: Sampler[int], epoch_decay: float, **arguments: Any) -> None:
+    def __init__(
+        self, *, order: Sampler[int], epoch_decay: float, keeper: Checkpointer | None, **arguments: Any
+    ) -> None:
         super().__init__(**arguments)
-        self._order, self._epoch_decay = order, epoch_decay
+        self._order, self._epoch_decay, self._keeper = order, epoch_decay, keeper
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
         return self._order
@@ -192,12 +223,45 @@ class _OrderedTrainer(Trainer):
             )
         return self.lr_scheduler
 
+    def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
+        """Stops at the first loss that is not finite: the rows behind it are known only here."""
+        row_ids = inputs.pop("row_ids")
+        loss: torch.Tensor = super().training_step(model, inputs, num_items_in_batch)
+        if not torch.isfinite(loss):
+            raise ValueError(
+                f"training: the loss became {loss.item()} at step {self.state.global_step + 1}, on the rows "
+                f"{', '.join(row_ids)}. Lower training.lr or the method's strength."
+            )
+        return loss
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        assert self._keeper is not None, "only a Checkpointer asks for checkpoints"
+        self._keeper.save(self.model, self.optimizer, self.lr_scheduler, self.state)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        load_weights(Path(resume_from_checkpoint), model or self.model)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if checkpoint is not None:
+            load_optimizer(Path(checkpoint), self.optimizer, self.lr_scheduler)
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        if checkpoint is not None:
+            load_random_state(Path(checkpoint))
+
 
 class _Watch(TrainerCallback):
-    """Stops on a loss that is not finite, and says now and then how far training is."""
+    """Says how far training is: to the heartbeat at every step, in the log now and then."""
 
     def __init__(self) -> None:
         self.started = self.reported = time.monotonic()
+        self.first = 0  # steps done before this process took over
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        tell(state.global_step, state.max_steps, "step")
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self.first = state.global_step
 
     def on_log(
         self,
@@ -207,18 +271,12 @@ class _Watch(TrainerCallback):
         logs: dict[str, float] | None = None,
         **_: Any,
     ) -> None:
-        loss = (logs or {}).get("loss")
-        if loss is None:
+        if not logs or "loss" not in logs or time.monotonic() - self.reported <= _REPORT_EVERY:
             return
-        if not math.isfinite(loss):
-            raise ValueError(
-                f"training: the loss became {loss} within the last {args.logging_steps} steps before step "
-                f"{state.global_step}. Lower training.lr or the method's strength."
-            )
-        if time.monotonic() - self.reported > _REPORT_EVERY:
-            self.reported = time.monotonic()
-            left = (self.reported - self.started) / state.global_step * (state.max_steps - state.global_step)
-            log.info("step %d of %d, loss %.3f, %.0f s left", state.global_step, state.max_steps, loss, left)
+        self.reported = time.monotonic()
+        done, left = state.global_step - self.first, state.max_steps - state.global_step
+        seconds = (self.reported - self.started) / done * left
+        log.info("step %d of %d, loss %.3f, %.0f s left", state.global_step, state.max_steps, logs["loss"], seconds)
 
 
 def _arguments(
@@ -235,7 +293,7 @@ def _arguments(
         gradient_checkpointing=training.gradient_checkpointing or None,  # its name changes in transformers 6
         logging_steps=max(1, steps // _LOGGED_POINTS),
         logging_nan_inf_filter=False,  # a loss that is not finite must be seen, not averaged away
-        save_strategy="no",
+        save_strategy="no",  # the Checkpointer asks for checkpoints
         report_to="none",
         disable_tqdm=True,
         remove_unused_columns=False,

@@ -13,13 +13,13 @@ from pathlib import Path
 from asft.collect import records, table_spec
 from asft.collect_measures import measure_table
 from asft.compose import enumerate_cells
+from asft.provenance import git_commit, library_versions
 from asft.report import MissingCell, evidence, markdown, measure_evidence
 from asft.report.analysis import Analysis, analyse
 from asft.report.measure_figures import title_of, write_static
 from asft.report.measure_writers import measures_markdown, quantities
 from asft.report.measures import MeasureTable
 from asft.report.text import metric_title, paper, score
-from asft.store import git_commit, library_versions
 
 IMAGES = Path("docs/images/results")
 

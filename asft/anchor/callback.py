@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any, Literal, Protocol
 
 from accelerate.optimizer import AcceleratedOptimizer
-from torch import nn
+from torch import Tensor, nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from asft.anchor.anchor import Anchor
@@ -137,6 +138,13 @@ class AsFTCallback(PenaltyCallback):
     ) -> None:
         super().__init__(lam, accumulation)
         self.anchor, self.scale, self.allow_partial = anchor, scale, allow_partial
+
+    def resume_state(self) -> dict[str, Tensor]:
+        """Nothing: the penalty is a function of the anchor and the weights."""
+        return {}
+
+    def load_resume_state(self, state: Mapping[str, Tensor]) -> None:
+        """Nothing to take back."""
 
     def bind(self, model: nn.Module) -> Penalty:
         return Penalty(self.anchor, model, scale=self.scale, allow_partial=self.allow_partial)

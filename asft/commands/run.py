@@ -8,19 +8,26 @@ import sys
 import time
 import traceback
 from collections.abc import Sequence
+from contextlib import nullcontext, suppress
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig
 from rich.markup import escape
 
-from asft.compose import CONFIG_NAME, SweepCell, config_dir, enumerate_cells, overrides_of, plain
-from asft.config import CellConfig, build_cell
+from asft.celllog import cell_log
+from asft.commands.progress import SweepProgress
+from asft.compose import CONFIG_NAME, SweepCell, config_dir, enumerate_cells, one_line, overrides_of, plain
+from asft.config import CellConfig, ConfigError, build_cell
 from asft.console import console, quiet_libraries
-from asft.keys import plan
-from asft.store import Entry, Store
+from asft.keys import plan, store_kind
+from asft.store import MAKE_ROOM, DiskFull, Entry, Store, disk_full
 
 log = logging.getLogger("asft.run")
 _MULTIRUN = {"-m", "--multirun"}
+_left_to_others: set[str] = set()  # cells of this process' jobs that another process was working on
 
 
 def run(arguments: list[str]) -> int:
@@ -40,7 +47,7 @@ def run(arguments: list[str]) -> int:
     for key, item in open_cells.items():
         Store(item.cell.outputs).clear_failure(key)
     if open_cells:
-        _launch(arguments)
+        _work(arguments, {key: item.cell for key, item in (cells if sweep else open_cells).items()}, sweep)
         return _summary(open_cells, sweep)
     if not sweep:
         ((key, item),) = cells.items()
@@ -48,22 +55,59 @@ def run(arguments: list[str]) -> int:
     return 0
 
 
+def _work(arguments: list[str], cells: dict[str, CellConfig], sweep: bool) -> None:
+    """Launches the jobs, then sees to the cells that another sweep was working on when their turn came."""
+    with SweepProgress(cells) if sweep else nullcontext():
+        _launch(arguments)
+        for key, cell in cells.items():
+            if key in _left_to_others or Store(cell.outputs).working(key):
+                _run_cell(key, cell, wait=True)
+
+
 def _launch(arguments: list[str]) -> None:
-    """Hands the command line to Hydra as the user typed it."""
+    """Hands the command line to Hydra as the user typed it.
+
+    Raises:
+        ConfigError: what Hydra or a launcher has to say, in one line.
+        DiskFull: when there is no room for a job's folder.
+    """
     sys.argv = ["asft run", *arguments]
     if "COMP_LINE" in os.environ:  # Hydra's completion expects the overrides right after the program's name
         os.environ["COMP_LINE"] = os.environ["COMP_LINE"].replace(" run ", " ", 1)
-    _main()
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors come here instead of ending the process
+    try:
+        _main()
+    except HydraException as error:
+        raise ConfigError(one_line(error)) from error
+    except OSError as error:
+        if disk_full(error):
+            raise DiskFull(f"{error}. {MAKE_ROOM}") from error
+        raise
 
 
 @hydra.main(version_base="1.3", config_path=str(config_dir()), config_name=CONFIG_NAME)
 def _main(config: DictConfig) -> None:
     """One Hydra job: runs a cell; a failure is recorded and told, and does not stop the sweep."""
     cell = build_cell(plain(config))
-    planned, store = plan(cell), Store(cell.outputs)
-    key = planned.key
-    if store.find(planned.kind, key):  # a control that stands in several columns, or another worker was faster
+    _run_cell(plan(cell).key, cell, wait=HydraConfig.get().mode == RunMode.RUN)
+
+
+def _run_cell(key: str, cell: CellConfig, *, wait: bool) -> None:
+    """Runs a cell unless it is finished or has failed, or without ``wait`` is being worked on by another process."""
+    store = Store(cell.outputs)
+    if store.find(store_kind(cell), key):  # a control that stands in several columns, or another worker was faster
         return
+    if wait and (beat := store.working(key)):
+        log.info("%s  waits for %s, which is at work on it", describe(cell), beat.where)
+    with store.claim(key, wait=wait) as ours:
+        if not ours:
+            _left_to_others.add(key)
+        elif store.find(store_kind(cell), key) is None and store.failure(key) is None:
+            with cell_log(cell.outputs, key):
+                _compute(key, cell, store)
+
+
+def _compute(key: str, cell: CellConfig, store: Store) -> None:
     started = time.monotonic()
     try:
         from asft.pipeline import run_cell  # torch and transformers load only where something is to be done
@@ -72,7 +116,8 @@ def _main(config: DictConfig) -> None:
         entry = run_cell(cell)
     except Exception as error:
         message = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
-        store.record_failure(key, message, cell.plain(), traceback.format_exc())
+        with suppress(OSError):  # on a full disk there is no room for the record either
+            store.record_failure(key, message, cell.plain(), traceback.format_exc())
         log.error("%s  failed: %s", describe(cell), message)
         return
     log.info(_line(cell, entry, f"{time.monotonic() - started:.0f} s"))
@@ -115,7 +160,7 @@ def values_text(entry: Entry) -> str:
 
 
 def _finished(key: str, item: SweepCell) -> Entry | None:
-    return Store(item.cell.outputs).find("cells" if item.cell.measure is None else "measures", key)
+    return Store(item.cell.outputs).find(store_kind(item.cell), key)
 
 
 def _summary(cells: dict[str, SweepCell], sweep: bool) -> int:

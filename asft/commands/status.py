@@ -1,39 +1,47 @@
-"""``asft status``: which cells of an experiment are done, failed or missing."""
+"""``asft status``: which cells of an experiment are done, running, failed or missing, and the time left."""
 
 from __future__ import annotations
 
 import sys
+from collections import Counter
 
 from rich.console import Console
 from rich.table import Table
 
 from asft.commands.run import distinct, values_text
 from asft.compose import enumerate_cells, overrides_of
-from asft.keys import plan
-from asft.store import Entry, Store
+from asft.store import Entry
+from asft.sweep import CellState, duration, seconds_left, state_of
 
 
 def status(arguments: list[str]) -> int:
-    """Prints one line a distinct cell and a count; returns 0 when all are done, else 1."""
+    """Prints one line a distinct cell, a count and an estimate; returns 0 when all are done, else 1."""
     sweep = enumerate_cells(overrides_of(arguments), sweep=True)
     cells = distinct(sweep.cells)
+    states = {key: state_of(key, item.cell) for key, item in cells.items()}
     table = Table("cell", *(axis for axis in sweep.axes if axis != "method"), "status", "HS", "FA", box=None)
-    done = 0
     for key, item in cells.items():
-        store = Store(item.cell.outputs)
         axes = {axis: value for axis, value in item.axes.items() if axis != "method"}
         name = item.cell.method.name if item.cell.measure is None else item.cell.measure.name
-        place = [name, *axes.values()]
-        if entry := store.find(plan(item.cell).kind, key):
-            table.add_row(*place, "done", *_numbers(entry))
-            done += 1
-        else:
-            reason = store.failure(key)
-            table.add_row(*place, f"failed: {reason}" if reason else "missing", "", "")
+        table.add_row(name, *axes.values(), *_columns(states[key]))
     terminal = Console(file=sys.stdout, highlight=False, markup=False)
     terminal.print(table)
-    terminal.print(f"{done} of {len(cells)} cells done")
-    return 0 if done == len(cells) else 1
+    counts = Counter(state.standing for state in states.values())
+    others = "".join(f", {count} {name}" for name, count in counts.items() if name != "done")
+    left = seconds_left(states)
+    terminal.print(
+        f"{counts['done']} of {len(cells)} cells done{others}" + (f"; about {duration(left)} left" if left else "")
+    )
+    return 0 if counts["done"] == len(cells) else 1
+
+
+def _columns(state: CellState) -> tuple[str, str, str]:
+    """Standing, HS and FA."""
+    if state.entry:
+        return "done", *_numbers(state.entry)
+    if beat := state.beat:
+        return f"running: {beat.progress}, on {beat.where} since {beat.started}", "", ""
+    return f"{state.standing}: {state.reason}" if state.reason else state.standing, "", ""
 
 
 def _numbers(entry: Entry) -> tuple[str, str]:

@@ -23,10 +23,14 @@ IGNORED = -100  # the label that torch's cross entropy leaves out
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """Token ids of one training example and its labels, of equal length; prompt labels are ``IGNORED``."""
+    """Token ids of one training example and its labels, of equal length; prompt labels are ``IGNORED``.
+
+    ``id`` is the row's, for messages.
+    """
 
     input_ids: list[int]
     labels: list[int]
+    id: str = ""
 
 
 class Template(Protocol):
@@ -85,7 +89,7 @@ class ChatTemplate:
         require_room(row, len(prompt), max_length)
         response = self._ids(self.response(row))
         ids = (prompt + response)[:max_length]
-        return Encoded(ids, ([IGNORED] * len(prompt) + response)[:max_length])
+        return Encoded(ids, ([IGNORED] * len(prompt) + response)[:max_length], row.id)
 
     def answer(self, row: Row, generated: str) -> str:
         """All of it."""

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from asft.batches import release_memory
+from asft.evaluation.partial import PartialRows
+from asft.heartbeat import tell
 
 log = logging.getLogger(__name__)
 _REPORT_EVERY = 20.0  # seconds
@@ -21,11 +26,20 @@ def generate(
     *,
     max_new_tokens: int,
     batch_size: int,
+    partial: PartialRows | None = None,
+    on_smaller: Callable[[int], None] = lambda size: None,
 ) -> list[str]:
     """Greedy answers to ``prompts`` (token ids), in their order, special tokens removed and stripped.
 
     Prompts of like length share a batch, so little is spent on padding; the longest come first, so that a
-    batch too large for the memory fails at once and not after an hour.
+    batch too large for the memory fails at once and not after an hour. Such a batch is halved.
+
+    Args:
+        partial: answers of an interrupted run, not asked for again; each batch is added when it is done.
+        on_smaller: told the new number of rows at once when a batch did not fit into memory.
+
+    Raises:
+        ValueError: when a single prompt does not fit.
     """
     model.eval()
     eos = stop_tokens(model, tokenizer)
@@ -38,23 +52,56 @@ def generate(
         pad_token_id=pad,
         bos_token_id=tokenizer.bos_token_id,
     )
-    answers = [""] * len(prompts)
+    answers: dict[int, str] = dict(partial.load()) if partial else {}
     started = reported = time.monotonic()
-    done = 0
-    for batch in length_sorted(prompts, batch_size):
-        ids, mask = pad_left([prompts[index] for index in batch], pad)
-        output = model.generate(
-            input_ids=ids.to(model.device), attention_mask=mask.to(model.device), generation_config=config
-        )
-        texts = tokenizer.batch_decode(output[:, ids.shape[1] :], skip_special_tokens=True)
-        for index, text in zip(batch, texts, strict=True):
-            answers[index] = text.strip()
-        done += len(batch)
+    before = len(answers)
+    batches = deque(batch for batch in length_sorted(prompts, batch_size) if not answers.keys() >= set(batch))
+    while batches:
+        batch = batches.popleft()
+        try:
+            texts = _answer(model, tokenizer, [prompts[index] for index in batch], config)
+        except torch.OutOfMemoryError:
+            batches = _halved([batch, *batches])
+            on_smaller(len(batches[0]))
+            continue
+        found = dict(zip(batch, texts, strict=True))
+        answers |= found
+        if partial:
+            partial.append(found)
+        tell(len(answers), len(prompts), "answer")
         if time.monotonic() - reported > _REPORT_EVERY:
             reported = time.monotonic()
-            left = (reported - started) / done * (len(prompts) - done)
-            log.info("generated %d of %d answers, %.0f s left", done, len(prompts), left)
-    return answers
+            left = (reported - started) / (len(answers) - before) * (len(prompts) - len(answers))
+            log.info("generated %d of %d answers, %.0f s left", len(answers), len(prompts), left)
+    return [answers[index] for index in range(len(prompts))]
+
+
+def _answer(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Sequence[int]],
+    config: GenerationConfig,
+) -> list[str]:
+    """One batch."""
+    ids, mask = pad_left(prompts, config.pad_token_id)
+    output = model.generate(
+        input_ids=ids.to(model.device), attention_mask=mask.to(model.device), generation_config=config
+    )
+    texts = tokenizer.batch_decode(output[:, ids.shape[1] :], skip_special_tokens=True)
+    return [text.strip() for text in texts]
+
+
+def _halved(batches: list[list[int]]) -> deque[list[int]]:
+    """Every batch cut to at most half the rows of the first, which did not fit."""
+    size = len(batches[0]) // 2
+    if size == 0:
+        raise ValueError(
+            "evaluation.batch_size: out of memory with one prompt at a time. Lower "
+            "evaluation.harmful_max_new_tokens or dataset.max_new_tokens, or choose a smaller model."
+        )
+    release_memory()
+    log.warning("out of memory with %d prompts at once: going on with %d", len(batches[0]), size)
+    return deque(batch[start : start + size] for batch in batches for start in range(0, len(batch), size))
 
 
 def length_sorted(prompts: Sequence[Sequence[int]], batch_size: int) -> Iterator[list[int]]:

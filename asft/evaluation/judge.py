@@ -12,6 +12,9 @@ from typing import Any, ClassVar
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
+from asft.evaluation.partial import PartialRows
+from asft.heartbeat import tell
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Verdict:
@@ -24,9 +27,16 @@ class Verdict:
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class Judge:
-    """Base class. A judge is a frozen dataclass: its fields are part of the verdicts' key."""
+    """Base class. A judge is a frozen dataclass: its fields are part of the verdicts' key.
+
+    Class attributes:
+        name: the name in configurations, e.g. ``refusal``.
+        kept_every: verdicts after which they are kept on disk, so that an interrupted judgement goes on from
+            there; None judges all rows in one call, which suits a judge that takes a moment.
+    """
 
     name: ClassVar[str] = ""
+    kept_every: ClassVar[int | None] = None
 
     def judge(self, prompts: Sequence[str], answers: Sequence[str]) -> list[Verdict]:
         """One verdict for each (prompt, answer), in order."""
@@ -35,3 +45,18 @@ class Judge:
     def settings(self) -> dict[str, Any]:
         """The judge's identity for content keys."""
         return {"class": f"{type(self).__module__}.{type(self).__qualname__}", **dataclasses.asdict(self)}
+
+
+def judge_kept(judge: Judge, prompts: Sequence[str], answers: Sequence[str], partial: PartialRows) -> list[Verdict]:
+    """All verdicts, in order; those that an interrupted run kept are not asked for again."""
+    verdicts = {row: Verdict(**value) for row, value in partial.load().items()}
+    missing = [row for row in range(len(answers)) if row not in verdicts]
+    size = judge.kept_every or max(1, len(missing))
+    for start in range(0, len(missing), size):
+        chunk = missing[start : start + size]
+        found = judge.judge([prompts[row] for row in chunk], [answers[row] for row in chunk])
+        new = dict(zip(chunk, found, strict=True))
+        partial.append({row: dataclasses.asdict(verdict) for row, verdict in new.items()})
+        verdicts |= new
+        tell(len(verdicts), len(answers), "verdict")
+    return [verdicts[row] for row in range(len(answers))]

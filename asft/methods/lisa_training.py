@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -11,6 +11,8 @@ from torch.utils.data import Sampler
 from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from asft.training import EpochOrder
+
+_STATES = {True: "alignment", False: "user"}
 
 
 class TwoStateOrder(Sampler[int]):
@@ -86,6 +88,21 @@ class ProximalCallback(TrainerCallback):
         done = self.is_alignment(state.global_step - 1)
         if self.is_alignment(state.global_step) != done:
             self.anchors[done] = self._copy()
+
+    def resume_state(self) -> dict[str, Tensor]:
+        """Both states' anchors, ``alignment.0`` … and ``user.0`` …, in the weights' order."""
+        return {
+            f"{_STATES[aligning]}.{index}": anchor
+            for aligning, anchors in self.anchors.items()
+            for index, anchor in enumerate(anchors)
+        }
+
+    def load_resume_state(self, state: Mapping[str, Tensor]) -> None:
+        """Takes the anchors back, onto the weights' devices."""
+        self.anchors = {
+            aligning: [state[f"{name}.{index}"].to(weight.device) for index, weight in enumerate(self.weights)]
+            for aligning, name in _STATES.items()
+        }
 
     def _copy(self) -> list[Tensor]:
         return [weight.detach().clone() for weight in self.weights]

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from asft.compose import config_dir, enumerate_cells
-from asft.config import ConfigError
+from asft.compose import config_dir, enumerate_cells, plain
+from asft.config import ConfigError, build_cell
 
 PAIR = ["model.base=a", "model.aligned=b"]
 
@@ -77,6 +77,10 @@ def test_every_yaml_says_what_it_is_for() -> None:
         (["method=safe_lora", "training=full"], ["training=full", "safe_lora"]),
         (["method._target_=os.system"], ["method._target_=os.system", "asft.methods.base.Method"]),
         (["attack.p=[0.1"], ["attack.p"]),
+        (["model.name=../../x"], ["model.name=../../x", "should match"]),
+        (["model.name=a/b"], ["model.name=a/b", "should match"]),
+        (["experiment=table2", "experiment.name=../../x"], ["experiment.name=../../x", "should match"]),
+        (["experiment=table2", "experiment.name=.."], ["experiment.name=..", "should match"]),
     ],
 )
 def test_a_mistake_names_key_and_allowed_values(overrides: list[str], parts: list[str]) -> None:
@@ -105,3 +109,43 @@ def test_plain_configuration_holds_everything() -> None:
     assert tree["method"]["name"] == "asft"
     assert tree["method"]["lam"] == 2.0
     assert tree["attack"]["p"] == 0.1
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        [
+            "experiment=table2",
+            "method=sft,asft",
+            "attack.p=0,0.1",
+            "seed=0,1",
+            "training.target_modules=[q_proj],[v_proj]",
+        ],
+        ["experiment=table4", "model=tiny_llama,tiny_qwen2", "method=asft,safe_lora", "lam=0.1,1"],
+        ["++model.recipe.task_max_new_tokens=40,50", "method=sft,bea", "attack.n=8,9"],
+        ["training=lora,full", "method=sft", "training.epochs=1,2"],
+    ],
+)
+def test_a_sweep_composes_as_hydra_composes_each_cell(overrides: list[str]) -> None:
+    from hydra import compose, initialize_config_dir
+
+    cells = enumerate_cells(overrides, sweep=True).cells
+    assert len(cells) > 3
+    with initialize_config_dir(str(config_dir()), version_base="1.3"):
+        for item in cells:
+            axes = [f"{key}={value}" for key, value in item.axes.items()]
+            kept = [text for text in overrides if text.partition("=")[0] not in item.axes]
+            assert item.cell == build_cell(plain(compose("config", overrides=[*kept, *axes])))
+
+
+def test_enumerating_a_table_takes_a_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+    import asft.compose
+
+    calls = []
+    real = asft.compose._compose
+    monkeypatch.setattr(asft.compose, "_compose", lambda *a: calls.append(a) or real(*a))
+    methods, ratios = "sft,asft,l2,safe_lora", ",".join(str(i / 20) for i in range(10))
+    sweep = enumerate_cells(["experiment=table2", f"method={methods}", f"attack.p={ratios}"], sweep=True)
+    assert len(sweep.cells) == 40
+    assert len({item.cell.attack.p for item in sweep.cells}) == 10
+    assert len(calls) == 5, "the sweep's own and one a method"

@@ -1,0 +1,38 @@
+"""Rows that a stage has finished before it was interrupted: one JSON object a line, appended batch by batch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+
+class PartialRows:
+    """Values by row index, on disk. A torn last line, left by a killed writer, is dropped."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+
+    def load(self) -> dict[int, Any]:
+        """What is there; the file is cut to its whole lines, so that appending goes on from one."""
+        try:
+            data = self.path.read_bytes()
+        except FileNotFoundError:
+            return {}
+        whole = data[: data.rfind(b"\n") + 1]
+        if len(whole) < len(data):
+            with self.path.open("r+b") as file:
+                file.truncate(len(whole))
+        rows: dict[int, Any] = {}
+        for line in whole.splitlines():
+            row = json.loads(line)
+            rows[int(row["row"])] = row["value"]
+        return rows
+
+    def append(self, values: Mapping[int, Any]) -> None:
+        """Adds finished rows."""
+        lines = (json.dumps({"row": row, "value": value}) + "\n" for row, value in values.items())
+        with self.path.open("a") as file:
+            file.write("".join(lines))

@@ -1,0 +1,121 @@
+"""Who is working on what: a small file beside an entry that its worker renews every few seconds.
+
+The lock that keeps two workers apart is the operating system's and vanishes with its process. The heartbeat is
+for people and for ``asft status``: host, process, since when, and how far.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import threading
+import time
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+
+EVERY = 5.0  # seconds between two beats
+STALE = 60.0  # seconds without a beat after which a worker on another host counts as dead
+SUFFIX = ".running"
+
+
+@dataclass(frozen=True, slots=True)
+class Beat:
+    """What a worker last said: it has done ``done`` of ``total`` units (steps, answers); 0 of 0 says nothing."""
+
+    host: str
+    pid: int
+    started: str
+    stage: str
+    cell: str = ""
+    done: int = 0
+    total: int = 0
+    unit: str = ""
+
+    @property
+    def where(self) -> str:
+        """Host and process."""
+        return f"{self.host}:{self.pid}"
+
+    @property
+    def progress(self) -> str:
+        """The stage, and how far it is where that is known."""
+        return f"{self.stage} {self.unit} {self.done} of {self.total}" if self.total else self.stage
+
+
+class Heartbeat:
+    """Keeps a beat file fresh from a thread for as long as the ``with`` block lasts.
+
+    A beat inside another one works for the same cell, unless it names one.
+    """
+
+    def __init__(self, path: Path, stage: str, cell: str = "") -> None:
+        started = datetime.now(UTC).isoformat(timespec="milliseconds")
+        cell = cell or (_open[-1].beat.cell if _open else "")
+        self.path = path
+        self.beat: Beat = Beat(socket.gethostname(), os.getpid(), started, stage, cell)
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
+
+    def __enter__(self) -> Heartbeat:
+        self._write()
+        self._thread.start()
+        _open.append(self)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        _open.remove(self)
+        self._over.set()
+        self._thread.join()
+        self.path.unlink(missing_ok=True)
+
+    def _run(self) -> None:
+        while not self._over.wait(EVERY):
+            self._write()
+
+    def _write(self) -> None:
+        """Replaces the file whole; a full disk silences the heartbeat and hurts nothing else."""
+        scratch = self.path.with_name(f"{self.path.name}-{os.getpid()}")
+        try:
+            scratch.write_text(json.dumps(asdict(self.beat)))
+            scratch.replace(self.path)
+        except OSError:
+            scratch.unlink(missing_ok=True)
+
+
+_open: list[Heartbeat] = []  # innermost last: a stage may need another one made first
+
+
+def tell(done: int, total: int, unit: str) -> None:
+    """Says how far the stage at work is; without a stage at work nobody is told."""
+    if _open:
+        _open[-1].beat = replace(_open[-1].beat, done=done, total=total, unit=unit)
+
+
+def read_beat(path: Path) -> Beat | None:
+    """The beat of a worker that is alive, or None.
+
+    On this host the process table decides; on another the age of the last beat does, by the file's time on the
+    shared folder.
+    """
+    try:
+        beat = Beat(**json.loads(path.read_text()))
+        age = time.time() - path.stat().st_mtime
+    except (OSError, ValueError, TypeError):
+        return None
+    alive = _process_lives(beat.pid) if beat.host == socket.gethostname() else age < STALE
+    return beat if alive else None
+
+
+def _process_lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # another user's
+        return True
+    return True

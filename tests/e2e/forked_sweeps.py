@@ -1,0 +1,184 @@
+"""Whole sweeps as children of one warm process, so that starting one twenty times costs no imports.
+
+Usage: forked_sweeps.py (kill | crowd | limited | tmpfs) OUTPUTS OVERRIDES_JSON. Prints one JSON object.
+
+``kill`` runs a sweep undisturbed, then kills sweeps at twenty random moments and starts each again; ``crowd``
+runs one sweep in four processes at once; ``limited`` runs one whose files may not grow beyond a few kilobytes and
+``tmpfs`` one on a file system of a few hundred (mounting it takes root's rights), then both once more with room.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import asft.pipeline
+from asft.cleaning import verify
+from asft.cli import main
+from asft.integrity import MANIFEST
+from asft.store import KINDS, Store
+
+KILLS, CROWD = 20, 4
+FILE_LIMIT = 7_000  # bytes; the row file is smaller, an adapter is larger
+DISK_LIMIT = "256k"  # the first cells' stages fit, the last ones' do not
+
+
+def start(
+    overrides: list[str], outputs: Path, prepare: Callable[[], None] = lambda: None, told: Path | None = None
+) -> int:
+    """Forks a child that runs the sweep as ``asft run -m`` does, and returns its process id."""
+    outputs.mkdir(parents=True, exist_ok=True)
+    sys.stdout.flush()
+    child = os.fork()
+    if child:
+        return child
+    try:
+        log = os.open(told or outputs / "told.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+        os.chdir(outputs)
+        prepare()
+        main(["run", "-m", *overrides, f"outputs={outputs}"])
+    except SystemExit as stop:
+        sys.stderr.flush()
+        os._exit(int(stop.code or 0))
+    finally:
+        os._exit(70)
+
+
+def finish(child: int) -> int:
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def entries(outputs: Path) -> Iterator[tuple[str, dict[str, Any], int]]:
+    """Name, manifest and the manifest's time of every finished entry."""
+    for kind in KINDS:
+        for path in sorted((outputs / kind).glob(f"[0-9a-f]*/{MANIFEST}")):
+            yield f"{kind}/{path.parent.name}", json.loads(path.read_text()), path.stat().st_mtime_ns
+
+
+def times(outputs: Path) -> dict[str, int]:
+    return {name: time for name, _, time in entries(outputs)}
+
+
+def outcome(outputs: Path) -> dict[str, Any]:
+    """Scores of every cell and the digest of every adapter."""
+    found: dict[str, Any] = {}
+    for name, manifest, _ in entries(outputs):
+        if name.startswith("cells/"):
+            found[name] = manifest["result"]["metrics"]
+        if "adapter_model.safetensors" in manifest["files"]:
+            found[name] = manifest["files"]["adapter_model.safetensors"]["sha256"]
+    return found
+
+
+def kill(outputs: Path, overrides: list[str]) -> dict[str, Any]:
+    rng = random.Random(20)
+    began = time.monotonic()
+    assert finish(start(overrides, outputs / "undisturbed")) == 0
+    length = time.monotonic() - began
+    wanted = outcome(outputs / "undisturbed")
+    kills, rounds, recomputed, partly = 0, 0, [], 0
+    while kills < KILLS:
+        folder = outputs / f"round{rounds}"
+        rounds += 1
+        while True:
+            before = times(folder)
+            child = start(overrides, folder)
+            deadline = time.monotonic() + rng.uniform(0, length) if kills < KILLS else float("inf")
+            while (done := os.waitpid(child, os.WNOHANG)[0]) == 0 and time.monotonic() < deadline:
+                time.sleep(0.002)
+            if not done:
+                os.kill(child, signal.SIGKILL)
+                os.waitpid(child, 0)
+                kills += 1
+                partly += any((folder / "stages" / "train").glob(".*.resume/checkpoint-*"))
+            after = times(folder)
+            recomputed += [name for name, time in before.items() if after.get(name) != time]
+            if done:
+                break
+        assert outcome(folder) == wanted, (folder, outcome(folder), wanted)
+        assert not verify(Store(folder)).damaged
+    return {
+        "kills": kills,
+        "rounds": rounds,
+        "recomputed": recomputed,
+        "cells": sum(name.startswith("cells/") for name in wanted),
+        "kills_between_checkpoints": partly,
+    }
+
+
+def crowd(outputs: Path, overrides: list[str]) -> dict[str, Any]:
+    """Each training adds a line; lines are counted by the stage that was trained."""
+    lines = outputs / "trained.txt"
+    real = asft.pipeline.train
+
+    def counted(*arguments: Any, **options: Any) -> Any:
+        with lines.open("a") as file:
+            file.write(f"{options['resume'].name} {os.getpid()}\n")
+        return real(*arguments, **options)
+
+    asft.pipeline.train = counted
+    codes = [finish(child) for child in [start(overrides, outputs / "shared") for _ in range(CROWD)]]
+    trained = [line.split() for line in lines.read_text().splitlines()]
+    return {
+        "codes": codes,
+        "trained": dict(Counter(stage for stage, _ in trained)),
+        "workers": len({worker for _, worker in trained}),
+        "cells": sum(name.startswith("cells/") for name in outcome(outputs / "shared")),
+    }
+
+
+def limited(outputs: Path, overrides: list[str]) -> dict[str, Any]:
+    def no_room() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (FILE_LIMIT, resource.RLIM_INFINITY))
+
+    folder = outputs / "full"
+    return _with_and_without_room(folder, overrides, no_room, lambda: None)
+
+
+def tmpfs(outputs: Path, overrides: list[str]) -> dict[str, Any]:
+    folder = outputs / "full"
+    folder.mkdir(parents=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={DISK_LIMIT}", "tmpfs", str(folder)], check=True)
+    grow = ["mount", "-o", "remount,size=64m", str(folder)]
+    try:
+        return _with_and_without_room(folder, overrides, lambda: None, lambda: subprocess.run(grow, check=True))
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+def _with_and_without_room(
+    folder: Path, overrides: list[str], prepare: Callable[[], None], make_room: Callable[[], object]
+) -> dict[str, Any]:
+    code = finish(start(overrides, folder, prepare, log := folder.with_name("told.txt")))
+    found, before = verify(Store(folder)), times(folder)
+    make_room()
+    again = finish(start(overrides, folder))
+    return {
+        "code": code,
+        "told": log.read_text(),
+        "damaged": found.damaged,
+        "whole": found.whole,
+        "again": again,
+        "recomputed": [name for name, time in before.items() if times(folder)[name] != time],
+        "cells": sum(name.startswith("cells/") for name in outcome(folder)),
+    }
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)  # a forked child must find no threads
+    what = {"kill": kill, "crowd": crowd, "limited": limited, "tmpfs": tmpfs}[sys.argv[1]]
+    print(json.dumps(what(Path(sys.argv[2]), json.loads(sys.argv[3]))))

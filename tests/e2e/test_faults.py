@@ -1,0 +1,116 @@
+"""Sweeps that are killed, crowded and out of room end in the store of an undisturbed one."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Cli
+
+pytestmark = pytest.mark.slow
+SCRIPT = Path(__file__).with_name("forked_sweeps.py")
+LONGER = ["training.epochs=4", "attack.n=48", "checkpoint_every=0.05"]
+
+
+def forked(what: str, tmp_path: Path, overrides: list[str]) -> dict[str, Any]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "COLUMNS": "200"}
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT), what, str(tmp_path / what), json.dumps(overrides)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return result
+
+
+@pytest.fixture
+def sweep(pair_overrides: list[str]) -> list[str]:
+    """Two trained cells and one made from the first, in which Safe LoRA's parent is shared."""
+    kept = [
+        override for override in pair_overrides if not override.startswith(("outputs=", "training.epochs", "attack.n"))
+    ]
+    return [
+        "experiment=table2",
+        *kept,
+        *LONGER,
+        "method=sft,asft,safe_lora",
+        "attack.p=0.5",
+        "model.recipe.safe_lora_modules=2",
+    ]
+
+
+def test_twenty_kills_change_no_metric_and_repeat_no_finished_stage(tmp_path: Path, sweep: list[str]) -> None:
+    found = forked("kill", tmp_path, sweep)
+    assert found["kills"] == 20
+    assert found["cells"] == 3
+    assert found["recomputed"] == []
+    assert found["kills_between_checkpoints"] > 0, "some kills fell into a training that had saved a checkpoint"
+
+
+def test_four_processes_train_each_cell_once(tmp_path: Path, sweep: list[str]) -> None:
+    found = forked("crowd", tmp_path, [*sweep, "seed=0,1"])
+    assert found["codes"] == [0, 0, 0, 0]
+    assert found["cells"] == 6
+    assert list(found["trained"].values()) == [1, 1, 1, 1], "sft and asft under two seeds; Safe LoRA trains nothing"
+    assert found["workers"] > 1, "the cells were shared out"
+
+
+@pytest.mark.parametrize("way", ["limited", "tmpfs"])
+def test_a_full_disk_is_told_and_the_store_still_verifies(way: str, tmp_path: Path, sweep: list[str]) -> None:
+    if way == "tmpfs" and subprocess.run(["unshare", "-m", "true"], capture_output=True, check=False).returncode:
+        pytest.skip("mounting a small file system takes root's rights")
+    found = forked(way, tmp_path, [*sweep, "attack.n=24"])
+    assert found["code"] in (1, 2), "2: not even a job's folder could be made"
+    assert "no room left for stages/" in found["told"]
+    assert "finished stages are kept" in found["told"]
+    assert "Traceback" not in found["told"]
+    assert found["whole"] > 0
+    assert found["damaged"] == []
+    assert found["again"] == 0
+    assert found["recomputed"] == []
+    assert found["cells"] == 3
+
+
+SECRETS = {"WANDB_API_KEY": "a" * 20 + "5ec2e7" * 4, "OPENAI_API_KEY": "sk-5ec2e7-openai", "HF_TOKEN": "hf_5ec2e7hub"}
+
+
+def test_keys_reach_no_file_and_no_line(
+    cli: Cli, pair_overrides: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in SECRETS.items():
+        monkeypatch.setenv(name, value)
+    options = ["experiment=table2", *pair_overrides, "method=sft,safe_lora", "attack.p=0.5", "tracker=wandb"]
+    shown = cli("run", "-m", *options, "model.recipe.safe_lora_modules=99")
+    assert "1 of 2 cells failed" in shown.stderr
+    dump = cli("run", "--cfg", "all", "--resolve", *pair_overrides)
+    told = (shown.stdout + shown.stderr + dump.stdout + dump.stderr).encode()
+    files = [path for path in (tmp_path / "outputs").rglob("*") if path.is_file()]
+    assert any("wandb" in path.parts for path in files)
+    assert any("failures" in path.parts for path in files)
+    assert any("logs" in path.parts for path in files)
+    for value in SECRETS.values():
+        assert value.encode() not in told
+        assert [path for path in files if value.encode() in path.read_bytes()] == []
+
+
+def test_pickled_weights_are_refused(cli: Cli, pair_overrides: list[str], tmp_path: Path, random_pair: Path) -> None:
+    folder = tmp_path / "pickled"
+    folder.mkdir()
+    for path in (random_pair / "base").iterdir():
+        if path.suffix != ".safetensors":
+            (folder / path.name).write_bytes(path.read_bytes())
+    (folder / "pytorch_model.bin").write_bytes(b"\x80\x04cos\nsystem\n.")
+    shown = cli("run", "method=sft", *pair_overrides, f"model.base={folder}")
+    assert shown.returncode == 1
+    assert "safetensors" in shown.stderr
+    assert str(folder) in shown.stderr
+    assert len(shown.stderr.strip().splitlines()) == 1

@@ -1,0 +1,74 @@
+"""Every launcher gives the scores of a plain sweep, with the threads of a worker set."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Cli
+
+from asft.compose import SweepCell, enumerate_cells, threads_per_worker
+from asft.keys import plan
+from asft.pipeline import run_cell
+from asft.store import Store
+
+PLUGINS = {
+    "workers": "hydra_joblib_launcher",
+    "jobs": "hydra_submitit_launcher",
+    "ray_workers": "hydra_ray_launcher",
+}
+
+
+def scores(cells: list[SweepCell], outputs: Path) -> dict[str, Any]:
+    found = {plan(item.cell).key: Store(outputs).find("cells", plan(item.cell).key) for item in cells}
+    return {key: entry.result["metrics"] if entry else None for key, entry in found.items()}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PLUGINS)
+def test_a_launcher_gives_the_scores_of_a_plain_sweep(
+    name: str, cli: Cli, pair_overrides: list[str], tmp_path: Path
+) -> None:
+    pytest.importorskip(f"hydra_plugins.{PLUGINS[name]}")
+    options = ["experiment=table2", *pair_overrides, "method=sft,asft", "attack.p=0.5"]
+    cells = enumerate_cells(options, sweep=True).cells
+    for item in cells:
+        run_cell(replace(item.cell, outputs=tmp_path / "plain"))
+    shown = cli("run", "-m", *options, f"hydra/launcher={name}")
+    assert shown.returncode == 0, shown.stderr
+    assert None not in scores(cells, tmp_path / "plain").values()
+    assert scores(cells, tmp_path / "outputs") == scores(cells, tmp_path / "plain")
+
+
+def test_threads_of_all_workers_together_are_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
+    assert [threads_per_worker(workers) for workers in (1, 2, 3, 16)] == [8, 4, 2, 1]
+    monkeypatch.setenv("OMP_NUM_THREADS", "5")
+    assert threads_per_worker(2) == 5
+
+
+@pytest.mark.parametrize("name", [*PLUGINS, "slurm"])
+def test_a_launcher_sets_the_threads_of_its_workers(name: str) -> None:
+    pytest.importorskip(f"hydra_plugins.{PLUGINS.get(name, PLUGINS['jobs'])}")
+    from hydra import compose, initialize_config_dir
+
+    from asft.compose import config_dir
+
+    with initialize_config_dir(str(config_dir()), version_base="1.3"):
+        config = compose("config", overrides=[f"hydra/launcher={name}"], return_hydra_config=True)
+    assert int(config.hydra.job.env_set.OMP_NUM_THREADS) >= 1
+
+
+def test_a_launcher_that_is_not_installed_says_what_to_install() -> None:
+    from asft.compose import one_line
+
+    error = Exception(
+        "Could not find 'hydra/launcher/ray'\n\nAvailable options in 'hydra/launcher':\n\tbasic\n\tjoblib"
+    )
+    assert one_line(error) == (
+        'hydra/launcher=ray: unknown. Allowed: basic, joblib. It needs another package: pip install "asft-lab[ray]"'
+    )

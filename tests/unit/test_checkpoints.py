@@ -1,0 +1,144 @@
+"""An interrupted training ends in the weights of an undisturbed one, bit for bit; what cannot resume starts again."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import TrainerCallback
+
+from asft.anchor import Anchor, AsFTCallback
+from asft.anchor.callback import FullAsFTCallback
+from asft.checkpoints import Checkpointer, Resumes, last_checkpoint, steps_done
+from asft.config import TrainingConfig
+from asft.data.templates import IGNORED, Encoded
+from asft.methods.lisa_training import ProximalCallback, TwoStateOrder
+from asft.models import load_model
+from asft.training import EpochOrder, attach_lora, train
+
+CPU = torch.device("cpu")
+ROWS = [Encoded([1, 2, 3, 4, 5 + i % 7], [IGNORED, IGNORED, 3, 4, 5 + i % 7], f"row/{i}") for i in range(14)]
+TRAINING = TrainingConfig(name="lora", lr=1e-2, epochs=3, batch_size=2, accumulation=2, dropout=0.1)  # 4 steps an epoch
+USER = 10  # rows; the others are Lisa's alignment rows
+
+
+class Killed(Exception):
+    """Stands in for a signal."""
+
+
+class Killer(TrainerCallback):
+    """Stops a training at the end of a step, before the step's checkpoint."""
+
+    def __init__(self, at: int | None) -> None:
+        self.at, self.seen = at, 0
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.seen += 1
+        if state.global_step == self.at:
+            raise Killed
+
+    def resume_state(self) -> dict[str, torch.Tensor]:
+        return {}
+
+    def load_resume_state(self, state: Mapping[str, torch.Tensor]) -> None:
+        assert not state
+
+
+def is_alignment(step: int) -> bool:
+    return step % 5 < 2
+
+
+def parts(method: str, pair: Path) -> tuple[Any, list[TrainerCallback]]:
+    if method == "asft":
+        return None, [AsFTCallback(Anchor.build(pair / "base", pair / "aligned", ["q_proj", "v_proj"]), 1.0)]
+    if method == "lisa":
+        order = TwoStateOrder(EpochOrder(USER, 0), EpochOrder(len(ROWS) - USER, 1), 4, is_alignment)
+        return order, [ProximalCallback(0.5, is_alignment, 0.1)]
+    return None, []
+
+
+def run(
+    method: str, pair: Path, folder: Path, kill_at: int | None = None
+) -> tuple[dict[str, torch.Tensor], list[dict[str, float]], int]:
+    model = attach_lora(load_model(pair / "aligned", "float32", CPU), TRAINING, 0)
+    order, callbacks = parts(method, pair)
+    killer = Killer(kill_at)
+    log = train(
+        model,
+        ROWS[:USER] if order is None else ROWS,
+        TRAINING,
+        seed=0,
+        pad_token=0,
+        device=CPU,
+        order=order,
+        callbacks=[*callbacks, killer],
+        scratch=folder / "scratch",
+        resume=folder / "resume",
+        checkpoint_every=0,
+    )
+    return (
+        {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad},
+        log.history,
+        killer.seen,
+    )
+
+
+@pytest.mark.parametrize("method", ["sft", "asft", "lisa"])
+def test_a_resumed_training_is_the_undisturbed_one(method: str, random_pair: Path, tmp_path: Path) -> None:
+    """Steps 2, 4 and 8 lie inside the first epoch, at its end, and two kills further on."""
+    weights, history, steps = run(method, random_pair, tmp_path / "undisturbed")
+    assert steps == 9
+    for at in (2, 4, 8):
+        with pytest.raises(Killed):
+            run(method, random_pair, tmp_path / "killed", kill_at=at)
+    resumed, again, rest = run(method, random_pair, tmp_path / "killed")
+    assert rest == 2, "only the steps after the last checkpoint are done again"
+    assert all(torch.equal(weights[name], resumed[name]) for name in weights)
+    assert again == history
+
+
+def test_checkpoints_hold_no_pickles_and_only_the_last_is_kept(random_pair: Path, tmp_path: Path) -> None:
+    with pytest.raises(Killed):
+        run("lisa", random_pair, tmp_path, kill_at=6)
+    (checkpoint,) = (tmp_path / "resume").iterdir()
+    assert steps_done(checkpoint) == 5
+    assert {path.suffix for path in checkpoint.iterdir()} == {".safetensors", ".json"}
+
+
+def test_a_damaged_checkpoint_is_named_and_training_starts_again(
+    random_pair: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(Killed):
+        run("sft", random_pair, tmp_path, kill_at=6)
+    (checkpoint,) = (tmp_path / "resume").iterdir()
+    os.truncate(checkpoint / "optimizer.safetensors", 100)
+    assert last_checkpoint(tmp_path / "resume") is None
+    _, _, steps = run("sft", random_pair, tmp_path)
+    assert steps == 9
+    assert "optimizer.safetensors: has 100 bytes" in caplog.text
+
+
+def test_a_callback_that_cannot_resume_gets_no_checkpoints(random_pair: Path, tmp_path: Path) -> None:
+    anchor = Anchor.build(random_pair / "base", random_pair / "aligned", ["q_proj"])
+    plain, full = TrainerCallback(), FullAsFTCallback(anchor, 1.0)
+    for callback in (plain, full):
+        assert not isinstance(callback, Resumes)
+        assert not Checkpointer(tmp_path, [callback], 0).possible
+
+
+def test_the_trainer_leaves_no_folder_behind(random_pair: Path, tmp_path: Path) -> None:
+    run("sft", random_pair, tmp_path)
+    assert not (tmp_path / "scratch").exists()
+
+
+def test_a_loss_that_is_not_finite_names_step_and_rows(random_pair: Path, tmp_path: Path) -> None:
+    model = attach_lora(load_model(random_pair / "aligned", "float32", CPU), TRAINING, 0)
+    bad = [*ROWS[:5], Encoded([1, 2, 3], [IGNORED] * 3, "row/bad"), *ROWS[6:8]]  # no label: 0/0
+    in_order = torch.utils.data.SequentialSampler(bad)
+    single = TrainingConfig(name="lora", lr=1e-2, epochs=1, batch_size=1, dropout=0.0)
+    with pytest.raises(ValueError, match=r"loss became nan at step 6, on the rows row/bad\. Lower training\.lr"):
+        train(model, bad, single, seed=0, pad_token=0, device=CPU, order=in_order, scratch=tmp_path / "scratch")

@@ -1,0 +1,74 @@
+"""What can go is what nobody needs: leftovers, and entries that an experiment does not name."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from filelock import FileLock
+
+from asft.cleaning import removable, remove, verify
+from asft.integrity import MANIFEST
+from asft.store import Store, content_key, write_json
+
+ONE, TWO = (content_key({"a": number}) for number in (1, 2))
+
+
+def filled(root: Path) -> Store:
+    store = Store(root)
+    for number in (1, 2):
+        store.ensure("cells", {"a": number}, lambda folder: (folder / "x").write_text("x") and {})
+    return store
+
+
+def names(store: Store, named: set[tuple[str, str]] | None = None) -> set[str]:
+    return {str(found.path.relative_to(store.root)) for found in removable(store, named)}
+
+
+def test_leftovers_of_dead_runs_go_and_what_is_held_stays(tmp_path: Path) -> None:
+    store = filled(tmp_path)
+    cells = tmp_path / "cells"
+    for name in (f".{ONE}.tmp-1", f".{'0' * 20}.tmp-1", f".{'0' * 20}.resume"):
+        (cells / name).mkdir()
+    (cells / f".{'0' * 20}.running").write_text("{}")
+    found = names(store)
+    assert {f"cells/.{ONE}.tmp-1", f"cells/.{'0' * 20}.tmp-1", f"cells/.{'0' * 20}.running"} <= found
+    assert f"cells/.{'0' * 20}.resume" not in found, "an unfinished stage goes on from it"
+    with FileLock(cells / f".{'0' * 20}.lock"):
+        assert not [name for name in names(store) if "0" * 20 in name]
+
+
+def test_without_an_experiment_no_entry_goes(tmp_path: Path) -> None:
+    store = filled(tmp_path)
+    for found in list(removable(store, None)):
+        remove(found)
+    assert store.check("cells", ONE)
+    assert store.check("cells", TWO)
+    assert names(store) == set()
+
+
+def test_entries_that_the_experiment_does_not_name_go(tmp_path: Path) -> None:
+    store = filled(tmp_path)
+    assert f"cells/{TWO}" in names(store, {("cells", ONE)})
+    for found in list(removable(store, {("cells", ONE)})):
+        remove(found)
+    assert store.check("cells", ONE)
+    assert store.find("cells", TWO) is None
+
+
+def test_verify_reads_every_byte_and_tells_old_entries_apart(tmp_path: Path) -> None:
+    store = filled(tmp_path)
+    assert (verify(store).whole, verify(store).damaged) == (2, [])
+    path = store.path("cells", ONE) / "x"
+    before = path.stat()
+    path.write_text("y")
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns + 1))
+    old = store.check("cells", TWO)
+    assert old is not None
+    manifest = {name: value for name, value in old.manifest.items() if name not in {"files", "sha256"}}
+    write_json(old.path / MANIFEST, manifest)
+    found = verify(store)
+    assert (found.whole, found.unverified) == (0, 1)
+    ((kind, key, reason),) = found.damaged
+    assert (kind, key) == ("cells", ONE)
+    assert f"{ONE}/x" in reason

@@ -1,0 +1,159 @@
+"""Damage is seen, named, set aside and computed anew; what a worker says of itself is true."""
+
+from __future__ import annotations
+
+import errno
+import json
+import logging
+import os
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from asft.heartbeat import STALE, read_beat, tell
+from asft.integrity import MANIFEST, DamagedEntry
+from asft.meter import PeakMemory
+from asft.store import DiskFull, Entry, Store, content_key
+
+KEY = content_key({"a": 1})
+
+
+def produce(folder: Path) -> dict[str, int]:
+    (folder / "deep").mkdir()
+    (folder / "deep" / "rows.jsonl").write_text('{"a": 1}\n' * 9)
+    return {"value": 1}
+
+
+def entry(root: Path) -> Entry:
+    return Store(root).ensure("cells", {"a": 1}, produce)
+
+
+def flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def flip_score(path: Path) -> None:
+    path.write_text(path.read_text().replace('"value": 1', '"value": 3'))
+
+
+DAMAGES: dict[str, tuple[str, Callable[[Path], object], str]] = {
+    "truncated": ("deep/rows.jsonl", lambda path: os.truncate(path, 7), "has 7 bytes, 81 were written"),
+    "missing": ("deep/rows.jsonl", Path.unlink, "is missing"),
+    "bit flip": ("deep/rows.jsonl", flip, "SHA-256"),
+    "half a manifest": (MANIFEST, lambda path: os.truncate(path, 40), "is not JSON"),
+    "no manifest": (MANIFEST, Path.unlink, "is missing"),
+    "other manifest": (MANIFEST, lambda path: path.write_text("[1]"), "is not a manifest"),
+    "manifest bytes": (MANIFEST, lambda path: path.write_bytes(b"\xff\xfe\x00"), "is not JSON"),
+    "flipped score": (MANIFEST, flip_score, "SHA-256"),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+def test_damage_is_named_set_aside_and_computed_anew(
+    name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file, harm, reason = DAMAGES[name]
+    first = entry(tmp_path)
+    harm(first.path / file)
+    store = Store(tmp_path)
+    with pytest.raises(DamagedEntry, match=reason) as caught:
+        store.check("cells", KEY)
+    assert file in str(caught.value)
+    assert store.intact("cells", KEY) is None
+    with caplog.at_level(logging.WARNING, "asft"):
+        again = entry(tmp_path)
+    assert again.result == {"value": 1}
+    assert store.intact("cells", KEY) is not None
+    assert (tmp_path / "damaged" / "cells" / f"{KEY}-1").is_dir()
+    assert file in caplog.text
+    assert reason in caplog.text
+
+
+@pytest.mark.parametrize("name", [name for name in DAMAGES if name != "bit flip"])
+def test_a_first_look_sees_all_but_a_flipped_bit(name: str, tmp_path: Path) -> None:
+    file, harm, reason = DAMAGES[name]
+    harm(entry(tmp_path).path / file)
+    store = Store(tmp_path)
+    assert store.find("cells", KEY) is None
+    assert reason in (store.damage("cells", KEY) or "")
+
+
+def test_an_entry_without_checksums_is_read_and_not_called_damaged(tmp_path: Path) -> None:
+    first = entry(tmp_path)
+    old = {name: value for name, value in first.manifest.items() if name not in {"files", "sha256"}}
+    (first.path / MANIFEST).write_text(json.dumps(old))
+    again = Store(tmp_path).intact("cells", KEY)
+    assert again is not None
+    assert again.result == {"value": 1}
+
+
+def test_a_second_damage_does_not_overwrite_the_first(tmp_path: Path) -> None:
+    for _ in range(2):
+        flip(entry(tmp_path).path / "deep" / "rows.jsonl")
+    entry(tmp_path)
+    assert sorted(path.name for path in (tmp_path / "damaged" / "cells").iterdir()) == [f"{KEY}-1", f"{KEY}-2"]
+
+
+def test_a_damaged_failure_file_is_no_crash(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.record_failure(KEY, "no", {}, "")
+    (tmp_path / "failures" / f"{KEY}.json").write_text("{")
+    assert "is damaged" in (store.failure(KEY) or "")
+
+
+def test_a_full_disk_is_one_clear_line_and_leaves_nothing(tmp_path: Path) -> None:
+    def full(folder: Path) -> dict[str, int]:
+        (folder / "half").write_text("half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(DiskFull, match=r"outputs=.*no room left for cells/.*finished stages are kept"):
+        Store(tmp_path).ensure("cells", {"a": 1}, full)
+    assert [path for path in (tmp_path / "cells").iterdir() if path.is_dir()] == []
+
+
+def test_while_an_entry_is_made_its_worker_can_be_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("asft.heartbeat.EVERY", 0.05)
+    store = Store(tmp_path)
+    seen = []
+
+    def watched(folder: Path) -> dict[str, int]:
+        tell(3, 9, "step")
+        deadline = time.monotonic() + 20
+        while (beat := store.running("cells", KEY)) is None or beat.done != 3:
+            assert time.monotonic() < deadline, "no beat came"
+            time.sleep(0.05)
+        seen.append(beat)
+        return {}
+
+    store.ensure("cells", {"a": 1}, watched)
+    (beat,) = seen
+    assert (beat.pid, beat.host, beat.progress) == (os.getpid(), socket.gethostname(), "cells step 3 of 9")
+    assert store.running("cells", KEY) is None
+
+
+def test_a_dead_process_and_a_silent_host_are_not_running(tmp_path: Path) -> None:
+    path = tmp_path / ".k.running"
+    beat = {"host": socket.gethostname(), "pid": 2**22 + 1, "started": "x", "stage": "train"}
+    path.write_text(json.dumps(beat))
+    assert read_beat(path) is None
+    path.write_text(json.dumps({**beat, "host": "elsewhere"}))
+    assert read_beat(path) is not None
+    os.utime(path, (time.time() - STALE - 1,) * 2)
+    assert read_beat(path) is None
+    path.write_text("{")
+    assert read_beat(path) is None
+
+
+def test_peak_memory_is_that_of_the_block() -> None:
+    with PeakMemory() as large:
+        block = bytearray(96 * 1024**2)
+        block[::4096] = b"x" * len(block[::4096])
+        del block
+        with PeakMemory() as small:
+            pass
+    assert large.host_mb > small.host_mb + 60
