@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from asft.checkpoint_files import checkpoint_identity
 from asft.config import CellConfig, ModelConfig, OrganismModel, PretrainedModel
 from asft.data.sources import attack_identity, evaluation_identity, task_identity
 from asft.methods.base import Method
@@ -124,7 +125,7 @@ def train_settings(cell: CellConfig, pair: Settings, mixture: Settings) -> Setti
 def _pair_settings(model: ModelConfig, cell: CellConfig) -> Settings:
     settings = {name: value for name, value in asdict(model).items() if name not in {"name", "recipe"}}
     if isinstance(model, OrganismModel):
-        from asft.organism.build import BuildRecipe
+        from asft.organism.recipe import BuildRecipe
         from asft.organism.version import VERSION
 
         return {**settings, "world": VERSION, "recipe": asdict(BuildRecipe())}
@@ -144,8 +145,6 @@ def _pair_settings(model: ModelConfig, cell: CellConfig) -> Settings:
 
 def _checkpoint(path: Path) -> str | Settings:
     """A local folder's identity, or a hub id as it stands (its revision is among the settings)."""
-    from asft.models import checkpoint_identity
-
     return checkpoint_identity(path) if path.is_dir() else str(path)
 
 

@@ -11,10 +11,11 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from asft.anchor.pair import CheckpointPair
+from asft.checkpoint_files import CHECKPOINT_FILES
 from asft.config import CellConfig, OrganismModel, PretrainedModel, SafetyTunedModel
 from asft.console import console
 from asft.keys import pair_settings
-from asft.models import CHECKPOINT_FILES, Pair
+from asft.models import Pair
 from asft.store import Store, content_key
 
 log = logging.getLogger(__name__)
