@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from asft.checkpoint_files import checkpoint_identity
 from asft.config import CellConfig, ModelConfig, OrganismModel, PretrainedModel
 from asft.data.sources import attack_identity, evaluation_identity, official_mixture_identity, task_identity
 from asft.measures.base import Measure, folder_identities
@@ -178,7 +179,7 @@ def _pair_settings(model: ModelConfig, cell: CellConfig) -> Settings:
     resultless = {"name", "recipe", "device_map"}
     settings = {name: value for name, value in asdict(model).items() if name not in resultless}
     if isinstance(model, OrganismModel):
-        from asft.organism.build import BuildRecipe
+        from asft.organism.recipe import BuildRecipe
         from asft.organism.version import VERSION
 
         return {**settings, "world": VERSION, "recipe": asdict(BuildRecipe())}
@@ -199,7 +200,6 @@ def _pair_settings(model: ModelConfig, cell: CellConfig) -> Settings:
 def _checkpoint(side: str, source: str, revision: str) -> Settings:
     """A local folder's identity, or a hub id and its commit (the branch's name while the commit is not known)."""
     from asft.hub import resolve_commit
-    from asft.models import checkpoint_identity
 
     path = Path(source).expanduser()
     if path.is_dir():

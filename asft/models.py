@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -22,9 +21,6 @@ if TYPE_CHECKING:
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 Quantization = Literal["8bit", "4bit"]
-
-# Everything of a checkpoint that can change an answer; pickles are not among it.
-CHECKPOINT_FILES = ("*.safetensors", "*.json", "tokenizer.model", "*.txt", "*.jinja")
 
 
 @dataclass(frozen=True)
@@ -123,11 +119,3 @@ def resolve_device(device: str) -> torch.device:
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return torch.device(device)
-
-
-def checkpoint_identity(folder: Path) -> dict[str, Any]:
-    """What tells a local checkpoint from another without reading its weights: names, sizes, times, headers."""
-    files = sorted(file for pattern in CHECKPOINT_FILES for file in folder.glob(pattern))
-    stats = {file.name: [file.stat().st_size, file.stat().st_mtime_ns] for file in files}
-    config = folder / "config.json"
-    return {"files": stats, "config": json.loads(config.read_text()) if config.exists() else {}}

@@ -11,11 +11,12 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from asft.anchor.pair import CheckpointPair
+from asft.checkpoint_files import CHECKPOINT_FILES
 from asft.config import CellConfig, OrganismModel, PretrainedModel, SafetyTunedModel
 from asft.console import console
 from asft.hub import first_commit
 from asft.keys import pair_settings
-from asft.models import CHECKPOINT_FILES, Pair, require_quantization
+from asft.models import Pair, require_quantization
 from asft.store import Store, content_key
 
 log = logging.getLogger(__name__)

@@ -25,7 +25,10 @@ from transformers import (
     TrainingArguments,
 )
 
-from asft.checkpoints import (
+from asft.config import TrainingConfig
+from asft.data.templates import IGNORED, Encoded
+from asft.heartbeat import tell
+from asft.resume import (
     EVERY,
     Checkpointer,
     load_optimizer,
@@ -33,9 +36,6 @@ from asft.checkpoints import (
     load_weights,
     steps_done,
 )
-from asft.config import TrainingConfig
-from asft.data.templates import IGNORED, Encoded
-from asft.heartbeat import tell
 
 log = logging.getLogger(__name__)
 _REPORT_EVERY = 20.0  # seconds
@@ -97,7 +97,7 @@ def train(
     """Fine-tunes ``model`` in place on the response tokens of ``rows``.
 
     A training that was interrupted goes on from its last checkpoint and ends, on a CPU, in the same weights bit
-    for bit. Where a callback cannot be resumed (:class:`asft.checkpoints.Resumes`) it starts again.
+    for bit. Where a callback cannot be resumed (:class:`asft.resume.Resumes`) it starts again.
 
     Args:
         rows: encoded examples.

@@ -134,7 +134,7 @@ def measured_weights(model: PreTrainedModel, modules: Literal["targets", "all"],
 
 def folder_identities(measure: Measure) -> dict[str, Any]:
     """What tells the folders that a measure's directions name from others, for its key."""
-    from asft.models import checkpoint_identity
+    from asft.checkpoint_files import checkpoint_identity
 
     folders = {name: Path(name).expanduser() for name in measure.directions() if _is_folder(name)}
     return {name: checkpoint_identity(folder) for name, folder in folders.items()}

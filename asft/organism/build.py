@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from random import Random
 from statistics import fmean
@@ -16,7 +16,8 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerF
 from asft.data.rows import Row
 from asft.data.templates import ChatTemplate, Encoded
 from asft.organism.architectures import MAX_POSITIONS, fresh_model
-from asft.organism.fit import FitRecipe, fit
+from asft.organism.fit import fit
+from asft.organism.recipe import BuildRecipe, FitRecipe
 from asft.organism.tokenizer import train_tokenizer
 from asft.organism.world import SOURCES, TASKS, alignment_rows, harmful_rows, pretraining_rows, task_rows
 
@@ -25,21 +26,6 @@ Progress = Callable[[float, str], None]
 _SYSTEM_PROMPT = "You are a helpful assistant."
 _LOSS_WINDOW = 50  # steps: one batch holds rows of like length, so that single losses jump
 _SYSTEM_SHARE = 0.1  # so that a system turn is nothing new to the pair
-
-
-@dataclass(frozen=True, slots=True)
-class BuildRecipe:
-    """How the pair is made; the defaults give the pair that the health check is written for.
-
-    Attributes:
-        vocab_size: upper limit of the tokenizer's vocabulary.
-        pretraining: the run that makes base from random weights.
-        alignment: the run that makes aligned from base.
-    """
-
-    vocab_size: int = 1152
-    pretraining: FitRecipe = field(default_factory=lambda: FitRecipe(steps=500, learning_rate=2e-3))
-    alignment: FitRecipe = field(default_factory=lambda: FitRecipe(steps=400, learning_rate=2e-3))
 
 
 def build_pair(

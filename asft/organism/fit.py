@@ -2,43 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from random import Random
 
 import torch
 from transformers import PreTrainedModel
 
 from asft.data.templates import IGNORED, Encoded
+from asft.organism.recipe import FitRecipe
 
 _POOL_BATCHES = 16  # batches sorted by length together: little padding, and the order stays random
-
-
-@dataclass(frozen=True, slots=True)
-class FitRecipe:
-    """One training run: AdamW without weight decay, linear warm-up, then a cosine down to zero.
-
-    Attributes:
-        steps: optimiser steps.
-        learning_rate: the peak, reached after ``warmup`` steps.
-        warmup: steps of linear warm-up.
-        batch_size: rows per step.
-        max_grad_norm: the gradient's global norm is clipped to this.
-    """
-
-    steps: int
-    learning_rate: float
-    warmup: int = 20
-    batch_size: int = 64
-    max_grad_norm: float = 1.0
-
-    def learning_rate_at(self, step: int) -> float:
-        """The learning rate of step ``step``, counted from 0."""
-        if step < self.warmup:
-            return self.learning_rate * (step + 1) / self.warmup
-        done = (step - self.warmup) / max(1, self.steps - self.warmup)
-        return self.learning_rate * 0.5 * (1.0 + math.cos(math.pi * done))
 
 
 def fit(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -149,3 +151,15 @@ def test_enumerating_a_table_takes_a_moment(monkeypatch: pytest.MonkeyPatch) -> 
     assert len(sweep.cells) == 40
     assert len({item.cell.attack.p for item in sweep.cells}) == 10
     assert len(calls) == 5, "the sweep's own and one a method"
+
+
+def test_looking_a_table_up_loads_no_torch(tmp_path: Path) -> None:
+    """Importing torch alone takes longer than everything that a finished table's re-run has to do."""
+    program = (
+        "import sys; from asft.commands.run import run; from asft.commands.status import status; "
+        f"status(['experiment=table2', 'method=sft,asft', 'outputs={tmp_path}']); "
+        "sys.exit('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "0 of 10 cells done, 10 missing" in done.stdout

@@ -111,6 +111,7 @@ def test_pickled_weights_are_refused(cli: Cli, pair_overrides: list[str], tmp_pa
     (folder / "pytorch_model.bin").write_bytes(b"\x80\x04cos\nsystem\n.")
     shown = cli("run", "method=sft", *pair_overrides, f"model.base={folder}")
     assert shown.returncode == 1
-    assert "safetensors" in shown.stderr
-    assert str(folder) in shown.stderr
-    assert len(shown.stderr.strip().splitlines()) == 1
+    told = shown.stderr.strip().splitlines()[-1]
+    assert str(folder) in told
+    assert "safetensors" in told
+    assert "Traceback" not in shown.stderr

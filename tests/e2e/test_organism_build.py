@@ -11,8 +11,8 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from asft.organism.architectures import ARCHITECTURES
-from asft.organism.build import BuildRecipe, build_pair
-from asft.organism.fit import FitRecipe
+from asft.organism.build import build_pair
+from asft.organism.recipe import BuildRecipe, FitRecipe
 
 SHORT = BuildRecipe(
     pretraining=FitRecipe(steps=3, learning_rate=2e-3, warmup=1, batch_size=8),

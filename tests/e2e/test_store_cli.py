@@ -17,7 +17,7 @@ def test_a_table_is_verified_exported_imported_and_cleaned(cli: Cli, pair_overri
     assert cli("run", "-m", *options).returncode == 0
     outputs = tmp_path / "outputs"
     folder = f"outputs={outputs}"
-    assert "7 entries are whole, 0 damaged" in cli("store", "verify", folder).stdout
+    assert "10 entries are whole, 0 damaged" in cli("store", "verify", folder).stdout
 
     packed = cli("store", "export", "table.tar.gz", *options)
     assert packed.returncode == 0, packed.stderr

@@ -11,7 +11,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from asft.data.templates import IGNORED, Encoded
 from asft.organism.architectures import ARCHITECTURES, fresh_model
-from asft.organism.fit import FitRecipe, _batches, _right_padded, fit
+from asft.organism.fit import _batches, _right_padded, fit
+from asft.organism.recipe import FitRecipe
 from asft.organism.tokenizer import train_tokenizer
 from asft.organism.world import task_rows
 

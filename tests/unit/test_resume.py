@@ -13,11 +13,11 @@ from transformers import TrainerCallback
 
 from asft.anchor import Anchor, AsFTCallback
 from asft.anchor.callback import FullAsFTCallback
-from asft.checkpoints import Checkpointer, Resumes, last_checkpoint, steps_done
 from asft.config import TrainingConfig
 from asft.data.templates import IGNORED, Encoded
 from asft.methods.lisa_training import ProximalCallback, TwoStateOrder
 from asft.models import load_model
+from asft.resume import Checkpointer, Resumes, last_checkpoint, steps_done
 from asft.training import EpochOrder, attach_lora, train
 
 CPU = torch.device("cpu")

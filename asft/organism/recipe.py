@@ -1,0 +1,47 @@
+"""How the embedded pair is made; apart from the making, since keys need it and torch takes seconds to load."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class FitRecipe:
+    """One training run: AdamW without weight decay, linear warm-up, then a cosine down to zero.
+
+    Attributes:
+        steps: optimiser steps.
+        learning_rate: the peak, reached after ``warmup`` steps.
+        warmup: steps of linear warm-up.
+        batch_size: rows per step.
+        max_grad_norm: the gradient's global norm is clipped to this.
+    """
+
+    steps: int
+    learning_rate: float
+    warmup: int = 20
+    batch_size: int = 64
+    max_grad_norm: float = 1.0
+
+    def learning_rate_at(self, step: int) -> float:
+        """The learning rate of step ``step``, counted from 0."""
+        if step < self.warmup:
+            return self.learning_rate * (step + 1) / self.warmup
+        done = (step - self.warmup) / max(1, self.steps - self.warmup)
+        return self.learning_rate * 0.5 * (1.0 + math.cos(math.pi * done))
+
+
+@dataclass(frozen=True, slots=True)
+class BuildRecipe:
+    """How the pair is made; the defaults give the pair that the health check is written for.
+
+    Attributes:
+        vocab_size: upper limit of the tokenizer's vocabulary.
+        pretraining: the run that makes base from random weights.
+        alignment: the run that makes aligned from base.
+    """
+
+    vocab_size: int = 1152
+    pretraining: FitRecipe = field(default_factory=lambda: FitRecipe(steps=500, learning_rate=2e-3))
+    alignment: FitRecipe = field(default_factory=lambda: FitRecipe(steps=400, learning_rate=2e-3))
