@@ -116,7 +116,8 @@ def _record(item: SweepCell, key: str, column: str | None, column_axis: str) -> 
 def _finished(entry: Entry, cell: CellConfig, axis: dict[str, str | float | int]) -> CellRecord:
     metrics, stages = entry.result["metrics"], entry.result["stages"]
     harmful = {row["id"]: bool(row["flagged"]) for row in read_jsonl(entry.path / HARMFUL_FILE)}
-    task = {row["id"]: float(row["credit"]) for row in read_jsonl(entry.path / TASK_FILE)}
+    rows = read_jsonl(entry.path / TASK_FILE)
+    task = {row["id"]: float(row["credit"]) for row in rows if row["credit"] is not None}  # None: without a grade
     graded = cell.dataset.name in _GRADED_TASKS
     train = stages.get("train")
     extra = {name: float(value) for name, value in (train or {"result": {}})["result"].items() if _is_number(value)}

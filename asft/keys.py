@@ -54,6 +54,8 @@ def plan(cell: CellConfig) -> Plan:
         "protocol": asdict(cell.protocol),
     }
     judge = {"code": CODE["judge"], "generate": content_key(generate), "judge": cell.judge.settings()}
+    if cell.graded:
+        judge["grader"] = cell.grader.settings()
     return Plan(pair, mixture, train, generate, judge)
 
 

@@ -6,15 +6,14 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from asft.anchor.pair import CheckpointPair
+from asft.checkpoints import fetch_checkpoint
 from asft.config import CellConfig, OrganismModel, PretrainedModel, SafetyTunedModel
 from asft.console import console
 from asft.keys import pair_settings
-from asft.models import CHECKPOINT_FILES, Pair
+from asft.models import Pair
 from asft.store import Store, content_key
 
 log = logging.getLogger(__name__)
@@ -30,8 +29,8 @@ def prepare_pair(cell: CellConfig, store: Store) -> Pair:
     key = content_key(settings)
     model = cell.model
     if isinstance(model, PretrainedModel):
-        base = _fetch(model.base, model.base_revision, "model.base")
-        aligned = _fetch(model.aligned, model.aligned_revision, "model.aligned")
+        base = fetch_checkpoint(model.base, model.base_revision, "model.base")
+        aligned = fetch_checkpoint(model.aligned, model.aligned_revision, "model.aligned")
         CheckpointPair(base, aligned, cell.training.target_modules)  # refuses what has no alignment direction
         return Pair(base, aligned, key, model.dtype)
     if isinstance(model, SafetyTunedModel):
@@ -61,18 +60,3 @@ def _build_organism(model: OrganismModel, folder: Path) -> dict[str, Any]:
             seed=model.seed,
             progress=lambda done, text: progress.update(task, completed=done, description=text),
         )
-
-
-def _fetch(source: str, revision: str, key: str) -> Path:
-    """A local folder as it is, or a hub snapshot without pickles."""
-    if (local := Path(source).expanduser()).is_dir():
-        return local.resolve()
-    if source.startswith((".", "/", "~")):
-        raise ValueError(f"{key}={source}: no such folder")
-    try:
-        return Path(snapshot_download(source, revision=revision, allow_patterns=list(CHECKPOINT_FILES)))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ValueError(
-            f"{key}={source} (revision {revision}): neither a local folder nor to be had from the hub: {reason}"
-        ) from error
