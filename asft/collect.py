@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from asft.compose import Sweep, SweepCell
 from asft.config import CellConfig, ConfigError, ExperimentConfig, OrganismModel, PretrainedModel
+from asft.judge_notes import judge_notes
 from asft.keys import plan
 from asft.report import Cell, CellRecord, Column, MissingCell, TableSpec
 from asft.store import HARMFUL_FILE, TASK_FILE, Entry, Store, library_versions, read_jsonl
@@ -54,7 +55,7 @@ def table_spec(sweep: Sweep, command: str) -> TableSpec:
         methods=methods,
         controls=tuple(name for name in experiment.controls if name in methods),
         paper_table=experiment.paper_table,
-        notes=tuple(differences(sweep.cells[0].cell)),
+        notes=(*differences(sweep.cells[0].cell), *judge_notes(sweep)),
         command=command,
         versions=library_versions(),
     )
@@ -72,9 +73,8 @@ def differences(cell: CellConfig) -> list[str]:
     elif not (isinstance(model, PretrainedModel) and model.name == _PAPER_MODEL):
         notes.append(f"Model: {model.name} in place of Llama-2-7B-Chat.")
     if cell.judge.name != "beaver_dam":
-        notes.append(
-            f"Judge: {cell.judge.name} in place of the 7B moderation model beaver-dam; it sees refusals, not content."
-        )
+        caveat = f"; {cell.judge.caveat}" if cell.judge.caveat else ""
+        notes.append(f"Judge: {cell.judge.name} in place of the 7B moderation model beaver-dam{caveat}.")
     if cell.protocol.name == "clean":
         notes.append(
             "Protocol: clean. Batches are shuffled and training and scoring share one template; the authors' code "

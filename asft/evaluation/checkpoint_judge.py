@@ -54,9 +54,7 @@ class CheckpointJudge(Judge):
 
     def check(self) -> None:
         """Looks for the checkpoint, which downloads it on first use: a sweep must not learn of its lack at the end."""
-        from asft.checkpoints import fetch_checkpoint, require_safetensors
-
-        require_safetensors(fetch_checkpoint(self.model, self.revision, "judge.model"), "judge.model")
+        _folder(self.model, self.revision)
 
     def settings(self) -> dict[str, Any]:
         """As :meth:`Judge.settings`, with a local checkpoint's files in place of its path."""
@@ -77,11 +75,9 @@ class CheckpointJudge(Judge):
         """
         import torch
 
-        from asft.checkpoints import fetch_checkpoint, require_safetensors
         from asft.models import checkpoint_identity, resolve_device
 
-        folder = fetch_checkpoint(self.model, self.revision, "judge.model")
-        require_safetensors(folder, "judge.model")
+        folder = _folder(self.model, self.revision)
         loaded = _load_once(load, folder, self.dtype, json.dumps(checkpoint_identity(folder), sort_keys=True))
         device = resolve_device(self.device)
         loaded.model.to(device)
@@ -91,6 +87,15 @@ class CheckpointJudge(Judge):
             if device.type == "cuda":
                 loaded.model.to("cpu")
                 torch.cuda.empty_cache()
+
+
+@functools.cache  # the hub is asked once a process, not once a cell
+def _folder(source: str, revision: str) -> Path:
+    from asft.checkpoints import fetch_checkpoint, require_safetensors
+
+    folder = fetch_checkpoint(source, revision, "judge.model")
+    require_safetensors(folder, "judge.model")
+    return folder
 
 
 @functools.lru_cache(maxsize=2)  # an ensemble alternates between two judges that are models
