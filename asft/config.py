@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import importlib
+import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -289,7 +290,7 @@ def _sentence(item: Any, prefix: str, cls: type[Any]) -> str:
         return f"{key}: is missing"
     message = item["msg"].removeprefix("Value error, ")
     message = message[0].lower() + message[1:]
-    value = "(hidden)" if path[-1] in _MAY_HOLD_SECRETS else item["input"]
+    value = "(hidden)" if path[-1] in _MAY_HOLD_SECRETS else textwrap.shorten(str(item["input"]), 80, placeholder=" …")
     return f"{key}={value}: {message}"
 
 

@@ -100,7 +100,7 @@ def training_seconds(cell: CellConfig, tokens: int, known: Measured, rate: Rate)
 
 
 def cell_seconds(cell: CellConfig, known: Measured, rate: Rate) -> float:
-    """What a cell takes beside its fine-tunes: a post-hoc method's stage, the answers, the judge where it was measured."""
+    """What a cell takes beside its fine-tunes: a post-hoc method's stage, answers, and verdicts where measured."""
     tokens = answer_tokens(cell)
     of_task = known.answers.get(cell.dataset.name) or [value for values in known.answers.values() for value in values]
     answers = tokens * fmean(of_task) if of_task else tokens / rate.answer

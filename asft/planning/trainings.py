@@ -38,7 +38,8 @@ def trainings(cells: Iterable[CellConfig]) -> Trainings:
     method needs beside its own (AsFT_Alt's harmful fine-tune).
     """
     distinct: dict[str, CellConfig] = {}
-    unshared, missing = 0, set()
+    unshared = 0
+    missing: set[str] = set()
     for cell in cells:
         needed = dict(_fine_tunes(cell))
         unshared += len(needed)

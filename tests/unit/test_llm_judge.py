@@ -148,7 +148,7 @@ def test_a_reply_without_a_verdict_is_reported_or_counts_as_unsafe(tmp_path: Pat
         with pytest.raises(ValueError, match=r"1 of 6 replies hold no verdict after 3 attempts.*who knows"):
             flags(judge(server, tmp_path))
         assert len(server.asked) == 8
-        lenient = judge(server, tmp_path, malformed="unsafe", cache=str(tmp_path / "other"))
+        lenient = judge(server, tmp_path / "other", malformed="unsafe")
         verdicts = lenient.judge(PROMPTS, ANSWERS)
     assert [verdict.flagged for verdict in verdicts] == [False, True, False, True, True, False]
     assert lenient.summary(verdicts)["unread"] == 1
