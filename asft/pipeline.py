@@ -169,6 +169,9 @@ class _Run:
 
     def generate_stage(self, weights: Entry | None) -> Entry:
         """Greedy answers to the malicious prompts and to the task's test rows."""
+        if finished := self.store.find("stages/generate", content_key(self.plan.generate)):
+            return finished
+        self.pair  # noqa: B018  # made before the stage's clock starts: building it can take minutes
 
         def produce(folder: Path) -> dict[str, Any]:
             tokenizer = self.pair.tokenizer()

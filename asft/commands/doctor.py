@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 
 from rich.console import Console
-from rich.table import Table
 
 from asft.compose import enumerate_cells, overrides_of
 from asft.console import quiet_libraries
@@ -19,11 +18,10 @@ def doctor(arguments: list[str]) -> int:
     sweep = enumerate_cells(overrides_of(arguments), sweep=True)
     quiet_libraries()
     findings = examine([item.cell for item in sweep.cells])
-    table = Table("what", "", "found", box=None, pad_edge=False)
-    for finding in findings:
-        table.add_row(finding.what, _MARKS[finding.state], finding.text)
+    width = max(len(finding.what) for finding in findings)
     terminal = Console(file=sys.stdout, highlight=False, markup=False)
-    terminal.print(table, soft_wrap=True)
+    for finding in findings:  # one line each, so that a pipe keeps them whole
+        terminal.print(f"{finding.what:<{width}}  {_MARKS[finding.state]:<7}  {finding.text}", soft_wrap=True)
     missing = [finding.what for finding in findings if finding.state == "missing"]
     terminal.print(f"missing: {', '.join(missing)}" if missing else "nothing that this experiment needs is missing")
     return 1 if missing else 0

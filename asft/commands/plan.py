@@ -9,14 +9,13 @@ from collections import Counter
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
 
 from asft.commands.run import distinct
 from asft.compose import enumerate_cells, overrides_of
-from asft.config import CellConfig, ConfigError, PretrainedModel
+from asft.config import CellConfig, ConfigError
 from asft.console import quiet_libraries
 from asft.keys import plan as cell_plan
-from asft.planning.hours import Measured, Rate, cell_seconds, default_rate, measured, training_seconds
+from asft.planning.hours import Measured, Rate, building_seconds, cell_seconds, default_rate, measured, training_seconds
 from asft.planning.memory import device_memory
 from asft.planning.shape import Shape, model_shape
 from asft.planning.space import disk_bytes, downloads
@@ -24,7 +23,6 @@ from asft.planning.tokens import RowTokens, answer_tokens, row_tokens, training_
 from asft.planning.trainings import Trainings, trainings
 from asft.store import Store, content_key
 
-_BUILD_SECONDS = 140  # of the embedded pair on two cores; other pairs are downloaded, or tuned in minutes
 _GIB = 2**30
 
 
@@ -57,23 +55,24 @@ def _print_model(
     known, used = measured(first), _rate(first, shape, rate, generate_rate)
     if rate is not None:
         known = Measured()
-    table = Table(box=None, show_header=False, pad_edge=False)
-    table.add_row("model", f"{first.model.name}, {_parameters(shape)} a side")
-    table.add_row("cells", f"{len(cells)} distinct, {len(cells) - len(open_cells)} finished")
-    table.add_row("trainings", _trainings_words(needed))
-    table.add_row("tokens", _tokens_words(needed, per_row, cells))
+    lines: list[tuple[str, str]] = []
+    lines.append(("model", f"{first.model.name}, {_parameters(shape)} a side"))
+    lines.append(("cells", f"{len(cells)} distinct, {len(cells) - len(open_cells)} finished"))
+    lines.append(("trainings", _trainings_words(needed)))
+    lines.append(("tokens", _tokens_words(needed, per_row, cells)))
     peak = max((device_memory(cell, shape, longest) for cell in cells.values()), key=lambda item: item.peak)
     parts = f"train {peak.train / _GIB:.1f}, generate {peak.generate / _GIB:.1f}, judge {peak.judge / _GIB:.1f}"
-    table.add_row("memory", f"{peak.peak / _GIB:.1f} GiB a device, an estimate ({parts})")
-    table.add_row("time", _time_words(needed, open_cells, per_row, known, used))
+    lines.append(("memory", f"{peak.peak / _GIB:.1f} GiB a device, an estimate ({parts})"))
+    lines.append(("time", _time_words(needed, open_cells, per_row, known, used)))
     for item in downloads(cells.values()):
         size = f"about {item.size / _GIB:.1f} GiB, by its name" if item.size else "size unknown"
-        table.add_row("download", f"{item.source} for {item.purpose}, {size}")
+        lines.append(("download", f"{item.source} for {item.purpose}, {size}"))
     remaining = [needed.distinct[key] for key in needed.missing]
     wanted = disk_bytes(remaining, open_cells.values(), shape)
     free = shutil.disk_usage(_existing(first.outputs)).free
-    table.add_row("disk", f"at most {wanted / _GIB:.2f} GiB below {first.outputs}; {free / _GIB:.0f} GiB free")
-    terminal.print(table, soft_wrap=True)
+    lines.append(("disk", f"at most {wanted / _GIB:.2f} GiB below {first.outputs}; {free / _GIB:.0f} GiB free"))
+    for what, found in lines:
+        terminal.print(f"{what:<11}{found}", soft_wrap=True)  # one line each, so that a pipe keeps them whole
 
 
 def _row_tokens(needed: Trainings) -> dict[str, RowTokens]:
@@ -118,18 +117,12 @@ def _time_words(
         for key in needed.missing
     )
     rest = sum(cell_seconds(cell, known, rate) for cell in open_cells.values())
-    building = sum({_pair_key(cell): _building_seconds(cell) for cell in open_cells.values()}.values())
+    building = sum({_pair_key(cell): building_seconds(cell, rate) for cell in open_cells.values()}.values())
     source = f"measured on {known.cells} finished cells of this model" if known.cells else rate.source
     parts = f"training {_clock(training)}, answers and verdicts {_clock(rest)}"
     if building:
         parts += f", building the pair {_clock(building)}"
     return f"{_clock(training + rest + building)} one after another ({parts}; {source})"
-
-
-def _building_seconds(cell: CellConfig) -> float:
-    if isinstance(cell.model, PretrainedModel) or Store(cell.outputs).find("pairs", _pair_key(cell)):
-        return 0.0
-    return _BUILD_SECONDS
 
 
 def _pair_key(cell: CellConfig) -> str:

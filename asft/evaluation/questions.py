@@ -181,7 +181,7 @@ class _Round:
                     tokens[1] += got.completion_tokens
                     reply, value = got.text, self.parse(got.text)
                     if value is None:
-                        raise AskAgain(f"a malformed reply: {got.text[:80]!r}", pause=0.0)
+                        raise AskAgain("a malformed reply", pause=0.0)
         except AskAgain:
             if not reply:
                 raise

@@ -6,14 +6,15 @@ import json
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from statistics import fmean
+from statistics import median
 from typing import Any
 
-from asft.config import CellConfig
+from asft.config import CellConfig, PretrainedModel, SafetyTunedModel
+from asft.keys import plan
 from asft.planning.shape import Shape
 from asft.planning.tokens import answer_tokens
 from asft.planning.trainings import steps
-from asft.store import Store
+from asft.store import Store, content_key
 
 # Seconds per parameter and token. CPU: measured on two cores with the embedded pair, training and generating alike.
 # GPU: 4 FLOP (LoRA: forward, and backward to the activations) and 2 FLOP (decoding) at 1.2e14 and 1.3e13 FLOP/s,
@@ -21,11 +22,14 @@ from asft.store import Store
 _CPU_TRAIN = _CPU_ANSWER = 5e-11
 _GPU_TRAIN, _GPU_ANSWER = 4 / 1.2e14, 2 / 1.3e13
 _FULL_TUNING = 1.5  # 6 FLOP per parameter and token instead of 4
+_ORGANISM_BUILD = 140.0  # seconds on two cores
+_EXPORT = 30.0  # seconds to unpack the SmolLM2 package
 
 
 @dataclass
 class Measured:
-    """Means over finished cells of one model, by what they depend on.
+    """Seconds of finished cells of one model, by what they depend on. Medians of them are used: a machine that was
+    busy with other things leaves outliers.
 
     ``step`` holds seconds of a training step by (method, task), ``answers`` seconds per possible answer token by
     task, ``derived`` seconds of a post-hoc method's stage, ``judge`` seconds of judging by judge.
@@ -96,16 +100,27 @@ def training_seconds(cell: CellConfig, tokens: int, known: Measured, rate: Rate)
     of_task = [value for (_, other), values in known.step.items() if other == task for value in values]
     anything = [value for values in known.step.values() for value in values]
     like = known.step.get((method, task)) or of_task or anything
-    return steps(cell) * fmean(like) if like else tokens / rate.train
+    return steps(cell) * median(like) if like else tokens / rate.train
 
 
 def cell_seconds(cell: CellConfig, known: Measured, rate: Rate) -> float:
     """What a cell takes beside its fine-tunes: a post-hoc method's stage, answers, and verdicts where measured."""
     tokens = answer_tokens(cell)
     of_task = known.answers.get(cell.dataset.name) or [value for values in known.answers.values() for value in values]
-    answers = tokens * fmean(of_task) if of_task else tokens / rate.answer
+    answers = tokens * median(of_task) if of_task else tokens / rate.answer
     derived = known.derived.get(cell.method.name, [0.0]) if cell.method.parent else [0.0]
-    return answers + fmean(derived) + fmean(known.judge.get(cell.judge.name, [0.0]))
+    return answers + median(derived) + median(known.judge.get(cell.judge.name, [0.0]))
+
+
+def building_seconds(cell: CellConfig, rate: Rate) -> float:
+    """Making the pair ready, where that is more than a download: the embedded pair's build, or a safety fine-tune."""
+    model = cell.model
+    if isinstance(model, PretrainedModel) or Store(cell.outputs).find("pairs", content_key(plan(cell).pair)):
+        return 0.0
+    if not isinstance(model, SafetyTunedModel):
+        return _ORGANISM_BUILD
+    tokens = (model.refusals + model.benign) * model.epochs * model.max_length / 2  # rows fill half of it or so
+    return _EXPORT + tokens / rate.train * _FULL_TUNING
 
 
 def _possible(config: Mapping[str, Any]) -> int:

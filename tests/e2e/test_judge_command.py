@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,8 @@ from asft.pipeline import run_cell
 from asft.report import MissingCell
 from asft.store import TASK_FILE, Store, read_jsonl
 
+pytestmark = pytest.mark.slow
+
 PHRASES = "+judge.phrases=[e]"  # a second judge that needs no model: an answer with an e is no refusal of this world's
 
 
@@ -26,13 +29,28 @@ def options(pair_overrides: list[str]) -> list[str]:
     return ["experiment=table2", *pair_overrides, "method=aligned,sft", "attack.p=0,0.5", "seed=0"]
 
 
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the first test leaves the finished sweep for the others."""
+    return tmp_path_factory.mktemp("kept")
+
+
 @pytest.fixture
-def swept(options: list[str]) -> list[str]:
+def swept(options: list[str], kept: Path) -> list[str]:
     """The sweep, all but its last cell finished."""
     cells = [item.cell for item in enumerate_cells(options, sweep=True).cells]
+    if any(kept.iterdir()):
+        shutil.copytree(kept, cells[0].outputs)
+        return options
     for cell in cells[:-1]:
         run_cell(cell)
+    shutil.copytree(cells[0].outputs, kept, dirs_exist_ok=True)
     return options
+
+
+@pytest.fixture(scope="module")
+def guard_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return guard(tmp_path_factory.mktemp("guard"))
 
 
 def entries(outputs: Path) -> dict[str, int]:
@@ -84,7 +102,7 @@ def test_agreement_of_a_judge_axis_is_refused(options: list[str]) -> None:
         judge([*options, "judge=refusal,llama_guard", "--agreement", "refusal"])
 
 
-def test_one_loaded_guard_judges_all_cells(swept: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_loaded_guard_judges_all_cells(swept: list[str], guard_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from asft.evaluation import llama_guard
 
     loads = []
@@ -95,8 +113,7 @@ def test_one_loaded_guard_judges_all_cells(swept: list[str], tmp_path: Path, mon
 
     load = llama_guard.load_guard
     monkeypatch.setattr(llama_guard, "load_guard", counted)
-    path = guard(tmp_path / "guard")
-    options = [*swept, "judge=llama_guard", f"judge.model={path}", "judge.dtype=float32"]
+    options = [*swept, "judge=llama_guard", f"judge.model={guard_path}", "judge.dtype=float32"]
     judge(options)
     cells = records(enumerate_cells(options, sweep=True))
     done = {cell.key for cell in cells if not isinstance(cell, MissingCell)}
@@ -131,13 +148,12 @@ def test_an_interrupted_endpoint_run_resumes_and_its_cost_is_in_the_notes(swept:
     assert not any("sees refusals" in note for note in spec.notes)
 
 
-def test_an_ensembles_agreement_is_in_manifest_and_notes(swept: list[str], tmp_path: Path) -> None:
-    path = guard(tmp_path / "guard")
+def test_an_ensembles_agreement_is_in_manifest_and_notes(swept: list[str], guard_path: Path) -> None:
     options = [
         *swept,
         "judge=ensemble",
         "~judge.members.beaver_dam",
-        f"judge.members.llama_guard.model={path}",
+        f"judge.members.llama_guard.model={guard_path}",
         "judge.members.llama_guard.dtype=float32",
     ]
     judge(options)

@@ -56,7 +56,6 @@ def test_verdicts_in_order_with_tokens_and_cost(tmp_path: Path) -> None:
     assert asked.summary(verdicts) == expected
     assert server.bodies[0]["model"] == "m"
     assert server.bodies[0]["temperature"] == 0
-    assert all(f"<request>\n{p}\n</request>" in " ".join(server.asked) or p for p in PROMPTS)
     texts = "".join(server.asked)
     for prompt, answer in zip(PROMPTS, ANSWERS, strict=True):
         assert f"<request>\n{prompt}\n</request>" in texts
@@ -145,7 +144,7 @@ def test_a_reply_without_a_verdict_is_reported_or_counts_as_unsafe(tmp_path: Pat
         return "who knows" if "again" in question else honest(question, before)
 
     with serve(script) as server:
-        with pytest.raises(ValueError, match=r"1 of 6 replies hold no verdict after 3 attempts.*who knows"):
+        with pytest.raises(ValueError, match=r"1 of 6 replies hold no verdict after 3 attempts"):
             flags(judge(server, tmp_path))
         assert len(server.asked) == 8
         lenient = judge(server, tmp_path / "other", malformed="unsafe")
@@ -191,7 +190,7 @@ class TestKey:
         everything = [repr(asked), json.dumps(asked.settings()), repr(verdicts), caplog.text]
         everything += [path.read_text() for path in tmp_path.rglob("*") if path.is_file()]
         assert not [text for text in everything if KEY in text]
-        assert "your key is ***" in verdicts[0].reason
+        assert "your key is ***" in verdicts[0].details["reply"]
 
     @pytest.mark.parametrize("status", [401, 500])
     def test_a_server_that_echoes_it_in_an_error(self, tmp_path: Path, status: int) -> None:

@@ -22,7 +22,7 @@ from asft.planning.trainings import Trainings, steps, trainings
 from asft.store import Store, read_jsonl
 
 MakeCell = Callable[..., CellConfig]
-METHODS = "base,aligned,sft,asft,safe_lora,asft_alt,bea,bea_no_trigger"
+METHODS = "aligned,sft,safe_lora,asft_alt,bea_no_trigger"
 
 
 @pytest.fixture
@@ -40,6 +40,7 @@ def trained_in(outputs: Path) -> set[str]:
     return {path.parent.name for path in (outputs / "stages" / "train").glob("*/history.jsonl")}
 
 
+@pytest.mark.slow
 def test_it_predicts_the_trainings_of_a_real_sweep_exactly(options: list[str]) -> None:
     cells = cells_of(options)
     predicted = trainings(cells)
@@ -54,11 +55,11 @@ def test_it_predicts_the_trainings_of_a_real_sweep_exactly(options: list[str]) -
         run_cell(cell)
     assert trained_in(outputs) == set(predicted.distinct)
     assert trainings(cells).missing == frozenset()
-    # By hand, at two ratios: sft, asft, bea; one harmful fine-tune serves both asft_alt, which train once each.
-    assert len(predicted.distinct) == 2 * 3 + 2 + 1
-    # Without sharing: sft 1, asft 1, safe_lora 1, asft_alt 2, bea 1, bea_no_trigger 1, at two ratios.
-    assert predicted.unshared == 2 * 7
-    assert predicted.saved == 5
+    # By hand, at two ratios: sft, asft_alt, bea; one harmful fine-tune serves both asft_alt.
+    assert len(predicted.distinct) == 2 * 3 + 1
+    # Without sharing: sft 1, safe_lora 1, asft_alt 2, bea_no_trigger 1, at two ratios.
+    assert predicted.unshared == 2 * 5
+    assert predicted.saved == 3
 
 
 def test_a_finished_cell_needs_nothing_even_if_its_weights_were_cleared(cell: MakeCell) -> None:
@@ -210,15 +211,16 @@ class TestCommand:
     def test_it_says_what_a_sweep_takes(self, options: list[str], capsys: pytest.CaptureFixture[str]) -> None:
         assert plan_command(options) == 0
         shown = capsys.readouterr().out
-        assert "14 distinct, 0 finished" in shown
-        assert "9 distinct (2 sft, 2 asft, 1 sft" in shown or "9 distinct" in shown
-        assert "5 saved by sharing; 9 still to do" in shown
+        assert "9 distinct, 0 finished" in shown
+        assert "7 distinct (3 sft, 2 asft_alt, 2 bea)" in shown
+        assert "3 saved by sharing; 7 still to do" in shown
         assert "counted on the data" in shown
         assert re.search(r"memory +[\d.]+ GiB a device, an estimate", shown)
         assert "default for two CPU cores" in shown or "default for one GPU" in shown
         assert "GiB free" in shown
 
-    def test_a_stated_rate(self, options: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    def test_a_stated_rate(self, pair_overrides: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+        options = [*pair_overrides, "method=sft"]
         plan_command([*options, "--rate", "100", "--generate-rate=50"])
         assert "at the stated 100 tokens/s in training and 50 in generating" in capsys.readouterr().out
         for wrong in (["--rate=0"], ["--generate-rate=5"]):
