@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from asft.compose import Sweep
 from asft.evaluation.agreement import Agreement, agreement
@@ -23,8 +24,10 @@ def judge_notes(sweep: Sweep) -> list[str]:
         for first, second in itertools.combinations(judge.members, 2):
             found = _members_agreement(entries, first, second)
             notes.append(f"Judges: {first} and {second} {agreement_words(found)}.")
+    graders = {str(cell.grader.settings().get("model", cell.grader.name)) for cell in cells.values() if cell.graded}
+    notes += [f"Alpaca's FA is 10 times the mean grade that {name} gives." for name in sorted(graders)]
     for part in ("judge", "grader"):
-        notes += _endpoint_notes(part, [entry.result.get(part, {}) for entry in entries])
+        notes += _endpoint_notes(part, [found for entry in entries for found in _summaries(entry.result.get(part, {}))])
     return notes
 
 
@@ -44,6 +47,12 @@ def cells_agreement(first: Entry, second: Entry) -> tuple[list[bool], list[bool]
     if one.keys() != two.keys():
         raise ValueError(f"cells {first.path.name} and {second.path.name} hold verdicts on different prompts")
     return list(one.values()), [two[name] for name in one]
+
+
+def _summaries(summary: dict[str, Any]) -> list[dict[str, Any]]:
+    """A judge's summary, or those of an ensemble's members, which may be ensembles."""
+    members = summary.get("members")
+    return [found for member in members.values() for found in _summaries(member)] if members else [summary]
 
 
 def _flags(entry: Entry) -> dict[str, bool]:

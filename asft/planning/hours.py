@@ -16,10 +16,12 @@ from asft.planning.tokens import answer_tokens
 from asft.planning.trainings import steps
 from asft.store import Store, content_key
 
-# Seconds per parameter and token. CPU: measured on two cores with the embedded pair, training and generating alike.
-# GPU: 4 FLOP (LoRA: forward, and backward to the activations) and 2 FLOP (decoding) at 1.2e14 and 1.3e13 FLOP/s,
-# what a device of the A100 class reaches in training and in decoding batches of 32.
-_CPU_TRAIN = _CPU_ANSWER = 5e-11
+# Seconds per parameter and token, and per training step beside that (the trainer's own work, which a model of a
+# million parameters feels). CPU: fitted to four fine-tunes of 500 steps of the embedded pair on two cores. GPU: 4 FLOP
+# (LoRA: forward, and backward to the activations) at 1.2e14 FLOP/s and 2 FLOP (decoding in batches of 32) at 1.3e13,
+# what a device of the A100 class reaches.
+_STEP = 0.009
+_CPU_TRAIN, _CPU_ANSWER = 6e-11, 5e-11
 _GPU_TRAIN, _GPU_ANSWER = 4 / 1.2e14, 2 / 1.3e13
 _FULL_TUNING = 1.5  # 6 FLOP per parameter and token instead of 4
 _ORGANISM_BUILD = 140.0  # seconds on two cores
@@ -44,11 +46,12 @@ class Measured:
 
 @dataclass(frozen=True)
 class Rate:
-    """Tokens per second of training and of generating, and where the two are from."""
+    """Tokens per second of training and of generating, where they are from, and seconds of each step beside that."""
 
     train: float
     answer: float
     source: str
+    step: float = 0.0
 
 
 def default_rate(cell: CellConfig, shape: Shape, gpu: bool) -> Rate:
@@ -60,6 +63,7 @@ def default_rate(cell: CellConfig, shape: Shape, gpu: bool) -> Rate:
         1 / (shape.parameters * train * full),
         1 / (shape.parameters * answer),
         f"default for {device}: state yours with --rate, or finish a cell",
+        _STEP,
     )
 
 
@@ -100,7 +104,7 @@ def training_seconds(cell: CellConfig, tokens: int, known: Measured, rate: Rate)
     of_task = [value for (_, other), values in known.step.items() if other == task for value in values]
     anything = [value for values in known.step.values() for value in values]
     like = known.step.get((method, task)) or of_task or anything
-    return steps(cell) * median(like) if like else tokens / rate.train
+    return steps(cell) * median(like) if like else tokens / rate.train + steps(cell) * rate.step
 
 
 def cell_seconds(cell: CellConfig, known: Measured, rate: Rate) -> float:
