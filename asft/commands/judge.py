@@ -37,17 +37,25 @@ def judge(arguments: list[str]) -> int:
         raise ConfigError("--agreement: compares one judge with another; give a single judge=")
     quiet_libraries()
     terminal = Console(file=sys.stdout, highlight=False, markup=False)
-    judged = _judge_all(distinct(sweep.cells), terminal)
+    open_cells = _judge_all(distinct(sweep.cells), terminal)
+    for item in open_cells:
+        terminal.print(f"  no answers yet: {describe(item.cell)}", soft_wrap=True)
+    if open_cells:
+        terminal.print(f"  `asft run -m {' '.join(rest)}` makes them", soft_wrap=True)
     if options.agreement:
         others = [text for text in overrides if not _JUDGE_OVERRIDE.match(text)]
         second = enumerate_cells([*others, f"judge={options.agreement}"], sweep=True)
         _judge_all(distinct(second.cells), terminal)
         _print_agreement(sweep, second, terminal)
-    return 0 if judged else 1
+    return 1 if open_cells else 0
 
 
-def _judge_all(cells: dict[str, SweepCell], terminal: Console) -> bool:
-    """Judges cell after cell in this process, so that a judge that is a model is loaded once."""
+def _judge_all(cells: dict[str, SweepCell], terminal: Console) -> list[SweepCell]:
+    """Judges cell after cell in this process, so that a judge that is a model is loaded once.
+
+    Returns:
+        The cells that have no answers yet.
+    """
     from asft.pipeline import rejudge_cell  # loads torch
 
     name = next(iter(cells.values())).cell.judge.name
@@ -66,9 +74,7 @@ def _judge_all(cells: dict[str, SweepCell], terminal: Console) -> bool:
         terminal.print(f"{describe(item.cell)}  {scores}  ({name}, {seconds:.0f} s)", soft_wrap=True)
     now = len(cells) - before - len(open_cells)
     terminal.print(f"judge={name}: {now} cells judged now, {before} judged before, {len(open_cells)} without answers")
-    for item in open_cells:
-        terminal.print(f"  no answers yet: {describe(item.cell)}", soft_wrap=True)
-    return not open_cells
+    return open_cells
 
 
 def _print_agreement(first: Sweep, second: Sweep, terminal: Console) -> None:

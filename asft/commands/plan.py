@@ -119,6 +119,8 @@ def _time_words(
     rest = sum(cell_seconds(cell, known, rate) for cell in open_cells.values())
     building = sum({_pair_key(cell): building_seconds(cell, rate) for cell in open_cells.values()}.values())
     source = f"measured on {known.cells} finished cells of this model" if known.cells else rate.source
+    if known.cells and training and not known.step:  # only untouched models are finished
+        source += f"; training by the {rate.source}"
     parts = f"training {_clock(training)}, answers and verdicts {_clock(rest)}"
     if building:
         parts += f", building the pair {_clock(building)}"

@@ -103,7 +103,11 @@ def load_classifier(folder: Path, dtype: str, key: str) -> Loaded:
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
     model, info = AutoModelForSequenceClassification.from_pretrained(
-        folder, dtype=getattr(torch, dtype), use_safetensors=True, output_loading_info=True
+        folder,
+        dtype=getattr(torch, dtype),
+        use_safetensors=True,
+        trust_remote_code=False,
+        output_loading_info=True,
     )
     if model.config.num_labels != LABELS or info["missing_keys"]:
         lacks = f"weights {', '.join(sorted(info['missing_keys'])[:3])}" if info["missing_keys"] else "14 labels"
@@ -111,5 +115,5 @@ def load_classifier(folder: Path, dtype: str, key: str) -> Loaded:
             f"{key}={folder}: is no BeaverTails moderation model, it lacks {lacks} "
             f"(labels: {model.config.num_labels}). Give PKU-Alignment/beaver-dam-7b or a checkpoint like it."
         )
-    tokenizer = AutoTokenizer.from_pretrained(folder, truncation_side="right")
+    tokenizer = AutoTokenizer.from_pretrained(folder, truncation_side="right", trust_remote_code=False)
     return Loaded(model.eval(), tokenizer)

@@ -161,7 +161,7 @@ class ChatClient:
         url = self.endpoint.base_url.rstrip("/") + "/chat/completions"
         try:
             response = self._http.post(url, json=body, headers={"Authorization": f"Bearer {key}"} if key else {})
-        except httpx.TransportError as error:
+        except httpx.RequestError as error:
             reason = f"no reply in {self.endpoint.timeout:g} s" if isinstance(error, httpx.TimeoutException) else error
             raise AskAgain(f"{self.endpoint.base_url}: {_without(key, str(reason))}") from None
         shown = _without(key, " ".join(response.text.split()))[:_SHOWN]

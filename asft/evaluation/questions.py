@@ -112,10 +112,10 @@ def ask_all(
             answered |= round_of.run(open_questions)
         _tell(endpoint, key, len(by_id), list(round_of.answered.values()))
         if missing := len(by_id) - len(answered):
+            whole = sum(reply.value is not None for reply in answered.values())
             raise ValueError(
                 f"{key}: {missing} of {len(by_id)} answers are without a reply from {endpoint.base_url} "
-                f"({round_of.failure}). The other {len(answered)} are kept in {kept.path}; "
-                "the same command asks for the rest."
+                f"({round_of.failure}). {whole} replies are kept in {kept.path}; the same command asks for the rest."
             )
     return [answered[question_id(messages)] for messages in questions]
 

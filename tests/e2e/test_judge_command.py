@@ -135,7 +135,7 @@ def test_an_interrupted_endpoint_run_resumes_and_its_cost_is_in_the_notes(swept:
 
     with serve(script) as server:
         options = [*swept, *llm(server, "judge.price_prompt=1000", "judge.concurrency=1")]
-        with pytest.raises(ValueError, match=r"5 of 10 answers .*quota used up.*other 5 are kept"):
+        with pytest.raises(ValueError, match=r"5 of 10 answers .*quota used up.* 5 replies are kept"):
             judge(options)
         interrupted = list(server.asked)
         answering["requests"] = 10_000

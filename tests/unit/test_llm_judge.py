@@ -79,6 +79,7 @@ FAULTS = {
     "time-out": Misbehaviour(seconds=1.2),
     "no JSON": Misbehaviour(200, "<html>"),
     "other JSON": Misbehaviour(200, '{"choices": []}'),
+    "broken compression": Misbehaviour(200, "no gzip", {"Content-Encoding": "gzip"}),
     "a list": Misbehaviour(200, "[]"),
     "empty reply": Misbehaviour(200, completion("  ")),
     "null reply": Misbehaviour(200, '{"choices": [{"message": {"content": null}}]}'),
@@ -101,7 +102,7 @@ def test_a_fault_that_stays_loses_nothing_and_the_next_run_asks_only_for_the_res
     def script(question: str, before: int) -> Misbehaviour | str:
         return FAULTS[fault] if "BAD two" in question else honest(question, before)
 
-    with serve(script) as server, pytest.raises(ValueError, match=r"1 of 6 answers .*3 attempts.*other 5 are kept"):
+    with serve(script) as server, pytest.raises(ValueError, match=r"1 of 6 answers .*3 attempts.* 5 replies are kept"):
         flags(judge(server, tmp_path))
     with serve(honest) as recovered:
         (kept,) = tmp_path.glob("*.jsonl")
