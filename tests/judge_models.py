@@ -86,6 +86,8 @@ def guard(path: Path) -> Path:
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
+        if loss.item() < 0.01:
+            break
     assert loss.item() < 0.02, f"the guard did not learn its word: {loss.item()}"
     model.save_pretrained(path)
     return path
