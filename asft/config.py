@@ -290,7 +290,8 @@ def _sentence(item: Any, prefix: str, cls: type[Any]) -> str:
         return f"{key}: is missing"
     message = item["msg"].removeprefix("Value error, ")
     message = message[0].lower() + message[1:]
-    value = "(hidden)" if path[-1] in _MAY_HOLD_SECRETS else textwrap.shorten(str(item["input"]), 80, placeholder=" …")
+    hidden = not _MAY_HOLD_SECRETS.isdisjoint(path[-1:])
+    value = "(hidden)" if hidden else textwrap.shorten(str(item["input"]), 80, placeholder=" …")
     return f"{key}={value}: {message}"
 
 
