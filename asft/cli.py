@@ -1,4 +1,4 @@
-"""The command line: ``asft run | report | landscape | status | store | dashboard | track | align | anchor | project``.
+"""The command line of ``asft``; :data:`_COMMANDS` names its commands.
 
 ``asft run`` is Hydra's own entry, with a check of every cell before the first one starts and a summary after
 the last one ended.
@@ -29,6 +29,10 @@ asft: fine-tune language models without losing their safety (AsFT, arXiv:2506.08
                                          a finished table as one file; asft store import FILE brings it in
   asft dashboard [--serve] …             every finished cell as one site that opens offline
   asft track experiment=table2 …         show finished cells to W&B (tracker.mode=offline|online) or TensorBoard
+  asft judge experiment=table2 judge=NAME …
+                                         another judge on stored answers; --agreement JUDGE adds Cohen's κ
+  asft plan experiment=table2 …          cells, trainings, memory, hours, downloads and disk before launching
+  asft doctor experiment=table2 …        what an experiment needs and this machine lacks
   asft align model=NAME …                make a model pair ready (build, safety-tune or download it)
   asft anchor inspect model=NAME …       the alignment direction's spectrum: is AsFT more than weight decay?
   asft project ADAPTER --base … --aligned … --out DIR
@@ -37,6 +41,8 @@ asft: fine-tune language models without losing their safety (AsFT, arXiv:2506.08
 Configuration is Hydra's: `asft run --cfg job` prints it, `asft run --help` lists the groups, and
 `eval "$(asft run -sc install=bash)"` completes keys and values in the shell.
 """
+
+_COMMANDS = "run, report, landscape, status, store, dashboard, track, judge, plan, doctor, align, anchor, project"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -92,6 +98,18 @@ def _dispatch(command: str, rest: list[str]) -> int:
         from asft.commands.store import store
 
         return store(rest)
+    if command == "judge":
+        from asft.commands.judge import judge
+
+        return judge(rest)
+    if command == "plan":
+        from asft.commands.plan import plan
+
+        return plan(rest)
+    if command == "doctor":
+        from asft.commands.doctor import doctor
+
+        return doctor(rest)
     if command == "align":
         from asft.commands.align import align
 
@@ -104,5 +122,4 @@ def _dispatch(command: str, rest: list[str]) -> int:
         from asft.commands.project import project
 
         return project(rest)
-    allowed = "run, report, landscape, status, store, dashboard, track, align, anchor, project"
-    raise ValueError(f"unknown command {command}; allowed: {allowed}")
+    raise ValueError(f"unknown command {command}; allowed: {_COMMANDS}")

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from asft.compose import Sweep, SweepCell
 from asft.config import CellConfig, ConfigError, ExperimentConfig, OrganismModel, PretrainedModel
 from asft.data.sources import published_folder
+from asft.judge_notes import judge_notes
 from asft.keys import plan
 from asft.provenance import library_versions
 from asft.report import Cell, CellRecord, Column, MissingCell, TableSpec
@@ -68,7 +69,7 @@ def table_spec(sweep: Sweep, command: str) -> TableSpec:
         methods=methods,
         controls=tuple(name for name in experiment.controls if name in methods),
         paper_table=experiment.paper_table,
-        notes=tuple(differences(sweep)),
+        notes=(*differences(sweep), *judge_notes(sweep)),
         command=command,
         versions=library_versions(),
     )
@@ -114,9 +115,8 @@ def _setting_differences(cell: CellConfig) -> list[str]:
     """Judge, protocol, mixture and prompts of one cell against the paper's."""
     notes = []
     if cell.judge.name != "beaver_dam":
-        notes.append(
-            f"Judge: {cell.judge.name} in place of the 7B moderation model beaver-dam; it sees refusals, not content."
-        )
+        caveat = f"; {cell.judge.caveat}" if cell.judge.caveat else ""
+        notes.append(f"Judge: {cell.judge.name} in place of the 7B moderation model beaver-dam{caveat}.")
     if cell.measure is not None:
         return notes
     notes += _protocol_notes(cell)
@@ -215,7 +215,8 @@ def _record(item: SweepCell, key: str, column: str | None, column_axis: str) -> 
 def _finished(entry: Entry, cell: CellConfig, axis: dict[str, str | float | int]) -> CellRecord:
     metrics, stages = entry.result["metrics"], entry.result["stages"]
     harmful = {row["id"]: bool(row["flagged"]) for row in read_jsonl(entry.path / HARMFUL_FILE)}
-    task = {row["id"]: float(row["credit"]) for row in read_jsonl(entry.path / TASK_FILE)}
+    rows = read_jsonl(entry.path / TASK_FILE)
+    task = {row["id"]: float(row["credit"]) for row in rows if row["credit"] is not None}  # None: without a grade
     graded = cell.dataset.name in GRADED_TASKS
     train = stages.get("train")
     extra = {name: float(value) for name, value in (train or {"result": {}})["result"].items() if _is_number(value)}

@@ -10,6 +10,7 @@ import dataclasses
 import difflib
 import functools
 import importlib
+import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -17,6 +18,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
+from asft.evaluation.grader import Grader
 from asft.evaluation.judge import Judge
 from asft.measures.base import Measure
 from asft.methods.base import Method
@@ -245,8 +247,11 @@ class ExperimentConfig:
     paper_columns: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
-_PLUGINS: dict[str, type[Any]] = {"method": Method, "judge": Judge, "tracker": Tracker}
+_PLUGINS: dict[str, type[Any]] = {"method": Method, "judge": Judge, "grader": Grader, "tracker": Tracker}
 _OPTIONAL_PLUGINS: dict[str, type[Any]] = {"measure": Measure}
+
+# Where a user may put a key by mistake: shown in no message.
+_MAY_HOLD_SECRETS = {"api_key_env", "base_url"}
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid", arbitrary_types_allowed=True))
@@ -261,6 +266,7 @@ class CellConfig:
     training: TrainingConfig
     evaluation: EvaluationConfig
     judge: Judge
+    grader: Grader
     protocol: ProtocolConfig
     tracker: Tracker
     lam: Annotated[float, Field(ge=0)]
@@ -270,6 +276,11 @@ class CellConfig:
     checkpoint_every: Annotated[float, Field(ge=0)] = 60.0
     experiment: ExperimentConfig | None = None
     measure: Measure | None = None
+
+    @property
+    def graded(self) -> bool:
+        """Whether FA comes from ``grader``: free-form answers on real data, for which there is no rule."""
+        return self.dataset.name == "alpaca" and self.data.root is not None
 
     def plain(self) -> dict[str, Any]:
         """The configuration as plain data, plug-ins by name and class; what manifests and trackers keep."""
@@ -307,7 +318,7 @@ def _plugin(key: str, node: Any, kind: type[T]) -> T:
     """Builds a method, judge or tracker from its ``_target_``; third parties plug in here."""
     if not isinstance(node, Mapping) or "_target_" not in node:
         raise ConfigError(f"{key}: choose one by {key}=NAME; a {key} needs a _target_ (a class) in its YAML")
-    values = dict(node)
+    values = {name: _nested(f"{key}.{name}", value, kind) for name, value in node.items()}
     target = str(values.pop("_target_"))
     module, _, attribute = target.rpartition(".")
     try:
@@ -317,6 +328,15 @@ def _plugin(key: str, node: Any, kind: type[T]) -> T:
     if not (isinstance(cls, type) and issubclass(cls, kind)):
         raise ConfigError(f"{key}._target_={target}: must be a class derived from {kind.__module__}.{kind.__name__}")
     return _validate(cls, values, key)
+
+
+def _nested(key: str, value: Any, kind: type[T]) -> Any:
+    """A plug-in's setting; where it holds plug-ins of the same kind (an ensemble's judges), they are built first."""
+    if not isinstance(value, Mapping):
+        return value
+    if "_target_" in value:
+        return _plugin(key, value, kind)
+    return {name: _nested(f"{key}.{name}", part, kind) for name, part in value.items()}
 
 
 def _validate(cls: type[T], values: Mapping[str, Any], prefix: str) -> T:
@@ -345,8 +365,11 @@ def _sentence(item: Any, prefix: str, cls: type[Any]) -> str:
         return f"{key}: unknown key{hint} Allowed: {', '.join(allowed)}"
     if item["type"] in {"missing", "missing_argument"}:
         return f"{key}: is missing"
-    message = item["msg"][0].lower() + item["msg"][1:]
-    return f"{key}={item['input']}: {message}"
+    message = item["msg"].removeprefix("Value error, ")
+    message = message[0].lower() + message[1:]
+    hidden = not _MAY_HOLD_SECRETS.isdisjoint(path[-1:])
+    value = "(hidden)" if hidden else textwrap.shorten(str(item["input"]), 80, placeholder=" …")
+    return f"{key}={value}: {message}"
 
 
 def _fields_at(cls: Any, path: list[str]) -> list[str]:

@@ -65,6 +65,8 @@ def plan(cell: CellConfig) -> Plan:
         "protocol": {"name": cell.protocol.name},
     }
     judge = {"code": CODE["judge"], "generate": content_key(generate), "judge": cell.judge.settings()}
+    if cell.graded:
+        judge["grader"] = cell.grader.settings()
     measure = measure_settings(cell, cell.measure) if cell.measure else None
     return Plan(pair, mixture, train, generate, judge, measure)
 

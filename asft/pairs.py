@@ -6,12 +6,10 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from asft.anchor.pair import CheckpointPair
-from asft.checkpoint_files import CHECKPOINT_FILES
+from asft.checkpoints import fetch_checkpoint
 from asft.config import CellConfig, OrganismModel, PretrainedModel, SafetyTunedModel
 from asft.console import console
 from asft.hub import first_commit
@@ -33,8 +31,8 @@ def prepare_pair(cell: CellConfig, store: Store) -> Pair:
     model = cell.model
     if isinstance(model, PretrainedModel):
         require_quantization(model.quantization)
-        base = _fetch(model.base, first_commit(model.base, model.base_revision), "model.base")
-        aligned = _fetch(model.aligned, first_commit(model.aligned, model.aligned_revision), "model.aligned")
+        base = fetch_checkpoint(model.base, first_commit(model.base, model.base_revision), "model.base")
+        aligned = fetch_checkpoint(model.aligned, first_commit(model.aligned, model.aligned_revision), "model.aligned")
         CheckpointPair(base, aligned, cell.training.target_modules)  # refuses what has no alignment direction
         return Pair(base, aligned, key, model.dtype, model.quantization, model.device_map)
     if isinstance(model, SafetyTunedModel):
@@ -64,18 +62,3 @@ def _build_organism(model: OrganismModel, folder: Path) -> dict[str, Any]:
             seed=model.seed,
             progress=lambda done, text: progress.update(task, completed=done, description=text),
         )
-
-
-def _fetch(source: str, revision: str, key: str) -> Path:
-    """A local folder as it is, or a hub snapshot without pickles."""
-    if (local := Path(source).expanduser()).is_dir():
-        return local.resolve()
-    if source.startswith((".", "/", "~")):
-        raise ValueError(f"{key}={source}: no such folder")
-    try:
-        return Path(snapshot_download(source, revision=revision, allow_patterns=list(CHECKPOINT_FILES)))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ValueError(
-            f"{key}={source} (revision {revision}): neither a local folder nor to be had from the hub: {reason}"
-        ) from error

@@ -62,6 +62,7 @@ def run_cell(cell: CellConfig) -> Entry:
     run = _Run(cell, plan(cell), Store(cell.outputs))
     if finished := run.store.find(run.plan.kind, run.plan.key):
         return finished
+    run.check_judges()
     if cell.measure is not None:
         return run.measure_stage(cell.measure)
     weights = run.train_stage() if cell.method.trains else None
@@ -69,6 +70,23 @@ def run_cell(cell: CellConfig) -> Entry:
     entry = run.judge_stage(weights, answers)
     run.track(entry)
     return entry
+
+
+def rejudge_cell(cell: CellConfig) -> Entry | None:
+    """The cell's verdicts on answers that are already stored; None where there are none. Nothing is trained.
+
+    Raises:
+        ValueError: when the judge cannot work.
+    """
+    run = _Run(cell, plan(cell), Store(cell.outputs))
+    if finished := run.store.find("cells", run.plan.key):
+        return finished
+    answers = run.store.find("stages/generate", content_key(run.plan.generate))
+    if answers is None:
+        return None
+    run.check_judges()
+    weights = run.store.find("stages/train", content_key(run.plan.train)) if run.plan.train else None
+    return run.judge_stage(weights, answers)
 
 
 @dataclass(frozen=True)
@@ -105,6 +123,12 @@ class _Run:
     @cached_property
     def device(self) -> torch.device:
         return resolve_device(self.cell.device)
+
+    def check_judges(self) -> None:
+        """Refuses a judge or a grader that cannot work here, before hours go into what it would judge."""
+        self.cell.judge.check()
+        if self.cell.graded:
+            self.cell.grader.check()
 
     def mixture_stage(self) -> Entry:
         """The rows the fine-tune sees, with each row's harmful flag and a digest over all of them."""
@@ -183,6 +207,9 @@ class _Run:
 
     def generate_stage(self, weights: Entry | None) -> Entry:
         """Greedy answers to the malicious prompts and to the task's test rows."""
+        if finished := self.store.find("stages/generate", content_key(self.plan.generate)):
+            return finished
+        self.pair  # noqa: B018  # made before the stage's clock starts: building it can take minutes
 
         kept = self.store.resumable("stages/generate", content_key(self.plan.generate))
 
@@ -227,12 +254,11 @@ class _Run:
             prompts, replies = [row["prompt"] for row in harmful], [row["answer"] for row in harmful]
             verdicts = judge_kept(self.cell.judge, prompts, replies, PartialRows(kept / HARMFUL_FILE))
             task = list(read_jsonl(answers.path / TASK_FILE))
-            gold = [Row(id=row["id"], instruction=row["prompt"], output=row["gold"]) for row in task]
-            credits = score_task(self.cell.dataset.name, gold, [row["answer"] for row in task])
+            scored, grading = self._score(task)
+            credits = [row["credit"] for row in scored if row["credit"] is not None]
             pairs = zip(harmful, verdicts, strict=True)
             write_jsonl(folder / HARMFUL_FILE, ({**row, **asdict(verdict)} for row, verdict in pairs))
-            scored = zip(task, credits, strict=True)
-            write_jsonl(folder / TASK_FILE, ({**row, "credit": credit} for row, credit in scored))
+            write_jsonl(folder / TASK_FILE, scored)
             flagged = sum(verdict.flagged for verdict in verdicts)
             metrics = {
                 "hs": 100 * flagged / len(verdicts),
@@ -242,9 +268,29 @@ class _Run:
                 "fa_total": len(credits),
             }
             write_json(folder / CONFIG_FILE, self.cell.plain())
-            return {"metrics": metrics, "stages": self._stages(weights, answers)}
+            told = {"judge": self.cell.judge.summary(verdicts), **grading}
+            return {"metrics": metrics, **told, "stages": self._stages(weights, answers)}
 
         return self.store.ensure("cells", self.plan.judge, produce)
+
+    def _score(self, task: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+        """The task's answers with their credit in [0, 1], by the task's rule or by the grader (None: no grade)."""
+        answers = [row["answer"] for row in task]
+        if self.cell.graded:
+            grades = self.cell.grader.grade([row["prompt"] for row in task], answers)
+            graded = [
+                {
+                    **row,
+                    "credit": None if grade.value is None else grade.value / 10,
+                    "reason": grade.reason,
+                    **grade.details,
+                }
+                for row, grade in zip(task, grades, strict=True)
+            ]
+            return graded, {"grader": self.cell.grader.summary(grades)}
+        gold = [Row(id=row["id"], instruction=row["prompt"], output=row["gold"]) for row in task]
+        credits = score_task(self.cell.dataset.name, gold, answers)
+        return [{**row, "credit": credit} for row, credit in zip(task, credits, strict=True)], {}
 
     def measure_stage(self, measure: Measure) -> Entry:
         """A measure in place of scores; the fine-tunes it needs are trained, or found, first."""

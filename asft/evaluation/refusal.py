@@ -53,6 +53,7 @@ class RefusalJudge(Judge):
     """Flags every non-empty answer in which none of ``phrases`` occurs."""
 
     name: ClassVar[str] = "refusal"
+    caveat: ClassVar[str] = "it sees refusals, not content"
     phrases: tuple[str, ...] = LITERATURE_PHRASES + CONTRACTIONS
 
     def judge(self, prompts: Sequence[str], answers: Sequence[str]) -> list[Verdict]:

@@ -18,11 +18,11 @@ pytestmark = pytest.mark.slow
 def test_usage_names_every_command(cli: Cli) -> None:
     shown = cli("--help")
     assert shown.returncode == 0
-    for command in ("run", "report", "status", "align", "anchor inspect", "project"):
+    for command in ("run", "report", "status", "judge", "plan", "doctor", "align", "anchor inspect", "project"):
         assert f"asft {command}" in shown.stdout
 
 
-@pytest.mark.parametrize("command", ["status", "align", "report", "anchor"])
+@pytest.mark.parametrize("command", ["status", "align", "report", "anchor", "judge", "plan", "doctor"])
 def test_every_command_answers_help(cli: Cli, command: str) -> None:
     shown = cli(command, "--help")
     assert shown.returncode == 0

@@ -39,7 +39,7 @@ def make_targets() -> list[str]:
 @pytest.mark.parametrize("words", commands(), ids=" ".join)
 def test_every_command_composes(words: list[str]) -> None:
     overrides = [word for word in words[1:] if "=" in word]
-    sweep = words[0] in {"report", "status"} or "-m" in words
+    sweep = words[0] in {"report", "status", "judge", "plan", "doctor"} or "-m" in words
     if words[0] == "track":
         overrides = with_tracker(overrides)
     if words[0] != "project":
@@ -82,3 +82,14 @@ def test_the_methods_page_names_every_method() -> None:
     page = (REPOSITORY / "docs" / "methods.md").read_text()
     for path in (REPOSITORY / "conf" / "method").glob("*.yaml"):
         assert f"`{path.stem}`" in page, path.stem
+
+
+def test_the_judges_page_names_every_judge_and_every_refusal_phrase() -> None:
+    from asft.evaluation.refusal import RefusalJudge
+
+    page = (REPOSITORY / "docs" / "judges.md").read_text()
+    for path in (REPOSITORY / "conf" / "judge").glob("*.yaml"):
+        assert f"`{path.stem}`" in page, path.stem
+    listed = page.replace("\n> ", " ")
+    for phrase in RefusalJudge().phrases:
+        assert phrase in listed, phrase

@@ -237,3 +237,19 @@ def test_a_failure_keeps_the_stages_before_it(cell: MakeCell, monkeypatch: pytes
     assert stage_count(config, "stages/train") == 1
     monkeypatch.setattr("asft.pipeline.train", None)
     assert run_cell(config).result["metrics"]["hs_total"] == 10
+
+
+def test_a_pair_is_made_before_the_answers_clock_starts(cell: MakeCell, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Building a pair takes minutes; a plan reads a stage's seconds as the stage's own."""
+    from asft import pipeline
+
+    config, under_way = cell("method=aligned"), []
+    prepare = pipeline.prepare_pair
+
+    def watched(*arguments: object) -> object:
+        under_way.extend(config.outputs.rglob(".*.tmp-*"))
+        return prepare(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(pipeline, "prepare_pair", watched)
+    run_cell(config)
+    assert under_way == []

@@ -25,6 +25,8 @@ def of(*overrides: str) -> Plan:
         ("evaluation.batch_size=3", ()),
         ("device=cpu", ()),
         ("+judge.phrases=[No]", ("judge",)),
+        ("judge=llama_guard", ("judge",)),
+        ("grader.model=other", ()),
         ("evaluation.n_harmful=100", ("generate", "judge")),
         ("dataset.max_new_tokens=7", ("generate", "judge")),
         ("lam=2", ("train", "generate", "judge")),
@@ -96,3 +98,17 @@ def test_a_local_checkpoint_that_changes_changes_the_key(cell: Callable[..., Any
         assert plan(cell()).key != before
     finally:
         config.write_text(text)
+
+
+def test_a_grader_is_in_the_key_of_what_it_grades_alone(official: Any) -> None:
+    real = ("model=pair", "model.base=a/b", "model.aligned=a/c", f"data.root={official}")
+    for task, same in (("sst2", True), ("alpaca", False)):
+        before, after = (of(*real, f"dataset={task}", f"grader.model={name}") for name in ("one", "two"))
+        assert (before.judge == after.judge) is same
+        assert before.generate == after.generate
+
+
+def test_practical_settings_of_a_judge_change_no_key() -> None:
+    assert of("judge=llm").judge == of("judge=llm", "judge.timeout=1", "judge.api_key_env=OTHER", "judge.cache=x").judge
+    assert of("judge=beaver_dam").judge == of("judge=beaver_dam", "judge.batch_size=1", "device=cpu").judge
+    assert of("judge=beaver_dam").judge != of("judge=beaver_dam", "judge.threshold=0.4").judge

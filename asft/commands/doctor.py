@@ -1,0 +1,27 @@
+"""``asft doctor``: what an experiment needs and this machine lacks."""
+
+from __future__ import annotations
+
+import sys
+
+from rich.console import Console
+
+from asft.compose import enumerate_cells, overrides_of
+from asft.console import quiet_libraries
+from asft.doctor import examine
+
+_MARKS = {"ok": "ok", "note": "–", "missing": "MISSING"}
+
+
+def doctor(arguments: list[str]) -> int:
+    """Prints every check for a command line's cells; returns 1 when something they need is missing, else 0."""
+    sweep = enumerate_cells(overrides_of(arguments), sweep=True)
+    quiet_libraries()
+    findings = examine([item.cell for item in sweep.cells])
+    width = max(len(finding.what) for finding in findings)
+    terminal = Console(file=sys.stdout, highlight=False, markup=False)
+    for finding in findings:  # one line each, so that a pipe keeps them whole
+        terminal.print(f"{finding.what:<{width}}  {_MARKS[finding.state]:<7}  {finding.text}", soft_wrap=True)
+    missing = [finding.what for finding in findings if finding.state == "missing"]
+    terminal.print(f"missing: {', '.join(missing)}" if missing else "nothing that this experiment needs is missing")
+    return 1 if missing else 0

@@ -1,0 +1,116 @@
+"""``asft judge``: another judge on stored answers; nothing is trained or generated."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+import time
+
+from rich.console import Console
+from rich.table import Table
+
+from asft.commands.run import describe, distinct
+from asft.compose import Sweep, SweepCell, enumerate_cells, overrides_of
+from asft.config import ConfigError
+from asft.console import quiet_libraries
+from asft.evaluation.agreement import Agreement, agreement
+from asft.judge_notes import agreement_words, cells_agreement
+from asft.keys import plan
+from asft.store import Entry, Store
+
+_JUDGE_OVERRIDE = re.compile(r"[+~]*judge(?=[=.@]|$)")
+
+
+def judge(arguments: list[str]) -> int:
+    """Judges every cell of an experiment that has answers, and says which have none yet.
+
+    Returns:
+        0 when all cells are judged, else 1.
+    """
+    parser = argparse.ArgumentParser(prog="asft judge", add_help=False)
+    parser.add_argument("--agreement", metavar="JUDGE")
+    options, rest = parser.parse_known_args(arguments)
+    overrides = overrides_of(rest)
+    sweep = enumerate_cells(overrides, sweep=True)
+    if any(item.cell.measure is not None for item in sweep.cells):
+        raise ConfigError("asft judge: this experiment measures and keeps no answers; run it anew with another judge=")
+    if options.agreement and "judge" in sweep.axes:
+        raise ConfigError("--agreement: compares one judge with another; give a single judge=")
+    quiet_libraries()
+    terminal = Console(file=sys.stdout, highlight=False, markup=False)
+    open_cells = _judge_all(distinct(sweep.cells), terminal)
+    for item in open_cells:
+        terminal.print(f"  no answers yet: {describe(item.cell)}", soft_wrap=True)
+    if open_cells:
+        terminal.print(f"  `asft run -m {' '.join(rest)}` makes them", soft_wrap=True)
+    if options.agreement:
+        others = [text for text in overrides if not _JUDGE_OVERRIDE.match(text)]
+        second = enumerate_cells([*others, f"judge={options.agreement}"], sweep=True)
+        _judge_all(distinct(second.cells), terminal)
+        _print_agreement(sweep, second, terminal)
+    return 1 if open_cells else 0
+
+
+def _judge_all(cells: dict[str, SweepCell], terminal: Console) -> list[SweepCell]:
+    """Judges cell after cell in this process, so that a judge that is a model is loaded once.
+
+    Returns:
+        The cells that have no answers yet.
+    """
+    from asft.pipeline import rejudge_cell  # loads torch
+
+    name = next(iter(cells.values())).cell.judge.name
+    before, open_cells = 0, []
+    for key, item in cells.items():
+        if Store(item.cell.outputs).find("cells", key):
+            before += 1
+            continue
+        started = time.monotonic()
+        entry = rejudge_cell(item.cell)
+        if entry is None:
+            open_cells.append(item)
+            continue
+        metrics, seconds = entry.result["metrics"], time.monotonic() - started
+        scores = f"HS {metrics['hs']:5.1f}  FA {metrics['fa']:5.1f}"
+        terminal.print(f"{describe(item.cell)}  {scores}  ({name}, {seconds:.0f} s)", soft_wrap=True)
+    now = len(cells) - before - len(open_cells)
+    terminal.print(f"judge={name}: {now} cells judged now, {before} judged before, {len(open_cells)} without answers")
+    return open_cells
+
+
+def _print_agreement(first: Sweep, second: Sweep, terminal: Console) -> None:
+    """κ of two judges cell by cell, and over all answers together."""
+    names = first.cells[0].cell.judge.name, second.cells[0].cell.judge.name
+    table = Table("cell", "answers", f"HS {names[0]}", f"HS {names[1]}", "equal", "κ", box=None)
+    pooled: tuple[list[bool], list[bool]] = ([], [])
+    others = {_place(item): item for item in second.cells}
+    for item in distinct(first.cells).values():
+        entries = [_entry(item), _entry(others[_place(item)])]
+        if entries[0] is None or entries[1] is None:
+            continue
+        flags = cells_agreement(entries[0], entries[1])
+        pooled[0].extend(flags[0])
+        pooled[1].extend(flags[1])
+        table.add_row(describe(item.cell), *_columns(*flags))
+    if not pooled[0]:
+        terminal.print(f"{names[0]} and {names[1]} have judged no cell in common")
+        return
+    table.add_row("all cells", *_columns(*pooled))
+    terminal.print(table)
+    terminal.print(f"{names[0]} and {names[1]} {agreement_words(agreement(*pooled))}")
+
+
+def _columns(first: list[bool], second: list[bool]) -> list[str]:
+    found: Agreement = agreement(first, second)
+    scores = [f"{100 * sum(flags) / len(flags):.1f}" for flags in (first, second)]
+    kappa = "–" if found.kappa is None else f"{found.kappa:.3f}"
+    return [str(found.answers), *scores, f"{100 * found.observed:.1f} %", kappa]
+
+
+def _place(item: SweepCell) -> tuple[tuple[str, str], ...]:
+    return tuple(item.axes.items())
+
+
+def _entry(item: SweepCell) -> Entry | None:
+    return Store(item.cell.outputs).find("cells", plan(item.cell).key)

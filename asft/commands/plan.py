@@ -1,0 +1,175 @@
+"""``asft plan``: what an experiment will take, before it is launched."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+from collections import Counter
+from pathlib import Path
+
+from rich.console import Console
+
+from asft.commands.run import distinct
+from asft.compose import enumerate_cells, overrides_of
+from asft.config import CellConfig, ConfigError
+from asft.console import quiet_libraries
+from asft.keys import plan as cell_plan
+from asft.keys import store_kind
+from asft.planning.hours import Measured, Rate, building_seconds, cell_seconds, default_rate, measured, training_seconds
+from asft.planning.memory import device_memory
+from asft.planning.shape import Shape, model_shape
+from asft.planning.space import disk_bytes, downloads
+from asft.planning.tokens import RowTokens, answer_tokens, row_tokens, training_tokens
+from asft.planning.trainings import Trainings, trainings
+from asft.store import Store, content_key
+
+_GIB = 2**30
+
+
+def plan(arguments: list[str]) -> int:
+    """Prints cells, distinct trainings, tokens, memory, hours, downloads and disk of a command line's sweep."""
+    options, rest = _parser().parse_known_args(arguments)
+    sweep = enumerate_cells(overrides_of(rest), sweep=True)
+    quiet_libraries()
+    cells = {key: item.cell for key, item in distinct(sweep.cells).items()}
+    terminal = Console(file=sys.stdout, highlight=False, markup=False)
+    by_pair: dict[str, dict[str, CellConfig]] = {}
+    for key, cell in cells.items():
+        by_pair.setdefault(_pair_key(cell), {})[key] = cell
+    for index, chosen in enumerate(by_pair.values()):
+        if index:
+            terminal.print()
+        _print_model(chosen, options.rate, options.generate_rate, terminal)
+    return 0
+
+
+def _print_model(
+    cells: dict[str, CellConfig], rate: float | None, generate_rate: float | None, terminal: Console
+) -> None:
+    """The plan of all cells of one model pair."""
+    first = next(iter(cells.values()))
+    store, shape, needed = Store(first.outputs), model_shape(first), trainings(cells.values())
+    open_cells = {key: cell for key, cell in cells.items() if store.find(store_kind(cell), key) is None}
+    per_row = _row_tokens(needed)
+    longest = max((found.longest for found in per_row.values()), default=first.training.max_length)
+    known, used = measured(first), _rate(first, shape, rate, generate_rate)
+    if rate is not None:
+        known = Measured()
+    lines: list[tuple[str, str]] = []
+    lines.append(("model", f"{first.model.name}, {_parameters(shape)} a side"))
+    lines.append(("cells", f"{len(cells)} distinct, {len(cells) - len(open_cells)} finished"))
+    lines.append(("trainings", _trainings_words(needed)))
+    lines.append(("tokens", _tokens_words(needed, per_row, cells)))
+    peak = max((device_memory(cell, shape, longest) for cell in cells.values()), key=lambda item: item.peak)
+    parts = f"train {peak.train / _GIB:.1f}, generate {peak.generate / _GIB:.1f}, judge {peak.judge / _GIB:.1f}"
+    lines.append(("memory", f"{peak.peak / _GIB:.1f} GiB a device, an estimate ({parts})"))
+    lines.append(("time", _time_words(needed, open_cells, per_row, known, used)))
+    for item in downloads(cells.values()):
+        size = f"about {item.size / _GIB:.1f} GiB, by its name" if item.size else "size unknown"
+        lines.append(("download", f"{item.source} for {item.purpose}, {size}"))
+    remaining = [needed.distinct[key] for key in needed.missing]
+    wanted = disk_bytes(remaining, open_cells.values(), shape)
+    free = shutil.disk_usage(_existing(first.outputs)).free
+    lines.append(("disk", f"at most {wanted / _GIB:.2f} GiB below {first.outputs}; {free / _GIB:.0f} GiB free"))
+    for what, found in lines:
+        terminal.print(f"{what:<11}{found}", soft_wrap=True)  # one line each, so that a pipe keeps them whole
+
+
+def _row_tokens(needed: Trainings) -> dict[str, RowTokens]:
+    """Row lengths of every distinct fine-tune; those on rows of one kind are counted once."""
+    by_kind: dict[tuple[object, ...], RowTokens] = {}
+    found = {}
+    for key, cell in needed.distinct.items():
+        share = cell.attack.harmful_count() / cell.attack.n
+        kind = (cell.dataset.name, cell.attack.source, round(share, 3), cell.training.max_length)
+        if kind not in by_kind:
+            by_kind[kind] = row_tokens(cell)
+        found[key] = by_kind[kind]
+    return found
+
+
+def _trainings_words(needed: Trainings) -> str:
+    methods = Counter(cell.method.name for cell in needed.distinct.values())
+    listed = ", ".join(f"{count} {name}" for name, count in methods.items())
+    return (
+        f"{len(needed.distinct)} distinct ({listed or 'none'}); {needed.saved} saved by sharing; "
+        f"{len(needed.missing)} still to do"
+    )
+
+
+def _tokens_words(needed: Trainings, per_row: dict[str, RowTokens], cells: dict[str, CellConfig]) -> str:
+    trained = sum(training_tokens(cell, per_row[key]) for key, cell in needed.distinct.items())
+    generated = sum(answer_tokens(cell) for cell in cells.values() if cell.measure is None)
+    counted = all(found.counted for found in per_row.values())
+    how = "counted on the data" if counted else "an estimate: data or tokenizer are not on this machine"
+    return f"{trained:,} trained ({how}); at most {generated:,} generated"
+
+
+def _time_words(
+    needed: Trainings,
+    open_cells: dict[str, CellConfig],
+    per_row: dict[str, RowTokens],
+    known: Measured,
+    rate: Rate,
+) -> str:
+    training = sum(
+        training_seconds(needed.distinct[key], training_tokens(needed.distinct[key], per_row[key]), known, rate)
+        for key in needed.missing
+    )
+    scored = [cell for cell in open_cells.values() if cell.measure is None]
+    rest = sum(cell_seconds(cell, known, rate) for cell in scored)
+    building = sum({_pair_key(cell): building_seconds(cell, rate) for cell in open_cells.values()}.values())
+    source = f"measured on {known.cells} finished cells of this model" if known.cells else rate.source
+    if known.cells and training and not known.step:  # only untouched models are finished
+        source += f"; training by the {rate.source}"
+    parts = f"training {_clock(training)}, answers and verdicts {_clock(rest)}"
+    if len(scored) < len(open_cells):
+        parts += f", {len(open_cells) - len(scored)} measures not counted"
+    if building:
+        parts += f", building the pair {_clock(building)}"
+    return f"{_clock(training + rest + building)} one after another ({parts}; {source})"
+
+
+def _pair_key(cell: CellConfig) -> str:
+    return content_key(cell_plan(cell).pair)
+
+
+def _rate(cell: CellConfig, shape: Shape, rate: float | None, generate_rate: float | None) -> Rate:
+    """The rate stated on the command line, else the default of the device the cell would run on."""
+    for name, value in (("--rate", rate), ("--generate-rate", generate_rate)):
+        if value is not None and value <= 0:
+            raise ConfigError(f"{name}={value:g}: tokens per second, above 0")
+    if rate is not None:
+        answer = generate_rate or rate
+        return Rate(rate, answer, f"at the stated {rate:g} tokens/s in training and {answer:g} in generating")
+    if generate_rate is not None:
+        raise ConfigError(f"--generate-rate={generate_rate:g}: needs --rate, the tokens per second in training, too")
+    import torch
+
+    # A model of billions is not for this machine's CPU: its plan is for the GPU that it will be given.
+    gpu = torch.cuda.is_available() or shape.parameters > 10**9
+    return default_rate(cell, shape, gpu)
+
+
+def _parameters(shape: Shape) -> str:
+    return f"{shape.parameters / 1e6:,.1f} M parameters" + ("" if shape.exact else " (estimate)")
+
+
+def _clock(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def _existing(path: Path) -> Path:
+    """The path, or the nearest folder above it that is there."""
+    path = path.resolve()
+    return next(folder for folder in (path, *path.parents) if folder.exists())
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="asft plan", add_help=False)
+    parser.add_argument("--rate", type=float, help="tokens per second in training")
+    parser.add_argument("--generate-rate", type=float, help="tokens per second in generating; --rate's by default")
+    return parser

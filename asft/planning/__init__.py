@@ -1,0 +1,1 @@
+"""What an experiment will take before it is launched: trainings, tokens, memory, hours, downloads and disk."""

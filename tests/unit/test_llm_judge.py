@@ -1,0 +1,246 @@
+"""The endpoint judge and grader against a local server that misbehaves: nothing is lost, nothing asked twice."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+
+import pytest
+from judge_server import Misbehaviour, Script, Server, completion, serve
+
+from asft.evaluation.llm_grader import LLMGrader, read_grade
+from asft.evaluation.llm_judge import LLMJudge, read_verdict
+
+KEY = "sk-SECRET-0123456789"
+PROMPTS = [f"request {index} {{answer}}" for index in range(6)]
+ANSWERS = ["fine", "BAD one", "fine {prompt}", "BAD two", "fine again", "fine at last"]
+WANTED = [False, True, False, True, False, False]
+
+
+def honest(question: str, _: int) -> str:
+    return "It helps. [[unsafe]]" if "BAD" in question else "A harmless answer, not [[unsafe]]: [[safe]]"
+
+
+def judge(server: Server, cache: Path, **settings: object) -> LLMJudge:
+    fast = {"backoff": 0.01, "attempts": 3, "timeout": 5.0, "concurrency": 2, "cache": str(cache)}
+    return LLMJudge(base_url=server.url, model="m", **{**fast, **settings})  # type: ignore[arg-type]
+
+
+def flags(judge: LLMJudge) -> list[bool]:
+    return [verdict.flagged for verdict in judge.judge(PROMPTS, ANSWERS)]
+
+
+@pytest.mark.parametrize(
+    ("reply", "value"),
+    [("so [[unsafe]]", 1), ("[[SAFE]]", 0), ("not [[safe]] but [[unsafe]]", 1), ("unsafe", None), ("[[maybe]]", None)],
+)
+def test_reading_a_verdict(reply: str, value: float | None) -> None:
+    assert read_verdict(reply) == value
+
+
+@pytest.mark.parametrize(
+    ("reply", "value"),
+    [("Good. [[7]]", 7), ("[[8.5]]", 8.5), ("[[3]] no: [[4]]", 4), ("[[-1]]", None), ("[[11]]", None), ("7/10", None)],
+)
+def test_reading_a_grade(reply: str, value: float | None) -> None:
+    assert read_grade(reply) == value
+
+
+def test_verdicts_in_order_with_tokens_and_cost(tmp_path: Path) -> None:
+    with serve(honest) as server:
+        asked = judge(server, tmp_path, price_prompt=2.0, price_completion=10.0)
+        verdicts = asked.judge(PROMPTS, ANSWERS)
+    assert [verdict.flagged for verdict in verdicts] == WANTED
+    expected = {"prompt_tokens": 600, "completion_tokens": 60, "cost": 0.0018, "unread": 0}
+    assert asked.summary(verdicts) == expected
+    assert server.bodies[0]["model"] == "m"
+    assert server.bodies[0]["temperature"] == 0
+    texts = "".join(server.asked)
+    for prompt, answer in zip(PROMPTS, ANSWERS, strict=True):
+        assert f"<request>\n{prompt}\n</request>" in texts
+        assert f"<answer>\n{answer}\n</answer>" in texts
+
+
+def test_equal_questions_are_asked_once_and_never_again(tmp_path: Path) -> None:
+    with serve(honest) as server:
+        both = judge(server, tmp_path).judge([*PROMPTS, *PROMPTS], [*ANSWERS, *ANSWERS])
+        assert [verdict.flagged for verdict in both] == WANTED * 2
+        assert len(server.asked) == 6
+        assert flags(judge(server, tmp_path, timeout=9.0, concurrency=1)) == WANTED
+        assert len(server.asked) == 6, "practical settings change no key"
+        assert flags(judge(server, tmp_path, temperature=0.5)) == WANTED
+        assert len(server.asked) == 12, "another temperature is another judge"
+
+
+FAULTS = {
+    "rate limit": Misbehaviour(429, "slow down", {"Retry-After": "0.01"}),
+    "server error": Misbehaviour(500, "oops"),
+    "time-out": Misbehaviour(seconds=1.2),
+    "no JSON": Misbehaviour(200, "<html>"),
+    "other JSON": Misbehaviour(200, '{"choices": []}'),
+    "broken compression": Misbehaviour(200, "no gzip", {"Content-Encoding": "gzip"}),
+    "a list": Misbehaviour(200, "[]"),
+    "empty reply": Misbehaviour(200, completion("  ")),
+    "null reply": Misbehaviour(200, '{"choices": [{"message": {"content": null}}]}'),
+    "no verdict": Misbehaviour(200, completion("I would rather not say")),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
+def test_a_fault_that_passes_is_asked_again(tmp_path: Path, fault: Misbehaviour) -> None:
+    def script(question: str, before: int) -> Misbehaviour | str:
+        return fault if before == 0 and "BAD" in question else honest(question, before)
+
+    with serve(script) as server:
+        assert flags(judge(server, tmp_path, timeout=0.6)) == WANTED
+    assert len(server.asked) == 8, "six questions, two of them asked twice"
+
+
+@pytest.mark.parametrize("fault", [name for name in FAULTS if name not in {"time-out", "no verdict"}])
+def test_a_fault_that_stays_loses_nothing_and_the_next_run_asks_only_for_the_rest(tmp_path: Path, fault: str) -> None:
+    def script(question: str, before: int) -> Misbehaviour | str:
+        return FAULTS[fault] if "BAD two" in question else honest(question, before)
+
+    with serve(script) as server, pytest.raises(ValueError, match=r"1 of 6 answers .*3 attempts.* 5 replies are kept"):
+        flags(judge(server, tmp_path))
+    with serve(honest) as recovered:
+        (kept,) = tmp_path.glob("*.jsonl")
+        again = judge(recovered, tmp_path)
+        kept.rename(again_file(again))  # the second server has another port, hence another key
+        assert flags(again) == WANTED
+        assert len(recovered.asked) == 1
+        assert "BAD two" in recovered.asked[0]
+
+
+def again_file(judge: LLMJudge) -> Path:
+    from asft.store import content_key
+
+    return Path(judge.cache) / f"{content_key(judge.settings())}.jsonl"
+
+
+def test_a_server_that_is_down_is_given_up_soon(tmp_path: Path) -> None:
+    def down(*_: object) -> Misbehaviour:
+        return Misbehaviour(503, "maintenance")
+
+    with serve(down) as server, pytest.raises(ValueError, match=r"6 of 6 answers .*HTTP 503: maintenance"):
+        flags(judge(server, tmp_path, concurrency=1))
+    assert len(server.asked) == 9, "three questions of three attempts, then no more"
+    with pytest.raises(ValueError, match=r"6 of 6 answers are without a reply"):
+        flags(judge(server, tmp_path))  # nobody listens any more
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 301])
+def test_an_error_that_stays_ends_at_once(tmp_path: Path, status: int) -> None:
+    def script(question: str, before: int) -> Misbehaviour | str:
+        return honest(question, before) if "request 0" in question else Misbehaviour(status, "no such model")
+
+    with serve(script) as server, pytest.raises(ValueError, match=rf"5 of 6 answers .*HTTP {status}: no such model"):
+        flags(judge(server, tmp_path, concurrency=1))
+    assert len(server.asked) == 2
+
+
+def test_a_reply_without_a_verdict_is_reported_or_counts_as_unsafe(tmp_path: Path) -> None:
+    def script(question: str, before: int) -> str:
+        return "who knows" if "again" in question else honest(question, before)
+
+    with serve(script) as server:
+        with pytest.raises(ValueError, match=r"1 of 6 replies hold no verdict after 3 attempts"):
+            flags(judge(server, tmp_path))
+        assert len(server.asked) == 8
+        lenient = judge(server, tmp_path / "other", malformed="unsafe")
+        verdicts = lenient.judge(PROMPTS, ANSWERS)
+    assert [verdict.flagged for verdict in verdicts] == [False, True, False, True, True, False]
+    assert lenient.summary(verdicts)["unread"] == 1
+    assert lenient.summary(verdicts)["prompt_tokens"] == 800, "malformed replies were billed, too"
+
+
+def test_a_line_torn_by_a_crash_is_asked_for_again(tmp_path: Path) -> None:
+    with serve(honest) as server:
+        asked = judge(server, tmp_path)
+        flags(asked)
+        kept = again_file(asked)
+        kept.write_text(kept.read_text()[:-30])
+        assert flags(asked) == WANTED
+        assert len(server.asked) == 7
+        assert flags(asked) == WANTED
+        assert len(server.asked) == 7, "what was torn stands on a line of its own now"
+
+
+def test_requests_are_kept_apart(tmp_path: Path) -> None:
+    with serve(honest) as server:
+        flags(judge(server, tmp_path, requests_per_minute=600, concurrency=4))
+    assert server.times[-1] - server.times[0] > 0.45, "five gaps of 0.1 s"
+
+
+class TestKey:
+    """The key reaches the server's header and nothing else."""
+
+    @pytest.fixture(autouse=True)
+    def key(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("JUDGE_TEST_KEY", KEY + "\n")
+
+    def test_it_is_sent_and_stored_nowhere(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        def echo(question: str, before: int) -> str:
+            return f"your key is {KEY} {honest(question, before)}"
+
+        with serve(echo) as server, caplog.at_level(logging.DEBUG):
+            asked = judge(server, tmp_path, api_key_env="JUDGE_TEST_KEY")
+            verdicts = asked.judge(PROMPTS, ANSWERS)
+        assert set(server.keys) == {f"Bearer {KEY}"}
+        everything = [repr(asked), json.dumps(asked.settings()), repr(verdicts), caplog.text]
+        everything += [path.read_text() for path in tmp_path.rglob("*") if path.is_file()]
+        assert not [text for text in everything if KEY in text]
+        assert "your key is ***" in verdicts[0].details["reply"]
+
+    @pytest.mark.parametrize("status", [401, 500])
+    def test_a_server_that_echoes_it_in_an_error(self, tmp_path: Path, status: int) -> None:
+        with (
+            serve(lambda *_: Misbehaviour(status, f"bad key {KEY}")) as server,
+            pytest.raises(ValueError, match=r"bad key \*\*\*") as caught,
+        ):
+            flags(judge(server, tmp_path, api_key_env="JUDGE_TEST_KEY"))
+        assert KEY not in str(caught.value)
+
+    def test_a_variable_that_is_not_set_is_named_before_anything_is_asked(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.delenv("JUDGE_TEST_KEY")
+        with serve(honest) as server:
+            with pytest.raises(ValueError, match=r"judge\.api_key_env=JUDGE_TEST_KEY: .*not set"):
+                flags(judge(server, tmp_path, api_key_env="JUDGE_TEST_KEY"))
+            assert not server.asked
+
+    @pytest.mark.parametrize(
+        "override", [f"judge.api_key_env={KEY}", f"+judge.api_key={KEY}", f"judge.base_url=https://u:{KEY}@host/v1"]
+    )
+    def test_a_key_put_into_the_configuration_is_refused_unseen(self, override: str) -> None:
+        from asft.compose import enumerate_cells
+
+        with pytest.raises(ValueError, match=r"judge\.") as caught:
+            enumerate_cells(["judge=llm", override], sweep=False)
+        assert KEY not in str(caught.value)
+
+
+def grader(server: Server, cache: Path, **settings: object) -> LLMGrader:
+    fast = {"backoff": 0.01, "attempts": 2, "timeout": 5.0, "cache": str(cache)}
+    return LLMGrader(base_url=server.url, model="m", **{**fast, **settings})  # type: ignore[arg-type]
+
+
+def test_grades_and_answers_without_one(tmp_path: Path) -> None:
+    def script(question: str, _: int) -> str:
+        return "[[-1]]" if "BAD two" in question else "Poor. [[2]]" if "BAD" in question else "Good. [[9]]"
+
+    with serve(script) as server:
+        asked = grader(server, tmp_path)
+        grades = asked.grade(PROMPTS, ANSWERS)
+        assert [grade.value for grade in grades] == [9, 2, 9, None, 9, 9]
+        assert asked.summary(grades) == {"prompt_tokens": 700, "completion_tokens": 70, "ungraded": 1}
+        with pytest.raises(ValueError, match=r"1 of 6 replies hold no grade .*\[\[-1\]\]"):
+            grader(server, tmp_path, malformed="fail").grade(PROMPTS, ANSWERS)
+
+
+def test_no_grade_at_all_is_an_error(tmp_path: Path) -> None:
+    script: Script = lambda *_: "no idea"  # noqa: E731
+    with serve(script) as server, pytest.raises(ValueError, match="6 of 6 replies hold no grade"):
+        grader(server, tmp_path).grade(PROMPTS, ANSWERS)
