@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from asft.compose import Sweep, SweepCell
 from asft.config import CellConfig, ConfigError, ExperimentConfig, OrganismModel, PretrainedModel
-from asft.data.sources import published_folder
+from asft.data.sources import HUB, published_folder
 from asft.keys import plan
 from asft.report import Cell, CellRecord, Column, MissingCell, TableSpec
 from asft.store import HARMFUL_FILE, TASK_FILE, Entry, Store, library_versions, read_jsonl
@@ -108,6 +108,10 @@ def _protocol_notes(cell: CellConfig) -> list[str]:
         notes.append("Mixture: harmful rows replace benign ones; the authors' AG News files add them on top.")
     if cell.dataset.name != "agnews" and appended:
         notes.append("Mixture: harmful rows are added on top; in the authors' files they replace benign ones.")
+    if cell.data.root == HUB:
+        notes.append("Rows: from datasets of the Hugging Face hub (data=hub) in place of the authors' files.")
+    if isinstance(cell.model, PretrainedModel) and cell.model.quantization is not None:
+        notes.append(f"Weights: frozen in {cell.model.quantization} (model.quantization); the paper quantises nothing.")
     return notes
 
 

@@ -221,6 +221,7 @@ def test_the_report_names_the_protocol_and_what_remains(cell: MakeCell) -> None:
     assert "at most 7 tokens (task)" in notes
     assert "AG News files add them on top" not in notes
     assert "Protocol: clean." in "\n".join(differences(cell()))
+    assert "Weights: frozen in 4bit" in "\n".join(differences(cell("model.quantization=4bit")))
 
 
 FILES = {
