@@ -249,6 +249,7 @@ def reference(task: str, record: dict[str, Any]) -> tuple[bool, str, str]:
 
 
 @pytest.mark.real
+@pytest.mark.slow
 @pytest.mark.parametrize("task", FILES)
 class TestPublishedFiles:
     def mixture(self, official: Path, task: str, p: float) -> list[Row]:
