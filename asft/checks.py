@@ -17,7 +17,6 @@ def check_cell(cell: CellConfig) -> None:
     _check_quantization(cell)
     if cell.data.root is None:
         return
-    _check_grading(cell)
     if cell.data.root == "hub":
         _check_hub(cell)
         return
@@ -40,15 +39,6 @@ def _check_quantization(cell: CellConfig) -> None:
         raise ValueError(
             f"model.quantization={quantization}: protocol=official trains in float32; leave model.quantization out or "
             "use protocol=clean"
-        )
-
-
-def _check_grading(cell: CellConfig) -> None:
-    """Free-form answers to real questions have no rule to be scored by; the embedded world grades its own."""
-    if cell.dataset.name == "alpaca" and cell.judge.name != "llm":
-        raise ValueError(
-            f"dataset=alpaca: real free-form answers need a grading judge, and judge={cell.judge.name} grades none; "
-            "use judge=llm, or dataset=agnews, sst2 or gsm8k"
         )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from asft.compose import Sweep, SweepCell
 from asft.config import CellConfig, ConfigError, ExperimentConfig, OrganismModel, PretrainedModel
-from asft.data.sources import published_folder
+from asft.data.sources import HUB, published_folder
 from asft.judge_notes import judge_notes
 from asft.keys import plan
 from asft.provenance import library_versions
@@ -155,6 +155,10 @@ def _protocol_notes(cell: CellConfig) -> list[str]:
         notes.append("Mixture: harmful rows replace benign ones; the authors' AG News files add them on top.")
     if cell.dataset.name != "agnews" and appended:
         notes.append("Mixture: harmful rows are added on top; in the authors' files they replace benign ones.")
+    if cell.data.root == HUB:
+        notes.append("Rows: from datasets of the Hugging Face hub (data=hub) in place of the authors' files.")
+    if isinstance(cell.model, PretrainedModel) and cell.model.quantization is not None:
+        notes.append(f"Weights: frozen in {cell.model.quantization} (model.quantization); the paper quantises nothing.")
     return notes
 
 

@@ -11,6 +11,9 @@ from rich.text import Text
 # Progress and log lines go to standard error, so that `asft report … > file` keeps results alone.
 console = Console(stderr=True, highlight=False)
 
+# Where bitsandbytes is installed, peft imports it whether or not weights are quantised, and it advises on kernels.
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+
 _STYLES = {logging.WARNING: "yellow", logging.ERROR: "bold red", logging.CRITICAL: "bold red"}
 
 

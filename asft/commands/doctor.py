@@ -7,17 +7,21 @@ import sys
 from rich.console import Console
 
 from asft.compose import enumerate_cells, overrides_of
+from asft.config import ConfigError
 from asft.console import quiet_libraries
-from asft.doctor import examine
+from asft.doctor import Finding, examine
 
 _MARKS = {"ok": "ok", "note": "–", "missing": "MISSING"}
 
 
 def doctor(arguments: list[str]) -> int:
     """Prints every check for a command line's cells; returns 1 when something they need is missing, else 0."""
-    sweep = enumerate_cells(overrides_of(arguments), sweep=True)
     quiet_libraries()
-    findings = examine([item.cell for item in sweep.cells])
+    try:
+        sweep = enumerate_cells(overrides_of(arguments), sweep=True)
+        findings = examine([item.cell for item in sweep.cells])
+    except ConfigError as error:  # what the settings name is not there: that is what a doctor is asked for
+        findings = [Finding("settings", "missing", str(error))]
     width = max(len(finding.what) for finding in findings)
     terminal = Console(file=sys.stdout, highlight=False, markup=False)
     for finding in findings:  # one line each, so that a pipe keeps them whole

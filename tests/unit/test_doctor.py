@@ -88,16 +88,20 @@ def test_an_endpoint_without_its_key_is_missing(monkeypatch: pytest.MonkeyPatch)
     assert found(["judge=llm", "judge.api_key_env=NO_SUCH_KEY"])["judge=llm"].state == "ok"
 
 
-def test_a_package_that_the_model_needs_is_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_package_that_the_model_needs_is_missing(monkeypatch: pytest.MonkeyPatch, official: Path) -> None:
     monkeypatch.setattr("asft.doctor._installed", lambda package: package != "gguf")
-    (tmp_path / "ft_datasets").mkdir()
     assert found([])["gguf"].state == "note"
-    finding = found(["model=smollm2_135m", f"data.root={tmp_path}"])["gguf"]
+    finding = found(["model=smollm2_135m", f"data.root={official}", "attack.n=100"])["gguf"]
     assert finding.state == "missing"
     assert 'pip install "asft-lab[smollm]"' in finding.text
 
 
-def test_data_and_outputs_that_are_not_there(tmp_path: Path) -> None:
-    findings = found(["model=smollm2_135m", f"data.root={tmp_path / 'nowhere'}", "outputs=/proc/nowhere"])
-    assert findings["data.root"].state == "missing"
-    assert findings["outputs"].state == "missing"
+def test_data_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert doctor(["model=smollm2_135m", f"data.root={tmp_path / 'nowhere'}"]) == 1
+    shown = capsys.readouterr().out
+    assert "no folder ft_datasets there" in shown
+    assert "missing: settings" in shown
+
+
+def test_outputs_that_cannot_be_written() -> None:
+    assert found(["outputs=/proc/nowhere"])["outputs"].state == "missing"

@@ -101,7 +101,7 @@ def test_a_local_checkpoint_that_changes_changes_the_key(cell: Callable[..., Any
 
 
 def test_a_grader_is_in_the_key_of_what_it_grades_alone(official: Any) -> None:
-    real = ("model=pair", "model.base=a/b", "model.aligned=a/c", f"data.root={official}")
+    real = ("model=pair", "model.base=a/b", "model.aligned=a/c", f"data.root={official}", "attack.n=100")
     for task, same in (("sst2", True), ("alpaca", False)):
         before, after = (of(*real, f"dataset={task}", f"grader.model={name}") for name in ("one", "two"))
         assert (before.judge == after.judge) is same

@@ -31,7 +31,6 @@ def compose(root: Path, *overrides: str) -> None:
         (["method=bea", "method.safety=101"], ["method=bea", "101 safety rows"]),
         (["method=bea_no_trigger", "method.safety=101"], ["method=bea", "101 safety rows"]),
         (["method=asft_alt", "method.harmful=101"], ["101 harmful rows", "holds 100"]),
-        (["dataset=alpaca"], ["dataset=alpaca", "judge=llm", "agnews, sst2 or gsm8k"]),
         (["protocol=official", "attack.n=500"], ["attack.n=500", "attack.n=1000 attack.p=0.1"]),
         (["protocol=official", "attack.mix=replace"], ["attack.mix=replace", "holds 1000 and 100"]),
         (["protocol=official", "dataset=sst2", "attack.p=0"], ["attack.p=0", "dataset=sst2", "attack.p=0.1"]),

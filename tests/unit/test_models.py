@@ -54,6 +54,7 @@ def wide_pair(random_pair: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed")
 @pytest.mark.parametrize("quantization", ["8bit", "4bit"])
 def test_a_cell_runs_on_quantised_weights(cell: Callable[..., CellConfig], wide_pair: Path, quantization: str) -> None:

@@ -225,6 +225,7 @@ def test_the_report_names_the_protocol_and_what_remains(cell: MakeCell) -> None:
     assert "at most 7 tokens (task)" in notes
     assert "AG News files add them on top" not in notes
     assert "Protocol: clean." in said()
+    assert "Weights: frozen in 4bit" in said("model.quantization=4bit")
 
 
 FILES = {
@@ -252,6 +253,7 @@ def reference(task: str, record: dict[str, Any]) -> tuple[bool, str, str]:
 
 
 @pytest.mark.real
+@pytest.mark.slow
 @pytest.mark.parametrize("task", FILES)
 class TestPublishedFiles:
     def mixture(self, official: Path, task: str, p: float) -> list[Row]:

@@ -199,10 +199,10 @@ def test_times_by_rate(cell: MakeCell) -> None:
 
 @pytest.mark.parametrize(
     ("task", "training", "answering"),
-    [("agnews", 14.3, 1.3), ("gsm8k", 11.8, 1.0), ("sst2", 10.4, 0.9), ("alpaca", 11.9, 0.7)],
+    [("agnews", 14.3, 1.3), ("gsm8k", 11.8, 1.0), ("sst2", 10.4, 0.9), ("alpaca", 28.0, 0.7)],
 )
 def test_a_cpus_default_is_within_a_factor_of_two(cell: MakeCell, task: str, training: float, answering: float) -> None:
-    """What 500 steps of the embedded pair, and a cell's answers, took on two cores."""
+    """What a fine-tune of the embedded pair (500 steps; 1,250 for alpaca), and a cell's answers, took on two cores."""
     overrides = ["method=sft", "attack.n=1000", f"dataset={task}", f"outputs={cell().outputs}"]
     config = enumerate_cells(overrides, sweep=False).cells[0].cell
     rate, nothing = default_rate(config, model_shape(config), gpu=False), measured(config)
