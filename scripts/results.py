@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import sys
 from collections.abc import Callable
@@ -66,34 +67,84 @@ ORDER = (
 def main(overrides: list[str]) -> None:
     """Prints the page; the images of the landscapes go to ``docs/images/results``."""
     shutil.rmtree(IMAGES, ignore_errors=True)
-    sections = [INTRODUCTION]
+    sections: list[str] = []
+    lines: list[str] = []
+    contrasts: list[str] = []
     for name in ORDER:
         print(name, file=sys.stderr)
         arguments = [f"experiment={name}", *overrides]
-        sections.append(_measured(name, arguments) if name in MEASURES else _scored(name, arguments))
+        if name in MEASURES:
+            title, paragraph, section = _measured(name, arguments)
+        else:
+            title, paragraph, section, against = _scored(name, arguments)
+            contrasts += against
+        sections.append(section)
+        lines += _verdicts(title, paragraph)
+    sections = [INTRODUCTION, "## In short\n\n" + "\n".join(lines), _direction(contrasts), *sections]
     versions = ", ".join(f"{name} {version}" for name, version in library_versions().items())
     commit = f"; commit {git_commit()}" if git_commit() else ""
     sections.append(f"---\n\nMade with {versions}{commit}.")
     print("\n\n".join(sections))
 
 
-def _scored(name: str, arguments: list[str]) -> str:
+def _verdicts(title: str, paragraph: str) -> list[str]:
+    """A line for the summary: what a paragraph has in bold, with what it is against."""
+    found = re.findall(r"(\*\*[^*]+\*\*)(?: against ([^:(]+?)(?=[:(]))?", paragraph)
+    words = ", ".join(
+        f"{bold.replace('.', '')} against {other}" if other else bold.replace(".", "") for bold, other in found
+    )
+    return [f"- {title}: {words}"] if words else []
+
+
+def _direction(contrasts: list[str]) -> str:
+    """Whether the alignment direction matters, over all tables that hold the controls."""
+    return "\n\n".join(
+        [
+            "## Does the alignment direction matter?",
+            "AsFT penalises (I − Ĉ)BA; `l2` penalises BA (no direction at all), `asft_random` turns Ĉ's directions at "
+            "random, `asft_projector` has a true projector in Ĉ's place. HS of AsFT minus that of each, mean over the "
+            "columns in which the attack works, in points; negative means that AsFT is safer. p is the paired test's, "
+            "corrected over the three.",
+            markdown.table(["table", *evidence.DIRECTION_CONTROLS], [line.split("|") for line in contrasts]),
+        ]
+    )
+
+
+def _contrasts(analysis: Analysis) -> list[str]:
+    """AsFT against its controls, one table row."""
+    columns = evidence.attacked_columns(analysis)
+    found = {c: evidence.contrast(analysis, "asft", c, "HS", columns) for c in evidence.DIRECTION_CONTROLS}
+    there = {name: item for name, item in found.items() if item is not None}
+    corrected = dict(zip(there, evidence.corrected(list(there.values())), strict=True))
+    shown = [
+        f"{corrected[name].difference:+.1f} (p {evidence.p_words(corrected[name].p_value)})"
+        if name in corrected
+        else ""
+        for name in evidence.DIRECTION_CONTROLS
+    ]
+    return ["|".join([markdown.escape(analysis.spec.title.partition(":")[0]), *shown])] if there else []
+
+
+def _scored(name: str, arguments: list[str]) -> tuple[str, str, str, list[str]]:
+    """Title, paragraph, the whole section, and AsFT's line among the controls."""
     sweep = enumerate_cells(arguments, sweep=True)
     spec = table_spec(sweep, "")
     cells = records(sweep)
     if all(isinstance(cell, MissingCell) for cell in cells):
-        return f"## {spec.title}\n\nNot run."
+        return spec.title, "", f"## {markdown.escape(spec.title)}\n\nNot run.", []
     analysis = analyse(spec, cells)
+    paragraph = SCORES[name](analysis)
     parts = [
         f"## {markdown.escape(spec.title)}",
         f"    asft run -m {' '.join(arguments)}",
         f"*{analysis.health.headline}* {markdown.escape(analysis.health.why)}",
-        SCORES[name](analysis),
+        paragraph,
         evidence.ranking(analysis) if name.startswith("table") else "",
         *(f"**{metric_title(metric)}**\n\n{_scores(analysis, metric)}" for metric in spec.metrics),
         *(f"Missing: {markdown.escape(line)}." for line in analysis.gaps),
     ]
-    return "\n\n".join(part for part in parts if part)
+    whole = "\n\n".join(part for part in parts if part)
+    return markdown.escape(spec.title), paragraph, whole, [] if name == "fig4b" else _contrasts(analysis)
 
 
 def _scores(analysis: Analysis, metric: str) -> str:
@@ -112,18 +163,20 @@ def _scores(analysis: Analysis, metric: str) -> str:
     return markdown.table(header, rows)
 
 
-def _measured(name: str, arguments: list[str]) -> str:
+def _measured(name: str, arguments: list[str]) -> tuple[str, str, str]:
+    """Title, paragraph and the whole section."""
     table = measure_table(enumerate_cells(arguments, sweep=True), "")
     if not table.records:
-        return f"## {table.spec.title}\n\nNot run."
+        return table.spec.title, "", f"## {markdown.escape(table.spec.title)}\n\nNot run."
     folder = IMAGES / name
     folder.mkdir(parents=True, exist_ok=True)
     images = write_static(table, folder, formats=("png",))
+    paragraph = MEASURES[name](table)
     drawn = [record for record in table.records if record.details.get("kind") in {"plane", "lines"}]
     parts = [
         f"## {markdown.escape(table.spec.title)}",
         f"    asft landscape {' '.join(arguments)}",
-        MEASURES[name](table),
+        paragraph,
         quantities(table),
         measures_markdown(table),
         *(
@@ -132,7 +185,7 @@ def _measured(name: str, arguments: list[str]) -> str:
         ),
         *(f"Missing: {markdown.escape(line)}." for line in table.gaps),
     ]
-    return "\n\n".join(part for part in parts if part)
+    return markdown.escape(table.spec.title), paragraph, "\n\n".join(part for part in parts if part)
 
 
 if __name__ == "__main__":

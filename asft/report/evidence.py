@@ -95,7 +95,7 @@ def defence_paragraph(
         return "**Not shown.** The attack raises HS in no column, so no defence can be seen to work."
     contrasts = [contrast(analysis, method, reference, "HS", columns) for reference in references]
     controls = [contrast(analysis, method, control, "HS", columns) for control in DIRECTION_CONTROLS]
-    known = _corrected([item for item in (*contrasts, *controls) if item is not None])
+    known = corrected([item for item in (*contrasts, *controls) if item is not None])
     label = analysis.spec.label
     sentences = []
     left_out = len(analysis.spec.columns) - len(columns)
@@ -145,7 +145,10 @@ def monotone_paragraph(analysis: Analysis, method: str, *, falls: bool) -> str:
     )
     claim = "HS falls as λ grows" if falls else "HS stays high for every λ"
     controls = [contrast(analysis, method, control, "HS", columns) for control in DIRECTION_CONTROLS]
-    beside = _direction_sentences(analysis, _corrected([item for item in controls if item is not None]))
+    rival = [analysis.entry("HS", "asft", column).ours for column in columns] if method != "asft" else []
+    compared = ", ".join(f"{value:.1f}" for value in rival if value is not None)
+    beside = [f"AsFT at the same λ: {compared}."] if compared else []
+    beside += _direction_sentences(analysis, corrected([item for item in controls if item is not None]))
     said = (
         f"**{verdict.capitalize()}.** The paper: {claim}. HS / FA of {analysis.spec.label(method)}: {path} "
         f"(SFT {undefended:.1f}; Spearman's ρ of HS with λ {rho:.2f} over {len(values)} points)."
@@ -195,7 +198,7 @@ def trade_paragraph(analysis: Analysis, method: str, rival: str) -> str:
     )
 
 
-def _corrected(contrasts: list[Contrast]) -> list[Contrast]:
+def corrected(contrasts: list[Contrast]) -> list[Contrast]:
     """Holm's correction over the contrasts that have a p-value."""
     tested = [item for item in contrasts if item.p_value is not None]
     corrected = dict(
@@ -207,14 +210,17 @@ def _corrected(contrasts: list[Contrast]) -> list[Contrast]:
     ]
 
 
-def _p(value: float) -> str:
+def p_words(value: float | None) -> str:
+    """``= 0.123``, ``< 0.001``, or that there is no test."""
+    if value is None:
+        return "not tested"
     shown = p_value(value)
     return shown if shown.startswith("<") else f"= {shown}"
 
 
 def _words(item: Contrast) -> str:
     paper = "" if item.paper is None else f"; the paper's difference is {item.paper:+.1f}"
-    tested = "" if item.p_value is None else f", p {_p(item.p_value)}"
+    tested = "" if item.p_value is None else f", p {p_words(item.p_value)}"
     where = f"lower in {item.lower_in} of {item.columns} columns"
     return f"HS {item.difference:+.1f} points on average, {where}{tested}{paper}"
 
@@ -237,7 +243,8 @@ def _direction_sentences(analysis: Analysis, controls: Sequence[Contrast]) -> li
     label = analysis.spec.label
     own = label(controls[0].first)
     parts = [
-        f"{label(item.second)} {item.difference:+.1f}" + ("" if item.p_value is None else f" (p {_p(item.p_value)})")
+        f"{label(item.second)} {item.difference:+.1f}"
+        + ("" if item.p_value is None else f" (p {p_words(item.p_value)})")
         for item in controls
     ]
     better = [item for item in controls if item.significant and item.difference < 0]
