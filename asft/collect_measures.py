@@ -45,7 +45,7 @@ def measure_table(sweep: Sweep, command: str) -> MeasureTable:
         headline={row: _headline(sweep, experiment.rows, row) for row in rows},
         paper_rows=experiment.paper_rows,
         paper_table=experiment.paper_table,
-        notes=(*_notes(sweep.cells[0].cell), *measure_differences(sweep)),
+        notes=(*_notes(sweep), *measure_differences(sweep)),
         command=command,
         versions=library_versions(),
     )
@@ -63,7 +63,7 @@ def single_table(item: SweepCell, command: str) -> MeasureTable:
         columns=(Column(item.cell.model.name, item.cell.model.name),),
         rows={measure.name: measure.describe()},
         headline={measure.name: measure.headline},
-        notes=(*_notes(item.cell), *measure_differences(Sweep({}, [item]))),
+        notes=(*_notes(Sweep({}, [item])), *measure_differences(Sweep({}, [item]))),
         command=command,
         versions=library_versions(),
     )
@@ -118,8 +118,12 @@ def _cell(item: SweepCell, row: str, column: str | None) -> MeasureRecord | Miss
     )
 
 
-def _notes(cell: CellConfig) -> list[str]:
-    """How the numbers were made."""
+def _notes(sweep: Sweep) -> list[str]:
+    """How the numbers were made, over all cells, each note once."""
+    return list(dict.fromkeys(note for item in sweep.cells for note in _cell_notes(item.cell)))
+
+
+def _cell_notes(cell: CellConfig) -> list[str]:
     measure = cell.measure
     assert measure is not None, "only cells with a measure come here"
     settings = measure.settings()
@@ -134,7 +138,7 @@ def _notes(cell: CellConfig) -> list[str]:
         moved = "the adapted modules" if settings["modules"] == "targets" else "every parameter"
         scaled = "each tensor is scaled to its weight's norm" if settings["normalise"] == "layer" else "unscaled"
         notes.append(
-            f"The aligned model is moved in {moved} (a row may say otherwise in its settings), {scaled}; HS is over "
+            f"{' × '.join(measure.directions())}: the aligned model is moved in {moved}, {scaled}; HS is over "
             f"{settings['prompts']} malicious prompts. The paper states neither scale nor range."
         )
     if measure.name == "epl":

@@ -82,11 +82,14 @@ def _contours(table: MeasureTable, record: MeasureRecord) -> go.Figure:
                 contours={"start": SAFE_LINE, "end": SAFE_LINE, "size": 1, "coloring": "none"},
                 line={"color": "#ffffff", "width": 2},
                 showscale=False,
+                showlegend=False,
                 hoverinfo="skip",
             ),
             _centre(),
         ]
     )
+    figure.update_yaxes(scaleanchor="x", constrain="domain")
+    figure.update_xaxes(constrain="domain")
     return _titled(figure, table, record, _axis(details["x"], "α"), _axis(details["y"], "β"))
 
 
