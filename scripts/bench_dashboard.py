@@ -52,13 +52,14 @@ def main(arguments: list[str]) -> int:
         store = Store(Path(options.get("folder", scratch)))
         for cell in make_cells(store.root, count):
             write_cell(store, cell, answers // 2, answers - answers // 2)
-        begun = time.perf_counter()
+        begun, worked = time.perf_counter(), time.process_time()
         experiments = [enumerate_experiment(name, [f"outputs={store.root}"]) for name in ("demo", "table2")]
         site = Site(store, experiments, store.root / "dashboard")
         counts = site.build()
-        built = time.perf_counter() - begun
+        built, worked = time.perf_counter() - begun, time.process_time() - worked
         opened = opening_seconds(site.index)
-    print(f"{counts.cells} cells, {counts.answers} answers: built in {built:.1f} s, overview opens in {opened:.2f} s")
+    print(f"{counts.cells} cells, {counts.answers} answers: built in {built:.1f} s ({worked:.1f} s of CPU time),")
+    print(f"overview opens in {opened:.2f} s")
     return int(built > BUILD_LIMIT or opened > OPEN_LIMIT)
 
 

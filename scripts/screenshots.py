@@ -13,19 +13,11 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from playwright.sync_api import Browser, Page, sync_playwright
 
-PAGES = {
-    "overview": "#/overview",
-    "table": "#/table",
-    "pareto": "#/pareto",
-    "curves": "#/curves?method=asft,sft",
-    "compare": "#/compare",
-    "generations": "#/generations",
-    "landscape": "#/landscape",
-    "anchor": "#/anchor",
-}
+PAGES = ("overview", "table", "pareto", "curves", "compare", "generations", "landscape", "anchor")
 
 
 def chromium_path() -> str | None:
@@ -47,6 +39,21 @@ def browser() -> Iterator[Browser]:
             started.close()
 
 
+def views(page: Page) -> dict[str, str]:
+    """Each page's view: those about single cells take plain SFT and AsFT where the attack is strongest."""
+    cells: list[dict[str, Any]] = page.evaluate("Asft.load('index').then((index) => index.cells)")
+    found = {name: f"#/{name}" for name in PAGES}
+    lora = [cell for cell in cells if cell["training"] == "lora"]
+    strongest = {cell["method"]: cell["key"] for cell in sorted(lora, key=lambda cell: cell["p"])}
+    if {"sft", "asft"} <= strongest.keys():
+        found["compare"] = f"#/compare/{strongest['sft']}/{strongest['asft']}"
+        found["generations"] = f"#/generations/{strongest['sft']}"
+        found["curves"] = (
+            "#/curves?model=tiny_llama&dataset=agnews&p=0.1&n=1000&training=lora&lr=0.0002&lam=1%2C%E2%80%93&method=asft%2Csft%2Cl2&seed=0"
+        )
+    return found
+
+
 def open_view(page: Page, index: Path, view: str) -> None:
     """Opens a view of the site from disk and waits until it is drawn."""
     page.goto(f"{index.as_uri()}{view}")
@@ -66,13 +73,15 @@ def main(arguments: list[str]) -> None:
     with browser() as started:
         for theme in ("light", "dark"):
             context = started.new_context(
-                viewport={"width": width, "height": 900}, color_scheme="light" if theme == "light" else "dark"
+                viewport={"width": width, "height": 800}, color_scheme="light" if theme == "light" else "dark"
             )
             page = context.new_page()
+            open_view(page, index, "")
+            shown = views(page)
             for name in names:
                 page.goto("about:blank")
-                open_view(page, index, PAGES[name])
-                page.screenshot(path=folder / f"{name}-{theme}.png", full_page=False)
+                open_view(page, index, shown[name])
+                page.screenshot(path=folder / f"{name}-{theme}.png")
             context.close()
     print(f"{len(names)} pages, light and dark: {folder}")
 

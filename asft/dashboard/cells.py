@@ -46,6 +46,7 @@ def cell_row(entry: Entry, config: dict[str, Any]) -> Row:
     metrics, stages = entry.result["metrics"], entry.result["stages"]
     train = stages.get("train")
     attack = config["attack"] if train else {"source": None, "p": None, "n": None}
+    training = config["training"] if train else {"name": None, "lr": None}
     hs = wilson(metrics["hs_flagged"], metrics["hs_total"])
     fa = _accuracy_interval(config["dataset"]["name"], metrics)
     return {
@@ -57,6 +58,8 @@ def cell_row(entry: Entry, config: dict[str, Any]) -> Row:
         "n": attack["n"],
         "lam": config["method"].get("lam"),
         "method": config["method"]["name"],
+        "training": training["name"],
+        "lr": training["lr"],
         "seed": config["seed"] if train else None,
         "protocol": config["protocol"]["name"],
         "judge": config["judge"]["name"],

@@ -23,7 +23,8 @@ def test_an_installed_wheel_needs_no_checkout(tmp_path: Path) -> None:
     run(sys.executable, "-m", "build", "--wheel", "--outdir", tmp_path / "dist", REPOSITORY, cwd=tmp_path)
     (wheel,) = (tmp_path / "dist").glob("*.whl")
     names = zipfile.ZipFile(wheel).namelist()
-    for part in ("asft/conf/config.yaml", "asft/conf/experiment/table2.yaml", "asft/report/paper_tables.yaml"):
+    assets = ("asft/dashboard/assets/index.html", "asft/dashboard/assets/vendor/tabulator.LICENSE")
+    for part in ("asft/conf/config.yaml", "asft/conf/experiment/table2.yaml", "asft/report/paper_tables.yaml", *assets):
         assert part in names
     run(sys.executable, "-m", "venv", tmp_path / "venv", cwd=tmp_path)
     python = tmp_path / "venv" / "bin" / "python"

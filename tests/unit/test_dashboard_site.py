@@ -62,7 +62,7 @@ def test_the_index_has_scores_with_intervals(site: Site) -> None:
     (row,) = data(site, "index")["cells"]
     assert row["hs_interval"][0] <= row["hs"] <= row["hs_interval"][1]
     assert row["fa_interval"][0] <= row["fa"] <= row["fa_interval"][1]
-    assert (row["method"], row["harmful"], row["task"]) == ("sft", 10, 10)
+    assert (row["method"], row["training"], row["harmful"], row["task"]) == ("sft", "lora", 10, 10)
     assert data(site, f"curves/{row['train']}")["step"] == list(range(1, 11))
 
 

@@ -4,6 +4,7 @@ Asft.cells = (() => {
   const { h } = Asft;
   const DIMENSIONS = {
     model: "model", dataset: "dataset", source: "source", p: "p", n: "n", lam: "λ", method: "method", seed: "seed",
+    training: "training", lr: "lr",
     protocol: "protocol", judge: "judge",
   };
 
@@ -11,7 +12,8 @@ Asft.cells = (() => {
 
   function label(cell) {
     const lam = cell.lam === null ? "" : ` λ=${cell.lam}`;
-    const place = cell.p === null ? "" : ` ${cell.source} p=${cell.p} n=${cell.n} seed=${cell.seed}`;
+    const training = cell.training === "full" ? " full" : "";
+    const place = cell.p === null ? "" : ` ${cell.source} p=${cell.p} n=${cell.n}${training} lr=${cell.lr} seed=${cell.seed}`;
     return `${cell.method}${lam} · ${cell.model} · ${cell.dataset}${place}`;
   }
 
@@ -98,10 +100,16 @@ Asft.cells = (() => {
     return h("label", {}, words, h("select", { change }, h("option", { value: "" }, "choose a cell"), options));
   }
 
-  /** Stable colour and symbol a method, in the order of their first cell. */
+  /** Colour and symbol a method, by name; where the palette is used up it starts again with open symbols. */
   function styles(index) {
     const methods = [...new Set(index.cells.map((cell) => cell.method))].sort(order);
-    return new Map(methods.map((method, position) => [method, index.palette[position % index.palette.length]]));
+    const { palette } = index;
+    return new Map(
+      methods.map((method, position) => {
+        const { colour, symbol } = palette[position % palette.length];
+        return [method, { colour, symbol: position < palette.length ? symbol : `${symbol}-open` }];
+      }),
+    );
   }
 
   return { DIMENSIONS, label, byKey, matching, filters, select, styles, text };

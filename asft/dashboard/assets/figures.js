@@ -21,7 +21,7 @@ Asft.figure = (() => {
       autosize: true,
       height: 460,
       hovermode: "closest",
-      legend: { orientation: "h", y: -0.16, yanchor: "top", itemsizing: "constant" },
+      legend: { orientation: "h", y: -0.22, yanchor: "top", itemsizing: "constant" },
       margin: { l: 60, r: 16, t: 24, b: 60 },
       ...layout,
       paper_bgcolor: colour("--page"),

@@ -54,7 +54,7 @@ Asft.pages.pareto = (() => {
     const draw = await Asft.figure(root, { name: "pareto", label: "FA against HS, one point per cell; the table below holds the same figures", clicked: pick });
     root.append(picked);
     const rows = cells.matching(index.cells);
-    const columns = ["method", "model", "dataset", "source", "p", "n", "lam", "seed"].map((field) => ({
+    const columns = ["method", "model", "dataset", "source", "p", "n", "lam", "training", "lr", "seed"].map((field) => ({
       title: cells.DIMENSIONS[field], field, formatter: (cell) => Asft.escape(cells.text(cell.getValue())),
     }));
     const list = await table.show(root, {
