@@ -20,7 +20,6 @@ in the making stand, by its key, ``.KEY.lock`` (the operating system's lock, gon
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import itertools
 import json
@@ -38,6 +37,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from asft.disk import MAKE_ROOM, DiskFull, disk_full
 from asft.heartbeat import SUFFIX, Beat, Heartbeat, read_beat
 from asft.integrity import MANIFEST, DamagedEntry, check_contents, check_sizes, describe_files, read_manifest, seal
 from asft.meter import PeakMemory
@@ -248,21 +248,6 @@ class Store:
             return None
         except (ValueError, KeyError, TypeError):
             return f"unknown: {path} is damaged"
-
-
-class DiskFull(ValueError):
-    """No room for a result, told in one line; what was finished before is untouched."""
-
-
-MAKE_ROOM = "Free some space (`asft store gc` lists what can go) and run again: finished stages are kept."
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-
-
-def disk_full(error: BaseException) -> bool:
-    """Whether an error says that a file could not grow; safetensors reports the system's number in its text."""
-    if isinstance(error, OSError):
-        return error.errno in _FULL
-    return any(f"(os error {number})" in str(error) for number in _FULL)
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -22,8 +22,9 @@ from asft.commands.progress import SweepProgress
 from asft.compose import CONFIG_NAME, SweepCell, config_dir, enumerate_cells, one_line, overrides_of, plain
 from asft.config import CellConfig, ConfigError, build_cell
 from asft.console import console, quiet_libraries
+from asft.disk import MAKE_ROOM, DiskFull, disk_full
 from asft.keys import plan, store_kind
-from asft.store import MAKE_ROOM, DiskFull, Entry, Store, disk_full
+from asft.store import Entry, Store
 
 log = logging.getLogger("asft.run")
 _MULTIRUN = {"-m", "--multirun"}

@@ -1,75 +1,75 @@
-"""``asft store`` and ``asft status`` as typed, on a finished sweep."""
+"""``asft store`` and ``asft status`` on a finished sweep, and a finished table that is run again."""
 
 from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from conftest import Cli
 
+from asft.cli import main
+from asft.commands.run import distinct
+from asft.compose import enumerate_cells
+from asft.keys import plan
+from asft.pipeline import run_cell
+from asft.store import Store
+
 pytestmark = pytest.mark.slow
+Asft = Callable[..., tuple[int, str, str]]
 
 
-def test_a_table_is_verified_exported_imported_and_cleaned(cli: Cli, pair_overrides: list[str], tmp_path: Path) -> None:
+@pytest.fixture
+def asft(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Asft:
+    """The command line inside this process, in another folder: exit code, standard output and error."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ASFT_OUTPUTS", str(tmp_path / "outputs"))
+    monkeypatch.setenv("COLUMNS", "160")
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stop:
+            main(arguments)
+        told = capsys.readouterr()
+        return int(stop.value.code or 0), told.out, told.err
+
+    return run
+
+
+def test_a_table_is_verified_exported_imported_and_cleaned(
+    asft: Asft, pair_overrides: list[str], tmp_path: Path
+) -> None:
     options = ["experiment=table2", *pair_overrides, "method=aligned,sft", "attack.p=0,0.5"]
-    assert cli("run", "-m", *options).returncode == 0
+    for item in distinct(enumerate_cells(options, sweep=True).cells).values():
+        run_cell(item.cell)
     outputs = tmp_path / "outputs"
-    folder = f"outputs={outputs}"
-    assert "10 entries are whole, 0 damaged" in cli("store", "verify", folder).stdout
+    assert "10 entries are whole, 0 damaged" in asft("store", "verify", f"outputs={outputs}")[1]
 
-    packed = cli("store", "export", "table.tar.gz", *options)
-    assert packed.returncode == 0, packed.stderr
-    elsewhere = tmp_path / "elsewhere"
-    elsewhere.mkdir()
-    brought = cli("store", "import", "table.tar.gz", f"outputs={elsewhere}")
-    assert "entries imported, 0 were here already" in brought.stdout, brought.stderr
-    moved = [f"outputs={elsewhere}" if option == folder else option for option in options]
-    assert "3 of 3 cells done" in cli("status", *moved).stdout
-    assert cli("report", *moved).returncode == 0
+    assert asft("store", "export", "table.tar.gz", *options)[0] == 0
+    (tmp_path / "elsewhere").mkdir()
+    elsewhere = f"outputs={tmp_path / 'elsewhere'}"
+    assert "8 entries imported, 0 were here already" in asft("store", "import", "table.tar.gz", elsewhere)[1]
+    assert "3 of 3 cells done" in asft("status", *options, elsewhere)[1]
+    assert asft("report", *options, elsewhere)[0] == 0
 
-    (weights,) = sorted((outputs / "stages" / "train").glob("*/adapter_model.safetensors"))[:1]
+    weights = min((outputs / "stages" / "train").glob("*/adapter_model.safetensors"))
     data = bytearray(weights.read_bytes())
     data[-1] ^= 1
     weights.write_bytes(data)
-    found = cli("store", "verify", folder)
-    assert found.returncode == 1
-    assert f"{weights}: its SHA-256 is not that of what was written" in found.stdout
+    code, told, _ = asft("store", "verify", f"outputs={outputs}")
+    assert code == 1
+    assert f"{weights}: its SHA-256 is not that of what was written" in told
     assert len(list((outputs / "damaged" / "stages" / "train").iterdir())) == 1
 
-    narrow = [option for option in options if not option.startswith("attack.p")]
-    listed = cli("store", "gc", *narrow, "attack.p=0")
-    assert "not named by this experiment" in listed.stdout
-    assert "could go; --yes deletes them" in listed.stdout
-    assert cli("store", "gc", *narrow, "attack.p=0", "--yes").returncode == 0
-    assert "2 of 3 cells done, 1 missing" in cli("status", *options).stdout
-
-
-def test_a_finished_table_of_forty_cells_is_run_again_in_a_moment(
-    cli: Cli, pair_overrides: list[str], tmp_path: Path
-) -> None:
-    """Entries are put there by hand: what counts is how long it takes to see that nothing is to be done."""
-    from asft.commands.run import distinct
-    from asft.compose import enumerate_cells
-    from asft.keys import plan
-    from asft.store import Store
-
-    ratios = ",".join(f"{number / 20:g}" for number in range(10))
-    options = ["experiment=table2", *pair_overrides, "method=sft,asft,l2,safe_lora", f"attack.p={ratios}"]
-    store = Store(tmp_path / "outputs")
-    cells = distinct(enumerate_cells(options, sweep=True).cells)
-    assert len(cells) == 40
-    for item in cells.values():
-        store.ensure("cells", plan(item.cell).judge, lambda folder: {"metrics": {"hs": 1.0, "fa": 1.0}, "stages": {}})
-    before = os.times()
-    began = time.monotonic()
-    shown = cli("run", "-m", *options)
-    after = os.times()
-    used = after.children_user + after.children_system - before.children_user - before.children_system
-    assert shown.returncode == 0, shown.stderr
-    assert "40 cells, 40 finished already" in shown.stderr
-    assert min(used, time.monotonic() - began) < 5, "processor seconds count where other work holds the machine up"
+    narrow = [*options[:-1], "attack.p=0"]
+    listed = asft("store", "gc", *narrow)[1]
+    assert "not named by this experiment" in listed
+    assert "could go; --yes deletes them" in listed
+    assert "3 of 3 cells done" in asft("status", *options)[1]
+    assert "deleted" in asft("store", "gc", *narrow, "--yes")[1]
+    assert "2 of 3 cells done, 1 missing" in asft("status", *options)[1]
 
 
 @pytest.mark.parametrize(
@@ -81,9 +81,29 @@ def test_a_finished_table_of_forty_cells_is_run_again_in_a_moment(
         (["store", "verify", "outputs=nowhere"], "outputs=nowhere: no such folder"),
     ],
 )
-def test_a_mistake_is_one_line(cli: Cli, tmp_path: Path, arguments: list[str], part: str) -> None:
+def test_a_mistake_is_one_line(asft: Asft, tmp_path: Path, arguments: list[str], part: str) -> None:
     (tmp_path / "outputs").mkdir()
-    shown = cli(*arguments)
-    assert shown.returncode == 2
-    assert part in shown.stderr
-    assert len(shown.stderr.strip().splitlines()) == 1
+    code, _, told = asft(*arguments)
+    assert code == 2
+    assert part in told
+    assert len(told.strip().splitlines()) == 1
+
+
+def test_a_finished_table_of_forty_cells_is_run_again_in_a_moment(
+    cli: Cli, pair_overrides: list[str], tmp_path: Path
+) -> None:
+    """Entries are put there by hand: what counts is how long it takes to see that nothing is to be done."""
+    ratios = ",".join(f"{number / 20:g}" for number in range(10))
+    options = ["experiment=table2", *pair_overrides, "method=sft,asft,l2,safe_lora", f"attack.p={ratios}"]
+    store = Store(tmp_path / "outputs")
+    cells = distinct(enumerate_cells(options, sweep=True).cells)
+    assert len(cells) == 40
+    for item in cells.values():
+        store.ensure("cells", plan(item.cell).judge, lambda folder: {"metrics": {"hs": 1.0, "fa": 1.0}, "stages": {}})
+    before, began = os.times(), time.monotonic()
+    shown = cli("run", "-m", *options)
+    after, wall = os.times(), time.monotonic() - began
+    used = after.children_user + after.children_system - before.children_user - before.children_system
+    assert shown.returncode == 0, shown.stderr
+    assert "40 cells, 40 finished already" in shown.stderr
+    assert min(used, wall) < 5, "processor seconds count where other work holds the machine up"

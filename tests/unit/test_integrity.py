@@ -13,10 +13,11 @@ from pathlib import Path
 
 import pytest
 
+from asft.disk import DiskFull
 from asft.heartbeat import STALE, read_beat, tell
 from asft.integrity import MANIFEST, DamagedEntry
 from asft.meter import PeakMemory
-from asft.store import DiskFull, Entry, Store, content_key
+from asft.store import Entry, Store, content_key
 
 KEY = content_key({"a": 1})
 
