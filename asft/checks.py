@@ -2,13 +2,42 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
 
-if TYPE_CHECKING:
-    from asft.config import CellConfig
+from asft.config import CellConfig, ConfigError, OrganismModel, PretrainedModel, SafetyTunedModel
 
 
-def check_cell(cell: CellConfig) -> None:
+def cross_checks(cell: CellConfig) -> None:
+    """What no single field can know.
+
+    Raises:
+        ConfigError: naming the key, its value and what to do instead.
+    """
+    attack, model = cell.attack, cell.model
+    if cell.outputs == Path():
+        raise ConfigError("outputs=: name a folder for the results, e.g. outputs=outputs")
+    if attack.source == "none" and attack.p > 0:
+        raise ConfigError(f"attack.p={attack.p}: attack=none has no harmful rows; choose a source or set attack.p=0")
+    if isinstance(model, SafetyTunedModel) and cell.data.root is None:
+        raise ConfigError(
+            f"data.root=null: model={model.name} is a real model and needs real data; "
+            "set data.root to a folder in the layout of the authors' published files (docs/data.md)"
+        )
+    if isinstance(model, OrganismModel) and cell.data.root is not None:
+        raise ConfigError(
+            f"data.root={cell.data.root}: model={model.name} speaks only its embedded world; "
+            "leave data.root out or choose a real model"
+        )
+    try:
+        _check_data_and_model(cell)
+        cell.method.check(cell)
+        if cell.measure is not None:
+            cell.measure.check(cell)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+
+
+def _check_data_and_model(cell: CellConfig) -> None:
     """Checks what needs more than one setting to see.
 
     Raises:
@@ -26,8 +55,6 @@ def check_cell(cell: CellConfig) -> None:
 
 
 def _check_quantization(cell: CellConfig) -> None:
-    from asft.config import PretrainedModel
-
     if not isinstance(cell.model, PretrainedModel) or cell.model.quantization is None:
         return
     quantization = cell.model.quantization
@@ -44,7 +71,6 @@ def _check_quantization(cell: CellConfig) -> None:
 
 def _check_hub(cell: CellConfig) -> None:
     """The sources are named; how many rows they have is known once they are downloaded."""
-    from asft.config import SafetyTunedModel
     from asft.data.hub import source
 
     if isinstance(cell.model, SafetyTunedModel):

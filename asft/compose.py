@@ -24,7 +24,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from yaml import YAMLError
 
-from asft.config import CellConfig, ConfigError, build_cell
+from asft.cell_builder import build_cell
+from asft.config import CellConfig, ConfigError
 
 CONFIG_NAME = "config"
 

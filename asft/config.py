@@ -1,21 +1,12 @@
-"""The typed configuration: what Hydra composes is checked here once and converted to frozen dataclasses.
-
-Below this module and :mod:`asft.cli` nothing knows Hydra. A mistake of the user's ends as one
-:class:`ConfigError` line that names the key, its value and what is allowed.
-"""
+"""The typed configuration: frozen dataclasses, made from what Hydra composes by :mod:`asft.cell_builder`."""
 
 from __future__ import annotations
 
 import dataclasses
-import difflib
-import functools
-import importlib
-import textwrap
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from asft.evaluation.grader import Grader
@@ -247,11 +238,9 @@ class ExperimentConfig:
     paper_columns: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
-_PLUGINS: dict[str, type[Any]] = {"method": Method, "judge": Judge, "grader": Grader, "tracker": Tracker}
-_OPTIONAL_PLUGINS: dict[str, type[Any]] = {"measure": Measure}
-
-# Where a user may put a key by mistake: shown in no message.
-_MAY_HOLD_SECRETS = {"api_key_env", "base_url"}
+# The parts of a cell that are classes named by their YAML, with their base classes; third parties plug in here.
+PLUGINS: dict[str, type[Any]] = {"method": Method, "judge": Judge, "grader": Grader, "tracker": Tracker}
+OPTIONAL_PLUGINS: dict[str, type[Any]] = {"measure": Measure}
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid", arbitrary_types_allowed=True))
@@ -286,7 +275,7 @@ class CellConfig:
         """The configuration as plain data, plug-ins by name and class; what manifests and trackers keep."""
         parts = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         tree = {name: _as_plain(part) for name, part in parts.items()}
-        for name in _PLUGINS:
+        for name in PLUGINS:
             tree[name] = {"name": parts[name].name, **parts[name].settings()}
         if self.measure is not None:
             tree["measure"] = {"name": self.measure.name, **self.measure.settings()}
@@ -295,118 +284,3 @@ class CellConfig:
 
 def _as_plain(part: Any) -> Any:
     return dataclasses.asdict(part) if dataclasses.is_dataclass(part) and not isinstance(part, type) else part
-
-
-def build_cell(tree: Mapping[str, Any]) -> CellConfig:
-    """Checks a resolved configuration tree (plain dicts, as Hydra composed it) and types it.
-
-    Raises:
-        ConfigError: naming each offending key, its value and the allowed ones.
-    """
-    values = dict(tree)
-    for key, kind in _PLUGINS.items():
-        values[key] = _plugin(key, values.get(key), kind)
-    for key, kind in _OPTIONAL_PLUGINS.items():
-        if values.get(key) is not None:
-            values[key] = _plugin(key, values[key], kind)
-    cell = _validate(CellConfig, values, "")
-    _cross_checks(cell)
-    return cell
-
-
-def _plugin(key: str, node: Any, kind: type[T]) -> T:
-    """Builds a method, judge or tracker from its ``_target_``; third parties plug in here."""
-    if not isinstance(node, Mapping) or "_target_" not in node:
-        raise ConfigError(f"{key}: choose one by {key}=NAME; a {key} needs a _target_ (a class) in its YAML")
-    values = {name: _nested(f"{key}.{name}", value, kind) for name, value in node.items()}
-    target = str(values.pop("_target_"))
-    module, _, attribute = target.rpartition(".")
-    try:
-        cls = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ConfigError(f"{key}._target_={target}: cannot be imported ({error})") from error
-    if not (isinstance(cls, type) and issubclass(cls, kind)):
-        raise ConfigError(f"{key}._target_={target}: must be a class derived from {kind.__module__}.{kind.__name__}")
-    return _validate(cls, values, key)
-
-
-def _nested(key: str, value: Any, kind: type[T]) -> Any:
-    """A plug-in's setting; where it holds plug-ins of the same kind (an ensemble's judges), they are built first."""
-    if not isinstance(value, Mapping):
-        return value
-    if "_target_" in value:
-        return _plugin(key, value, kind)
-    return {name: _nested(f"{key}.{name}", part, kind) for name, part in value.items()}
-
-
-def _validate(cls: type[T], values: Mapping[str, Any], prefix: str) -> T:
-    kind: Any = cls  # mypy does not see that a generic's class can be hashed
-    try:
-        typed: T = _adapter(kind).validate_python(values)
-    except ValidationError as error:
-        raise ConfigError("; ".join(_sentence(item, prefix, cls) for item in error.errors())) from None
-    return typed
-
-
-@functools.cache
-def _adapter(cls: Any) -> TypeAdapter[Any]:
-    """Built once a class; building one takes as long as composing a configuration."""
-    return TypeAdapter(cls)
-
-
-def _sentence(item: Any, prefix: str, cls: type[Any]) -> str:
-    """One pydantic error as ``key=value: what is allowed``."""
-    path = [str(part) for part in item["loc"] if str(part) not in {"organism", "pretrained", "smollm2"}]
-    key = ".".join([prefix, *path] if prefix else path)
-    if item["type"] == "unexpected_keyword_argument":
-        allowed = _fields_at(cls, [str(part) for part in item["loc"]][:-1])
-        close = difflib.get_close_matches(path[-1], allowed, n=1)
-        hint = f"; did you mean {close[0]}?" if close else "."
-        return f"{key}: unknown key{hint} Allowed: {', '.join(allowed)}"
-    if item["type"] in {"missing", "missing_argument"}:
-        return f"{key}: is missing"
-    message = item["msg"].removeprefix("Value error, ")
-    message = message[0].lower() + message[1:]
-    hidden = not _MAY_HOLD_SECRETS.isdisjoint(path[-1:])
-    value = "(hidden)" if hidden else textwrap.shorten(str(item["input"]), 80, placeholder=" …")
-    return f"{key}={value}: {message}"
-
-
-def _fields_at(cls: Any, path: list[str]) -> list[str]:
-    """Field names of the dataclass that ``path`` leads to below ``cls``."""
-    for part in path:
-        members = getattr(cls, "__pydantic_fields__", {})
-        if part in members:
-            cls = members[part].annotation
-        else:  # a branch of the model union, named by its source
-            options: tuple[Any, ...] = getattr(cls, "__args__", ())
-            cls = next((o for o in options if part in str(o.__dataclass_fields__["source"].type)), cls)
-    return [field.name for field in dataclasses.fields(cls)] if dataclasses.is_dataclass(cls) else []
-
-
-def _cross_checks(cell: CellConfig) -> None:
-    """What no single field can know."""
-    attack, model = cell.attack, cell.model
-    if cell.outputs == Path():
-        raise ConfigError("outputs=: name a folder for the results, e.g. outputs=outputs")
-    if attack.source == "none" and attack.p > 0:
-        raise ConfigError(f"attack.p={attack.p}: attack=none has no harmful rows; choose a source or set attack.p=0")
-    if isinstance(model, SafetyTunedModel) and cell.data.root is None:
-        raise ConfigError(
-            f"data.root=null: model={model.name} is a real model and needs real data; "
-            "set data.root to a folder in the layout of the authors' published files (docs/data.md)"
-        )
-    if isinstance(model, OrganismModel) and cell.data.root is not None:
-        raise ConfigError(
-            f"data.root={cell.data.root}: model={model.name} speaks only its embedded world; "
-            "leave data.root out or choose a real model"
-        )
-    from asft.checks import check_cell
-
-    try:
-        check_cell(cell)
-        cell.method.check(cell)
-        if cell.measure is not None:
-            cell.measure.check(cell)
-    except ValueError as error:
-        raise ConfigError(str(error)) from error

@@ -117,3 +117,8 @@ def cli(tmp_path: Path) -> Cli:
         )
 
     return run
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest file first, so that with several workers it does not run alone at the end."""
+    items.sort(key=lambda item: "test_demo" not in item.nodeid)

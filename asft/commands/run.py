@@ -17,10 +17,11 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from rich.markup import escape
 
+from asft.cell_builder import build_cell
 from asft.celllog import cell_log
 from asft.commands.progress import SweepProgress
 from asft.compose import CONFIG_NAME, SweepCell, config_dir, enumerate_cells, one_line, overrides_of, plain
-from asft.config import CellConfig, ConfigError, build_cell
+from asft.config import CellConfig, ConfigError
 from asft.console import console, quiet_libraries
 from asft.disk import MAKE_ROOM, DiskFull, disk_full
 from asft.keys import plan, store_kind

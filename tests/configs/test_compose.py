@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from asft.cell_builder import build_cell
 from asft.compose import config_dir, enumerate_cells, plain
-from asft.config import ConfigError, build_cell
+from asft.config import ConfigError
 
 PAIR = ["model.base=a", "model.aligned=b"]
 
