@@ -2,9 +2,10 @@
 
 Usage: forked_sweeps.py (kill | crowd | limited | tmpfs) OUTPUTS OVERRIDES_JSON. Prints one JSON object.
 
-``kill`` runs a sweep undisturbed, then kills sweeps at twenty random moments and starts each again; ``crowd``
-runs one sweep in four processes at once; ``limited`` runs one whose files may not grow beyond a few kilobytes and
-``tmpfs`` one on a file system of a few hundred (mounting it takes root's rights), then both once more with room.
+``kill`` runs a sweep undisturbed, then kills sweeps at twenty random moments, every other one soon after a training has
+saved a checkpoint, and starts each again; ``crowd`` runs one sweep in four processes at once; ``limited`` runs one
+whose files may not grow beyond a few kilobytes and ``tmpfs`` one on a file system of a few hundred (mounting it takes
+root's rights), then both once more with room.
 """
 
 from __future__ import annotations
@@ -84,6 +85,22 @@ def outcome(outputs: Path) -> dict[str, Any]:
     return found
 
 
+def wait(child: int, seconds: float, for_checkpoint: Path | None = None) -> bool:
+    """Waits so long, from the moment that a training has saved a checkpoint; returns whether the child ended."""
+    began = None if for_checkpoint else time.monotonic()
+    while began is None or time.monotonic() - began < seconds:
+        if os.waitpid(child, os.WNOHANG)[0]:
+            return True
+        if began is None and for_checkpoint and saved(for_checkpoint):
+            began = time.monotonic()
+        time.sleep(0.002)
+    return False
+
+
+def saved(outputs: Path) -> bool:
+    return any((outputs / "stages" / "train").glob(".*.resume/checkpoint-*"))
+
+
 def kill(outputs: Path, overrides: list[str]) -> dict[str, Any]:
     rng = random.Random(20)
     began = time.monotonic()
@@ -97,14 +114,14 @@ def kill(outputs: Path, overrides: list[str]) -> dict[str, Any]:
         while True:
             before = times(folder)
             child = start(overrides, folder)
-            deadline = time.monotonic() + rng.uniform(0, length) if kills < KILLS else float("inf")
-            while (done := os.waitpid(child, os.WNOHANG)[0]) == 0 and time.monotonic() < deadline:
-                time.sleep(0.002)
+            delay = rng.uniform(0, length) if kills % 2 else rng.uniform(0, 0.1)
+            done = wait(child, delay, None if kills % 2 else folder) if kills < KILLS else wait(child, float("inf"))
+            length *= 0.7 if done else 1.1  # a sweep that goes on has less to do: kills must keep hitting it
             if not done:
                 os.kill(child, signal.SIGKILL)
                 os.waitpid(child, 0)
                 kills += 1
-                partly += any((folder / "stages" / "train").glob(".*.resume/checkpoint-*"))
+                partly += saved(folder)
             after = times(folder)
             recomputed += [name for name, time in before.items() if after.get(name) != time]
             if done:
