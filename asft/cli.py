@@ -6,6 +6,7 @@ the last one ended.
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 import sys
 from collections.abc import Sequence
@@ -51,6 +52,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     command, rest = (arguments[0], arguments[1:]) if arguments else ("", [])
     if command.startswith(("-sc", "--shell-completion")):  # the shell's completion calls the bare program
         command, rest = "run", arguments
+    if command in {"-V", "--version"}:
+        print(f"asft-lab {importlib.metadata.version('asft-lab')}")
+        raise SystemExit(0)
     if command in {"", "help", "-h", "--help"}:
         print(USAGE)
         raise SystemExit(0 if command else 2)

@@ -11,6 +11,7 @@ from asft.judge_notes import judge_notes
 from asft.keys import plan
 from asft.provenance import library_versions
 from asft.report import Cell, CellRecord, Column, MissingCell, TableSpec
+from asft.report.paper import paper_tables
 from asft.store import HARMFUL_FILE, TASK_FILE, Entry, Store, read_jsonl
 
 _PAPER_MODEL = "Llama-2-7B-Chat"
@@ -57,6 +58,7 @@ def table_spec(sweep: Sweep, command: str) -> TableSpec:
     methods = {item.cell.method.name: item.cell.method.label for item in sweep.cells}
     if experiment.columns not in sweep.axes:
         raise ConfigError(f"experiment.columns={experiment.columns}: not an axis; allowed: {', '.join(sweep.axes)}")
+    check_paper_table(experiment)
     return TableSpec(
         name=experiment.name,
         title=experiment.title,
@@ -73,6 +75,15 @@ def table_spec(sweep: Sweep, command: str) -> TableSpec:
         command=command,
         versions=library_versions(),
     )
+
+
+def check_paper_table(experiment: ExperimentConfig) -> None:
+    """Raises ConfigError where the experiment names a table that the paper's figures do not hold."""
+    tables = [name for name in paper_tables() if name.startswith("table")]
+    if experiment.paper_table is not None and experiment.paper_table not in tables:
+        raise ConfigError(
+            f"experiment.paper_table={experiment.paper_table}: unknown. Allowed: {', '.join(tables)}, or null"
+        )
 
 
 def differences(sweep: Sweep) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from asft.collect import experiment_of, measure_differences, number
+from asft.collect import check_paper_table, experiment_of, measure_differences, number
 from asft.compose import Sweep, SweepCell
 from asft.config import CellConfig, ConfigError, ExperimentConfig
 from asft.keys import plan
@@ -35,6 +35,7 @@ def measure_table(sweep: Sweep, command: str) -> MeasureTable:
     for key, axis in (("columns", experiment.columns), ("rows", experiment.rows)):
         if axis not in sweep.axes:
             raise ConfigError(f"experiment.{key}={axis}: not an axis; allowed: {', '.join(sweep.axes)}")
+    check_paper_table(experiment)
     rows = sweep.axes[experiment.rows]
     spec = MeasureSpec(
         name=experiment.name,

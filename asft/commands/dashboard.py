@@ -26,7 +26,7 @@ def dashboard(arguments: list[str]) -> int:
         ConfigError: for an unknown experiment, a wrong flag, or an override that does not compose.
     """
     port = _port([argument for argument in arguments if argument.startswith("-")])
-    overrides = overrides_of(arguments)
+    overrides = overrides_of(arguments, flags=("--serve",))
     chosen = [text.removeprefix("experiment=") for text in overrides if text.startswith("experiment=")]
     others = [text for text in overrides if not text.startswith("experiment=")]
     outputs = enumerate_cells(others, sweep=True).cells[0].cell.outputs

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from dataclasses import asdict
 
 from rich.console import Console
 
@@ -83,6 +84,7 @@ def _format(arguments: list[str]) -> tuple[str | None, list[str]]:
 
 
 def _folder_name(sweep: Sweep, experiment: ExperimentConfig) -> str:
-    """The experiment and its model; a table of other cells under the same names gets a folder of its own."""
+    """The experiment and its model; other cells or another layout under the same names get a folder of their own."""
     cells = sorted(plan(item.cell).key for item in sweep.cells)
-    return f"{experiment.name}_{sweep.cells[0].cell.model.name}_{content_key({'cells': cells})[:6]}"
+    identity = content_key({"cells": cells, "layout": asdict(experiment)})
+    return f"{experiment.name}_{sweep.cells[0].cell.model.name}_{identity[:6]}"

@@ -42,7 +42,7 @@ def run(arguments: list[str]) -> int:
         _launch(arguments)
         return 0
     sweep = bool(_MULTIRUN & set(arguments))
-    cells = distinct(enumerate_cells(overrides_of(arguments), sweep=sweep).cells)
+    cells = distinct(enumerate_cells(overrides_of(arguments, flags=None), sweep=sweep).cells)
     open_cells = {key: item for key, item in cells.items() if _finished(key, item) is None}
     if sweep:
         console.print(f"{len(cells)} cells, {len(cells) - len(open_cells)} finished already")

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from asft.cell_builder import build_cell
+from asft.collect import table_spec
 from asft.compose import config_dir, enumerate_cells, plain
 from asft.config import ConfigError
 
@@ -20,6 +21,12 @@ def choices(group: str) -> list[str]:
 
 
 @pytest.mark.slow
+def test_an_unknown_table_of_the_paper_is_told() -> None:
+    sweep = enumerate_cells(["experiment=demo", "method=sft", "experiment.paper_table=table99"], sweep=True)
+    with pytest.raises(ConfigError, match=r"experiment\.paper_table=table99: unknown\. Allowed: table1, table2"):
+        table_spec(sweep, "")
+
+
 @pytest.mark.parametrize("experiment", choices("experiment"))
 def test_every_experiment_enumerates(experiment: str, published: Path) -> None:
     real = [f"data.root={published}"] if experiment.endswith("_real") else []

@@ -35,6 +35,16 @@ def test_an_unknown_command_names_the_allowed_ones(cli: Cli) -> None:
     assert "unknown command rnu; allowed: run, report" in shown.stderr
 
 
+def test_an_unknown_flag_is_not_passed_over(cli: Cli) -> None:
+    shown = cli("status", "--frobnicate", "experiment=demo")
+    assert shown.returncode == 2
+    assert "--frobnicate: unknown flag; allowed: -m, --multirun, and KEY=VALUE" in shown.stderr
+
+
+def test_the_version_is_told(cli: Cli) -> None:
+    assert cli("--version").stdout.startswith("asft-lab 0.")
+
+
 def test_cfg_job_prints_the_configuration(cli: Cli) -> None:
     shown = cli("run", "--cfg", "job", "--resolve", "method=asft")
     assert shown.returncode == 0

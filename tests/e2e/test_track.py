@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import wandb
 from synthetic_store import write_cell
 from wandb_files import OfflineRun, read_run
 
@@ -43,6 +44,7 @@ def runs(outputs: Path, secrets: None) -> dict[str, OfflineRun]:
     """The experiment tracked offline twice, read back; job type to run."""
     for _ in range(2):
         assert track([*EXPERIMENT, f"outputs={outputs}"]) == 0
+    wandb.teardown()  # its service writes on behind the runs' backs until it is ended
     files = list((outputs / "wandb").glob("wandb/offline-run-*/*.wandb"))
     assert len(files) == 2, "tracking twice leaves one run a cell"
     found = [read_run(path) for path in files]
