@@ -36,6 +36,10 @@ def measure_table(sweep: Sweep, command: str) -> MeasureTable:
         if axis not in sweep.axes:
             raise ConfigError(f"experiment.{key}={axis}: not an axis; allowed: {', '.join(sweep.axes)}")
     check_paper_table(experiment)
+    if experiment.rows == "method":
+        raise ConfigError(
+            "measure: this experiment's rows are methods, of which a measure knows nothing; leave measure out"
+        )
     rows = sweep.axes[experiment.rows]
     spec = MeasureSpec(
         name=experiment.name,
@@ -133,7 +137,8 @@ def _cell_notes(cell: CellConfig) -> list[str]:
         notes.append(
             "All adapted modules are one vector; the update is sBA. The paper does not say how its random direction is "
             "drawn. Here it is BA with Gaussian factors of the fine-tune's rank; `gaussian_abs_cos` is the exact mean "
-            "for a full Gaussian vector, `p_random` the share of random updates with at least that |cos|."
+            "for a full Gaussian vector, `p_random` the add-one estimate of the share of random updates with at least "
+            "that |cos|."
         )
     else:
         moved = "the adapted modules" if settings["modules"] == "targets" else "every parameter"

@@ -34,7 +34,7 @@ def judge(arguments: list[str]) -> int:
     overrides = overrides_of(rest)
     sweep = enumerate_cells(overrides, sweep=True)
     if any(item.cell.measure is not None for item in sweep.cells):
-        raise ConfigError("asft judge: this experiment measures and keeps no answers; run it anew with another judge=")
+        raise ConfigError("this experiment measures and keeps no answers; run it anew with another judge=")
     if options.agreement and "judge" in sweep.axes:
         raise ConfigError("--agreement: compares one judge with another; give a single judge=")
     quiet_libraries()

@@ -22,6 +22,8 @@ def landscape(arguments: list[str]) -> int:
     if not keys & {"experiment", "measure"}:
         words = ["measure=plane", *words]
     whole = "experiment" in keys
+    if not whole and {"-m", "--multirun"} & set(arguments):
+        raise ConfigError("-m: several values need a layout; name an experiment=, or run one plane after the other")
     sweep = enumerate_cells(overrides_of(words), sweep=whole)
     if any(item.cell.measure is None for item in sweep.cells):
         raise ConfigError("this experiment scores cells and measures no landscape; launch it by `asft run -m`")

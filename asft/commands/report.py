@@ -29,6 +29,10 @@ def report(arguments: list[str]) -> int:
     kind, arguments = _format(arguments)
     sweep = enumerate_cells(overrides_of(arguments), sweep=True)
     if measures_in(sweep):
+        if kind is not None:
+            raise ConfigError(
+                f"--format {kind}: measured values have no print format; SVG, PNG and table.tex are written"
+            )
         return report_measures(sweep, arguments)
     experiment, cells = experiment_of(sweep), records(sweep)
     if all(isinstance(cell, MissingCell) for cell in cells):

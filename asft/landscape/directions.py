@@ -19,6 +19,7 @@ from asft.anchor.saved_adapter import CONFIG_NAME, read_adapter
 
 Direction = dict[str, Tensor]
 Weights = Mapping[str, Tensor]
+_PARALLEL = 1e-5  # what is left of a direction relative to it, below which it is rounding
 
 
 def weights_of(model: PreTrainedModel, targets: Sequence[str] | None = None) -> Direction:
@@ -73,8 +74,7 @@ def adapter_update(weights: Weights, adapter: Path) -> Direction:
         if name not in weights:
             raise ValueError(f"adapter={str(adapter)!r} adapts {module!r}, which is not among the model's weights here")
         update = saved.scaling(module) * (saved.tensors[keys.b].float() @ saved.tensors[keys.a].float())
-        # Conv1D (GPT-2) stores its weight as i×o.
-        fits = update if update.shape == weights[name].shape else update.T
+        fits = update.T if saved.config.get("fan_in_fan_out") else update  # Conv1D (GPT-2) stores its weight as i×o
         if fits.shape != weights[name].shape:
             raise ValueError(f"adapter={str(adapter)!r}: {module!r} has shape {tuple(update.shape)} there")
         direction[name] = fits.to(weights[name].device)
@@ -103,15 +103,21 @@ def layer_normalised(direction: Direction, weights: Weights) -> Direction:
 
 
 def orthogonalised(direction: Direction, to: Direction) -> Direction:
-    """``direction`` without its part along ``to``, tensor by tensor (so the whole is orthogonal, too)."""
+    """``direction`` without its part along ``to``, tensor by tensor (so the whole is orthogonal, too).
+
+    Raises:
+        ValueError: when nothing but rounding is left, as for two equal directions.
+    """
     result = {}
     for name, tensor in direction.items():
-        if name in to:
-            other = to[name].double()
+        other = to[name].double() if name in to else None
+        if other is not None and other.any():
             share = (tensor.double() * other).sum() / (other * other).sum()
             result[name] = (tensor.double() - share * other).to(tensor.dtype)
         else:
             result[name] = tensor
+    if _squared(result) < _PARALLEL**2 * _squared(direction):
+        raise ValueError("measure.orthogonal=true: y runs along x, so nothing of it is left; choose another measure.y")
     return result
 
 

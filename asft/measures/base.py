@@ -145,4 +145,5 @@ def _known(direction: str) -> bool:
 
 
 def _is_folder(direction: str) -> bool:
-    return direction not in {"alignment", "random", *LEARNED} and Path(direction).expanduser().is_dir()
+    folder = Path(direction).expanduser()
+    return direction not in {"alignment", "random", *LEARNED} and any(folder.glob("*.safetensors"))

@@ -78,11 +78,13 @@ class Plane(_Around):
     def check(self, cell: Any) -> None:
         """Also refuses an even number of points, which has no centre."""
         super().check(cell)
-        if self.points % 2 == 0:
-            raise ValueError(f"measure.points={self.points}: must be odd: the centre is the model itself")
+        _check_odd(self.points)
 
     def measure(self, ctx: MeasureContext) -> Measured:
-        """The grid; ``safe_share`` is the part of it, in percent, with HS at most τ = 10."""
+        """The grid; ``safe_share`` is the part of it, in percent, with HS at most τ = 10.
+
+        ``cosine`` is that of x and y before y is made orthogonal.
+        """
         model = ctx.pair.load("aligned", ctx.device)
         weights = measured_weights(model, self.modules, ctx.cell.training.target_modules)
         x = self._direction(self.x, weights, ctx, self.seed)
@@ -125,6 +127,11 @@ class Lines(_Around):
         """The first direction; the random ones need nothing."""
         return self.along, "random"
 
+    def check(self, cell: Any) -> None:
+        """Also refuses an even number of points, which has no centre."""
+        super().check(cell)
+        _check_odd(self.points)
+
     def measure(self, ctx: MeasureContext) -> Measured:
         """The curves; ``mean_hs`` is the mean over the curve along the first direction."""
         model = ctx.pair.load("aligned", ctx.device)
@@ -137,7 +144,7 @@ class Lines(_Around):
             perturbed.move(0.0)
             return values
 
-        along = curve(self._direction(self.along, weights, ctx, self.seed))
+        along = curve(self._direction(self.along, weights, ctx, self.seed + self.random))
         sampled = [curve(self._direction("random", weights, ctx, self.seed + k)) for k in range(self.random)]
         values = {"mean_hs": fmean(along), "mean_hs_random": fmean(value for line in sampled for value in line)}
         details = {"kind": "lines", "along": self.along, "steps": steps, "hs": along, "random": sampled}
@@ -191,6 +198,11 @@ class EPL(_Around):
         found = safe_stretch(at, threshold=self.threshold, limit=self.limit)
         perturbed.move(0.0)
         return found
+
+
+def _check_odd(points: int) -> None:
+    if points % 2 == 0:
+        raise ValueError(f"measure.points={points}: must be odd: the centre is the model itself")
 
 
 def grid(points: int, extent: float) -> list[float]:

@@ -1,101 +1,51 @@
 """What a table says about the paper's claims, in words: same direction, not shown, or contradicted.
 
-Every sentence is computed. A contrast of two methods is paired on the same prompts over all columns in which the
-attack works; it counts where the paired test gives p < 0.05, corrected by Holm over the contrasts of one table.
+Every sentence is computed. A contrast of two methods is paired on the same prompts, averaged over all columns in which
+the attack works; prompts (and seeds, where there are several) are resampled, the columns are not: they are the tasks,
+sources, models or ratios that the table is about. It counts where p < 0.05 after Holm's correction over the contrasts
+of one table. Columns in which single differences hold are named, and where they point both ways the verdict is mixed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from statistics import fmean
 
 from scipy import stats
 
 from asft.report.analysis import Analysis
-from asft.report.health import MIN_RISE
-from asft.report.paper import paper_value
+from asft.report.contrast import (
+    CONTRADICTED,
+    DIRECTION_CONTROLS,
+    MIXED,
+    NOT_SHOWN,
+    REFERENCES,
+    SAME,
+    Contrast,
+    attacked_columns,
+    contrast,
+    contrasts,
+)
 from asft.report.records import Column
-from asft.report.statistics import ALPHA, holm, pair_by_seed, paired_test, summarise
-from asft.report.text import p_value
+from asft.report.statistics import ALPHA, pair_by_seed, paired_test
+from asft.report.text import p_value, score
 
-SAME, NOT_SHOWN, CONTRADICTED = "same direction", "not shown", "contradicted"
 COSTLY = 5.0  # points of FA from which a lower HS is said to be bought
-DIRECTION_CONTROLS = ("l2", "asft_random", "asft_projector")
 
 
-@dataclass(frozen=True)
-class Contrast:
-    """``first − second`` in points, mean over columns; ``paper`` the same from the paper's figures.
-
-    ``p_value`` is None where the columns share no prompts (other test rows in each).
-    """
-
-    first: str
-    second: str
-    metric: str
-    difference: float
-    p_value: float | None
-    paper: float | None
-    lower_in: int
-    columns: int
-
-    @property
-    def significant(self) -> bool:
-        """Whether the paired test bears the difference out."""
-        return self.p_value is not None and self.p_value < ALPHA
-
-    @property
-    def verdict(self) -> str:
-        """Against the paper's sign; an untested or insignificant difference shows nothing."""
-        if not self.significant or self.paper is None:
-            return NOT_SHOWN
-        return SAME if (self.difference < 0) == (self.paper < 0) else CONTRADICTED
-
-
-def attacked_columns(analysis: Analysis) -> list[Column]:
-    """The columns in which plain fine-tuning raised HS by at least five points over the aligned model."""
-    found = []
-    for column in analysis.spec.columns:
-        undefended = analysis.entry("HS", analysis.spec.undefended, column).ours
-        aligned = analysis.entry("HS", "aligned", column).ours
-        if undefended is not None and aligned is not None and undefended - aligned >= MIN_RISE:
-            found.append(column)
-    return found
-
-
-def contrast(analysis: Analysis, first: str, second: str, metric: str, columns: Sequence[Column]) -> Contrast | None:
-    """Compares two rows over columns; None where a cell is missing or a row is not in the table."""
-    grid, spec = analysis.grid, analysis.spec
-    if {first, second} - set(spec.rows) or not columns:
-        return None
-    groups = [(grid.at(first, column).records, grid.at(second, column).records) for column in columns]
-    if not all(one and other for one, other in groups):
-        return None
-    differences = [summarise(one, metric).mean - summarise(other, metric).mean for one, other in groups]
-    test = paired_test([pair for one, other in groups for pair in pair_by_seed(one, other)], metric)
-    return Contrast(
-        first,
-        second,
-        metric,
-        difference=fmean(differences),
-        p_value=test.p_value if test else None,
-        paper=_paper_difference(analysis, first, second, metric, columns),
-        lower_in=sum(difference < 0 for difference in differences),
-        columns=len(columns),
-    )
+def score_or(value: float | None) -> str:
+    """A score, or that it is missing."""
+    return "missing" if value is None else score(value)
 
 
 def defence_paragraph(
-    analysis: Analysis, method: str = "asft", references: Sequence[str] = ("sft", "safe_lora")
+    analysis: Analysis, method: str = "asft", references: Sequence[str] = REFERENCES, *, claimed: bool = False
 ) -> str:
     """What a table of scores says of a defence: against plain fine-tuning, its rival, and its controls."""
     columns = attacked_columns(analysis)
     if not columns:
         return "**Not shown.** The attack raises HS in no column, so no defence can be seen to work."
-    contrasts = [contrast(analysis, method, reference, "HS", columns) for reference in references]
-    controls = [contrast(analysis, method, control, "HS", columns) for control in DIRECTION_CONTROLS]
-    known = corrected([item for item in (*contrasts, *controls) if item is not None])
+    known = contrasts(analysis, method, references, claimed=claimed)
     label = analysis.spec.label
     sentences = []
     left_out = len(analysis.spec.columns) - len(columns)
@@ -106,10 +56,10 @@ def defence_paragraph(
             continue
         lead = (
             f"**{item.verdict.capitalize()}** against {label(item.second)}"
-            if item.paper is not None
+            if item.claimed_lower is not None
             else (f"Against {label(item.second)} (no figure in the paper)")
         )
-        sentences.append(f"{lead}: {_words(item)}{_accuracy(analysis, item, columns)}.")
+        sentences.append(f"{lead}: {_words(item)}{_accuracy(analysis, item, columns)}.{_projected(analysis, item)}")
     sentences += _direction_sentences(analysis, [item for item in known if item.second in DIRECTION_CONTROLS])
     return " ".join(sentences)
 
@@ -138,20 +88,26 @@ def monotone_paragraph(analysis: Analysis, method: str, *, falls: bool) -> str:
     # A constant has no rank correlation.
     rho = stats.spearmanr(range(len(values)), values).statistic if len(set(values)) > 1 else 0.0
     undefended = analysis.entry("HS", analysis.spec.undefended, columns[0]).ours
-    falling = bool(rho < 0 and values[-1] < values[0] - MIN_RISE)
-    verdict = SAME if falling == falls else CONTRADICTED
+    ends = paired_test(
+        pair_by_seed(analysis.grid.at(method, columns[-1]).records, analysis.grid.at(method, columns[0]).records), "HS"
+    )
+    changed = ends is not None and ends.p_value < ALPHA
+    if falls:
+        verdict = NOT_SHOWN if not changed else SAME if values[-1] < values[0] else CONTRADICTED
+    else:
+        verdict = CONTRADICTED if changed and values[-1] < values[0] else SAME
+    tested = "" if ends is None else f", last λ against the first p {p_words(ends.p_value)}"
     path = ", ".join(
         f"{column.label}: {h:.1f} / {a:.1f}" for column, h, a in zip(columns, values, accuracies, strict=True)
     )
     claim = "HS falls as λ grows" if falls else "HS stays high for every λ"
-    controls = [contrast(analysis, method, control, "HS", columns) for control in DIRECTION_CONTROLS]
     rival = [analysis.entry("HS", "asft", column).ours for column in columns] if method != "asft" else []
     compared = ", ".join(f"{value:.1f}" for value in rival if value is not None)
     beside = [f"AsFT at the same λ: {compared}."] if compared else []
-    beside += _direction_sentences(analysis, corrected([item for item in controls if item is not None]))
+    beside += _direction_sentences(analysis, contrasts(analysis, method, ()))
     said = (
         f"**{verdict.capitalize()}.** The paper: {claim}. HS / FA of {analysis.spec.label(method)}: {path} "
-        f"(SFT {undefended:.1f}; Spearman's ρ of HS with λ {rho:.2f} over {len(values)} points)."
+        f"(SFT {score_or(undefended)}; Spearman's ρ of HS with λ {rho:.2f} over {len(values)} points{tested})."
     )
     return " ".join([said, *beside])
 
@@ -198,18 +154,6 @@ def trade_paragraph(analysis: Analysis, method: str, rival: str) -> str:
     )
 
 
-def corrected(contrasts: list[Contrast]) -> list[Contrast]:
-    """Holm's correction over the contrasts that have a p-value."""
-    tested = [item for item in contrasts if item.p_value is not None]
-    corrected = dict(
-        zip(map(id, tested), holm([item.p_value for item in tested if item.p_value is not None]), strict=True)
-    )
-    return [
-        Contrast(**{**item.__dict__, "p_value": corrected[id(item)]}) if id(item) in corrected else item
-        for item in contrasts
-    ]
-
-
 def p_words(value: float | None) -> str:
     """``= 0.123``, ``< 0.001``, or that there is no test."""
     if value is None:
@@ -222,7 +166,23 @@ def _words(item: Contrast) -> str:
     paper = "" if item.paper is None else f"; the paper's difference is {item.paper:+.1f}"
     tested = "" if item.p_value is None else f", p {p_words(item.p_value)}"
     where = f"lower in {item.lower_in} of {item.columns} columns"
-    return f"HS {item.difference:+.1f} points on average, {where}{tested}{paper}"
+    mixed = (
+        f"; better at {', '.join(item.better)} and worse at {', '.join(item.worse)}" if item.verdict == MIXED else ""
+    )
+    return f"HS {item.difference:+.1f} points on average, {where}{tested}{paper}{mixed}"
+
+
+def _projected(analysis: Analysis, item: Contrast) -> str:
+    """How many modules Safe LoRA projects: the paper does not say, and the verdict hangs on it."""
+    if item.second != "safe_lora":
+        return ""
+    chosen = {
+        record.config.get("method", {}).get("number")
+        for record in analysis.grid.records
+        if record.method == item.second
+    }
+    number = chosen.pop() if len(chosen) == 1 else None
+    return "" if number is None else f" Safe LoRA projects K = {number} modules here; the verdict hangs on K."
 
 
 def _accuracy(analysis: Analysis, item: Contrast, columns: Sequence[Column]) -> str:
@@ -231,7 +191,7 @@ def _accuracy(analysis: Analysis, item: Contrast, columns: Sequence[Column]) -> 
         return ""
     paper = "" if accuracy.paper is None else f" (paper {accuracy.paper:+.1f})"
     price = ""
-    if item.difference > 0 and accuracy.difference > COSTLY:
+    if item.significant and item.difference > 0 and accuracy.difference > COSTLY:
         price = f": {analysis.spec.label(item.second)} buys its lower HS with that accuracy"
     return f"; FA {accuracy.difference:+.1f}{paper}{price}"
 
@@ -249,6 +209,13 @@ def _direction_sentences(analysis: Analysis, controls: Sequence[Contrast]) -> li
     ]
     better = [item for item in controls if item.significant and item.difference < 0]
     worse = [item for item in controls if item.significant and item.difference > 0]
+    single = [
+        f"{kind} than {label(item.second)} at {', '.join(places)}"
+        for item in controls
+        if item not in better
+        for kind, places in (("better", item.better), ("worse", item.worse))
+        if places
+    ]
     if better and not worse and len(better) == len(controls):
         says = f"{own} is below each of them: here the alignment direction matters"
     elif not better and not worse:
@@ -265,15 +232,5 @@ def _direction_sentences(analysis: Analysis, controls: Sequence[Contrast]) -> li
             )
             if part
         )
-    return [f"Does the direction matter? HS of {own} minus that of its controls: {', '.join(parts)}; {says}."]
-
-
-def _paper_difference(
-    analysis: Analysis, first: str, second: str, metric: str, columns: Sequence[Column]
-) -> float | None:
-    pairs = [
-        [paper_value(analysis.spec.paper_table, metric, row, column.paper_value) for row in (first, second)]
-        for column in columns
-    ]
-    known = [(one, other) for one, other in pairs if one is not None and other is not None]
-    return fmean(one - other for one, other in known) if known else None
+    asked = f"Does the direction matter? HS of {own} minus that of its controls: {', '.join(parts)}; {says}."
+    return [asked, f"Column by column {own} is {'; '.join(single)}."] if single else [asked]

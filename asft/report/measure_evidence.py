@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from statistics import fmean
 
-from asft.report.evidence import CONTRADICTED, NOT_SHOWN, SAME
+from asft.report.contrast import CONTRADICTED, NOT_SHOWN, SAME
 from asft.report.measures import MeasureTable, number
 from asft.report.records import AxisValue, Column
 
+SAFE_HS = 10.0  # percent, as the landscapes draw it
 Values = dict[str, dict[AxisValue | None, float | None]]
 
 
@@ -34,42 +36,72 @@ def cosine_paragraph(table: MeasureTable) -> str:
 
 
 def length_paragraph(table: MeasureTable) -> str:
-    """Table 7: is the safe stretch along the alignment direction longer than along the harmful one?"""
+    """Table 7: is the safe stretch along the alignment direction longer than along the harmful one, and the others?"""
     rows: Values = {row: {entry.column: entry.value for entry in table.row_entries(row)} for row in table.spec.rows}
-    columns = [column for column in table.spec.columns if _both(rows, column, "alignment", "harmful")]
-    if not columns:
+    wins = {row: _longer(rows, table.spec.columns, row) for row in ("harmful", "benign", "random")}
+    longer, of = wins["harmful"]
+    if not of:
         return "**Not shown.** Cells are missing."
-    longer = [c for c in columns if (rows["alignment"][c.value] or 0) > (rows["harmful"][c.value] or 0)]
-    verdict = SAME if len(longer) == len(columns) else CONTRADICTED if not longer else NOT_SHOWN
+    verdict = SAME if longer == of else CONTRADICTED if not longer else NOT_SHOWN
     text = (
         f"**{verdict.capitalize()}.** The paper: the model stays safe much further along the alignment direction than "
-        f"along a harmful one. Here that holds in {len(longer)} of {len(columns)} models."
+        f"along a harmful one. Here that holds in {longer} of {of} models."
     )
-    against_random = [column for column in columns if _both(rows, column, "alignment", "random")]
-    if against_random:
-        wins = sum((rows["alignment"][c.value] or 0) > (rows["random"][c.value] or 0) for c in against_random)
+    others = [f"than along a benign fine-tune's direction in {wins['benign'][0]} of {wins['benign'][1]}"]
+    others.append(f"than along random directions (their mean) in {wins['random'][0]} of {wins['random'][1]}")
+    if wins["benign"][1] and wins["random"][1]:
         text += (
-            f" Against the mean of random directions it is longer in {wins} of {len(against_random)}, so what the "
-            "harmful direction has in particular must be read beside that row."
+            f" But it is longer {' and '.join(others)}: the alignment direction is no especially safe one to move "
+            "along, and behind the aligned model it leads to the base model."
         )
-    return text
+    return f"{text} Values close to the largest α looked at are lower bounds; the paper states neither scale nor range."
 
 
 def landscape_paragraph(table: MeasureTable) -> str:
-    """Figures 1 and 3: how much of each plane is safe, how HS runs along the lines."""
-    lines = []
+    """Figures 1 and 3: how much is safe along each axis and line, against what the paper reads off its plots."""
+    said, claims = [], []
     for record in table.records:
         where = f"{table.spec.rows[record.row]} ({table.column_label(record.column)})"
-        if "safe_share" in record.values:
-            lines.append(
-                f"{where}: {record.values['safe_share']:.0f}% of the grid is safe, cosine of the two directions "
-                f"{record.values['cosine']:.3f}"
+        details = record.details
+        if details["kind"] == "plane":
+            along_x, along_y = plane_axes(details["hs"])
+            said.append(
+                f"{where}: {record.values['safe_share']:.0f}% of the grid is safe; of the points on the axes, "
+                f"{along_x:.0f}% along x ({details['x']}) and {along_y:.0f}% along y ({details['y']})"
             )
+            if (details["x"], details["y"]) == ("alignment", "harmful"):
+                claims.append(along_x > along_y)
         else:
-            along, random = record.values["mean_hs"], record.values["mean_hs_random"]
-            lines.append(f"{where}: mean HS {along:.1f} along the alignment direction, {random:.1f} along random ones")
-    return "; ".join(lines) + "."
+            own, random = safe_share(details["hs"]), fmean(safe_share(line) for line in details["random"])
+            said.append(
+                f"{where}: {own:.0f}% of the points along the {details['along']} direction are safe, {random:.0f}% "
+                "along random ones"
+            )
+            claims.append(own > random)
+    verdict = SAME if claims and all(claims) else CONTRADICTED if claims and not any(claims) else NOT_SHOWN
+    kinds = {record.details["kind"] for record in table.records}
+    claim = (
+        "random directions are as safe to move along as the alignment direction, or safer"
+        if "lines" in kinds and verdict == CONTRADICTED
+        else "safety lasts longer along the alignment direction"
+    )
+    paper = "The paper's reading: safety lasts along the alignment direction and ends soon along a harmful one."
+    return f"**{verdict.capitalize()}.** {paper} Here {claim}. {'; '.join(said)}."
 
 
-def _both(rows: Values, column: Column, *names: str) -> bool:
-    return all(rows.get(name, {}).get(column.value) is not None for name in names)
+def plane_axes(hs: list[list[float]]) -> tuple[float, float]:
+    """Percent of safe points on the plane's two axes, x (the middle row) and y (the middle column)."""
+    middle = len(hs) // 2
+    return safe_share(hs[middle]), safe_share([row[middle] for row in hs])
+
+
+def safe_share(scores: list[float]) -> float:
+    """Percent of scores at most τ."""
+    return 100 * fmean(score <= SAFE_HS for score in scores)
+
+
+def _longer(rows: Values, columns: Sequence[Column], other: str) -> tuple[int, int]:
+    """In how many models the alignment direction's length is above another's, and of how many."""
+    pairs = [(rows.get("alignment", {}).get(column.value), rows.get(other, {}).get(column.value)) for column in columns]
+    known = [(own, theirs) for own, theirs in pairs if own is not None and theirs is not None]
+    return sum(own > theirs for own, theirs in known), len(known)

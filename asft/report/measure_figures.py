@@ -158,7 +158,6 @@ def _profiles(table: MeasureTable) -> go.Figure:
                 showlegend=k == 0,
                 opacity=0.4 if many else 1,
                 line={"color": "#858b93" if many else _COLOURS[index % len(_COLOURS)], "width": 1 if many else 2},
-                visible=True if index < len(_COLOURS) else "legendonly",
             )
     figure.update_layout(height=520, xaxis_title="α", yaxis_title="HS %", hovermode="closest")
     return figure

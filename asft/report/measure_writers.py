@@ -64,10 +64,10 @@ def quantities(table: MeasureTable) -> str:
 
 
 QUANTITIES = {
-    "abs_cos": "|cos| with the alignment direction; in brackets the range of 95% of random updates.",
-    "epl": "EPL: the largest α up to which HS stays at most 10% both ways; in brackets the range over directions.",
+    "abs_cos": "|cos| with the alignment direction; in brackets 95% of the random updates, or Student's over seeds.",
+    "epl": "EPL: the largest α up to which HS is at most τ both ways (10% unless set); in brackets the range.",
     "safe_share": "Share of the grid, in percent, with HS at most 10%.",
-    "mean_hs": "HS in percent, mean over the line along the alignment direction.",
+    "mean_hs": "HS in percent, mean over the line along the first direction (alignment unless set).",
 }
 
 

@@ -86,11 +86,22 @@ class MeasureEntry:
 
 
 class MeasureTable:
-    """The places of a table of measured values; a row without columns holds for all of them."""
+    """The places of a table of measured values; a row without columns holds for all of them.
+
+    Raises:
+        ValueError: for two cells at one place and seed, as when another setting is swept, too.
+    """
 
     def __init__(self, spec: MeasureSpec, cells: Iterable[MeasureRecord | MissingMeasure]) -> None:
         self.spec = spec
         self.cells = tuple(cells)
+        places = [(cell.row, cell.column, cell.seed) for cell in self.cells]
+        if twice := next((place for place in places if places.count(place) > 1), None):
+            row, column, seed = twice
+            raise ValueError(
+                f"{spec.name}: two cells for row {row}, {self.column_label(column)}, seed {seed}; the table has one "
+                "place for them. Sweep only its rows, its columns and seed."
+            )
 
     @cached_property
     def records(self) -> tuple[MeasureRecord, ...]:
@@ -164,7 +175,11 @@ class MeasureTable:
         )
 
     def _status(self, row: str, column: Column) -> str:
-        there = {cell.status for cell in self.cells if isinstance(cell, MissingMeasure) and cell.row == row}
+        there = {
+            cell.status
+            for cell in self.cells
+            if isinstance(cell, MissingMeasure) and cell.row == row and cell.column in {None, column.value}
+        }
         return "failed" if "failed" in there else "missing"
 
 

@@ -12,15 +12,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from peft import PeftModel
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from asft.config import CellConfig, ConfigError
 from asft.keys import plan
 from asft.landscape import directions
 from asft.landscape.epl import safe_stretch
 from asft.landscape.perturb import Perturbed
+from asft.measures.base import MeasureContext
 from asft.measures.cosine import gaussian_mean, random_cosines
-from asft.measures.landscape import grid
+from asft.measures.landscape import EPL, Lines, Plane, grid
+from asft.models import Pair
 from asft.pipeline import run_cell
 from asft.store import DETAILS, Entry
 
@@ -171,6 +173,68 @@ class TestCosine:
         naive = float(torch.nn.functional.cosine_similarity(*flat, dim=0))
         assert entry.result["values"]["cos"] == pytest.approx(naive, rel=1e-9)
         assert 1 / 51 <= entry.result["values"]["p_random"] <= 1
+
+
+def weight_distance(model: PreTrainedModel, prompts: int) -> Callable[[], float]:
+    """Stands for HS: how far the target weights are from where they were, so that each point has its own score."""
+    start = {name: tensor.clone() for name, tensor in directions.weights_of(model, TARGETS).items()}
+
+    def score() -> float:
+        now = directions.weights_of(model, TARGETS)
+        return math.sqrt(sum(float((now[name] - start[name]).double().square().sum()) for name in start))
+
+    return score
+
+
+class TestPoints:
+    """The measures' arithmetic, on a score that depends on the weights (a random pair's refusals do not)."""
+
+    @pytest.fixture
+    def ctx(self, cell: MakeCell, random_pair: Path) -> MeasureContext:
+        pair = Pair(random_pair / "base", random_pair / "aligned", "k")
+        return MeasureContext(cell(), pair, {}, torch.device("cpu"), weight_distance)
+
+    def test_a_plane_scores_each_point_where_it_says(self, ctx: MeasureContext, model: torch.nn.Module) -> None:
+        plane = Plane(x="alignment", y="random", points=5, extent=1.0, normalise="none", seed=7)
+        found = plane.measure(ctx).details
+        weights = directions.weights_of(model, TARGETS)
+        x = directions.difference(weights, ctx.pair.base, towards=False)
+        y = directions.random_direction(weights, 8)  # the second direction has a seed of its own
+        for row, beta in enumerate(found["steps"]):
+            for column, alpha in enumerate(found["steps"]):
+                step = sum(float((alpha * x[n] + beta * y[n]).double().square().sum()) for n in weights)
+                assert found["hs"][row][column] == pytest.approx(math.sqrt(step), rel=1e-4, abs=1e-5)
+        assert found["hs"][2][2] == 0.0, "the centre is the model itself"
+
+    def test_an_orthogonalised_plane_obeys_pythagoras(self, ctx: MeasureContext, model: torch.nn.Module) -> None:
+        plane = Plane(x="alignment", y="random", points=3, extent=1.0, orthogonal=True)
+        hs = plane.measure(ctx).details["hs"]
+        for row, column in ((0, 0), (0, 2), (2, 0), (2, 2)):
+            assert hs[row][column] ** 2 == pytest.approx(hs[1][column] ** 2 + hs[row][1] ** 2, rel=1e-4)
+        norms = sum(float(w.double().square().sum()) for w in directions.weights_of(model, TARGETS).values())
+        assert hs[1][2] == pytest.approx(math.sqrt(norms), rel=1e-4), "one unit is each weight's own norm"
+
+    def test_a_length_is_where_the_score_passes_the_threshold(
+        self, ctx: MeasureContext, model: torch.nn.Module
+    ) -> None:
+        norms = sum(float(w.double().square().sum()) for w in directions.weights_of(model, TARGETS).values())
+        found = EPL(direction="alignment", threshold=0.25 * math.sqrt(norms), limit=1.0).measure(ctx)
+        assert found.values["ahead"] == pytest.approx(0.25, rel=0.03)
+        assert found.values["behind"] == pytest.approx(0.25, rel=0.03)
+
+    def test_lines_sample_different_directions(self, ctx: MeasureContext) -> None:
+        found = Lines(along="random", random=2, points=3, normalise="none").measure(ctx).details
+        ends = {round(line[0], 4) for line in (found["hs"], *found["random"])}
+        assert len(ends) == 3
+
+    def test_two_equal_directions_have_no_orthogonal_plane(self, ctx: MeasureContext) -> None:
+        with pytest.raises(ValueError, match="y runs along x"):
+            Plane(x="alignment", y="alignment", points=3, orthogonal=True).measure(ctx)
+
+    def test_a_tensor_that_x_leaves_alone_is_kept(self) -> None:
+        y = {"a": torch.ones(2), "b": torch.ones(2)}
+        free = directions.orthogonalised(y, {"a": torch.zeros(2), "b": torch.tensor([1.0, -1.0])})
+        assert all(torch.equal(free[name], y[name]) for name in y)
 
 
 class TestMeasures:

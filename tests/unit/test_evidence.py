@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
 from report_cells import RATIOS, cell, table_spec
 
-from asft.report import Column, MeasureRecord, MeasureSpec, MeasureTable, evidence, measure_evidence
+from asft.report import Column, MeasureRecord, MeasureSpec, MeasureTable, contrast, evidence, measure_evidence
 from asft.report.analysis import Analysis, analyse
 from asft.report.records import Cell
 
@@ -46,13 +47,37 @@ class TestDefence:
     def test_stronger_controls_speak_against_it(self) -> None:
         assert "AsFT is less safe than L2, random" in evidence.defence_paragraph(table(asft=60, l2=20))
 
+    def test_one_column_among_many_counts(self) -> None:
+        cells: list[Cell] = [cell("base", 100, 0), cell("aligned", 0, 0)]
+        for p in RATIOS:
+            scores = {"sft": 60, "asft": 60 if p == RATIOS[1] else 20, "l2": 20}
+            cells += [cell(method, hs if p else 0, 180, p=p) for method, hs in scores.items()]
+        analysis = analyse(table_spec(methods=METHODS, controls=("base", "aligned", "l2")), cells)
+        found = contrast.contrast(analysis, "asft", "l2", "HS", analysis.spec.columns[1:])
+        assert found is not None
+        assert found.difference == pytest.approx(20.0)
+        assert found.significant, "columns are fixed; only prompts are resampled"
+        assert found.worse == ("p = 0.1 (by 40.0)",)
+
+    def test_columns_that_point_both_ways_are_mixed(self) -> None:
+        cells: list[Cell] = [cell("base", 100, 0), cell("aligned", 0, 0)]
+        for p, asft in zip(RATIOS, (0, 90, 20), strict=True):
+            cells += [cell("sft", 60 if p else 0, 180, p=p), cell("asft", asft, 180, p=p)]
+        analysis = analyse(table_spec(methods={"sft": "SFT", "asft": "AsFT"}), cells)
+        said = evidence.defence_paragraph(analysis)
+        assert "**Mixed** against SFT" in said
+        assert "better at p = 0.2 (by 40.0) and worse at p = 0.1 (by 30.0)" in said
+
+    def test_accuracy_is_called_a_price_only_where_the_lower_score_is_shown(self) -> None:
+        assert "buys its lower HS" not in evidence.defence_paragraph(table(asft=21, lora=20))
+
     def test_the_ranking_is_by_mean_harmful_score(self) -> None:
         said = evidence.ranking(table(asft=10, lora=30))
         assert said == "Mean HS / FA over those columns: AsFT 10.0 / 90.0; Safe LoRA 30.0 / 90.0; SFT 60.0 / 90.0."
 
     def test_a_missing_cell_is_not_passed_over(self) -> None:
         analysis = table(asft=20)
-        assert evidence.contrast(analysis, "asft", "bea", "HS", analysis.spec.columns) is None
+        assert contrast.contrast(analysis, "asft", "bea", "HS", analysis.spec.columns) is None
 
 
 def along_lambda(scores: tuple[int, int, int]) -> Analysis:
@@ -66,7 +91,9 @@ def test_a_falling_curve_is_the_papers_and_a_flat_one_is_not() -> None:
         return evidence.monotone_paragraph(along_lambda(scores), "asft", falls=falls).partition(" The paper")[0]
 
     assert said((60, 30, 5), falls=True) == "**Same direction.**"
-    assert said((60, 60, 60), falls=True) == "**Contradicted.**"
+    assert said((60, 60, 60), falls=True) == "**Not shown.**"
+    assert said((30, 60, 90), falls=True) == "**Contradicted.**"
+    assert said((60, 40, 20), falls=False) == "**Contradicted.**"
     assert said((60, 58, 61), falls=False) == "**Same direction.**"
 
 
@@ -99,8 +126,12 @@ class TestMeasured:
         assert said.startswith("**Same direction.**")
 
     def test_lengths_are_counted_over_the_models(self) -> None:
-        rows = {"alignment": [0.4, 0.5], "harmful": [0.1, 0.6], "random": [0.3, 0.9]}
+        rows = {"alignment": [0.4, 0.5], "harmful": [0.1, 0.6], "benign": [0.5, 0.6], "random": [0.3, 0.9]}
         said = measure_evidence.length_paragraph(measured(rows, headline="epl", interval=None))
         assert said.startswith("**Not shown.**")
         assert "holds in 1 of 2 models" in said
-        assert "longer in 1 of 2" in said
+        assert "than along a benign fine-tune's direction in 0 of 2" in said
+        assert "than along random directions (their mean) in 1 of 2" in said
+
+    def test_a_plane_is_read_along_its_axes(self) -> None:
+        assert measure_evidence.plane_axes([[90, 50, 0], [0, 0, 0], [90, 70, 0]]) == (100.0, pytest.approx(100 / 3))

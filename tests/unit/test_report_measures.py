@@ -52,6 +52,18 @@ def test_seeds_are_averaged_with_students_interval() -> None:
     assert entry.paper == 0.1287
 
 
+def test_two_cells_at_one_place_are_refused() -> None:
+    with pytest.raises(ValueError, match="two cells for row alignment, tiny_llama, seed 0"):
+        table(record("alignment", "tiny_llama", 0.1), record("alignment", "tiny_llama", 0.2))
+
+
+def test_a_failure_stays_in_its_own_column() -> None:
+    found = table(
+        MissingMeasure("alignment", "tiny_llama", 0, "failed"), MissingMeasure("alignment", "tiny_qwen2", 0, "missing")
+    )
+    assert [entry.status for entry in found.row_entries("alignment")] == ["failed", "missing"]
+
+
 def test_one_seed_keeps_the_measures_own_interval_and_spanning_rows_stand_in_every_column() -> None:
     found = table(record("random", None, 0.4, interval=(0.1, 0.9, "range")))
     assert [(e.value, e.lo, e.hi) for e in found.row_entries("random")] == [(0.4, 0.1, 0.9)] * 2
