@@ -132,9 +132,9 @@ def _contrasts(name: str, analysis: Analysis) -> list[str]:
 
 
 def _singly(item: contrast.Contrast) -> str:
-    """The columns in which a difference holds by itself though the mean's does not."""
-    if item.significant:
-        return ""
+    """The columns in which a difference holds by itself."""
+    if not item.worse and len(item.better) == item.columns:
+        return ""  # everywhere, as the mean says
     parts = [
         f"{kind} at {', '.join(found)}" for kind, found in (("safer", item.better), ("less safe", item.worse)) if found
     ]
