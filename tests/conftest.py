@@ -120,5 +120,5 @@ def cli(tmp_path: Path) -> Cli:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest file first, so that with several workers it does not run alone at the end."""
+    """The longest file first, so that with several workers it does not run alone at the end (see the Makefile)."""
     items.sort(key=lambda item: "test_demo" not in item.nodeid)
