@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+SAFE_HS = 10.0  # τ in percent, below which the landscapes call a point safe; the paper states none
 FINEST = 1 / 512  # the first step, as a share of the limit
 RATIO = 2**0.5  # from one step to the next
 TOLERANCE = 0.02  # the boundary is bisected until its two sides are this close, relative to its place

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
@@ -123,13 +123,6 @@ def direction_of(name: str, weights: Weights, ctx: MeasureContext, seed: int) ->
     if name in ctx.updates:
         return directions.adapter_update(weights, ctx.updates[name])
     return directions.from_folder(weights, Path(name).expanduser())
-
-
-def measured_weights(model: PreTrainedModel, modules: Literal["targets", "all"], targets: Sequence[str]) -> Direction:
-    """The weights that directions move: those of the adapted modules, or every parameter."""
-    from asft.landscape.directions import weights_of
-
-    return weights_of(model, targets if modules == "targets" else None)
 
 
 def folder_identities(measure: Measure) -> dict[str, Any]:

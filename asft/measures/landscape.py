@@ -6,20 +6,20 @@ tensor to the norm of the weight they move, so α = 0.1 changes each by a tenth 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from functools import partial
 from statistics import fmean
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
+from transformers import PreTrainedModel
 
-from asft.landscape.directions import Direction, Weights, cosine, layer_normalised, orthogonalised
-from asft.landscape.epl import SafeStretch, safe_stretch
+from asft.landscape.directions import Direction, Weights, cosine, layer_normalised, orthogonalised, weights_of
+from asft.landscape.epl import SAFE_HS, safe_stretch
 from asft.landscape.perturb import Perturbed
-from asft.measures.base import Measure, MeasureContext, Measured, Score, direction_of, measured_weights
+from asft.measures.base import Measure, MeasureContext, Measured, Score, direction_of
 
 Modules = Literal["targets", "all"]
-SAFE_HS = 10.0  # τ in percent; the paper states none
 
 
 @dataclass(frozen=True)
@@ -47,20 +47,43 @@ class _Around(Measure):
                 f"measure.prompts={self.prompts}: at most evaluation.n_harmful={cell.evaluation.n_harmful} are there"
             )
 
+    def _start(self, ctx: MeasureContext) -> tuple[PreTrainedModel, Weights, Score]:
+        """The aligned model, its weights that directions move, and its HS as it stands."""
+        model = ctx.pair.load("aligned", ctx.device)
+        targets = ctx.cell.training.target_modules if self.modules == "targets" else None
+        return model, weights_of(model, targets), ctx.score(model, self.prompts)
+
     def _direction(self, name: str, weights: Weights, ctx: MeasureContext, seed: int) -> Direction:
         direction = direction_of(name, weights, ctx, seed)
         return layer_normalised(direction, weights) if self.normalise == "layer" else direction
 
 
 @dataclass(frozen=True)
-class Plane(_Around):
+class _OnGrid(_Around):
+    """What planes and lines share.
+
+    Attributes:
+        points: grid points a side; odd, so that the centre is θ itself.
+        extent: coefficients run from −extent to extent; 0.5 in llm-landscape.
+    """
+
+    points: Annotated[int, Field(ge=3)] = 21
+    extent: Annotated[float, Field(gt=0)] = 0.5
+
+    def check(self, cell: Any) -> None:
+        """Also refuses an even number of points, which has no centre."""
+        super().check(cell)
+        if self.points % 2 == 0:
+            raise ValueError(f"measure.points={self.points}: must be odd: the centre is the model itself")
+
+
+@dataclass(frozen=True)
+class Plane(_OnGrid):
     """HS on a square grid θ + αx + βy.
 
     Attributes:
         x, y: directions: ``alignment``, ``harmful``, ``benign``, ``random``, or a folder.
         orthogonal: whether y loses its part along x (and is scaled anew). llm-landscape only prints the cosine.
-        points: grid points a side; odd, so that the centre is θ itself.
-        extent: α and β run from −extent to extent; 0.5 in llm-landscape.
     """
 
     name: ClassVar[str] = "plane"
@@ -68,32 +91,24 @@ class Plane(_Around):
     x: str = "alignment"
     y: str = "harmful"
     orthogonal: bool = False
-    points: Annotated[int, Field(ge=3)] = 21
-    extent: Annotated[float, Field(gt=0)] = 0.5
 
     def directions(self) -> tuple[str, ...]:
         """x and y."""
         return self.x, self.y
-
-    def check(self, cell: Any) -> None:
-        """Also refuses an even number of points, which has no centre."""
-        super().check(cell)
-        _check_odd(self.points)
 
     def measure(self, ctx: MeasureContext) -> Measured:
         """The grid; ``safe_share`` is the part of it, in percent, with HS at most τ = 10.
 
         ``cosine`` is that of x and y before y is made orthogonal.
         """
-        model = ctx.pair.load("aligned", ctx.device)
-        weights = measured_weights(model, self.modules, ctx.cell.training.target_modules)
+        model, weights, score = self._start(ctx)
         x = self._direction(self.x, weights, ctx, self.seed)
         y = self._direction(self.y, weights, ctx, self.seed + 1)
         angle = cosine(x, y)
         if self.orthogonal:
             y = orthogonalised(y, x)
             y = layer_normalised(y, weights) if self.normalise == "layer" else y
-        perturbed, score = Perturbed(model, (x, y)), ctx.score(model, self.prompts)
+        perturbed = Perturbed(model, (x, y))
         steps = grid(self.points, self.extent)
         hs = [[_score_at(perturbed, score, alpha, beta) for alpha in steps] for beta in steps]
         middle = self.points // 2
@@ -107,36 +122,27 @@ class Plane(_Around):
 
 
 @dataclass(frozen=True)
-class Lines(_Around):
+class Lines(_OnGrid):
     """HS along one direction and along several random ones.
 
     Attributes:
         along: the first direction.
         random: how many random directions.
-        points, extent: as in :class:`Plane`.
     """
 
     name: ClassVar[str] = "lines"
     headline: ClassVar[str] = "mean_hs"
     along: str = "alignment"
     random: Annotated[int, Field(ge=1)] = 20
-    points: Annotated[int, Field(ge=3)] = 21
-    extent: Annotated[float, Field(gt=0)] = 0.5
 
     def directions(self) -> tuple[str, ...]:
         """The first direction; the random ones need nothing."""
         return self.along, "random"
 
-    def check(self, cell: Any) -> None:
-        """Also refuses an even number of points, which has no centre."""
-        super().check(cell)
-        _check_odd(self.points)
-
     def measure(self, ctx: MeasureContext) -> Measured:
         """The curves; ``mean_hs`` is the mean over the curve along the first direction."""
-        model = ctx.pair.load("aligned", ctx.device)
-        weights = measured_weights(model, self.modules, ctx.cell.training.target_modules)
-        steps, score = grid(self.points, self.extent), ctx.score(model, self.prompts)
+        model, weights, score = self._start(ctx)
+        steps = grid(self.points, self.extent)
 
         def curve(direction: Direction) -> list[float]:
             perturbed = Perturbed(model, (direction,))
@@ -175,14 +181,15 @@ class EPL(_Around):
 
     def measure(self, ctx: MeasureContext) -> Measured:
         """EPL, and how far the model stays safe ahead (+) and behind (−)."""
-        model = ctx.pair.load("aligned", ctx.device)
-        weights = measured_weights(model, self.modules, ctx.cell.training.target_modules)
-        score = ctx.score(model, self.prompts)
+        model, weights, score = self._start(ctx)
         count = self.random if self.direction == "random" else 1
         stretches = []
         for k in range(count):
             direction = self._direction(self.direction, weights, ctx, self.seed + k)
-            stretches.append(self._stretch(Perturbed(model, (direction,)), score))
+            perturbed = Perturbed(model, (direction,))
+            at = partial(_score_at, perturbed, score)
+            stretches.append(safe_stretch(at, threshold=self.threshold, limit=self.limit))
+            perturbed.move(0.0)
         radii = [stretch.radius for stretch in stretches]
         interval = (min(radii), max(radii), f"range over {count} directions") if count > 1 else None
         values = {
@@ -192,17 +199,6 @@ class EPL(_Around):
         }
         details = {"kind": "epl", "points": [stretch.points for stretch in stretches], "radii": radii}
         return Measured(values, interval, details)
-
-    def _stretch(self, perturbed: Perturbed, score: Score) -> SafeStretch:
-        at: Callable[[float], float] = lambda alpha: _score_at(perturbed, score, alpha)  # noqa: E731
-        found = safe_stretch(at, threshold=self.threshold, limit=self.limit)
-        perturbed.move(0.0)
-        return found
-
-
-def _check_odd(points: int) -> None:
-    if points % 2 == 0:
-        raise ValueError(f"measure.points={points}: must be odd: the centre is the model itself")
 
 
 def grid(points: int, extent: float) -> list[float]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean
 
 import numpy as np
@@ -147,14 +147,8 @@ def contrasts(
 
 def corrected(contrasts: list[Contrast]) -> list[Contrast]:
     """Holm's correction over the contrasts that have a p-value."""
-    tested = [item for item in contrasts if item.p_value is not None]
-    corrected = dict(
-        zip(map(id, tested), holm([item.p_value for item in tested if item.p_value is not None]), strict=True)
-    )
-    return [
-        Contrast(**{**item.__dict__, "p_value": corrected[id(item)]}) if id(item) in corrected else item
-        for item in contrasts
-    ]
+    values = iter(holm([item.p_value for item in contrasts if item.p_value is not None]))
+    return [item if item.p_value is None else replace(item, p_value=next(values)) for item in contrasts]
 
 
 def _paper_difference(

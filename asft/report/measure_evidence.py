@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from statistics import fmean
 
+from asft.landscape.epl import SAFE_HS
 from asft.report.contrast import CONTRADICTED, NOT_SHOWN, SAME
 from asft.report.measures import MeasureTable, number
 from asft.report.records import AxisValue, Column
 
-SAFE_HS = 10.0  # percent, as the landscapes draw it
 Values = dict[str, dict[AxisValue | None, float | None]]
 
 

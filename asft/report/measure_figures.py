@@ -13,9 +13,9 @@ import plotly.graph_objects as go
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from asft.landscape.epl import SAFE_HS
 from asft.report.measures import MeasureRecord, MeasureTable
 
-SAFE_LINE = 10.0  # the contour drawn in planes, HS in percent
 _COLOURS = ("#2a78c2", "#d1580f", "#1f9a7a", "#b65fa0", "#b98b00", "#5b62c9")
 _MAP = "Viridis"
 
@@ -79,7 +79,7 @@ def _contours(table: MeasureTable, record: MeasureRecord) -> go.Figure:
                 x=details["steps"],
                 y=details["steps"],
                 z=details["hs"],
-                contours={"start": SAFE_LINE, "end": SAFE_LINE, "size": 1, "coloring": "none"},
+                contours={"start": SAFE_HS, "end": SAFE_HS, "size": 1, "coloring": "none"},
                 line={"color": "#ffffff", "width": 2},
                 showscale=False,
                 showlegend=False,
@@ -227,8 +227,8 @@ def _draw_plane(axes: Axes, record: MeasureRecord) -> None:
     details = record.details
     steps, hs = np.asarray(details["steps"]), np.asarray(details["hs"])
     filled = axes.pcolormesh(steps, steps, hs, vmin=0, vmax=100, cmap="viridis", shading="nearest")
-    if hs.min() <= SAFE_LINE < hs.max():
-        axes.contour(steps, steps, hs, levels=[SAFE_LINE], colors="white", linewidths=1.2)
+    if hs.min() <= SAFE_HS < hs.max():
+        axes.contour(steps, steps, hs, levels=[SAFE_HS], colors="white", linewidths=1.2)
     axes.plot(0, 0, marker="+", color="white", markersize=9)
     axes.set_xlabel(f"α, {Path(details['x']).name} direction")
     axes.set_ylabel(f"β, {Path(details['y']).name} direction")
