@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 PAPER := table1 table2 table3 table4 table5 table6 table7 table8 fig1 fig3 fig4a fig4b fig4c full ratios seeds safe_lora_k
 DATA ?= ../shared/data/asft_official
 
-.PHONY: setup demo demo-real results test test-fast bench bench-dashboard bench-sweep docs screenshots lint clean
+.PHONY: setup demo demo-real results results-smollm2 test test-fast bench bench-dashboard bench-sweep docs screenshots lint clean
 
 setup: $(READY)
 
@@ -35,7 +35,13 @@ test-fast: $(READY)
 
 results: $(READY) ## every table and figure on the embedded pair, then docs/results.md; under three hours on two cores
 	for name in $(PAPER); do $(BIN)/asft run -m experiment=$$name || exit 1; done
-	$(BIN)/python scripts/results.py > docs/results.tmp && mv docs/results.tmp docs/results.md
+	$(BIN)/python scripts/results.py organism > docs/results.tmp && mv docs/results.tmp docs/results.md
+
+results-smollm2: $(READY) ## Tables 2 and 5 on SmolLM2-135M, then docs/results_smollm2.md; about two hours on two cores
+	for name in table2_smollm2 table5_smollm2; do \
+	  $(BIN)/asft run -m experiment=$$name data.root=$(DATA) hydra/launcher=workers || exit 1; \
+	done
+	$(BIN)/python scripts/results.py smollm2 data.root=$(DATA) > docs/results.tmp && mv docs/results.tmp docs/results_smollm2.md
 
 bench: $(READY)
 	$(BIN)/python scripts/bench_anchor.py

@@ -26,6 +26,14 @@ def quiet_libraries() -> None:
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
 
 
+def show_log() -> None:
+    """Shows this package's log on the terminal, for commands that Hydra does not start: it configures logging."""
+    logger = logging.getLogger("asft")
+    logger.setLevel(logging.INFO)
+    if not any(isinstance(handler, ConsoleHandler) for handler in logger.handlers):
+        logger.addHandler(ConsoleHandler())
+
+
 class ConsoleHandler(logging.Handler):
     """Prints records through :data:`console`, so that they do not tear progress bars apart."""
 

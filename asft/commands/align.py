@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from asft.compose import enumerate_cells, overrides_of
-from asft.console import console, quiet_libraries
+from asft.console import console, quiet_libraries, show_log
 from asft.store import Store
 
 
@@ -13,6 +13,7 @@ def align(arguments: list[str]) -> int:
     from asft.pairs import prepare_pair  # loads torch
 
     quiet_libraries()
+    show_log()
     pair = prepare_pair(cell, Store(cell.outputs))
     console.print(f"base     {pair.base}\naligned  {pair.aligned}", soft_wrap=True)
     return 0

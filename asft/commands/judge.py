@@ -13,7 +13,7 @@ from rich.table import Table
 from asft.commands.run import describe, distinct
 from asft.compose import Sweep, SweepCell, enumerate_cells, overrides_of
 from asft.config import ConfigError
-from asft.console import quiet_libraries
+from asft.console import quiet_libraries, show_log
 from asft.evaluation.agreement import Agreement, agreement
 from asft.judge_notes import agreement_words, cells_agreement
 from asft.keys import plan
@@ -38,6 +38,7 @@ def judge(arguments: list[str]) -> int:
     if options.agreement and "judge" in sweep.axes:
         raise ConfigError("--agreement: compares one judge with another; give a single judge=")
     quiet_libraries()
+    show_log()
     terminal = Console(file=sys.stdout, highlight=False, markup=False)
     open_cells = _judge_all(distinct(sweep.cells), terminal)
     for item in open_cells:

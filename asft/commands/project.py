@@ -10,13 +10,14 @@ from rich.console import Console
 from rich.table import Table
 
 from asft import project_adapter
-from asft.console import quiet_libraries
+from asft.console import quiet_libraries, show_log
 
 
 def project(arguments: list[str]) -> int:
     """Writes a projected copy of the adapter and prints what was done to each module."""
     options = _parser().parse_args(arguments)
     quiet_libraries()
+    show_log()
     report = project_adapter(
         options.adapter,
         options.base,
