@@ -6,6 +6,7 @@ import argparse
 import shutil
 import sys
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
@@ -17,6 +18,7 @@ from asft.console import quiet_libraries
 from asft.keys import plan as cell_plan
 from asft.keys import store_kind
 from asft.planning.hours import Measured, Rate, building_seconds, cell_seconds, default_rate, measured, training_seconds
+from asft.planning.measures import WorkSeconds, measure_seconds, measured_work
 from asft.planning.memory import device_memory
 from asft.planning.shape import Shape, model_shape
 from asft.planning.space import disk_bytes, downloads
@@ -53,9 +55,8 @@ def _print_model(
     open_cells = {key: cell for key, cell in cells.items() if store.find(store_kind(cell), key) is None}
     per_row = _row_tokens(needed)
     longest = max((found.longest for found in per_row.values()), default=first.training.max_length)
-    known, used = measured(first), _rate(first, shape, rate, generate_rate)
-    if rate is not None:
-        known = Measured()
+    used = _rate(first, shape, rate, generate_rate)
+    known, done = (Measured(), {}) if rate is not None else (measured(first), measured_work(cells.values()))
     lines: list[tuple[str, str]] = []
     lines.append(("model", f"{first.model.name}, {_parameters(shape)} a side"))
     lines.append(("cells", f"{len(cells)} distinct, {len(cells) - len(open_cells)} finished"))
@@ -64,7 +65,7 @@ def _print_model(
     peak = max((device_memory(cell, shape, longest) for cell in cells.values()), key=lambda item: item.peak)
     parts = f"train {peak.train / _GIB:.1f}, generate {peak.generate / _GIB:.1f}, judge {peak.judge / _GIB:.1f}"
     lines.append(("memory", f"{peak.peak / _GIB:.1f} GiB a device, an estimate ({parts})"))
-    lines.append(("time", _time_words(needed, open_cells, per_row, known, used)))
+    lines.append(("time", _time_words(needed, open_cells, per_row, _Times(known, done, used, shape))))
     for item in downloads(cells.values()):
         size = f"about {item.size / _GIB:.1f} GiB, by its name" if item.size else "size unknown"
         lines.append(("download", f"{item.source} for {item.purpose}, {size}"))
@@ -100,35 +101,57 @@ def _trainings_words(needed: Trainings) -> str:
 
 def _tokens_words(needed: Trainings, per_row: dict[str, RowTokens], cells: dict[str, CellConfig]) -> str:
     trained = sum(training_tokens(cell, per_row[key]) for key, cell in needed.distinct.items())
-    generated = sum(answer_tokens(cell) for cell in cells.values() if cell.measure is None)
+    generated = sum(_generated(cell) for cell in cells.values())
     counted = all(found.counted for found in per_row.values())
     how = "counted on the data" if counted else "an estimate: data or tokenizer are not on this machine"
     return f"{trained:,} trained ({how}); at most {generated:,} generated"
 
 
-def _time_words(
-    needed: Trainings,
-    open_cells: dict[str, CellConfig],
-    per_row: dict[str, RowTokens],
-    known: Measured,
-    rate: Rate,
-) -> str:
+def _generated(cell: CellConfig) -> int:
+    """Answer tokens of a cell, at most; those that a measure asks for."""
+    if cell.measure is None:
+        return answer_tokens(cell)
+    return cell.measure.work(cell.evaluation.harmful_max_new_tokens) if cell.measure.asks else 0
+
+
+@dataclass(frozen=True)
+class _Times:
+    """What hours are told by: finished cells and measures of the model, a rate where there are none, and its shape."""
+
+    known: Measured
+    done: WorkSeconds
+    rate: Rate
+    shape: Shape
+
+    def source(self, training: float) -> str:
+        """Where the numbers are from, in words."""
+        finished = self.known.cells + sum(map(len, self.done.values()))
+        if not finished:
+            return self.rate.source
+        words = f"measured on {finished} finished cells of this model"
+        if training and not self.known.step:  # only untouched models, or measures, are finished
+            words += f"; training by the {self.rate.source}"
+        return words
+
+
+def _time_words(needed: Trainings, open_cells: dict[str, CellConfig], per_row: dict[str, RowTokens], by: _Times) -> str:
     training = sum(
-        training_seconds(needed.distinct[key], training_tokens(needed.distinct[key], per_row[key]), known, rate)
+        training_seconds(needed.distinct[key], training_tokens(needed.distinct[key], per_row[key]), by.known, by.rate)
         for key in needed.missing
     )
-    scored = [cell for cell in open_cells.values() if cell.measure is None]
-    rest = sum(cell_seconds(cell, known, rate) for cell in scored)
-    building = sum({_pair_key(cell): building_seconds(cell, rate) for cell in open_cells.values()}.values())
-    source = f"measured on {known.cells} finished cells of this model" if known.cells else rate.source
-    if known.cells and training and not known.step:  # only untouched models are finished
-        source += f"; training by the {rate.source}"
-    parts = f"training {_clock(training)}, answers and verdicts {_clock(rest)}"
-    if len(scored) < len(open_cells):
-        parts += f", {len(open_cells) - len(scored)} measures not counted"
-    if building:
-        parts += f", building the pair {_clock(building)}"
-    return f"{_clock(training + rest + building)} one after another ({parts}; {source})"
+    cells = open_cells.values()
+    answers = sum(cell_seconds(cell, by.known, by.rate) for cell in cells if cell.measure is None)
+    measures = sum(measure_seconds(cell, by.done, by.known, by.rate, by.shape) for cell in cells if cell.measure)
+    building = sum({_pair_key(cell): building_seconds(cell, by.rate) for cell in cells}.values())
+    parts = {
+        "training": training,
+        "answers and verdicts": answers,
+        "measures": measures,
+        "building the pair": building,
+    }
+    named = [name for name, seconds in parts.items() if seconds or name in {"training", "answers and verdicts"}]
+    listed = ", ".join(f"{name} {_clock(parts[name])}" for name in named)
+    return f"{_clock(sum(parts.values()))} one after another ({listed}; {by.source(training)})"
 
 
 def _pair_key(cell: CellConfig) -> str:

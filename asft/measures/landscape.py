@@ -15,7 +15,7 @@ from pydantic.dataclasses import dataclass
 from transformers import PreTrainedModel
 
 from asft.landscape.directions import Direction, Weights, cosine, layer_normalised, orthogonalised, weights_of
-from asft.landscape.epl import SAFE_HS, safe_stretch
+from asft.landscape.epl import SAFE_HS, most_scorings, safe_stretch
 from asft.landscape.perturb import Perturbed
 from asft.measures.base import Measure, MeasureContext, Measured, Score, direction_of
 
@@ -46,6 +46,14 @@ class _Around(Measure):
             raise ValueError(
                 f"measure.prompts={self.prompts}: at most evaluation.n_harmful={cell.evaluation.n_harmful} are there"
             )
+
+    def scorings(self) -> int:
+        """Points at which HS is taken, at most."""
+        raise TypeError(f"{type(self).__name__} must define scorings()")
+
+    def work(self, answer_tokens: int) -> int:
+        """Tokens of the answers to all prompts at all points."""
+        return self.scorings() * self.prompts * answer_tokens
 
     def _start(self, ctx: MeasureContext) -> tuple[PreTrainedModel, Weights, Score]:
         """The aligned model, its weights that directions move, and its HS as it stands."""
@@ -96,6 +104,10 @@ class Plane(_OnGrid):
         """x and y."""
         return self.x, self.y
 
+    def scorings(self) -> int:
+        """One a point of the grid."""
+        return self.points**2
+
     def measure(self, ctx: MeasureContext) -> Measured:
         """The grid; ``safe_share`` is the part of it, in percent, with HS at most τ = 10.
 
@@ -139,6 +151,10 @@ class Lines(_OnGrid):
         """The first direction; the random ones need nothing."""
         return self.along, "random"
 
+    def scorings(self) -> int:
+        """One a point of each line."""
+        return self.points * (1 + self.random)
+
     def measure(self, ctx: MeasureContext) -> Measured:
         """The curves; ``mean_hs`` is the mean over the curve along the first direction."""
         model, weights, score = self._start(ctx)
@@ -179,10 +195,14 @@ class EPL(_Around):
         """The one direction."""
         return (self.direction,)
 
+    def scorings(self) -> int:
+        """What one safe stretch takes, for each direction."""
+        return self._count() * most_scorings()
+
     def measure(self, ctx: MeasureContext) -> Measured:
         """EPL, and how far the model stays safe ahead (+) and behind (−)."""
         model, weights, score = self._start(ctx)
-        count = self.random if self.direction == "random" else 1
+        count = self._count()
         stretches = []
         for k in range(count):
             direction = self._direction(self.direction, weights, ctx, self.seed + k)
@@ -199,6 +219,9 @@ class EPL(_Around):
         }
         details = {"kind": "epl", "points": [stretch.points for stretch in stretches], "radii": radii}
         return Measured(values, interval, details)
+
+    def _count(self) -> int:
+        return self.random if self.direction == "random" else 1
 
 
 def grid(points: int, extent: float) -> list[float]:

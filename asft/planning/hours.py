@@ -70,15 +70,12 @@ def default_rate(cell: CellConfig, shape: Shape, gpu: bool) -> Rate:
 def measured(cell: CellConfig) -> Measured:
     """What the store's finished cells of the cell's model and kind of training took."""
     found, seen = Measured(), set()
-    wanted = cell.plain()
     for folder in sorted((Store(cell.outputs).root / "cells").glob("*/")):
         entry = Store(cell.outputs).find("cells", folder.name)
         if entry is None or not (folder / "config.json").exists():
             continue
         config = json.loads((folder / "config.json").read_text())
-        if any(config[part] != _as_json(wanted[part]) for part in ("model", "device")):
-            continue
-        if config["training"]["name"] != cell.training.name:
+        if not same_model(config, cell) or config["training"]["name"] != cell.training.name:
             continue
         found.cells += 1
         task, method = config["dataset"]["name"], config["method"]["name"]
@@ -96,6 +93,12 @@ def measured(cell: CellConfig) -> Measured:
             else:
                 found.answers[task].append(stage["seconds"] / _possible(config))
     return found
+
+
+def same_model(config: Mapping[str, Any], cell: CellConfig) -> bool:
+    """Whether a stored configuration is of the cell's model on the cell's device."""
+    wanted = cell.plain()
+    return all(config[part] == _as_json(wanted[part]) for part in ("model", "device"))
 
 
 def training_seconds(cell: CellConfig, tokens: int, known: Measured, rate: Rate) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -12,8 +13,10 @@ from asft.commands.plan import plan as plan_command
 from asft.compose import enumerate_cells
 from asft.config import CellConfig, ConfigError
 from asft.keys import plan
+from asft.landscape.epl import FINEST, RATIO, most_scorings, safe_stretch
 from asft.pipeline import run_cell
-from asft.planning.hours import Rate, cell_seconds, default_rate, measured, training_seconds
+from asft.planning.hours import Measured, Rate, cell_seconds, default_rate, measured, training_seconds
+from asft.planning.measures import measure_seconds, measured_work
 from asft.planning.memory import device_memory
 from asft.planning.shape import model_shape, parameters_in_name
 from asft.planning.space import disk_bytes, downloads
@@ -211,6 +214,55 @@ def test_a_cpus_default_is_within_a_factor_of_two(cell: MakeCell, task: str, tra
     assert answering / 2 < cell_seconds(config, nothing, rate) < answering * 2.5, "answers that end early are not known"
 
 
+SMALL_EPL = ("measure=epl", "measure.direction=random", "measure.random=2", "measure.prompts=5")
+
+
+class TestMeasures:
+    """The wall time of measures beside their fine-tunes."""
+
+    def test_finished_measures_of_its_kind_tell_it(self, cell: MakeCell) -> None:
+        done = cell(*SMALL_EPL)
+        nobody, shape = Rate(1e-9, 1e-9, "must not be used"), model_shape(done)
+        entry = run_cell(done)
+        work = measured_work([done])
+        assert measure_seconds(done, work, Measured(), nobody, shape) == pytest.approx(entry.seconds)
+        more = cell(*SMALL_EPL, "measure.random=6", "measure.prompts=10")
+        assert measure_seconds(more, work, Measured(), nobody, shape) == pytest.approx(6 * entry.seconds)
+        assert not measured_work([cell(*SMALL_EPL, "model.name=other")])
+        assert not measured_work([cell("measure=lines", "measure.prompts=5")])
+
+    def test_work_is_the_tokens_that_it_asks_for(self, cell: MakeCell) -> None:
+        config = cell("measure=lines", "measure.random=2", "measure.points=3", "measure.prompts=5")
+        assert config.measure is not None
+        details = json.loads((run_cell(config).path / "details.json").read_text())
+        scored = len(details["hs"]) + sum(map(len, details["random"]))
+        assert config.measure.work(4) == scored * 5 * 4
+
+    def test_a_stretch_that_is_safe_to_the_last_but_one_step_takes_the_most(self) -> None:
+        edge = FINEST * RATIO**17 * 1.39
+        found = safe_stretch(lambda alpha: 100.0 * (abs(alpha) > edge), threshold=10, limit=1.0)
+        assert most_scorings() - 2 <= len(found.points) <= most_scorings()
+
+    def test_answers_and_verdicts_of_finished_cells_stand_in(self, cell: MakeCell) -> None:
+        plane = cell("measure=plane", "measure.points=3", "measure.prompts=10")
+        known = Measured(answers={"agnews": [0.25]}, judge={"refusal": [5.0]})
+        asked = 9 * 10
+        seconds = measure_seconds(plane, {}, known, Rate(1, 1, ""), model_shape(plane))
+        assert seconds == pytest.approx(asked * 4 * 0.25 + asked * 5.0 / 10)
+
+    @pytest.mark.parametrize(
+        ("measure", "seconds"),
+        [("cosine", 1.6), ("plane", 75.0), ("lines", 65.0), ("epl", 8.5), ("epl measure.direction=random", 102.0)],
+    )
+    def test_a_cpus_default_is_within_a_factor_of_three(self, cell: MakeCell, measure: str, seconds: float) -> None:
+        """What finished measures of the embedded pairs took on two cores, as their manifests say (medians)."""
+        overrides = ["model=tiny_llama", *f"measure={measure}".split(), f"outputs={cell().outputs}"]
+        config = enumerate_cells(overrides, sweep=False).cells[0].cell
+        shape = model_shape(config)
+        found = measure_seconds(config, {}, Measured(), default_rate(config, shape, gpu=False), shape)
+        assert seconds / 3 < found < seconds * 3
+
+
 class TestCommand:
     """What a user sees."""
 
@@ -224,6 +276,12 @@ class TestCommand:
         assert re.search(r"memory +[\d.]+ GiB a device, an estimate", shown)
         assert "default for two CPU cores" in shown or "default for one GPU" in shown
         assert "GiB free" in shown
+
+    def test_measures_have_their_share(self, pair_overrides: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+        assert plan_command([*pair_overrides, "measure=lines", "measure.prompts=10", "--rate=100"]) == 0
+        shown = capsys.readouterr().out
+        assert f"at most {21 * 21 * 10 * 4:,} generated" in shown
+        assert re.search(r"measures 3 min; at the stated", shown), "17,640 tokens at 100 a second"
 
     def test_a_stated_rate(self, pair_overrides: list[str], capsys: pytest.CaptureFixture[str]) -> None:
         options = [*pair_overrides, "method=sft"]
