@@ -21,7 +21,7 @@ from asft.compose import enumerate_cells
 from asft.provenance import git_commit, library_versions
 from asft.report import MissingCell, contrast, evidence, markdown, measure_evidence
 from asft.report.analysis import Analysis, analyse
-from asft.report.measure_figures import title_of, write_static
+from asft.report.measure_print import draw_places, saved
 from asft.report.measure_writers import measures_markdown, quantities
 from asft.report.measures import MeasureTable
 from asft.report.text import metric_title, paper, score
@@ -246,19 +246,15 @@ def _measured(name: str, overrides: list[str], folder: Path) -> tuple[str, str, 
     if not table.records:
         return table.spec.title, "", f"## {markdown.escape(table.spec.title)}\n\nNot run."
     folder.mkdir(parents=True, exist_ok=True)
-    images = write_static(table, folder, formats=("png",))
+    images = {shows: saved(figure, folder / name, ("png",))[0] for name, shows, figure in draw_places(table)}
     paragraph = MEASURES[name](table)
-    drawn = [record for record in table.records if record.details.get("kind") in {"plane", "lines"}]
     parts = [
         f"## {markdown.escape(table.spec.title)}",
         f"    asft landscape experiment={name}",
         paragraph,
         quantities(table),
         measures_markdown(table),
-        *(
-            f"![{markdown.escape(title_of(table, record))}]({path.relative_to('docs')})"
-            for record, path in zip(drawn, images, strict=True)
-        ),
+        *(f"![{markdown.escape(shows)}]({path.relative_to('docs')})" for shows, path in images.items()),
         *(f"Missing: {markdown.escape(line)}." for line in table.gaps),
     ]
     return markdown.escape(table.spec.title), paragraph, "\n\n".join(part for part in parts if part)

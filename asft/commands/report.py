@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from dataclasses import asdict
+from pathlib import Path
 
 from rich.console import Console
 
@@ -14,6 +15,7 @@ from asft.compose import Sweep, enumerate_cells, overrides_of
 from asft.config import ConfigError, ExperimentConfig
 from asft.keys import plan
 from asft.report import MissingCell, print_measures, print_report, write_measures, write_report
+from asft.report.measure_print import write_measures_for_print
 from asft.report.write import PRINT_FORMATS, write_for_print
 from asft.store import content_key
 
@@ -29,11 +31,7 @@ def report(arguments: list[str]) -> int:
     kind, arguments = _format(arguments)
     sweep = enumerate_cells(overrides_of(arguments), sweep=True)
     if measures_in(sweep):
-        if kind is not None:
-            raise ConfigError(
-                f"--format {kind}: measured values have no print format; SVG, PNG and table.tex are written"
-            )
-        return report_measures(sweep, arguments)
+        return report_measures(sweep, arguments, kind)
     experiment, cells = experiment_of(sweep), records(sweep)
     if all(isinstance(cell, MissingCell) for cell in cells):
         raise ConfigError(
@@ -47,13 +45,12 @@ def report(arguments: list[str]) -> int:
     print_report(spec, cells, terminal)
     terminal.print(f"\nPage: {paths.html.resolve()}", soft_wrap=True)
     if kind is not None:
-        for path in write_for_print(spec, cells, folder, kind):
-            terminal.print(f"{kind}: {path.resolve()}", soft_wrap=True)
+        _tell(kind, write_for_print(spec, cells, folder, kind), terminal)
     return 0
 
 
-def report_measures(sweep: Sweep, arguments: list[str]) -> int:
-    """The report of an experiment whose cells measure something else than scores.
+def report_measures(sweep: Sweep, arguments: list[str], kind: str | None = None) -> int:
+    """The report of an experiment whose cells measure something else than scores, for print too as :func:`report`.
 
     Raises:
         ConfigError: when nothing is measured yet.
@@ -66,11 +63,20 @@ def report_measures(sweep: Sweep, arguments: list[str]) -> int:
         name = _folder_name(sweep, experiment_of(sweep))
     if not table.records:
         raise ConfigError(f"{table.spec.name}: nothing is measured yet; first `asft run -m {shlex.join(arguments)}`")
-    paths = write_measures(table, sweep.cells[0].cell.outputs / "reports" / name)
+    folder = sweep.cells[0].cell.outputs / "reports" / name
+    paths = write_measures(table, folder)
     terminal = Console(file=sys.stdout, highlight=False)
     print_measures(table, terminal)
     terminal.print(f"\nPage: {paths.html.resolve()}", soft_wrap=True)
+    if kind is not None:
+        _tell(kind, write_measures_for_print(table, folder, kind), terminal)
     return 0
+
+
+def _tell(kind: str, paths: list[Path], terminal: Console) -> None:
+    """Names the files for print."""
+    for path in paths:
+        terminal.print(f"{kind}: {path.resolve()}", soft_wrap=True)
 
 
 def _format(arguments: list[str]) -> tuple[str | None, list[str]]:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from asft.report import text
 from asft.report.analysis import Analysis
 from asft.report.frame import Entry
-from asft.report.records import TableSpec
 
 _ESCAPES = {
     "\\": r"\textbackslash{}",
@@ -48,10 +47,9 @@ def render_latex(analysis: Analysis) -> str:
     return template.render(analysis=analysis, spec=analysis.spec, text=text, value=_value, paper=_paper)
 
 
-def render_document(spec: TableSpec, figures: Sequence[str]) -> str:
-    """A document around ``table.tex`` and the figures' PDF files, by name."""
-    shown = [(name, FIGURE_CAPTIONS[name]) for name in figures]
-    return _environment().get_template("paper.tex.j2").render(spec=spec, figures=shown)
+def render_document(title: str, figures: Mapping[str, str]) -> str:
+    """A document around ``table.tex`` and the figures' PDF files: name to what is seen there."""
+    return _environment().get_template("paper.tex.j2").render(title=title, figures=figures)
 
 
 def _environment() -> Environment:

@@ -1,22 +1,18 @@
-"""Plots of landscapes, lines and perturbation lengths: Plotly for the page, Matplotlib for print."""
+"""Plots of landscapes, lines, perturbation lengths and cosines on the page; :mod:`asft.report.measure_print` draws
+the same for print."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
 from html import escape
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import plotly.graph_objects as go
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from asft.landscape.epl import SAFE_HS
 from asft.report.measures import MeasureRecord, MeasureTable
 
-_COLOURS = ("#2a78c2", "#d1580f", "#1f9a7a", "#b65fa0", "#b98b00", "#5b62c9")
+COLOURS = ("#2a78c2", "#d1580f", "#1f9a7a", "#b65fa0", "#b98b00", "#5b62c9")
 _MAP = "Viridis"
 
 
@@ -41,24 +37,6 @@ def title_of(table: MeasureTable, record: MeasureRecord) -> str:
     """Row, column and seed of a record in words."""
     column = "" if record.column is None else f", {table.column_label(record.column)}"
     return f"{table.spec.rows[record.row]}{column}, seed {record.seed}"
-
-
-def write_static(table: MeasureTable, folder: Path, formats: Sequence[str] = ("svg", "png")) -> list[Path]:
-    """Planes and lines in table order, one file each in every format."""
-    written = []
-    for index, record in enumerate(table.records):
-        draw = {"plane": _draw_plane, "lines": _draw_lines}.get(str(record.details.get("kind")))
-        if draw is None:
-            continue
-        figure = Figure(figsize=(4.2, 3.4), layout="constrained")
-        axes = figure.subplots()
-        draw(axes, record)
-        axes.set_title(title_of(table, record), fontsize=9)
-        for suffix in formats:
-            path = folder / f"{index:02d}_{record.details['kind']}.{suffix}"
-            figure.savefig(path, dpi=130, metadata={"Date": None} if suffix == "svg" else None)
-            written.append(path)
-    return written
 
 
 def _contours(table: MeasureTable, record: MeasureRecord) -> go.Figure:
@@ -136,7 +114,7 @@ def _lines(table: MeasureTable, record: MeasureRecord) -> go.Figure:
         x=details["steps"],
         y=details["hs"],
         mode="lines+markers",
-        line={"color": _COLOURS[0], "width": 3},
+        line={"color": COLOURS[0], "width": 3},
         name=f"{escape(details['along'])} direction",
     )
     return _titled(figure, table, record, "α", "HS %")
@@ -157,7 +135,7 @@ def _profiles(table: MeasureTable) -> go.Figure:
                 legendgroup=record.key,
                 showlegend=k == 0,
                 opacity=0.4 if many else 1,
-                line={"color": "#858b93" if many else _COLOURS[index % len(_COLOURS)], "width": 1 if many else 2},
+                line={"color": "#858b93" if many else COLOURS[index % len(COLOURS)], "width": 1 if many else 2},
             )
     figure.update_layout(height=520, xaxis_title="α", yaxis_title="HS %", hovermode="closest")
     return figure
@@ -169,7 +147,7 @@ def _cosines(table: MeasureTable) -> go.Figure:
     headings = [column.label for column in table.spec.columns]
     for index, (row, label) in enumerate(table.spec.rows.items()):
         entries = table.row_entries(row)
-        colour = _COLOURS[index % len(_COLOURS)]
+        colour = COLOURS[index % len(COLOURS)]
         figure.add_scatter(
             x=headings,
             y=[entry.value for entry in entries],
@@ -221,31 +199,3 @@ def _centre() -> go.Scatter:
 def _axis(direction: str, symbol: str) -> str:
     name = direction if len(direction) < 24 else f"…{direction[-22:]}"
     return f"{symbol}, {escape(name)} direction"
-
-
-def _draw_plane(axes: Axes, record: MeasureRecord) -> None:
-    details = record.details
-    steps, hs = np.asarray(details["steps"]), np.asarray(details["hs"])
-    filled = axes.pcolormesh(steps, steps, hs, vmin=0, vmax=100, cmap="viridis", shading="nearest")
-    if hs.min() <= SAFE_HS < hs.max():
-        axes.contour(steps, steps, hs, levels=[SAFE_HS], colors="white", linewidths=1.2)
-    axes.plot(0, 0, marker="+", color="white", markersize=9)
-    axes.set_xlabel(f"α, {Path(details['x']).name} direction")
-    axes.set_ylabel(f"β, {Path(details['y']).name} direction")
-    axes.figure.colorbar(filled, ax=axes, label="HS %")
-
-
-def _draw_lines(axes: Axes, record: MeasureRecord) -> None:
-    details = record.details
-    for label, line in _labelled(details["random"]):
-        axes.plot(details["steps"], line, color="0.6", linewidth=0.7, alpha=0.6, label=label)
-    axes.plot(details["steps"], details["hs"], color=_COLOURS[0], linewidth=2, label=f"{details['along']} direction")
-    axes.set_xlabel("α")
-    axes.set_ylabel("HS %")
-    axes.set_ylim(-2, 102)
-    axes.legend(fontsize=7)
-
-
-def _labelled(lines: list[list[float]]) -> Iterator[tuple[str | None, list[float]]]:
-    for index, line in enumerate(lines):
-        yield "random directions" if index == 0 else None, line

@@ -14,7 +14,8 @@ from rich.text import Text
 
 from asft.report import latex, markdown
 from asft.report.html import data_link
-from asft.report.measure_figures import page_figures, write_static
+from asft.report.measure_figures import page_figures
+from asft.report.measure_print import write_static
 from asft.report.measures import MeasureEntry, MeasureTable, interval_text, number
 from asft.report.write import ReportPaths
 

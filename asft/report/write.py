@@ -64,9 +64,9 @@ def write_for_print(spec: TableSpec, cells: Iterable[Cell], out_dir: Path, kind:
     """
     paths = write_pdf(analyse(spec, cells), out_dir)
     if kind == "tex":
-        figures = [path.stem for path in paths if path.stem in FIGURE_CAPTIONS]
+        figures = {path.stem: FIGURE_CAPTIONS[path.stem] for path in paths if path.stem in FIGURE_CAPTIONS}
         document = out_dir / "paper.tex"
-        document.write_text(render_document(spec, figures), encoding="utf-8")
+        document.write_text(render_document(spec.title, figures), encoding="utf-8")
         return [document, out_dir / "table.tex", *paths]
     return paths
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import io
+import re
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
 from asft.report import Column, MeasureRecord, MeasureSpec, MeasureTable, MissingMeasure, print_measures, write_measures
+from asft.report.measure_print import draw_all, write_measures_for_print, write_static
 from asft.report.measure_writers import render_measures
 from asft.report.measures import number
 from asft.report.paper import paper_measure
@@ -104,6 +106,52 @@ def test_every_writer_writes(tmp_path: Path) -> None:
     images = sorted(path.name for path in tmp_path.glob("*.[sp][vn]g"))
     assert images == ["00_plane.png", "00_plane.svg", "01_lines.png", "01_lines.svg"]
     assert all((tmp_path / name).stat().st_size > 1000 for name in images)
+
+
+def test_lengths_are_drawn_over_their_columns(tmp_path: Path) -> None:
+    line = {"kind": "epl", "points": [[(-0.5, 20.0), (0.0, 0.0), (1.0, 90.0)]]}
+    several = {"kind": "epl", "points": line["points"] * 3}
+    found = table(record("alignment", "tiny_llama", 0.5, details=line), record("random", None, 0.5, details=several))
+    ((name, _, figure),) = draw_all(found)
+    assert name == "epl-profiles"
+    axes = figure.axes
+    assert [ax.get_title() for ax in axes] == ["tiny_llama", "tiny_qwen2"]
+    # The threshold's line beside those of the directions: the random ones stand in both columns.
+    assert [len(ax.lines) - 1 for ax in axes] == [4, 3]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["alignment direction", "random directions"]
+    assert {path.name for path in write_static(found, tmp_path)} == {"epl-profiles.svg", "epl-profiles.png"}
+
+
+def test_cosines_are_drawn_beside_the_papers_with_gaps_left_out(tmp_path: Path) -> None:
+    columns = (Column(10, "n = 10"), Column(50, "n = 50"))
+    cosines = {"alignment": "abs_cos", "random": "abs_cos"}
+    found = table(
+        record("alignment", 50, 0.1, details={"null": [0.1]}, values={"abs_cos": 0.1}, interval=(0.05, 0.3, "range")),
+        columns=columns,
+        headline=cosines,
+        paper_table="table1",
+        paper_rows={"alignment": "harmful"},
+    )
+    ((name, _, figure),) = draw_all(found)
+    (axes,) = figure.axes
+    ours, paper = axes.containers[0].lines[0], next(line for line in axes.lines if line.get_linestyle() == ":")
+    assert name == "cosines"
+    assert [tuple(point) for point in ours.get_xydata()] == [(1.0, 0.1)]
+    assert list(paper.get_ydata()) == [paper_measure("table1", "harmful", 10), paper_measure("table1", "harmful", 50)]
+    (bar,) = axes.containers[0].lines[2][0].get_segments()
+    assert list(bar[:, 1]) == pytest.approx([0.05, 0.3])
+
+
+def test_the_same_figures_go_into_a_paper(tmp_path: Path) -> None:
+    found = table(record("alignment", "tiny_llama", 0.25, details=PLANE), record("random", None, 0.5, details=LINES))
+    write_measures(found, tmp_path)
+    document, table_file, *figures = write_measures_for_print(found, tmp_path, "tex")
+    assert [path.name for path in figures] == ["00_plane.pdf", "01_lines.pdf"]
+    assert b"/Type3" not in figures[1].read_bytes(), "conferences refuse Type 3 fonts"
+    assert table_file.exists()
+    named = re.findall(r"\\includegraphics\[.*\]\{(.*)\}", document.read_text())
+    assert named == ["00_plane", "01_lines"]
+    assert write_measures_for_print(found, tmp_path, "pdf") == figures
 
 
 def test_the_terminal_shows_value_range_and_paper() -> None:
