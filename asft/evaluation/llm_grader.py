@@ -9,16 +9,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from pydantic.dataclasses import dataclass
 
-from asft.evaluation.chat_endpoint import PRACTICAL, ChatEndpoint
+from asft.evaluation.chat_question import ChatQuestion, billed
 from asft.evaluation.grader import Grade, Grader
-from asft.evaluation.llm_judge import ask_about
-from asft.evaluation.questions import ReplyFile, ask_all, usage
-from asft.store import content_key
+from asft.evaluation.questions import usage
 
 SYSTEM = (
     "You grade the answers of AI assistants, fairly and without favour for length. You are shown a user's request and "
@@ -43,27 +40,19 @@ _GRADE = re.compile(r"\[\[\s*(-?\d+(?:\.\d+)?)\s*\]\]")
 
 
 @dataclass(frozen=True)
-class LLMGrader(ChatEndpoint, Grader):
+class LLMGrader(ChatQuestion, Grader):
     """Grades by a model behind an endpoint of OpenAI's form.
 
     Attributes:
         malformed: what a reply without a grade means after all attempts: ``drop`` (left out of the mean, and
             counted in the manifest) or ``fail``.
-        cache: folder in which every reply is kept as it comes.
     """
 
     name: ClassVar[str] = "llm"
-    practical: ClassVar[frozenset[str]] = PRACTICAL | {"cache"}
+    role: ClassVar[str] = "grader"
+    system: ClassVar[str] = SYSTEM
+    question: ClassVar[str] = QUESTION
     malformed: Literal["drop", "fail"] = "drop"
-    cache: str = "judge_cache"
-
-    def check(self) -> None:
-        """See :meth:`ChatEndpoint.check_endpoint`."""
-        self.check_endpoint("grader")
-
-    def settings(self) -> dict[str, Any]:
-        """As :meth:`Grader.settings`, with the question's text."""
-        return {**super().settings(), "text": content_key({"system": SYSTEM, "question": QUESTION})}
 
     def grade(self, prompts: Sequence[str], answers: Sequence[str]) -> list[Grade]:
         """See :meth:`Grader.grade`.
@@ -72,26 +61,14 @@ class LLMGrader(ChatEndpoint, Grader):
             ValueError: when the endpoint cannot be used, replies are missing, or there is no grade at all; what was
                 received is kept.
         """
-        self.check()
-        questions = [
-            ask_about(SYSTEM, QUESTION, prompt, answer) for prompt, answer in zip(prompts, answers, strict=True)
-        ]
-        kept = ReplyFile(Path(self.cache) / f"{content_key(self.settings())}.jsonl")
-        replies = ask_all(self, questions, read_grade, kept, "grader")
+        replies = self.ask(prompts, answers, read_grade)
         unread = [reply for reply in replies if reply.value is None]
         if len(unread) == len(replies) or (unread and self.malformed == "fail"):
             raise ValueError(
                 f"grader: {len(unread)} of {len(replies)} replies hold no grade from 1 to 10 after {self.attempts} "
                 f"attempts (the first: {unread[0].reply[:80]!r}). All others are kept; the same command asks again."
             )
-        return [
-            Grade(
-                reply.value,
-                " ".join(reply.reply.split()),
-                {"prompt_tokens": reply.prompt_tokens, "completion_tokens": reply.completion_tokens},
-            )
-            for reply in replies
-        ]
+        return [Grade(reply.value, " ".join(reply.reply.split()), billed(reply)) for reply in replies]
 
     def summary(self, grades: Sequence[Grade]) -> dict[str, Any]:
         """Tokens, their cost where prices are stated, and how many answers have no grade."""
