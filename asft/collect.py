@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Literal
 
 from asft.compose import Sweep, SweepCell
 from asft.config import CellConfig, ConfigError, ExperimentConfig, OrganismModel, PretrainedModel
 from asft.data.sources import HUB, published_folder
 from asft.judge_notes import judge_notes
-from asft.keys import plan
+from asft.keys import plan, store_kind
 from asft.provenance import library_versions
 from asft.report import Cell, CellRecord, Column, MissingCell, TableSpec
 from asft.report.paper import paper_tables
@@ -44,10 +45,10 @@ def records(sweep: Sweep) -> list[Cell]:
     """One record a distinct cell and column; a control that does not depend on the column comes once."""
     experiment = experiment_of(sweep)
     found: dict[tuple[str, str | None], Cell] = {}
-    shared = _column_free(sweep, experiment.columns)
+    shared = column_free(sweep, _method, experiment.columns)
     for item in sweep.cells:
         key = plan(item.cell).key
-        column = None if item.cell.method.name in shared else item.axes.get(experiment.columns)
+        column = None if _method(item) in shared else item.axes.get(experiment.columns)
         found.setdefault((key, column), _record(item, key, column, experiment.columns))
     return list(found.values())
 
@@ -64,10 +65,7 @@ def table_spec(sweep: Sweep, command: str) -> TableSpec:
         title=experiment.title,
         column_axis=experiment.columns,
         column_title=experiment.column_title,
-        columns=tuple(
-            Column(number(value), f"{experiment.column_label}{value}", experiment.paper_columns.get(value))
-            for value in sweep.axes[experiment.columns]
-        ),
+        columns=columns_of(sweep, experiment),
         methods=methods,
         controls=tuple(name for name in experiment.controls if name in methods),
         paper_table=experiment.paper_table,
@@ -207,23 +205,41 @@ def _official_notes(cell: CellConfig) -> list[str]:
     return notes
 
 
-def _column_free(sweep: Sweep, column_axis: str) -> set[str]:
-    """Methods whose cell is the same in every column."""
+def columns_of(sweep: Sweep, experiment: ExperimentConfig) -> tuple[Column, ...]:
+    """The columns of an experiment's table, in the order of the sweep's axis."""
+    return tuple(
+        Column(number(value), f"{experiment.column_label}{value}", experiment.paper_columns.get(value))
+        for value in sweep.axes[experiment.columns]
+    )
+
+
+def column_free(sweep: Sweep, row_of: Callable[[SweepCell], str], column_axis: str) -> set[str]:
+    """Rows whose cell is the same in every column: the untouched models, a measure of the pair alone."""
     keys: dict[str, set[str]] = {}
     for item in sweep.cells:
-        keys.setdefault(item.cell.method.name, set()).add(f"{plan(item.cell).key}")
+        keys.setdefault(row_of(item), set()).add(plan(item.cell).key)
     columns = len(sweep.axes.get(column_axis, []))
     cells = len(sweep.cells) / max(1, len(keys))
     return {name for name, distinct in keys.items() if columns > 1 and len(distinct) * columns <= cells}
 
 
+def absence(cell: CellConfig, key: str) -> tuple[Literal["missing", "failed"], str]:
+    """How a cell without a result stands, and why: its last failure, or what is damaged."""
+    store = Store(cell.outputs)
+    reason = store.failure(key) or store.damage(store_kind(cell), key)
+    return ("failed", reason) if reason else ("missing", "")
+
+
+def _method(item: SweepCell) -> str:
+    return item.cell.method.name
+
+
 def _record(item: SweepCell, key: str, column: str | None, column_axis: str) -> Cell:
-    cell, store = item.cell, Store(item.cell.outputs)
+    cell = item.cell
     axis = {} if column is None else {column_axis: number(column)}
-    entry = store.find("cells", key)
+    entry = Store(cell.outputs).find("cells", key)
     if entry is None:
-        reason = store.failure(key) or store.damage("cells", key)
-        return MissingCell(key, cell.method.name, axis, cell.seed, "failed" if reason else "missing", reason or "")
+        return MissingCell(key, cell.method.name, axis, cell.seed, *absence(cell, key))
     return _finished(entry, cell, axis)
 
 

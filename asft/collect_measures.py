@@ -4,10 +4,18 @@ from __future__ import annotations
 
 import json
 
-from asft.collect import check_paper_table, experiment_of, measure_differences, number
+from asft.collect import (
+    absence,
+    check_paper_table,
+    column_free,
+    columns_of,
+    experiment_of,
+    measure_differences,
+    number,
+)
 from asft.compose import Sweep, SweepCell
 from asft.config import CellConfig, ConfigError, ExperimentConfig
-from asft.keys import plan
+from asft.keys import plan, store_kind
 from asft.provenance import library_versions
 from asft.report import Column, MeasureRecord, MeasureSpec, MeasureTable, MissingMeasure
 from asft.store import DETAILS, Store
@@ -45,7 +53,7 @@ def measure_table(sweep: Sweep, command: str) -> MeasureTable:
         name=experiment.name,
         title=experiment.title,
         column_title=experiment.column_title,
-        columns=_columns(sweep, experiment),
+        columns=columns_of(sweep, experiment),
         rows={row: experiment.row_labels.get(row, row) for row in rows},
         headline={row: _headline(sweep, experiment.rows, row) for row in rows},
         paper_rows=experiment.paper_rows,
@@ -75,13 +83,6 @@ def single_table(item: SweepCell, command: str) -> MeasureTable:
     return MeasureTable(spec, [_cell(item, measure.name, None)])
 
 
-def _columns(sweep: Sweep, experiment: ExperimentConfig) -> tuple[Column, ...]:
-    return tuple(
-        Column(number(value), f"{experiment.column_label}{value}", experiment.paper_columns.get(value))
-        for value in sweep.axes[experiment.columns]
-    )
-
-
 def _headline(sweep: Sweep, axis: str, row: str) -> str:
     measure = next(item.cell.measure for item in sweep.cells if item.axes[axis] == row)
     assert measure is not None, "every cell of the sweep measures"
@@ -90,29 +91,25 @@ def _headline(sweep: Sweep, axis: str, row: str) -> str:
 
 def _cells(sweep: Sweep, experiment: ExperimentConfig) -> list[MeasureRecord | MissingMeasure]:
     """One record a place and seed; a row whose cell is the same in every column comes once, for all."""
-    rows: dict[str, set[str]] = {}
-    for item in sweep.cells:
-        rows.setdefault(item.axes[experiment.rows], set()).add(plan(item.cell).key)
-    columns, seeds = len(sweep.axes[experiment.columns]), len({item.cell.seed for item in sweep.cells})
-    free = {row for row, keys in rows.items() if columns > 1 and len(keys) <= seeds}
+    rows = experiment.rows
+    free = column_free(sweep, lambda item: item.axes[rows], experiment.columns)
     found: dict[tuple[str, str, str | None], MeasureRecord | MissingMeasure] = {}
     for item in sweep.cells:
-        row = item.axes[experiment.rows]
+        row = item.axes[rows]
         column = None if row in free else item.axes[experiment.columns]
         found.setdefault((plan(item.cell).key, row, column), _cell(item, row, column))
     return list(found.values())
 
 
 def _cell(item: SweepCell, row: str, column: str | None) -> MeasureRecord | MissingMeasure:
-    store, planned = Store(item.cell.outputs), plan(item.cell)
+    key = plan(item.cell).key
     place = None if column is None else number(column)
-    entry = store.find(planned.kind, planned.key)
+    entry = Store(item.cell.outputs).find(store_kind(item.cell), key)
     if entry is None:
-        reason = store.failure(planned.key)
-        return MissingMeasure(row, place, item.cell.seed, "failed" if reason else "missing", reason or "")
+        return MissingMeasure(row, place, item.cell.seed, *absence(item.cell, key))
     interval = entry.result["interval"]
     return MeasureRecord(
-        key=planned.key,
+        key=key,
         row=row,
         column=place,
         seed=item.cell.seed,

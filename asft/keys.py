@@ -38,11 +38,6 @@ class Plan:
     measure: Settings | None = None
 
     @property
-    def kind(self) -> str:
-        """The folder of the store that the finished cell is in; see :func:`store_kind`."""
-        return "cells" if self.measure is None else "measures"
-
-    @property
     def key(self) -> str:
         """The cell's key: that of its last stage."""
         return content_key(self.judge if self.measure is None else self.measure)

@@ -27,7 +27,7 @@ from asft.evaluation.generate import generate
 from asft.evaluation.judge import judge_kept
 from asft.evaluation.partial import PartialRows
 from asft.evaluation.score import scorer
-from asft.keys import Plan, plan
+from asft.keys import Plan, plan, store_kind
 from asft.measures.base import Measure, MeasureContext
 from asft.methods.base import Context
 from asft.models import Dtype, Pair, load_model, resolve_device
@@ -60,7 +60,7 @@ def run_cell(cell: CellConfig) -> Entry:
         ValueError: for settings that cannot work; nothing stored so far is lost.
     """
     run = _Run(cell, plan(cell), Store(cell.outputs))
-    if finished := run.store.find(run.plan.kind, run.plan.key):
+    if finished := run.store.find(store_kind(cell), run.plan.key):
         return finished
     run.check_judges()
     if cell.measure is not None:

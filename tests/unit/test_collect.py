@@ -1,0 +1,61 @@
+"""From a sweep's cells to records: what is missing and why, and which rows are the same in every column."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from asft.collect import column_free, records
+from asft.collect_measures import measure_table
+from asft.compose import Sweep, enumerate_cells
+from asft.keys import plan
+from asft.store import DETAILS, Store, write_json
+
+Overrides = list[str]
+
+
+def of(experiment: str, pair: Overrides, *axes: str) -> Sweep:
+    kept = [text for text in pair if text.partition("=")[0] not in {axis.partition("=")[0] for axis in axes}]
+    return enumerate_cells([f"experiment={experiment}", *kept, *axes], sweep=True)
+
+
+def small_tables(pair: Overrides) -> dict[str, tuple[Sweep, Callable[[Sweep], list[object]]]]:
+    measured = of("table1", pair, "measure.update=random", "attack.n=24")
+    scored = of("table2", pair, "method=aligned", "attack.p=0.1")
+    return {"measures": (measured, lambda sweep: [*measure_table(sweep, "").cells]), "cells": (scored, records)}
+
+
+@pytest.mark.parametrize("kind", ["cells", "measures"])
+def test_damage_failure_and_absence_are_told_alike_of_scores_and_measures(pair_overrides: Overrides, kind: str) -> None:
+    sweep, collected = small_tables(pair_overrides)[kind]
+    (item,) = sweep.cells
+    store, stages = Store(item.cell.outputs), plan(item.cell)
+
+    def told() -> tuple[str, str]:
+        (cell,) = collected(sweep)
+        return cell.status, cell.reason  # type: ignore[attr-defined]
+
+    assert told() == ("missing", "")
+
+    def produce(folder: Path) -> dict[str, object]:
+        write_json(folder / DETAILS, {"null": [0.1, 0.2]})
+        return {}
+
+    entry = store.ensure(kind, stages.measure if kind == "measures" else stages.judge, produce)  # type: ignore[arg-type]
+    (entry.path / DETAILS).write_text("{}")
+    status, reason = told()
+    assert status == "failed"
+    assert "were written" in reason
+    store.record_failure(stages.key, "out of memory", {}, "")
+    assert told() == ("failed", "out of memory")
+
+
+def test_rows_that_do_not_depend_on_the_column_are_known_over_seeds_too(pair_overrides: Overrides) -> None:
+    sweep = of("table1", pair_overrides, "measure.update=harmful,random", "attack.n=24,48", "seed=0,1")
+    assert column_free(sweep, lambda item: item.axes["measure.update"], "attack.n") == {"random"}
+    places = {(cell.row, cell.column) for cell in measure_table(sweep, "").cells}
+    assert places == {("harmful", 24), ("harmful", 48), ("random", None)}
+    scored = of("table2", pair_overrides, "method=aligned,sft", "attack.p=0.1,0.2", "seed=0,1")
+    assert column_free(scored, lambda item: item.cell.method.name, "attack.p") == {"aligned"}
