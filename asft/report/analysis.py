@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from asft.report.frame import Entry, table_entries
@@ -26,6 +26,22 @@ class Analysis:
         """The entry at a place; for a row that spans the columns the same one everywhere."""
         value: AxisValue = ALL_COLUMNS if self.grid.spans(row) else column.value
         return next(entry for entry in self.entries if (entry.metric, entry.row, entry.column) == (metric, row, value))
+
+    def ours(self, metric: str, row: str, column: Column) -> float | None:
+        """The score at a place; None where there is no result, or no such row in the table."""
+        return self.entry(metric, row, column).ours if row in self.spec.rows else None
+
+    def lacking(self, rows: Iterable[str], columns: Sequence[Column]) -> str:
+        """Which of these rows are not in the table, or have no result in some column, in words; empty if none."""
+        words = []
+        for row in rows:
+            empty = [column.label for column in columns if self.ours(self.spec.metrics[0], row, column) is None]
+            if row not in self.spec.rows:
+                words.append(f"{row} is not in this sweep")
+            elif empty:
+                where = "" if len(empty) == len(columns) else f" at {', '.join(empty)}"
+                words.append(f"{self.spec.label(row)} has no result{where}")
+        return "; ".join(words)
 
     def row_entries(self, metric: str, row: str) -> tuple[Entry, ...]:
         """One entry per column of a row."""

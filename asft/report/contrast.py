@@ -59,8 +59,8 @@ def attacked_columns(analysis: Analysis) -> list[Column]:
     """The columns in which plain fine-tuning raised HS by at least five points over the aligned model."""
     found = []
     for column in analysis.spec.columns:
-        undefended = analysis.entry("HS", analysis.spec.undefended, column).ours
-        aligned = analysis.entry("HS", "aligned", column).ours
+        undefended = analysis.ours("HS", analysis.spec.undefended, column)
+        aligned = analysis.ours("HS", "aligned", column)
         if undefended is not None and aligned is not None and undefended - aligned >= MIN_RISE:
             found.append(column)
     return found

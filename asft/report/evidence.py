@@ -44,8 +44,10 @@ def defence_paragraph(
     """What a table of scores says of a defence: against plain fine-tuning, its rival, and its controls."""
     columns = attacked_columns(analysis)
     if not columns:
-        return "**Not shown.** The attack raises HS in no column, so no defence can be seen to work."
+        return _no_attack(analysis, "The attack raises HS in no column, so no defence can be seen to work.")
     known = contrasts(analysis, method, references, claimed=claimed)
+    if not known:
+        return f"**Not shown.** {analysis.lacking((method, *references), columns)}."
     label = analysis.spec.label
     sentences = []
     left_out = len(analysis.spec.columns) - len(columns)
@@ -69,7 +71,7 @@ def ranking(analysis: Analysis) -> str:
     columns = attacked_columns(analysis)
     rows = []
     for row in (analysis.spec.undefended, *analysis.spec.candidates):
-        scores = {metric: [analysis.entry(metric, row, column).ours for column in columns] for metric in ("HS", "FA")}
+        scores = {metric: [analysis.ours(metric, row, column) for column in columns] for metric in ("HS", "FA")}
         values = {metric: [score for score in found if score is not None] for metric, found in scores.items()}
         if columns and all(len(found) == len(columns) for found in values.values()):
             rows.append((fmean(values["HS"]), fmean(values["FA"]), analysis.spec.label(row)))
@@ -80,14 +82,14 @@ def ranking(analysis: Analysis) -> str:
 def monotone_paragraph(analysis: Analysis, method: str, *, falls: bool) -> str:
     """Figures 4a and 4b: does HS fall as λ grows, and what happens to FA?"""
     columns = list(analysis.spec.columns)
-    hs, fa = ([analysis.entry(metric, method, column).ours for column in columns] for metric in ("HS", "FA"))
+    hs, fa = ([analysis.ours(metric, method, column) for column in columns] for metric in ("HS", "FA"))
     if None in hs or None in fa:
-        return "**Not shown.** Cells are missing."
+        return f"**Not shown.** {analysis.lacking((method,), columns)}."
     values = [float(value) for value in hs if value is not None]
     accuracies = [float(value) for value in fa if value is not None]
     # A constant has no rank correlation.
     rho = stats.spearmanr(range(len(values)), values).statistic if len(set(values)) > 1 else 0.0
-    undefended = analysis.entry("HS", analysis.spec.undefended, columns[0]).ours
+    undefended = analysis.ours("HS", analysis.spec.undefended, columns[0])
     ends = paired_test(
         pair_by_seed(analysis.grid.at(method, columns[-1]).records, analysis.grid.at(method, columns[0]).records), "HS"
     )
@@ -101,9 +103,7 @@ def monotone_paragraph(analysis: Analysis, method: str, *, falls: bool) -> str:
         f"{column.label}: {h:.1f} / {a:.1f}" for column, h, a in zip(columns, values, accuracies, strict=True)
     )
     claim = "HS falls as λ grows" if falls else "HS stays high for every λ"
-    rival = [analysis.entry("HS", "asft", column).ours for column in columns] if method != "asft" else []
-    compared = ", ".join(f"{value:.1f}" for value in rival if value is not None)
-    beside = [f"AsFT at the same λ: {compared}."] if compared else []
+    beside = _same_lambda(analysis, columns) if method != "asft" else []
     beside += _direction_sentences(analysis, contrasts(analysis, method, ()))
     said = (
         f"**{verdict.capitalize()}.** The paper: {claim}. HS / FA of {analysis.spec.label(method)}: {path} "
@@ -112,37 +112,53 @@ def monotone_paragraph(analysis: Analysis, method: str, *, falls: bool) -> str:
     return " ".join([said, *beside])
 
 
+def _same_lambda(analysis: Analysis, columns: Sequence[Column]) -> list[str]:
+    """AsFT's HS beside a variant of it."""
+    if missing := analysis.lacking(("asft",), columns):
+        return [f"No AsFT to compare with: {missing}."]
+    compared = ", ".join(score_or(analysis.ours("HS", "asft", column)) for column in columns)
+    return [f"AsFT at the same λ: {compared}."]
+
+
 def range_paragraph(analysis: Analysis, methods: Sequence[str]) -> str:
     """Figure 4c: over how many learning rates does each method keep HS below half of plain fine-tuning's?"""
     columns = attacked_columns(analysis)
     if not columns:
-        return "**Not shown.** The attack works at no learning rate."
-    counts = {}
-    for method in methods:
-        scores = [
-            (analysis.entry("HS", method, column).ours, analysis.entry("HS", analysis.spec.undefended, column).ours)
-            for column in columns
-        ]
-        if all(own is not None for own, _ in scores):
-            counts[method] = sum(own < plain / 2 for own, plain in scores if own is not None and plain is not None)
-    if "asft" not in counts:
-        return "**Not shown.** Cells are missing."
-    listed = ", ".join(f"{analysis.spec.label(method)} {count}" for method, count in counts.items())
+        return _no_attack(analysis, "The attack works at no learning rate.")
+    counts = {method: _low(analysis, method, columns) for method in methods if not analysis.lacking((method,), columns)}
+    missing = analysis.lacking(methods, columns)
     rivals = [count for method, count in counts.items() if method not in {"asft", *DIRECTION_CONTROLS}]
+    if "asft" not in counts or not rivals:
+        return f"**Not shown.** There is nothing to compare: {missing}."
+    listed = ", ".join(f"{analysis.spec.label(method)} {count}" for method, count in counts.items())
     verdict = SAME if counts["asft"] > max(rivals) else NOT_SHOWN if counts["asft"] == max(rivals) else CONTRADICTED
     return (
         f"**{verdict.capitalize()}.** The paper: AsFT keeps HS low over the widest range of learning rates. Learning "
         f"rates, of {len(columns)} at which the attack works, with HS below half of plain fine-tuning's: {listed}."
-    )
+    ) + (f" Left out: {missing}." if missing else "")
+
+
+def _low(analysis: Analysis, method: str, columns: Sequence[Column]) -> int:
+    """In how many columns HS is below half of plain fine-tuning's."""
+    undefended = analysis.spec.undefended
+    scores = [(analysis.ours("HS", method, column), analysis.ours("HS", undefended, column)) for column in columns]
+    return sum(own < plain / 2 for own, plain in scores if own is not None and plain is not None)
+
+
+def _no_attack(analysis: Analysis, why: str) -> str:
+    """No column to read: since the attack fails, or since what would tell so is missing."""
+    missing = analysis.lacking((analysis.spec.undefended, "aligned"), analysis.spec.columns)
+    unknown = f"Whether the attack works is not known: {missing}."
+    return f"**Not shown.** {unknown if missing else why}"
 
 
 def trade_paragraph(analysis: Analysis, method: str, rival: str) -> str:
     """A defence along its own setting, beside another: does it reach the rival's HS at the rival's FA anywhere?"""
     label, columns = analysis.spec.label, analysis.spec.columns
-    theirs = [analysis.entry(metric, rival, columns[0]).ours for metric in ("HS", "FA")]
-    points = [[analysis.entry(metric, method, column).ours for metric in ("HS", "FA")] for column in columns]
+    theirs = [analysis.ours(metric, rival, columns[0]) for metric in ("HS", "FA")]
+    points = [[analysis.ours(metric, method, column) for metric in ("HS", "FA")] for column in columns]
     if None in theirs or any(None in point for point in points):
-        return "**Not shown.** Cells are missing."
+        return f"**Not shown.** {analysis.lacking((method, rival), columns)}."
     hs, fa = (value or 0.0 for value in theirs)
     own = [(point[0] or 0.0, point[1] or 0.0) for point in points]
     path = ", ".join(f"{column.label}: {h:.1f} / {a:.1f}" for column, (h, a) in zip(columns, own, strict=True))

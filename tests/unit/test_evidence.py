@@ -97,6 +97,65 @@ def test_a_falling_curve_is_the_papers_and_a_flat_one_is_not() -> None:
     assert said((60, 58, 61), falls=False) == "**Same direction.**"
 
 
+def without(*methods: str, gap: tuple[str, float] | None = None) -> Analysis:
+    """A sweep along λ of four methods, some of them left out, or one cell."""
+    labels = {"sft": "SFT", "asft": "AsFT", "asft_parallel": "parallel", "bea": "BEA", "safeinstr": "SafeInstr"}
+    scores = {"sft": 60, "asft": 10, "asft_parallel": 50, "bea": 40, "safeinstr": 40}
+    kept = [method for method in labels if method not in methods]
+    controls = [cell("base", 100, 0), cell("aligned", 0, 0)]
+    cells: list[Cell] = [control for control in controls if control.method not in methods]
+    cells += [cell(m, scores[m], 180, p=p) for m in kept for p in RATIOS if (m, p) != gap]
+    spec = table_spec(
+        methods={method: labels[method] for method in kept},
+        controls=tuple(name for name in ("base", "aligned") if name not in methods),
+    )
+    return analyse(spec, cells)
+
+
+class TestWhatIsMissingIsNamed:
+    RIVALS = ("asft", "safeinstr", "bea")
+
+    def test_a_whole_sweep_names_nothing(self) -> None:
+        said = evidence.range_paragraph(without(), self.RIVALS)
+        assert said.startswith("**Same direction.**")
+        assert said.endswith("AsFT 3, SafeInstr 0, BEA 0.")
+
+    @pytest.mark.parametrize("control", ["sft", "aligned"])
+    def test_without_a_control_no_attack_is_known_to_work(self, control: str) -> None:
+        words = f"**Not shown.** Whether the attack works is not known: {control} is not in this sweep."
+        assert evidence.range_paragraph(without(control), self.RIVALS) == words
+        assert evidence.defence_paragraph(without(control)) == words
+
+    def test_without_rivals_nothing_is_compared(self) -> None:
+        said = evidence.range_paragraph(without("safeinstr", "bea"), self.RIVALS)
+        assert said == (
+            "**Not shown.** There is nothing to compare: safeinstr is not in this sweep; bea is not in this sweep."
+        )
+
+    def test_one_rival_with_a_gap_is_left_out_by_name(self) -> None:
+        said = evidence.range_paragraph(without(gap=("safeinstr", RATIOS[1])), self.RIVALS)
+        assert said.startswith("**Same direction.**")
+        assert said.endswith("AsFT 3, BEA 0. Left out: SafeInstr has no result at p = 0.1.")
+
+    def test_a_curve_with_a_gap_or_without_plain_fine_tuning(self) -> None:
+        gap = evidence.monotone_paragraph(without(gap=("asft", RATIOS[2])), "asft", falls=True)
+        assert gap == "**Not shown.** AsFT has no result at p = 0.2."
+        assert evidence.monotone_paragraph(without("asft"), "asft", falls=True) == (
+            "**Not shown.** asft is not in this sweep."
+        )
+        assert "(SFT missing; " in evidence.monotone_paragraph(without("sft"), "asft", falls=True)
+        beside = evidence.monotone_paragraph(without("asft"), "asft_parallel", falls=False)
+        assert "No AsFT to compare with: asft is not in this sweep." in beside
+
+    def test_a_defence_or_its_rival_that_never_ran(self) -> None:
+        assert evidence.defence_paragraph(without("asft")) == (
+            "**Not shown.** asft is not in this sweep; safe_lora is not in this sweep."
+        )
+        trade = evidence.trade_paragraph(without("asft"), "bea", "asft")
+        assert trade == "**Not shown.** asft is not in this sweep."
+        assert evidence.ranking(without("sft")) == ""
+
+
 def measured(rows: dict[str, list[float]], *, headline: str, interval: tuple[float, float, str] | None) -> MeasureTable:
     columns = tuple(Column(f"m{index}", f"m{index}") for index in range(len(next(iter(rows.values())))))
     spec = MeasureSpec("t", "t", "model", columns, {row: row for row in rows}, dict.fromkeys(rows, headline))
