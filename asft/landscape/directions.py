@@ -89,14 +89,16 @@ def from_folder(weights: Weights, folder: Path) -> Direction:
 
 
 def layer_normalised(direction: Direction, weights: Weights) -> Direction:
-    """Each tensor scaled to the norm of the weight it moves; those of normalisation layers set aside.
+    """Each tensor scaled to the norm of the weight it moves; vectors set aside.
 
-    One unit along the result therefore changes every weight by its own norm.
+    One unit along the result therefore changes every weight matrix by its own norm. Weights of normalisation layers
+    and biases stay put, whatever a model calls them, as in filter normalisation (Li et al. 2018, arXiv:1712.09913);
+    llm-landscape leaves out what has ``norm`` in its name, which is the same for a Llama.
     """
     scaled = {}
     for name, tensor in direction.items():
         norm = torch.linalg.vector_norm(tensor.double())
-        if "norm" in name or norm == 0:
+        if tensor.ndim < 2 or norm == 0:
             continue
         scaled[name] = tensor * (torch.linalg.vector_norm(weights[name].double()) / norm).to(tensor.dtype)
     return scaled

@@ -12,7 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from peft import PeftModel
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, PreTrainedModel
 
 from asft.config import CellConfig, ConfigError
 from asft.keys import plan
@@ -60,6 +60,14 @@ class TestDirections:
         assert scaled.keys() == {name for name in weights if "norm" not in name}
         for name, tensor in scaled.items():
             assert torch.linalg.norm(tensor) == pytest.approx(float(torch.linalg.norm(weights[name])), rel=1e-5)
+
+    def test_norm_layers_and_biases_stay_whatever_their_names(self) -> None:
+        gpt2 = GPT2LMHeadModel(GPT2Config(vocab_size=32, n_positions=16, n_embd=8, n_layer=1, n_head=2))
+        weights = directions.weights_of(gpt2)
+        scaled = directions.layer_normalised(directions.random_direction(weights, 0), weights)
+        block = {f"transformer.h.0.{name}.weight" for name in ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")}
+        assert scaled.keys() == {"transformer.wte.weight", "transformer.wpe.weight", *block}
+        assert {"transformer.ln_f.weight", "transformer.h.0.ln_1.bias"} <= weights.keys()
 
     def test_orthogonalised_is_orthogonal_tensor_by_tensor(self, model: torch.nn.Module) -> None:
         weights = directions.weights_of(model, TARGETS)
