@@ -211,14 +211,16 @@ _LAUNCHERS = {
 def one_line(error: Exception) -> str:
     """Hydra's message in one line, in our words where its words are for programmers."""
     text = str(error).strip()
+    # "Could not load" where one of ours was chosen, "Could not find" where the one that it is built on was.
+    lacking = re.search(r"Could not (?:load|find) 'hydra/launcher/([^']+)'", text)
+    if lacking and lacking[1] in _LAUNCHERS:
+        ours, extra = _LAUNCHERS[lacking[1]]
+        return f'hydra/launcher={ours}: needs another package: pip install "asft-lab[{extra}]"'
     if match := re.search(
         r"Could not find '(.+?)/([^'/]+)'\s+Available options in '[^']+':\s*(.*?)(?:\s+Config search path|$)",
         text,
         re.S,
     ):
-        if match[1] == "hydra/launcher" and match[2] in _LAUNCHERS:
-            ours, extra = _LAUNCHERS[match[2]]
-            return f'hydra/launcher={ours}: needs another package: pip install "asft-lab[{extra}]"'
         return f"{match[1]}={match[2]}: unknown. Allowed: {', '.join(match[3].split())}"
     if isinstance(error, MissingMandatoryValue):
         return f"{error.full_key}: must be given"

@@ -71,9 +71,10 @@ def hydra_knows_no(launcher: str) -> Exception:
     [("joblib", "workers", "joblib"), ("ray", "ray_workers", "ray"), ("submitit_slurm", "slurm", "slurm")],
 )
 def test_a_launcher_that_is_not_installed_says_what_to_install(base: str, ours: str, extra: str) -> None:
-    """Ours are built on Hydra's, which is what Hydra misses."""
-    said = one_line(hydra_knows_no(base))
-    assert said == f'hydra/launcher={ours}: needs another package: pip install "asft-lab[{extra}]"'
+    """Ours are built on Hydra's, which is what Hydra misses, be ours chosen or its own."""
+    nested = Exception(f"In 'hydra/launcher/{ours}': Could not load 'hydra/launcher/{base}'.\n\nConfig search path:")
+    for error in (nested, hydra_knows_no(base)):
+        assert one_line(error) == f'hydra/launcher={ours}: needs another package: pip install "asft-lab[{extra}]"'
     assert (config_dir() / "hydra" / "launcher" / f"{ours}.yaml").exists()
 
 
