@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 
+from asft.anchor.manifest import DAMAGED, read_meta
 from asft.heartbeat import SUFFIX
 from asft.integrity import DamagedEntry, verifiable
 from asft.store import KINDS, Store
 
-_KEY = re.compile(r"[0-9a-f]{20}")
+ANCHORS = "anchors"  # the folder of cached anchors, which are no entries of the store
+_KEY, _ANCHOR = re.compile(r"[0-9a-f]{20}"), re.compile(r"[0-9a-f]{32}")
 _BESIDE = re.compile(
     rf"\.(?P<key>[0-9a-f]{{20}})(?P<claim>\.claim)?(?P<what>\.lock|{re.escape(SUFFIX)}(-\d+)?|\.resume|\.tmp-\d+)"
 )
@@ -39,24 +42,28 @@ class Removable:
 
 
 def verify(store: Store) -> Verified:
-    """Hashes every file of every entry.
+    """Hashes every file of every entry and of every anchor.
 
     Raises:
         ValueError: for an entry of another schema version.
     """
-    whole, unverified, damaged = 0, 0, []
-    for kind, key in _entries(store):
+    found: list[bool] = []
+    damaged = []
+    for kind, key in (*_entries(store), *_anchors(store)):
         try:
-            entry = store.check(kind, key)
+            found.append(verifiable(_manifest(store, kind, key)))
         except DamagedEntry as error:
             damaged.append((kind, key, str(error)))
-            continue
-        assert entry is not None, "its folder was just listed"
-        if verifiable(entry.manifest):
-            whole += 1
-        else:
-            unverified += 1
-    return Verified(whole, unverified, damaged)
+    return Verified(found.count(True), found.count(False), damaged)
+
+
+def _manifest(store: Store, kind: str, key: str) -> Mapping[str, Any]:
+    """What an entry or an anchor says of itself, after a look at every byte of it."""
+    if kind == ANCHORS:
+        return read_meta(store.path(kind, key))
+    entry = store.check(kind, key)
+    assert entry is not None, "its folder was just listed"
+    return entry.manifest
 
 
 def removable(store: Store, named: Collection[tuple[str, str]] | None) -> Iterator[Removable]:
@@ -70,7 +77,7 @@ def removable(store: Store, named: Collection[tuple[str, str]] | None) -> Iterat
             match = _BESIDE.fullmatch(path.name)
             if match and _is_left(store, kind, match["key"], match["what"], named) and _free(path, match["key"]):
                 yield Removable(path, "of no use to any run at work", _size(path))
-    for path in sorted((store.root / "damaged").glob("*")):
+    for path in sorted([*(store.root / "damaged").glob("*"), *(store.root / ANCHORS / DAMAGED).glob("*")]):
         yield Removable(path, "found damaged and set aside", _size(path))
     for path in sorted(store.root.glob(".import-*")):
         yield Removable(path, "left behind by an interrupted import", _size(path))
@@ -112,6 +119,12 @@ def _entries(store: Store) -> Iterator[tuple[str, str]]:
     for kind in KINDS:
         folders = (path for path in (store.root / kind).glob("*") if path.is_dir() and _KEY.fullmatch(path.name))
         yield from ((kind, path.name) for path in sorted(folders))
+
+
+def _anchors(store: Store) -> Iterator[tuple[str, str]]:
+    """Cached anchors; they belong to a pair, and no experiment names them."""
+    folders = (path for path in (store.root / ANCHORS).glob("*") if path.is_dir() and _ANCHOR.fullmatch(path.name))
+    yield from ((ANCHORS, path.name) for path in sorted(folders))
 
 
 def _size(path: Path) -> int:

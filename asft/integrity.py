@@ -35,14 +35,14 @@ def seal(manifest: Mapping[str, Any]) -> dict[str, Any]:
     return {**manifest, SEAL: _digest_of(manifest)}
 
 
-def read_manifest(folder: Path) -> dict[str, Any]:
-    """An entry's manifest.
+def read_manifest(folder: Path, name: str = MANIFEST) -> dict[str, Any]:
+    """An entry's manifest, the file ``name``.
 
     Raises:
         FileNotFoundError: when there is no entry, not even part of one.
         DamagedEntry: when the folder has no manifest, or one that cannot be read.
     """
-    path = folder / MANIFEST
+    path = folder / name
     try:
         manifest = json.loads(path.read_text())
     except FileNotFoundError:
@@ -56,16 +56,16 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return manifest
 
 
-def check_sizes(folder: Path, manifest: Mapping[str, Any]) -> None:
+def check_sizes(folder: Path, manifest: Mapping[str, Any], name: str = MANIFEST) -> None:
     """Checks the manifest's seal and each listed file's size; cheap enough for every look at an entry.
 
     Raises:
         DamagedEntry: for a manifest that was changed, and a file that is missing or has another size.
     """
     if SEAL in manifest and manifest[SEAL] != _digest_of(manifest):
-        raise DamagedEntry(f"{folder / MANIFEST}: its SHA-256 is not that of what was written")
-    for name, wanted in _listed(manifest).items():
-        path = folder / PurePosixPath(name)
+        raise DamagedEntry(f"{folder / name}: its SHA-256 is not that of what was written")
+    for file, wanted in _listed(manifest).items():
+        path = folder / PurePosixPath(file)
         try:
             size = path.stat().st_size
         except FileNotFoundError:
@@ -74,16 +74,16 @@ def check_sizes(folder: Path, manifest: Mapping[str, Any]) -> None:
             raise DamagedEntry(f"{path}: has {size} bytes, {wanted['size']} were written")
 
 
-def check_contents(folder: Path, manifest: Mapping[str, Any]) -> None:
+def check_contents(folder: Path, manifest: Mapping[str, Any], name: str = MANIFEST) -> None:
     """As :func:`check_sizes`, and compares each listed file's SHA-256.
 
     Raises:
         DamagedEntry: for a file that is missing or not what was written.
     """
-    check_sizes(folder, manifest)
-    for name, wanted in _listed(manifest).items():
-        if file_digest(folder / PurePosixPath(name)) != wanted["sha256"]:
-            raise DamagedEntry(f"{folder / PurePosixPath(name)}: its SHA-256 is not that of what was written")
+    check_sizes(folder, manifest, name)
+    for file, wanted in _listed(manifest).items():
+        if file_digest(folder / PurePosixPath(file)) != wanted["sha256"]:
+            raise DamagedEntry(f"{folder / PurePosixPath(file)}: its SHA-256 is not that of what was written")
 
 
 def verifiable(manifest: Mapping[str, Any]) -> bool:
@@ -92,13 +92,13 @@ def verifiable(manifest: Mapping[str, Any]) -> bool:
 
 
 def file_digest(path: Path) -> str:
-    """SHA-256 of a file, remembered within the process for as long as its size and time stay the same."""
+    """SHA-256 of a file, remembered within the process for as long as it is the same file with its size and time."""
     status = path.stat()
-    return _digest(path, status.st_size, status.st_mtime_ns)
+    return _digest(path, status.st_ino, status.st_size, status.st_mtime_ns)
 
 
 @lru_cache(maxsize=4096)
-def _digest(path: Path, size: int, mtime: int) -> str:
+def _digest(path: Path, inode: int, size: int, mtime: int) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

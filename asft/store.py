@@ -10,7 +10,7 @@ Layout below the outputs folder::
     cells/<key>/             a finished cell: verdicts as JSONL, scores in the manifest
     measures/<key>/          a finished cell that measures something else: numbers in the manifest, arrays beside it
     failures/<key>.json      why a cell failed last time
-    damaged/<kind>/<key>-N/  what was found damaged and set aside
+    damaged/<kind>/<key>-N/  what was found damaged and set aside (an anchor: anchors/damaged/<key>-N/)
 
 Every entry has a ``manifest.json`` with the size and SHA-256 of each of its files. It is written last, into a
 temporary folder that is then renamed into place, so an entry either is whole or is not there. Beside an entry

@@ -14,6 +14,7 @@ import torch
 
 from asft.anchor import cache
 from asft.anchor.forms import LowRank, on_host
+from asft.anchor.manifest import LAYOUT
 from asft.anchor.module import AnchoredModule
 from asft.anchor.names import stem
 from asft.anchor.pair import CheckpointPair
@@ -106,7 +107,7 @@ class Anchor(Mapping[str, AnchoredModule]):
         built = (_anchored(pair, name, spec, device) for name in pair.modules)
         if cache_dir is None:
             return cls(list(built))
-        settings = json.dumps([cache.LAYOUT, asdict(spec)], sort_keys=True)
+        settings = json.dumps([LAYOUT, asdict(spec)], sort_keys=True)
         key = hashlib.sha256(f"{pair.digest()}/{settings}".encode()).hexdigest()[:32]
         directory = Path(cache_dir) / key
         cache.store(directory, built)
@@ -151,7 +152,7 @@ class Anchor(Mapping[str, AnchoredModule]):
         """Read what :meth:`save` or a cache wrote.
 
         Raises:
-            ValueError: no anchor there.
+            ValueError: no anchor there, or not what was written.
         """
         return cls(cache.load(Path(directory)))
 

@@ -1,12 +1,14 @@
 """Anchors on disk: one safetensors file per module and a readable ``anchor.json``, complete or absent.
 
 A directory is written beside its final place under a lock and renamed when finished, so that an interrupted
-build never looks like a finished one and two processes never build the same anchor twice.
+build never looks like a finished one and two processes never build the same anchor twice. One that is not what was
+written is set aside and built anew.
 """
 
 from __future__ import annotations
 
-import json
+import itertools
+import logging
 import os
 import shutil
 from collections.abc import Iterable
@@ -14,20 +16,22 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from asft.anchor.forms import FORMS
+from asft.anchor.manifest import DAMAGED, read_meta, write_meta
 from asft.anchor.module import AnchoredModule
+from asft.integrity import DamagedEntry
 
-LAYOUT = 1  # raise when the files' meaning changes; part of every cache key
-META = "anchor.json"
+logger = logging.getLogger(__name__)
 
 
 def store(directory: Path, modules: Iterable[AnchoredModule]) -> None:
-    """Write ``modules`` to ``directory`` unless it is there already; one module is in memory at a time."""
+    """Write ``modules`` to ``directory`` unless they are there whole; one module is in memory at a time."""
     directory.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{directory}.lock"):
-        if directory.is_dir():
+        if directory.is_dir() and _whole(directory):
             return
         partial = directory.with_name(f".{directory.name}.partial")
         shutil.rmtree(partial, ignore_errors=True)  # left by a process that was killed
@@ -37,7 +41,7 @@ def store(directory: Path, modules: Iterable[AnchoredModule]) -> None:
             for module in modules:
                 entries.append(_write(partial, len(entries), module))
                 del module  # before the next one is built
-            (partial / META).write_text(json.dumps({"layout": LAYOUT, "modules": entries}, indent=1))
+            write_meta(partial, entries)
             os.replace(partial, directory)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
@@ -58,20 +62,34 @@ def _write(directory: Path, number: int, module: AnchoredModule) -> dict[str, An
     }
 
 
+def _whole(directory: Path) -> bool:
+    """Whether a cached anchor is what was written; if not, it is moved out of the way."""
+    try:
+        load(directory)
+    except DamagedEntry as error:
+        shelf = directory.parent / DAMAGED
+        shelf.mkdir(exist_ok=True)
+        target = next(path for n in itertools.count(1) if not (path := shelf / f"{directory.name}-{n}").exists())
+        directory.replace(target)
+        logger.warning("damaged anchor: %s. Set aside in %s, built anew", error, target)
+        return False
+    return True
+
+
 def load(directory: Path) -> list[AnchoredModule]:
-    """Read what :func:`store` wrote; the tensors are mapped from the files.
+    """Read what :func:`store` wrote; every byte is checked, and the tensors are mapped from the files.
 
     Raises:
-        ValueError: ``directory`` holds no anchor, or one of another layout.
+        DamagedEntry: ``directory`` holds no anchor, or not what was written.
+        ValueError: it holds an anchor of another layout.
     """
-    if not (directory / META).is_file():
-        raise ValueError(f"{str(directory)!r} holds no anchor ({META} is missing): build one with Anchor.build.")
-    meta = json.loads((directory / META).read_text())
-    if meta["layout"] != LAYOUT:
-        raise ValueError(f"{str(directory)!r} has layout {meta['layout']}, this version reads {LAYOUT}: rebuild it.")
     modules = []
-    for entry in meta["modules"]:
-        tensors = load_file(directory / entry.pop("file"))
+    for entry in read_meta(directory)["modules"]:
+        file = directory / entry.pop("file")
+        try:
+            tensors = load_file(file)
+        except SafetensorError as error:  # one from before there were checksums
+            raise DamagedEntry(f"{file}: {error}") from None
         form = FORMS[entry.pop("form")](**tensors, side=entry.pop("side"))
         modules.append(AnchoredModule(**entry, form=form))
     return modules

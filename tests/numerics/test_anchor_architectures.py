@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -128,6 +130,13 @@ def test_targets_match_whole_components_only(tmp_path: Path) -> None:
         Anchor.build(tmp_path / "base", tmp_path / "aligned", ["proj"])
 
 
+def flip_last_byte(path: Path) -> None:
+    data, before = bytearray(path.read_bytes()), path.stat()
+    data[-1] ^= 1
+    path.write_bytes(data)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns + 1))  # the clock of file times is coarse
+
+
 class TestCache:
     """Stored by content, complete or absent."""
 
@@ -197,6 +206,43 @@ class TestCache:
         assert not [entry for entry in (pair / "cache").iterdir() if entry.is_dir()]
         monkeypatch.undo()
         assert len(Anchor.build(pair / "base", pair / "aligned", ["q_proj"], cache_dir=pair / "cache")) == 2
+
+    @pytest.mark.parametrize(
+        ("file", "harm", "reason"),
+        [
+            ("0001.safetensors", flip_last_byte, "SHA-256"),
+            ("0001.safetensors", lambda path: os.truncate(path, 200), "has 200 bytes"),
+            ("0000.safetensors", Path.unlink, "is missing"),
+            ("anchor.json", lambda path: path.write_text(path.read_text().replace('"gram"', '"gran"')), "SHA-256"),
+            ("anchor.json", Path.unlink, "holds no anchor"),
+        ],
+        ids=["flipped byte", "truncated", "lost", "changed description", "no description"],
+    )
+    def test_damage_is_named_set_aside_and_built_anew(
+        self, pair: Path, file: str, harm: Callable[[Path], object], reason: str, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        arguments, cache = (pair / "base", pair / "aligned", ["q_proj"]), pair / "cache"
+        fresh = Anchor.build(*arguments, form="gram", cache_dir=cache)
+        (folder,) = (entry for entry in cache.iterdir() if entry.is_dir())
+        tensors = {name: module.form.tensors()["gram"].clone() for name, module in fresh.items()}
+        harm(folder / file)
+        with pytest.raises(ValueError, match=reason):
+            Anchor.load(folder)
+        again = Anchor.build(*arguments, form="gram", cache_dir=cache)
+        assert all(torch.equal(module.form.tensors()["gram"], tensors[name]) for name, module in again.items())
+        assert reason in caplog.text
+        assert f"Set aside in {cache / 'damaged' / folder.name}-1" in caplog.text
+        assert list(Anchor.load(folder)) == list(again)
+
+    def test_one_from_before_there_were_checksums_is_read(self, pair: Path) -> None:
+        Anchor.build(pair / "base", pair / "aligned", ["q_proj"]).save(pair / "anchor")
+        meta = pair / "anchor" / "anchor.json"
+        old = {name: value for name, value in json.loads(meta.read_text()).items() if name not in {"files", "sha256"}}
+        meta.write_text(json.dumps(old))
+        assert len(Anchor.load(pair / "anchor")) == 2
+        os.truncate(pair / "anchor" / "0001.safetensors", 200)
+        with pytest.raises(ValueError, match=r"0001\.safetensors"):
+            Anchor.load(pair / "anchor")
 
     def test_save_and_load(self, pair: Path) -> None:
         anchor = Anchor.build(pair / "base", pair / "aligned", ["q_proj"])

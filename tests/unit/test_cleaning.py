@@ -5,8 +5,11 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import torch
 from filelock import FileLock
+from safetensors.torch import save_file
 
+from asft import Anchor
 from asft.cleaning import removable, remove, verify
 from asft.integrity import MANIFEST
 from asft.store import Store, content_key, write_json
@@ -72,3 +75,33 @@ def test_verify_reads_every_byte_and_tells_old_entries_apart(tmp_path: Path) -> 
     ((kind, key, reason),) = found.damaged
     assert (kind, key) == ("cells", ONE)
     assert f"{ONE}/x" in reason
+
+
+def test_anchors_are_verified_set_aside_and_then_cleared(tmp_path: Path) -> None:
+    for side in ("base", "aligned"):
+        (tmp_path / side).mkdir()
+        save_file({"q_proj.weight": torch.randn(4, 3)}, tmp_path / side / "model.safetensors")
+    store = Store(tmp_path / "outputs")
+
+    def build() -> Path:
+        Anchor.build(tmp_path / "base", tmp_path / "aligned", ["q_proj"], cache_dir=store.root / "anchors")
+        (folder,) = (path for path in (store.root / "anchors").iterdir() if path.is_dir() and path.name != "damaged")
+        return folder
+
+    folder = build()
+    assert (verify(store).whole, verify(store).damaged) == (1, [])
+    flip(folder / "0000.safetensors")
+    ((kind, key, reason),) = verify(store).damaged
+    assert (kind, key) == ("anchors", folder.name)
+    assert "0000.safetensors: its SHA-256" in reason
+    assert store.set_aside(kind, key) == store.root / "damaged" / "anchors" / f"{key}-1"
+    flip(build() / "0000.safetensors")
+    build()
+    assert names(store, set()) == {"damaged/anchors", f"anchors/damaged/{key}-1"}, "no experiment names an anchor"
+
+
+def flip(path: Path) -> None:
+    data, before = bytearray(path.read_bytes()), path.stat()
+    data[-1] ^= 1
+    path.write_bytes(data)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns + 1))  # the clock of file times is coarse
