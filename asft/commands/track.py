@@ -11,6 +11,7 @@ from asft.commands.run import describe, distinct
 from asft.compose import enumerate_cells, overrides_of
 from asft.config import ConfigError
 from asft.console import console
+from asft.keys import store_kind
 from asft.store import Store
 from asft.tracked import tracked_cell
 
@@ -30,11 +31,11 @@ def track(arguments: list[str]) -> int:
         raise ConfigError("tracker=none: shows nothing anywhere; choose tracker=wandb or tracker=tensorboard")
     store, tracked, failed = Store(first.outputs), 0, 0
     for key, item in cells.items():
-        entry = store.find("cells", key)
+        entry = store.find(store_kind(item.cell), key)
         if entry is None:
             continue
         try:
-            item.cell.tracker.track(tracked_cell(store, entry, item.cell.plain()))
+            item.cell.tracker.track(tracked_cell(store, entry, item.cell))
             tracked += 1
         except Exception as error:  # third-party code, and often a network: the other cells are still to be sent
             failed += 1
