@@ -30,6 +30,7 @@ asft: fine-tune language models without losing their safety (AsFT, arXiv:2506.08
                                          a finished table as one file; asft store import FILE brings it in
   asft dashboard [--serve] …             every finished cell as one site that opens offline
   asft track experiment=table2 …         show finished cells to W&B (tracker.mode=offline|online) or TensorBoard
+                                         (--workspace, --report save W&B pages grouped as the table is)
   asft judge experiment=table2 judge=NAME …
                                          another judge on stored answers; --agreement JUDGE adds Cohen's κ
   asft plan experiment=table2 …          cells, trainings, memory, hours, downloads and disk before launching

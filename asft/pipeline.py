@@ -6,7 +6,7 @@ pair ▸ mixture ▸ train ▸ generate ▸ judge. Each stage's output is kept i
 
 from __future__ import annotations
 
-import logging
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from peft import PeftModel
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, TrainerCallback
 
 from asft.batches import release_memory, smaller_batch
 from asft.config import CellConfig, TrainingConfig
@@ -28,6 +28,7 @@ from asft.evaluation.judge import judge_kept
 from asft.evaluation.partial import PartialRows
 from asft.evaluation.score import scorer
 from asft.keys import Plan, plan, store_kind
+from asft.live import LiveRun
 from asft.measures.base import Measure, MeasureContext
 from asft.methods.base import Context
 from asft.models import Dtype, Pair, load_model, resolve_device
@@ -46,10 +47,9 @@ from asft.store import (
     write_json,
     write_jsonl,
 )
-from asft.tracked import tracked_cell
+from asft.tracked import cell_run, tracked_cell
 from asft.training import attach_lora, train
 
-log = logging.getLogger(__name__)
 ROWS = "rows.jsonl"
 
 
@@ -63,12 +63,9 @@ def run_cell(cell: CellConfig) -> Entry:
     if finished := run.store.find(store_kind(cell), run.plan.key):
         return finished
     run.check_judges()
-    if cell.measure is not None:
-        return run.measure_stage(cell.measure)
-    weights = run.train_stage() if cell.method.trains else None
-    answers = run.generate_stage(weights)
-    entry = run.judge_stage(weights, answers)
-    run.track(entry)
+    with LiveRun(cell.tracker, cell_run(cell)) as live:
+        entry = run.measure_stage(cell.measure) if cell.measure else run.score(live)
+        live.finish(lambda: tracked_cell(run.store, entry, cell))
     return entry
 
 
@@ -124,6 +121,11 @@ class _Run:
     def device(self) -> torch.device:
         return resolve_device(self.cell.device)
 
+    def score(self, live: LiveRun) -> Entry:
+        """Trained, asked and judged; the cell's own training is shown while it runs."""
+        weights = self.train_stage([live]) if self.cell.method.trains else None
+        return self.judge_stage(weights, self.generate_stage(weights))
+
     def check_judges(self) -> None:
         """Refuses a judge or a grader that cannot work here, before hours go into what it would judge."""
         self.cell.judge.check()
@@ -141,7 +143,7 @@ class _Run:
 
         return self.store.ensure("stages/mixture", self.plan.mixture, produce)
 
-    def train_stage(self) -> Entry:
+    def train_stage(self, watchers: Sequence[TrainerCallback] = ()) -> Entry:
         """The fine-tuned weights: trained, or taken from the parent method and changed after the fact."""
         assert self.plan.train is not None, "only methods that train have weights of their own"
         if finished := self.store.intact("stages/train", content_key(self.plan.train)):
@@ -152,23 +154,25 @@ class _Run:
             assert required is not None, "a method with a parent requires the parent's weights"
             produce = partial(self._from_parent, required)
         else:
-            produce = partial(self._train, self.mixture_stage())
+            produce = partial(self._train, self.mixture_stage(), watchers)
         self.pair  # noqa: B018
         return self.store.ensure("stages/train", self.plan.train, produce)
 
-    def _train(self, mixture: Entry, folder: Path) -> dict[str, Any]:
+    def _train(self, mixture: Entry, watchers: Sequence[TrainerCallback], folder: Path) -> dict[str, Any]:
         """Fine-tunes; a batch that does not fit into memory is halved and the effective batch kept."""
         training = self.cell.training
         smaller: dict[str, int] = {}
         while True:
             try:
-                return {**self._fit(mixture, training, folder), **smaller}
+                return {**self._fit(mixture, training, watchers, folder), **smaller}
             except torch.OutOfMemoryError:
                 training = smaller_batch(training)
                 smaller = {"batch_size": training.batch_size, "accumulation": training.accumulation}
             release_memory()
 
-    def _fit(self, mixture: Entry, training: TrainingConfig, folder: Path) -> dict[str, Any]:
+    def _fit(
+        self, mixture: Entry, training: TrainingConfig, watchers: Sequence[TrainerCallback], folder: Path
+    ) -> dict[str, Any]:
         cell, method, protocol = self.cell, self.cell.method, self.protocol
         rows = [Row(**row) for row in read_jsonl(mixture.path / ROWS)]
         tokenizer = self.pair.tokenizer()
@@ -187,7 +191,7 @@ class _Run:
             device=self.device,
             order=method.order(rows, self.context) or protocol.order(len(rows)),
             drop_last=protocol.drops_last,
-            callbacks=method.callbacks(model, self.context),
+            callbacks=[*method.callbacks(model, self.context), *watchers],
             scratch=folder / "trainer",
             resume=self.store.resumable("stages/train", content_key(self.plan.train)),
             checkpoint_every=cell.checkpoint_every,
@@ -310,13 +314,6 @@ class _Run:
 
         assert self.plan.measure is not None, "a cell with a measure has its settings"
         return self.store.ensure("measures", self.plan.measure, produce)
-
-    def track(self, entry: Entry) -> None:
-        """Shows the finished cell to the tracker; the cell is safe in the store whatever the tracker does."""
-        try:
-            self.cell.tracker.track(tracked_cell(self.store, entry, self.cell.plain()))
-        except Exception as error:  # a tracker is third-party code and often a network
-            log.warning("tracker=%s: this cell was not tracked: %s", self.cell.tracker.name, error)
 
     def _model(self, weights: Entry | None, dtype: Dtype | None) -> PreTrainedModel:
         """The model to be asked: a checkpoint as it is, a fully tuned model, or an adapter merged into its start."""

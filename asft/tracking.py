@@ -1,4 +1,8 @@
-"""Trackers: where a finished cell is shown besides the store. A tracker changes no number and no key."""
+"""Trackers: where a cell is shown besides the store. A tracker changes no number and no key.
+
+A cell has one run, opened by :meth:`Tracker.start`: while the cell is trained, or afterwards by
+:meth:`Tracker.track`. Both go through the same calls, so that what a run holds in the end is the same.
+"""
 
 from __future__ import annotations
 
@@ -13,36 +17,44 @@ from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
 if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
     from wandb.sdk.wandb_run import Run
 
 Row = Mapping[str, Any]
+_TOLD_BY_ROW = {"name", "class", "seed", "update", "direction", "along", "x", "y"}  # of a measure's settings
+_PATIENCE = 600.0  # seconds that the end of a run waits for what is still to be sent
+_FLUSH = 10  # seconds between two writes of TensorBoard's events
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class TrackedCell:
-    """A finished cell as a tracker sees it.
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class CellRun:
+    """Who a cell is to a tracker; known before anything of it is computed.
 
     Attributes:
         key: the cell's key; the run's identity, so that tracking twice changes nothing.
+        row: the cell's row in a table: its method, or what it measures.
         config: the resolved configuration.
-        history: training logs, one dict a logged step with its ``step``; empty where nothing was trained for it.
-        summary: the scores, with the ends of their 95% intervals.
-        answers: reads the judged answers, each with its ``part``; they may be harmful.
         folder: where offline files may be written.
     """
 
     key: str
+    row: str
     config: Mapping[str, Any]
-    history: list[dict[str, float]]
-    summary: Mapping[str, Any]
-    answers: Callable[[], Iterable[Row]]
     folder: Path
 
     @property
+    def name(self) -> str:
+        """The run in one line."""
+        return f"{self.row} {self.place} seed={self.config['seed']}"
+
+    @property
     def place(self) -> str:
-        """The cell's place in a table without method and seed: what the seeds of one entry have in common."""
-        config = self.config
-        attack, lam = config["attack"], config["method"].get("lam")
+        """The cell's place in a table without row and seed: what the seeds of one entry have in common."""
+        config, attack = self.config, self.config["attack"]
+        if measure := config["measure"]:
+            spelled = (f"{name}={value}" for name, value in measure.items() if name not in _TOLD_BY_ROW)
+            return " ".join((config["model"]["name"], f"n={attack['n']}", *spelled))
+        lam = config["method"].get("lam")
         poison = f"{attack['source']} p={attack['p']:g} n={attack['n']}"
         strength = "" if lam is None else f" λ={lam:g}"
         return (
@@ -58,9 +70,37 @@ class TrackedCell:
         return [*([experiment["name"]] if experiment else []), *names, config["attack"]["source"]]
 
 
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class TrackedCell(CellRun):
+    """A finished cell as a tracker sees it.
+
+    Attributes:
+        history: training logs, one dict a logged step with its ``step``; empty where nothing was trained for it.
+        summary: the scores with the ends of their 95% intervals, or a measure's values.
+        answers: reads the judged answers, each with its ``part``; they may be harmful.
+    """
+
+    history: list[dict[str, float]]
+    summary: Mapping[str, Any]
+    answers: Callable[[], Iterable[Row]]
+
+
+class OpenRun:
+    """A run that takes a cell's logs and then its scores; this one shows them nowhere."""
+
+    def log(self, entry: Mapping[str, float]) -> None:
+        """Adds one entry of the training log; one whose step the run has already is left out."""
+
+    def end(self, cell: TrackedCell) -> None:
+        """Adds the scores and closes the run as finished."""
+
+    def fail(self) -> None:
+        """Closes the run as failed; the next attempt at the cell goes on with it."""
+
+
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class Tracker:
-    """Base class, and ``tracker=none``: shows nothing anywhere."""
+    """Base class, and ``tracker=none``: shows nothing anywhere. A tracker overrides :meth:`start`."""
 
     name: ClassVar[str] = "none"
 
@@ -68,15 +108,27 @@ class Tracker:
         """The tracker's own settings, without secrets: keys come from the environment."""
         return dataclasses.asdict(self)
 
+    def start(self, cell: CellRun) -> OpenRun:
+        """Opens the cell's run, or goes on with it."""
+        return OpenRun()
+
     def track(self, cell: TrackedCell) -> None:
         """Sends one finished cell."""
+        run = self.start(cell)
+        try:
+            for entry in cell.history:
+                run.log(entry)
+            run.end(cell)
+        except BaseException:
+            run.fail()
+            raise
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class WandbTracker(Tracker):
     """One Weights & Biases run a cell, offline unless told otherwise, its id the cell's key.
 
-    Grouping a project by job type (the method) and then by group (the place) gives a table's rows and columns, each
+    Grouping a project by job type (the row) and then by group (the place) gives a table's rows and columns, each
     averaged over its seeds. ``generations`` adds the judged answers as a Table; they may be harmful.
     """
 
@@ -87,35 +139,22 @@ class WandbTracker(Tracker):
     mode: Literal["offline", "online"] = "offline"
     generations: bool = False
 
-    def track(self, cell: TrackedCell) -> None:
-        """See :meth:`Tracker.track`; the run is finished whatever happens in between."""
+    def start(self, cell: CellRun) -> OpenRun:
+        """See :meth:`Tracker.start`; offline files of an earlier attempt are replaced."""
+        import wandb  # slow to import, and not needed by tracker=none
+
         cell.folder.mkdir(parents=True, exist_ok=True)
         if self.mode == "offline":
             for earlier in (cell.folder / "wandb").glob(f"offline-run-*-{cell.key}"):
                 shutil.rmtree(earlier)  # one set of files a cell, however often it is tracked
-        run = self._start(cell)
-        try:
-            for logged in cell.history:
-                values = {f"train/{name}": value for name, value in logged.items() if name != "step"}
-                run.log(values, step=int(logged["step"]))
-            if self.generations:
-                run.log({"answers": _table(cell.answers())})
-            run.summary.update(dict(cell.summary))
-        finally:
-            run.finish()
-
-    def _start(self, cell: TrackedCell) -> Run:
-        import wandb  # slow to import, and not needed by tracker=none
-
-        method = cell.config["method"]["name"]
-        return wandb.init(
+        run = wandb.init(
             project=self.project,
             entity=self.entity,
             mode=self.mode,
             id=cell.key,
-            name=f"{method} {cell.place} seed={cell.config['seed']}",
+            name=cell.name,
             group=cell.place,
-            job_type=method,
+            job_type=cell.row,
             tags=cell.tags,
             config=dict(cell.config),
             dir=cell.folder,
@@ -126,9 +165,35 @@ class WandbTracker(Tracker):
                 disable_git=True,
                 save_code=False,
                 x_disable_meta=True,  # host, user and command line are nobody's business
-                x_disable_stats=True,  # the cell ran elsewhere, or before
+                x_disable_stats=True,  # the cell may have run elsewhere, or before
+                finish_timeout=_PATIENCE,
+                finish_timeout_raises=True,  # a network that is gone must not hold up the next cell
             ),
         )
+        return _WandbRun(run, self.generations)
+
+
+class _WandbRun(OpenRun):
+    def __init__(self, run: Run, generations: bool) -> None:
+        self.run, self.generations = run, generations
+        self.next_step = run.starting_step  # above 0 where an earlier attempt has been sent to the server
+
+    def log(self, entry: Mapping[str, float]) -> None:
+        if entry["step"] < self.next_step:
+            return
+        values = {f"train/{name}": value for name, value in entry.items() if name != "step"}
+        self.run.log(values, step=int(entry["step"]), commit=True)
+        self.next_step = int(entry["step"]) + 1
+
+    def end(self, cell: TrackedCell) -> None:
+        summary = dict(cell.summary)
+        if self.generations:
+            summary["answers"] = _table(cell.answers())
+        self.run.summary.update(summary)
+        self.run.finish()
+
+    def fail(self) -> None:
+        self.run.finish(exit_code=1)
 
 
 def _table(answers: Iterable[Row]) -> Any:
@@ -145,8 +210,8 @@ class TensorBoardTracker(Tracker):
 
     name: ClassVar[str] = "tensorboard"
 
-    def track(self, cell: TrackedCell) -> None:
-        """See :meth:`Tracker.track`.
+    def start(self, cell: CellRun) -> OpenRun:
+        """See :meth:`Tracker.start`; event files of an earlier attempt are replaced.
 
         Raises:
             ValueError: when tensorboard is not installed.
@@ -155,13 +220,29 @@ class TensorBoardTracker(Tracker):
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
             raise ValueError("tracker=tensorboard: install it, `pip install 'asft-lab[tensorboard]'`") from error
-        folder = cell.folder / f"{cell.config['method']['name']}-{cell.key}"
+        folder = cell.folder / f"{cell.row}-{cell.key}"
         shutil.rmtree(folder, ignore_errors=True)
-        with SummaryWriter(folder) as writer:
-            for logged in cell.history:
-                for name, value in logged.items():
-                    if name != "step":
-                        writer.add_scalar(f"train/{name}", value, int(logged["step"]))
-            for name, value in cell.summary.items():
-                writer.add_scalar(f"cell/{name}", value)
-            writer.add_text("config", f"```json\n{json.dumps(cell.config, indent=1, default=str)}\n```")
+        writer = SummaryWriter(folder, flush_secs=_FLUSH)
+        writer.add_text("config", f"```json\n{json.dumps(cell.config, indent=1, default=str)}\n```")
+        return _TensorBoardRun(writer)
+
+
+class _TensorBoardRun(OpenRun):
+    def __init__(self, writer: SummaryWriter) -> None:
+        self.writer, self.next_step = writer, 0
+
+    def log(self, entry: Mapping[str, float]) -> None:
+        if entry["step"] < self.next_step:
+            return
+        for name, value in entry.items():
+            if name != "step":
+                self.writer.add_scalar(f"train/{name}", value, int(entry["step"]))
+        self.next_step = int(entry["step"]) + 1
+
+    def end(self, cell: TrackedCell) -> None:
+        for name, value in cell.summary.items():
+            self.writer.add_scalar(f"cell/{name}", value)
+        self.writer.close()
+
+    def fail(self) -> None:
+        self.writer.close()

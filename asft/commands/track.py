@@ -11,30 +11,40 @@ from asft.commands.run import describe, distinct
 from asft.compose import enumerate_cells, overrides_of
 from asft.config import ConfigError
 from asft.console import console
+from asft.keys import store_kind
 from asft.store import Store
 from asft.tracked import tracked_cell
+from asft.wandb_pages import check_pages, save_pages
+
+FLAGS = ("--workspace", "--report")
 
 
 def track(arguments: list[str]) -> int:
     """Tracks every finished cell; W&B unless ``tracker=`` says otherwise. Tracking a cell again changes nothing.
 
+    ``--workspace`` and ``--report`` then save W&B's pages of the experiment.
+
     Returns:
         0, or 1 when a cell could not be tracked.
 
     Raises:
-        ConfigError: for ``tracker=none``, or where no cell is finished.
+        ConfigError: for ``tracker=none``, where no cell is finished, or for a page that cannot be saved.
     """
-    cells = distinct(enumerate_cells(with_tracker(overrides_of(arguments)), sweep=True).cells)
+    pages = [flag.removeprefix("--") for flag in arguments if flag in FLAGS]
+    overrides = overrides_of(arguments, flags=("-m", "--multirun", *FLAGS))
+    cells = distinct(enumerate_cells(with_tracker(overrides), sweep=True).cells)
     first = next(iter(cells.values())).cell
     if first.tracker.name == "none":
         raise ConfigError("tracker=none: shows nothing anywhere; choose tracker=wandb or tracker=tensorboard")
+    if pages:
+        check_pages(first.tracker)
     store, tracked, failed = Store(first.outputs), 0, 0
     for key, item in cells.items():
-        entry = store.find("cells", key)
+        entry = store.find(store_kind(item.cell), key)
         if entry is None:
             continue
         try:
-            item.cell.tracker.track(tracked_cell(store, entry, item.cell.plain()))
+            item.cell.tracker.track(tracked_cell(store, entry, item.cell))
             tracked += 1
         except Exception as error:  # third-party code, and often a network: the other cells are still to be sent
             failed += 1
@@ -45,6 +55,9 @@ def track(arguments: list[str]) -> int:
     missing = len(cells) - tracked - failed
     folder = store.root / first.tracker.name
     terminal.print(f"{tracked} cells tracked, {failed} failed, {missing} not finished: {folder}", soft_wrap=True)
+    if pages:
+        for address in save_pages([item.cell for item in cells.values()], of=pages, folder=folder / "pages"):
+            terminal.print(f"Page: {address}", soft_wrap=True)
     return int(failed > 0)
 
 

@@ -84,9 +84,9 @@ def _surface(table: MeasureTable, record: MeasureRecord) -> go.Figure:
     )
     figure = go.Figure([surface])
     figure.update_layout(
-        title={"text": escape(title_of(table, record)), "font": {"size": 14}},
+        title=_heading(table, record),
         height=480,
-        margin={"l": 0, "r": 0, "t": 40, "b": 0},
+        margin={"l": 0, "r": 0, "t": 60, "b": 0},
         scene={
             "xaxis": {"title": _axis(details["x"], "α")},
             "yaxis": {"title": _axis(details["y"], "β")},
@@ -137,7 +137,14 @@ def _profiles(table: MeasureTable) -> go.Figure:
                 opacity=0.4 if many else 1,
                 line={"color": "#858b93" if many else COLOURS[index % len(COLOURS)], "width": 1 if many else 2},
             )
-    figure.update_layout(height=520, xaxis_title="α", yaxis_title="HS %", hovermode="closest")
+    figure.update_layout(
+        height=640,
+        margin={"l": 60, "r": 20, "t": 20, "b": 50},
+        xaxis_title="α",
+        yaxis_title="HS %",
+        hovermode="closest",
+        legend={"orientation": "h", "x": 0, "y": 1.01, "yanchor": "bottom"},
+    )
     return figure
 
 
@@ -176,13 +183,19 @@ def _cosines(table: MeasureTable) -> go.Figure:
 
 def _titled(figure: go.Figure, table: MeasureTable, record: MeasureRecord, x: str, y: str) -> go.Figure:
     figure.update_layout(
-        title={"text": escape(title_of(table, record)), "font": {"size": 14}},
+        title=_heading(table, record),
         height=460,
-        margin={"l": 60, "r": 20, "t": 40, "b": 50},
+        margin={"l": 60, "r": 20, "t": 60, "b": 50},
         xaxis={"title": x},
         yaxis={"title": y},
     )
     return figure
+
+
+def _heading(table: MeasureTable, record: MeasureRecord) -> dict[str, Any]:
+    """The title in two lines, since Plotly breaks none and a phone has room for some forty letters."""
+    row, _, rest = title_of(table, record).partition(", ")
+    return {"text": f"{escape(row)}<br>{escape(rest)}", "font": {"size": 14}}
 
 
 def _centre() -> go.Scatter:

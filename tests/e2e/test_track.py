@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import wandb
@@ -88,8 +89,7 @@ def test_answers_are_a_table_where_asked_for(outputs: Path) -> None:
     assert track([*EXPERIMENT, f"outputs={outputs}", "tracker=wandb", "tracker.generations=true"]) == 0
     found = map(read_run, (outputs / "wandb").glob("wandb/offline-run-*/*.wandb"))
     (run,) = (run for run in found if run.job_type == "sft")
-    (shown,) = (row["answers"] for row in run.history if "answers" in row)
-    assert (shown["_type"], shown["nrows"]) == ("table-file", 50)
+    assert (run.summary["answers"]["_type"], run.summary["answers"]["nrows"]) == ("table-file", 50)
 
 
 def test_tensorboard_gets_the_same_curves(outputs: Path) -> None:
@@ -102,6 +102,23 @@ def test_tensorboard_gets_the_same_curves(outputs: Path) -> None:
     events = EventAccumulator(str(folder)).Reload()
     assert [point.value for point in events.Scalars("train/loss")][:2] == [4.0, 2.0]
     assert "cell/hs" in events.Tags()["scalars"]
+
+
+def test_measures_are_tracked_by_their_values(tmp_path: Path) -> None:
+    options = ["experiment=table1", "measure.update=harmful,random", "attack.n=10", f"outputs={tmp_path}"]
+    for item in enumerate_cells(options, sweep=True).cells:
+        Store(tmp_path).ensure("measures", plan(item.cell).measure or {}, _measured)
+    assert track(options) == 0
+    wandb.teardown()
+    runs = {run.job_type: run for run in map(read_run, tmp_path.glob("wandb/wandb/offline-run-*/*.wandb"))}
+    assert runs.keys() == {"cosine alignment × harmful", "cosine alignment × random"}
+    shown = runs["cosine alignment × harmful"]
+    assert (shown.group, shown.summary["abs_cos"]) == ("tiny_llama n=10 draws=1000", 0.5)
+    assert (shown.summary["interval_lo"], shown.summary["interval_hi"], shown.history) == (0.25, 0.75, [])
+
+
+def _measured(folder: Path) -> dict[str, Any]:
+    return {"measure": "cosine", "values": {"abs_cos": 0.5}, "interval": [0.25, 0.75, "95% of 9 draws"]}
 
 
 def test_a_store_without_these_cells_says_so(tmp_path: Path) -> None:

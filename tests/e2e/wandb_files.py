@@ -27,6 +27,7 @@ class OfflineRun:
     config: dict[str, Any] = field(default_factory=dict)
     history: list[dict[str, Any]] = field(default_factory=list)
     summary: dict[str, Any] = field(default_factory=dict)
+    exit_code: int | None = None  # None where the run was never closed
 
 
 def read_run(path: Path) -> OfflineRun:
@@ -44,6 +45,8 @@ def read_run(path: Path) -> OfflineRun:
             run.history.append(_items(record.history.item))
         elif kind == "summary":
             run.summary |= _items(record.summary.update)
+        elif kind == "exit":
+            run.exit_code = record.exit.exit_code
     return run
 
 

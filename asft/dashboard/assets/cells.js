@@ -17,6 +17,13 @@ Asft.cells = (() => {
     return `${cell.method}${lam} · ${cell.model} · ${cell.dataset}${place}`;
   }
 
+  /** What tells a cell from the others shown: its method, and the settings in which they are not all alike. */
+  function among(cell, shown) {
+    const differ = Object.keys(DIMENSIONS).filter((name) => name !== "method" && new Set(shown.map((other) => other[name])).size > 1);
+    const told = differ.filter((name) => cell[name] !== null).map((name) => `${DIMENSIONS[name]}=${cell[name]}`);
+    return [cell.method, ...told].join(" ");
+  }
+
   function byKey(cells, key) {
     const found = cells.find((cell) => cell.key === key);
     if (!found) throw new Error(`no finished cell ${key} in this store`);
@@ -112,5 +119,5 @@ Asft.cells = (() => {
     );
   }
 
-  return { DIMENSIONS, label, byKey, matching, filters, select, styles, text };
+  return { DIMENSIONS, label, among, byKey, matching, filters, select, styles, text };
 })();

@@ -13,7 +13,16 @@ Asft.figure = (() => {
     modeBarButtons: [["zoom2d", "pan2d", "resetScale2d"]],
   };
 
-  function themed(layout) {
+  /** Named lines stand above the plot, where no axis title is; each may need a line of its own on a phone. */
+  function legend(data) {
+    const entries = data.filter((trace) => trace.name && trace.showlegend !== false).length;
+    const room = narrow.matches ? 20 * entries : 0;
+    const place = { orientation: "h", x: 0, y: 1.01, yanchor: "bottom", maxheight: 1, itemsizing: "constant", font: { size: 12 } };
+    return { place, room: entries > 1 ? room : 0 };
+  }
+
+  function themed(data, layout) {
+    const { place, room } = legend(data);
     const style = getComputedStyle(document.documentElement);
     const colour = (name) => style.getPropertyValue(name).trim();
     const result = {
@@ -21,29 +30,29 @@ Asft.figure = (() => {
       autosize: true,
       height: 460,
       hovermode: "closest",
-      legend: { orientation: "h", y: -0.22, yanchor: "top", itemsizing: "constant" },
-      margin: { l: 60, r: 16, t: 24, b: 60 },
+      margin: { l: 60, r: 16, t: 24, b: 48 },
       ...layout,
+      legend: place,
       paper_bgcolor: colour("--page"),
       plot_bgcolor: colour("--page"),
       font: { family: "system-ui, sans-serif", size: 13, color: colour("--ink") },
       hoverlabel: { bgcolor: colour("--wash"), bordercolor: colour("--rule"), font: { color: colour("--ink") } },
       modebar: { bgcolor: "rgba(0,0,0,0)", color: colour("--soft"), activecolor: colour("--ink") },
     };
-    if (narrow.matches) result.height += 120; // the legend takes several lines there
+    result.height += room;
     for (const key of Object.keys(layout).filter((name) => /^[xy]axis/.test(name))) {
       const axis = { gridcolor: colour("--rule"), linecolor: colour("--strong-rule"), zeroline: false };
-      result[key] = { ...axis, ...layout[key] };
+      result[key] = { ...axis, ...layout[key], title: { standoff: 12, ...layout[key].title } };
     }
     return result;
   }
 
   /**
    * A place for one plot under `parent`; `name` names its files and `label` says what it shows.
-   * `draw(data, layout)` draws or redraws; `clicked` gets the customdata of a point.
+   * `draw(data, layout)` draws or redraws; `clicked` gets the customdata of a point; `square` suits a plane.
    */
-  async function create(parent, { name, label, clicked }) {
-    const plot = h("div", { class: "plot", role: "img", "aria-label": label });
+  async function create(parent, { name, label, clicked, square = false }) {
+    const plot = h("div", { class: square ? "plot square" : "plot", role: "img", "aria-label": label });
     const save = (format) => () => Plotly.downloadImage(plot, { format, filename: name, width: 900, height: 560, scale: format === "png" ? 2 : 1 });
     const tools = h(
       "p",
@@ -57,7 +66,7 @@ Asft.figure = (() => {
     let last = null;
     async function draw(data, layout) {
       last = [data, layout];
-      await Plotly.react(plot, data, themed(layout), options);
+      await Plotly.react(plot, data, themed(data, layout), options);
     }
     const again = () => (plot.isConnected ? last && draw(...last) : document.removeEventListener("asft-theme", again));
     document.addEventListener("asft-theme", again);

@@ -26,14 +26,14 @@ Asft.table = (() => {
    * Appends a table and, with `file`, a button for its CSV.
    * @returns the Tabulator, once it can take data.
    */
-  function show(parent, { label, columns, rows, height, file, layout = "fitDataFill", empty = "nothing here" }) {
+  function show(parent, { label, columns, rows, height, file, empty = "nothing here" }) {
     const place = h("div", { "aria-label": label });
     parent.append(place);
     const table = new Tabulator(place, {
       data: rows,
       columns: escaped(columns),
       columnDefaults: { formatter: "plaintext", headerSortTristate: true, resizable: false },
-      layout,
+      layout: "fitDataTable",
       ...(height && rows.length > 12 ? { height } : {}),
       placeholder: escape(empty),
     });

@@ -20,7 +20,7 @@ Asft.pages.anchor = (() => {
         hovertemplate: `rank %{x}: %{y:.4g}<extra>${Asft.escape(module.name)}</extra>`,
       })),
       {
-        xaxis: { title: { text: "rank" }, type: "log" },
+        xaxis: { title: { text: "rank" }, type: "log", tickvals: [1, 10, 100, 1000].flatMap((ten) => [ten, 2 * ten, 5 * ten]) },
         yaxis: { title: { text: "eigenvalue of Ĉ (1: a free direction)" }, rangemode: "tozero" },
       },
     );
@@ -29,7 +29,7 @@ Asft.pages.anchor = (() => {
       columns: [
         { title: "module", field: "name", frozen: true }, table.number("‖V‖", "norm", 3), table.number("λ₁(Ĉ)", "spectral_distance", 3),
         table.number("effective rank", "entropy_rank"), { title: "of", field: "out_features" }, table.number("mean decay", "mean_decay", 3),
-        { title: "λ > 0.1", field: "noticeable" }, { title: "verdict", field: "verdict" },
+        { title: "λ > 0.1", field: "noticeable" }, { title: "verdict", field: "verdict", formatter: "textarea", width: 380 },
       ],
     });
   }

@@ -22,7 +22,7 @@ Asft.pages.curves = (() => {
       return panels.filter((name) => name in data[position]).map((name, index) => ({
         type: "scatter",
         mode: "lines",
-        name: Asft.escape(cells.label(row)),
+        name: Asft.escape(cells.among(row, rows)),
         legendgroup: row.train,
         showlegend: index === 0,
         x: data[position].step,
@@ -30,7 +30,7 @@ Asft.pages.curves = (() => {
         xaxis: `x${panels.indexOf(name) + 1}`,
         yaxis: `y${panels.indexOf(name) + 1}`,
         line: { color: style.colour, dash: dashes[(oneMethod ? Math.floor(position / palette.length) : turn) % dashes.length], width: 1.6 },
-        hovertemplate: `step %{x}: %{y:.4g}<extra>${Asft.escape(cells.label(row))}</extra>`,
+        hovertemplate: `step %{x}: %{y:.4g}<extra>${Asft.escape(cells.among(row, rows))}</extra>`,
       }));
     });
     return { traces, panels };
@@ -47,8 +47,7 @@ Asft.pages.curves = (() => {
     return {
       ...axes,
       grid: { rows, columns, pattern: "independent", xgap: 0.12, ygap: 0.22 },
-      height: 300 * rows + 60 + 20 * count,
-      legend: { orientation: "h", y: -0.12, yanchor: "top", font: { size: 11 } },
+      height: 300 * rows + 10 * count,
     };
   }
 

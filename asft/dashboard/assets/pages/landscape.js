@@ -15,7 +15,7 @@ Asft.pages.landscape = (() => {
     if (!y) return { type: "scatter", mode: "lines+markers", name: x.name, x: x.values, y: grid.hs.flat() };
     return {
       type: "contour", x: x.values, y: y.values, z: grid.hs, zmin: 0, zmax: 100, colorscale: "Viridis",
-      colorbar: { title: { text: "HS, %" } }, hovertemplate: "%{x:.3g}, %{y:.3g}: HS %{z:.1f}<extra></extra>",
+      colorbar: { title: { text: "HS, %" }, thickness: 16, xpad: 4 }, hovertemplate: "%{x:.3g}, %{y:.3g}: HS %{z:.1f}<extra></extra>",
     };
   }
 
@@ -30,19 +30,19 @@ Asft.pages.landscape = (() => {
     root.append(h("div", { class: "row" }, h("label", {}, "landscape", h("select", { change: (event) => (location.hash = Asft.link("landscape", [event.target.value])) }, options))));
     const grid = await Asft.load(`landscapes/${name}`);
     root.append(h("h2", {}, grid.title));
-    const draw = await Asft.figure(root, { name: `landscape-${name}`, label: "Harmful score around the model's weights" });
     const [x, y] = grid.axes;
+    const draw = await Asft.figure(root, { name: `landscape-${name}`, label: "Harmful score around the model's weights", square: Boolean(y) });
     const others = grid.others.map((line, position) => ({
       type: "scatter", mode: "lines", x: line.x, y: line.y, line: { color: "#858b93", width: 1 }, opacity: 0.5,
       name: "random directions", legendgroup: "others", showlegend: position === 0,
     }));
     await draw([...others, trace(grid)], {
-      height: 560,
-      xaxis: { title: { text: Asft.escape(x.name) } },
-      yaxis: y ? { title: { text: Asft.escape(y.name) }, scaleanchor: "x" } : { title: { text: "HS, %" }, rangemode: "tozero" },
+      height: matchMedia("(max-width: 44rem)").matches ? 400 : 560,
+      xaxis: { title: { text: Asft.escape(x.name) }, constrain: "domain" },
+      yaxis: y ? { title: { text: Asft.escape(y.name) }, scaleanchor: "x", constrain: "domain" } : { title: { text: "HS, %" }, rangemode: "tozero" },
       shapes: marks(grid, grid.radius),
     });
-    const rows = Object.entries(grid.values).map(([key, value]) => h("li", {}, `${key}: ${Number(value.toPrecision(4))}`));
+    const rows = Object.entries(grid.values).map(([key, value]) => h("li", {}, `${grid.words[key] ?? key}: ${Number(value.toPrecision(4))}`));
     const dashed = grid.radius === null ? "" : " (dashed: EPL, the effective perturbation length)";
     root.append(h("h2", {}, `Measured${dashed}`), h("ul", {}, rows));
   }
