@@ -9,8 +9,10 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
+from asft.backends.base import Backend
 from asft.evaluation.grader import Grader
 from asft.evaluation.judge import Judge
+from asft.jailbreaks.base import Jailbreak
 from asft.measures.base import Measure
 from asft.methods.base import Method
 from asft.tracking import Tracker
@@ -239,7 +241,14 @@ class ExperimentConfig:
 
 
 # The parts of a cell that are classes named by their YAML, with their base classes; third parties plug in here.
-PLUGINS: dict[str, type[Any]] = {"method": Method, "judge": Judge, "grader": Grader, "tracker": Tracker}
+PLUGINS: dict[str, type[Any]] = {
+    "method": Method,
+    "jailbreak": Jailbreak,
+    "backend": Backend,
+    "judge": Judge,
+    "grader": Grader,
+    "tracker": Tracker,
+}
 OPTIONAL_PLUGINS: dict[str, type[Any]] = {"measure": Measure}
 
 
@@ -254,6 +263,8 @@ class CellConfig:
     method: Method
     training: TrainingConfig
     evaluation: EvaluationConfig
+    jailbreak: Jailbreak
+    backend: Backend
     judge: Judge
     grader: Grader
     protocol: ProtocolConfig
