@@ -46,6 +46,7 @@ from asft.store import (
     write_json,
     write_jsonl,
 )
+from asft.team import team
 from asft.tracked import cell_run, tracked_cell
 from asft.training import attach_lora, train
 
@@ -116,7 +117,7 @@ class _Run:
         required = self.required.path if self.required else None
         return Context(self.cell, self.pair, self.data, self.store.root / "anchors", required)
 
-    @cached_property
+    @property
     def device(self) -> torch.device:
         return resolve_device(self.cell.device)
 
@@ -168,12 +169,16 @@ class _Run:
         return self.store.ensure("stages/train", self.plan.train, produce)
 
     def _train(self, mixture: Entry, watchers: Sequence[TrainerCallback], folder: Path) -> dict[str, Any]:
-        """Fine-tunes; a batch that does not fit into memory is halved and the effective batch kept."""
+        """Fine-tunes; a batch that does not fit into memory is halved and the effective batch kept.
+
+        Several processes do not halve theirs: :class:`asft.team.OutOfStep` is raised instead.
+        """
+        self.context  # noqa: B018  # made here, once: the other processes are handed it
         training = self.cell.training
         smaller: dict[str, int] = {}
         while True:
             try:
-                return {**self._fit(mixture, training, watchers, folder), **smaller}
+                return {**team().call(self._fit, mixture, training, watchers, folder), **smaller, **_processes()}
             except torch.OutOfMemoryError:
                 training = smaller_batch(training)
                 smaller = {"batch_size": training.batch_size, "accumulation": training.accumulation}
@@ -191,6 +196,8 @@ class _Run:
         if training.name == "lora":
             model = attach_lora(model, training, cell.seed)
         assert self.plan.train is not None, "this cell trains"
+        with team().rank_zero_first():  # it makes the anchor, the others find it
+            callbacks = method.callbacks(model, self.context)
         history = train(
             model,
             encoded,
@@ -200,11 +207,14 @@ class _Run:
             device=self.device,
             order=method.order(rows, self.context) or protocol.order(len(rows)),
             drop_last=protocol.drops_last,
-            callbacks=[*method.callbacks(model, self.context), *watchers],
+            callbacks=[*callbacks, *watchers],
             scratch=folder / "trainer",
             resume=self.store.resumable("stages/train", content_key(self.plan.train)),
             checkpoint_every=cell.checkpoint_every,
+            team=team(),
         )
+        if team().rank > 0:  # rank 0 writes
+            return {}
         extra = method.finish(model, self.context)
         model.save_pretrained(folder)
         write_jsonl(folder / HISTORY_FILE, history.history)
@@ -223,23 +233,27 @@ class _Run:
         if finished := self.store.find("stages/generate", content_key(self.plan.generate)):
             return finished
         self.context  # noqa: B018  # made before the stage's clock starts: building the pair can take minutes
-        cell, method = self.cell, self.cell.method
-        kept = self.store.resumable("stages/generate", content_key(self.plan.generate))
-        trained, plain = weights.path if weights else None, self._plain_answers()
+        folder, plain = weights.path if weights else None, self._plain_answers()
 
-        def produce(folder: Path) -> dict[str, Any]:
-            parts = parts_of(cell, self.pair, self.data, method.system_prompt(self.context))
-            asked = Weights(self.pair, method.start(), trained, self.device)
-            return answer_parts(cell, asked, parts, kept=kept, folder=folder, plain=plain.path if plain else None)
+        def produce(scratch: Path) -> dict[str, Any]:
+            return {**team().call(self._answer, folder, plain, scratch), **_processes()}
 
         return self.store.ensure("stages/generate", self.plan.generate, produce)
 
-    def _plain_answers(self) -> Entry | None:
+    def _answer(self, trained: Path | None, plain: Path | None, folder: Path) -> dict[str, Any]:
+        cell, method = self.cell, self.cell.method
+        parts = parts_of(cell, self.pair, self.data, method.system_prompt(self.context))
+        asked = Weights(self.pair, method.start(), trained, self.device)
+        kept = self.store.resumable("stages/generate", content_key(self.plan.generate))
+        return answer_parts(cell, asked, parts, kept=kept, folder=folder, plain=plain)
+
+    def _plain_answers(self) -> Path | None:
         """The same weights' answers without the jailbreak, where there is one and they are stored."""
         if not self.cell.jailbreak.acts:
             return None
         without = plan(replace(self.cell, jailbreak=Jailbreak()))
-        return self.store.find("stages/generate", content_key(without.generate))
+        entry = self.store.find("stages/generate", content_key(without.generate))
+        return entry.path if entry else None
 
     def judge_stage(self, weights: Entry | None, answers: Entry) -> Entry:
         """Verdicts on every answer, and the two scores of the paper."""
@@ -271,7 +285,6 @@ class _Run:
         assert self.plan.measure is not None, "a cell with a measure has its settings"
         return self.store.ensure("measures", self.plan.measure, produce)
 
-
     def _stages(self, weights: Entry | None, answers: Entry) -> dict[str, Any]:
         """Where the cell's parts are and what they cost."""
         used = {"train": weights, "generate": answers}
@@ -286,3 +299,8 @@ class _Run:
             for name, entry in used.items()
             if entry is not None
         }
+
+
+def _processes() -> dict[str, int]:
+    """How many processes made a stage, where it was not one."""
+    return {"processes": team().size} if team().size > 1 else {}

@@ -9,6 +9,7 @@ from pydantic.dataclasses import dataclass
 
 from asft.backends.base import Answerer, Backend, Weights
 from asft.evaluation.partial import PartialRows
+from asft.team import team
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,7 @@ class _Model:
             batch_size=self.batch_size,
             partial=kept,
             on_smaller=lambda size: self.told.update(batch_size=size),
+            team=team(),
         )
 
     def close(self) -> None:

@@ -18,6 +18,7 @@ from pydantic.dataclasses import dataclass
 from asft.backends.base import Answerer, Backend, Weights
 from asft.evaluation.partial import PartialRows
 from asft.heartbeat import tell
+from asft.team import team
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig
@@ -65,7 +66,12 @@ class VLLMBackend(Backend):
             )
 
     def check(self) -> None:
-        """Raises ValueError without vLLM and without a GPU."""
+        """Raises ValueError without vLLM, without a GPU, and where a cell has several processes."""
+        if team().size > 1:
+            raise ValueError(
+                "backend=vllm: spreads over GPUs by itself (backend.tensor_parallel_size); start one process, or use "
+                "backend=hf"
+            )
         if importlib.util.find_spec("vllm") is None:
             raise ValueError('backend=vllm needs the package vllm: pip install "asft-lab[vllm]", or use backend=hf')
         import torch

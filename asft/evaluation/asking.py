@@ -20,6 +20,7 @@ from asft.jailbreaks.base import asked, require_context
 from asft.models import Dtype, Pair
 from asft.protocol import protocol_of
 from asft.store import HARMFUL_FILE, TASK_FILE, write_jsonl
+from asft.team import team
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,6 +77,8 @@ def answer_parts(
 ) -> dict[str, Any]:
     """Answers every part and writes it to ``folder``; what is returned goes into the stage's manifest.
 
+    Of several processes all must call it, and rank 0 writes.
+
     Args:
         weights: those that answer; their number format and positions are the parts'.
         kept: where an interrupted run's answers are, and new ones are added.
@@ -85,7 +88,8 @@ def answer_parts(
     by_template = protocol_of(cell).template(weights.pair.tokenizer())
     longest = max(part.positions for part in parts)
     todo = [part for part in parts if part.name != TASK_FILE or plain is None]
-    if plain is not None:
+    writes = team().rank == 0
+    if plain is not None and writes:
         shutil.copyfile(plain / TASK_FILE, folder / TASK_FILE)
     for dtype, group in itertools.groupby(todo, key=lambda part: part.dtype):
         opened = dataclasses.replace(weights, dtype=dtype, positions=longest)
@@ -93,6 +97,7 @@ def answer_parts(
             for part in group:
                 generated = model.answer(part.prompts, part.max_new_tokens, PartialRows(kept / part.name))
                 texts = map(by_template.answer, part.queries, generated)
-                write_jsonl(folder / part.name, map(answered, part.rows, part.queries, texts))
+                if writes:
+                    write_jsonl(folder / part.name, map(answered, part.rows, part.queries, texts))
             told |= model.told
     return {**{part.name.removesuffix(".jsonl"): len(part.rows) for part in parts}, **told}
