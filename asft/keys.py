@@ -81,7 +81,8 @@ def measure_settings(cell: CellConfig, measure: Measure) -> Settings:
     asked = {
         "evaluation": evaluation_identity(cell),
         "tokens": cell.evaluation.harmful_max_new_tokens,
-        "protocol": {"name": cell.protocol.name},
+        # Under the official protocol the model is asked in another number format than in the first version.
+        "protocol": {"name": cell.protocol.name, **({"code": 2} if cell.protocol.name == "official" else {})},
         "judge": cell.judge.settings(),
     }
     return {

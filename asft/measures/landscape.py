@@ -18,6 +18,7 @@ from asft.landscape.directions import Direction, Weights, cosine, layer_normalis
 from asft.landscape.epl import SAFE_HS, most_scorings, safe_stretch
 from asft.landscape.perturb import Perturbed
 from asft.measures.base import Measure, MeasureContext, Measured, Score, direction_of
+from asft.protocol import protocol_of
 
 Modules = Literal["targets", "all"]
 
@@ -56,10 +57,16 @@ class _Around(Measure):
         return self.scorings() * self.prompts * answer_tokens
 
     def _start(self, ctx: MeasureContext) -> tuple[PreTrainedModel, Weights, Score]:
-        """The aligned model, its weights that directions move, and its HS as it stands."""
-        model = ctx.pair.load("aligned", ctx.device)
+        """The aligned model, its weights that directions move, and its HS as it stands.
+
+        The model is asked in the protocol's number format for malicious prompts, as in a cell. Directions are
+        differences of weights, which that format would round away: they see the weights in the pair's own.
+        """
+        dtype = protocol_of(ctx.cell).harmful_dtype
+        model = ctx.pair.load("aligned", ctx.device, dtype)
+        own = model if dtype in {None, ctx.pair.dtype} else ctx.pair.load("aligned", ctx.device)
         targets = ctx.cell.training.target_modules if self.modules == "targets" else None
-        return model, weights_of(model, targets), ctx.score(model, self.prompts)
+        return model, weights_of(own, targets), ctx.score(model, self.prompts)
 
     def _direction(self, name: str, weights: Weights, ctx: MeasureContext, seed: int) -> Direction:
         direction = direction_of(name, weights, ctx, seed)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -234,6 +235,26 @@ class TestPoints:
         found = Lines(along="random", random=2, points=3, normalise="none").measure(ctx).details
         ends = {round(line[0], 4) for line in (found["hs"], *found["random"])}
         assert len(ends) == 3
+
+    @pytest.mark.parametrize(("protocol", "asked"), [("clean", torch.float32), ("official", torch.float16)])
+    def test_the_model_is_asked_in_the_protocols_number_format(
+        self, protocol: str, asked: torch.dtype, cell: MakeCell, ctx: MeasureContext
+    ) -> None:
+        found: list[tuple[torch.dtype, float]] = []
+
+        def recorded(model: PreTrainedModel, prompts: int) -> Callable[[], float]:
+            distance = weight_distance(model, prompts)
+            return lambda: found.append((model.dtype, distance())) or 0.0
+
+        config = cell("attack=none", f"protocol={protocol}")
+        lines = Lines(along="alignment", random=1, points=3, extent=1.0, normalise="none")
+        lines.measure(replace(ctx, cell=config, score=recorded))
+        assert {dtype for dtype, _ in found} == {asked}
+        exact = directions.difference(
+            directions.weights_of(ctx.pair.load("aligned", torch.device("cpu")), TARGETS), ctx.pair.base, towards=False
+        )
+        step = math.sqrt(sum(float(tensor.double().square().sum()) for tensor in exact.values()))
+        assert found[2][1] == pytest.approx(step, rel=1e-3), "the direction itself is not rounded"
 
     def test_two_equal_directions_have_no_orthogonal_plane(self, ctx: MeasureContext) -> None:
         with pytest.raises(ValueError, match="y runs along x"):

@@ -149,6 +149,7 @@ def test_the_same_figures_go_into_a_paper(tmp_path: Path) -> None:
     assert [path.name for path in figures] == ["00_plane.pdf", "01_lines.pdf"]
     assert b"/Type3" not in figures[1].read_bytes(), "conferences refuse Type 3 fonts"
     assert table_file.exists()
+    assert not re.search("[α-ω]", table_file.read_text()), "LaTeX knows no bare Greek letters"
     named = re.findall(r"\\includegraphics\[.*\]\{(.*)\}", document.read_text())
     assert named == ["00_plane", "01_lines"]
     assert write_measures_for_print(found, tmp_path, "pdf") == figures
