@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
+import wandb
 from pydantic.dataclasses import dataclass
+from transformers import TrainerControl, TrainerState, TrainingArguments
 from wandb_files import OfflineRun, read_run
+from wandb_server import Server, wandb_server
 
 from asft import tracking
 from asft.commands.track import track
 from asft.config import CellConfig
 from asft.keys import plan
+from asft.live import LiveRun
 from asft.pipeline import run_cell
 from asft.store import HISTORY_FILE, Store, content_key, read_jsonl
 from asft.tracking import CellRun, OpenRun, TrackedCell, Tracker
@@ -27,8 +31,6 @@ OFTEN = ["training.epochs=2", "checkpoint_every=0", "attack.p=0.5"]
 
 def offline_run(outputs: Path) -> OfflineRun:
     """The one run of the store, with what tells when it was written left out."""
-    import wandb
-
     wandb.teardown()  # its service writes on behind the runs' backs until it is ended
     (path,) = outputs.glob("wandb/wandb/offline-run-*/*.wandb")
     run = read_run(path)
@@ -78,6 +80,50 @@ def test_streamed_interrupted_and_sent_afterwards_are_one_run(
 
     assert track([*pair_overrides, *options]) == 0
     assert offline_run(tracked.outputs) == streamed
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    wandb.teardown()  # it remembers the address that it saw first
+    with wandb_server() as running:
+        monkeypatch.setenv("WANDB_BASE_URL", running.url)
+        monkeypatch.setenv("WANDB_API_KEY", "0123456789abcdef0123456789abcdef01234567")
+        yield running
+    wandb.teardown()
+
+
+def test_online_no_step_is_sent_twice_and_none_is_lost(
+    cell: MakeCell, pair_overrides: list[str], monkeypatch: pytest.MonkeyPatch, server: Server
+) -> None:
+    options = ["method=asft", "tracker=wandb", "tracker.mode=online", *OFTEN]
+    tracked = cell(*options)
+    with monkeypatch.context() as patch:
+        interrupt_after(patch, 3)
+        with pytest.raises(KeyboardInterrupt):
+            run_cell(tracked)
+    run = server.runs[plan(tracked).key]
+    assert (len(run.history), run.exit_code) == (3, 1)
+
+    for again in (lambda: run_cell(tracked), lambda: track([*pair_overrides, *options])):
+        again()
+        assert [row["_step"] for row in run.history] == [entry["step"] for entry in stored_history(tracked)]
+        assert (run.summary["hs_total"], run.exit_code) == (10, 0)
+
+
+def test_a_network_that_goes_away_costs_the_cell_a_warning(
+    cell: MakeCell, monkeypatch: pytest.MonkeyPatch, server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(tracking, "_PATIENCE", 1.0)
+    log = tracking._WandbRun.log
+
+    def gone(run: Any, entry: Mapping[str, float]) -> None:
+        server.close()
+        log(run, entry)
+
+    monkeypatch.setattr(tracking._WandbRun, "log", gone)
+    entry = run_cell(cell("method=sft", "tracker=wandb", "tracker.mode=online"))
+    assert entry.result["metrics"]["hs_total"] == 10
+    assert any("this cell was not tracked" in record.message for record in caplog.records)
 
 
 @dataclass(frozen=True)
@@ -130,14 +176,39 @@ def test_only_a_training_of_the_cells_own_is_streamed(cell: MakeCell, calls: lis
     assert calls == ["start", *(f"log {step}" for step in steps), f"end {len(steps)}"]
 
 
-@pytest.mark.parametrize("fails_at", ["start", "log 2", "end 3"])
-def test_a_tracker_that_fails_harms_nothing_and_is_told_of_once(
-    cell: MakeCell, calls: list[str], caplog: pytest.LogCaptureFixture, fails_at: str
+def follow(tracker: Tracker, tmp_path: Path, *, first_process: bool = True) -> None:
+    """What a live run is told in a cell that logs three steps."""
+    config: dict[str, Any] = {}
+    cell = TrackedCell(
+        key="k", row="sft", config=config, folder=tmp_path, history=[{"step": 1}] * 3, summary={}, answers=lambda: ()
+    )
+    arguments, state = TrainingArguments(str(tmp_path)), TrainerState(is_world_process_zero=first_process)
+    with LiveRun(tracker, cell) as live:
+        live.on_train_begin(arguments, state, TrainerControl())
+        for step in (1, 2, 3):
+            state.log_history.append({"loss": 1.0, "step": step})
+            live.on_log(arguments, state, TrainerControl())
+        if first_process:
+            live.finish(lambda: cell)
+
+
+@pytest.mark.parametrize(
+    ("fails_at", "expected"),
+    [
+        ("log 2", ["start", "log 1", "log 2", "fail", "start", "log 1", "log 1", "log 1", "end 3"]),
+        ("end 3", ["start", "log 1", "log 2", "log 3", "end 3", "fail"]),
+    ],
+)
+def test_a_tracker_that_fails_is_told_of_once_and_tried_again_at_the_end(
+    tmp_path: Path, calls: list[str], caplog: pytest.LogCaptureFixture, fails_at: str, expected: list[str]
 ) -> None:
-    broken = replace(cell("method=sft", "attack.p=0.5"), tracker=Notebook(fails_at=fails_at))
     with caplog.at_level(logging.WARNING, "asft.live"):
-        entry = run_cell(broken)
-    assert entry.result["metrics"]["hs_total"] == 10
-    live = [record.message for record in caplog.records if "while it trains" in record.message]
-    assert len(live) == (fails_at != "end 3")
-    assert [record.message for record in caplog.records if "was not tracked: made up" in record.message]
+        follow(Notebook(fails_at=fails_at), tmp_path)
+    assert calls == expected
+    (warning,) = caplog.messages
+    assert "made up" in warning
+
+
+def test_only_the_first_process_of_a_training_tracks(tmp_path: Path, calls: list[str]) -> None:
+    follow(Notebook(), tmp_path, first_process=False)
+    assert calls == []

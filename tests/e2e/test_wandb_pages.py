@@ -22,6 +22,7 @@ from asft.keys import plan
 from asft.wandb_pages import CURVES, save_pages
 
 pytestmark = pytest.mark.slow
+DEMO = ("experiment=demo", "method=sft,asft", "attack.p=0.1")
 ONLINE = ["tracker=wandb", "tracker.mode=online"]
 
 
@@ -43,8 +44,8 @@ def saved(server: Server, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
     """Both pages of a demo, saved twice; by the type of view."""
     folder = tmp_path_factory.mktemp("pages")
     both = ("workspace", "report")
-    first = save_pages(cells("experiment=demo"), of=both, folder=folder)
-    assert save_pages(cells("experiment=demo"), of=both, folder=folder) == first
+    first = save_pages(cells(*DEMO), of=both, folder=folder)
+    assert save_pages(cells(*DEMO), of=both, folder=folder) == first
     assert len(server.views) == 2, "saved again, a page replaces itself"
     return {view["type"]: {**view, "spec": json.loads(view["spec"])} for view in server.views.values()}
 
@@ -62,7 +63,7 @@ def test_the_workspace_groups_the_tables_runs_and_draws_its_figures(saved: dict[
     assert [group["name"] for group in runs["grouping"]] == ["jobType", "group"]
     (chosen,) = runs["filters"]["filters"]
     assert (chosen["key"], chosen["op"]) == ({"section": "run", "name": "name"}, "IN")
-    assert set(chosen["value"]) == {plan(cell).key for cell in cells("experiment=demo")}
+    assert set(chosen["value"]) == {plan(cell).key for cell in cells(*DEMO)}
     table, training = view["spec"]["section"]["panelBankConfig"]["sections"]
     assert list(panels(table).values()) == [["hs"], ["fa"], ["summary:hs", "summary:fa"]]
     assert panels(training) == {title: [metric] for title, metric in CURVES.items()}
@@ -73,7 +74,7 @@ def test_the_report_has_a_run_set_beneath_the_figures(saved: dict[str, dict[str,
     table, training = (grid["metadata"] for grid in grids)
     (runs,) = table["runSets"]
     assert [group["name"] for group in runs["grouping"]] == ["jobType", "group"]
-    assert plan(cells("experiment=demo")[-1]).key in json.dumps(runs["filters"])
+    assert plan(cells(*DEMO)[-1]).key in json.dumps(runs["filters"])
     shown = [panels(grid["panelBankSectionConfig"]) for grid in (table, training)]
     assert list(shown[0].values()) == [["hs"], ["fa"], ["summary:hs", "summary:fa"]]
     assert set(shown[1]) == set(CURVES)
@@ -87,7 +88,7 @@ def test_a_measures_page_draws_its_headline(server: Server, tmp_path: Path) -> N
 
 
 def test_a_page_that_was_deleted_is_made_again(server: Server, tmp_path: Path) -> None:
-    both, few = ("workspace", "report"), cells("experiment=demo", "method=sft", "attack.p=0.1")
+    both, few = ("workspace", "report"), cells(*DEMO)
     save_pages(few, of=both, folder=tmp_path)
     kept = dict(server.views)
     server.views.clear()
@@ -114,7 +115,7 @@ def test_without_the_package_or_a_key_it_says_what_to_do(tmp_path: Path, monkeyp
     monkeypatch.setenv("HOME", str(tmp_path))
     wandb.teardown()  # it remembers the key that it saw first
     with pytest.raises(ConfigError, match="wandb login"):
-        save_pages(cells("experiment=demo", "method=sft", "attack.p=0.1"), of=["workspace"], folder=tmp_path)
+        save_pages(cells(*DEMO), of=["workspace"], folder=tmp_path)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"asft-lab\[workspaces\]"):
         track(["experiment=demo", "--report", *ONLINE, f"outputs={tmp_path}"])
