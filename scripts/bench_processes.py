@@ -30,10 +30,8 @@ def main() -> int:
             subprocess.run([sys.executable, "-m", "asft", "align", f"outputs={pairs.parent}"], check=True)
         one, two = (_cell(Path(place, str(processes)), pairs, processes, overrides) for processes in (1, 2))
     for stage in STAGES:
-        seconds = [result["stages"][stage]["seconds"] for result in (one, two)]
-        print(
-            f"{stage:<9} 1 process {seconds[0]:6.1f} s, 2 processes {seconds[1]:6.1f} s, {seconds[0] / seconds[1]:.2f} times"
-        )
+        alone, shared = (result["stages"][stage]["seconds"] for result in (one, two))
+        print(f"{stage:<9} 1 process {alone:6.1f} s, 2 processes {shared:6.1f} s, {alone / shared:.2f} times")
     print(f"scores    {one['metrics']} and {two['metrics']}")
     return int(one["metrics"] != two["metrics"])
 
