@@ -46,6 +46,7 @@ from asft.store import (
     write_json,
     write_jsonl,
 )
+from asft.sweep import stages_of
 from asft.team import team
 from asft.tracked import cell_run, tracked_cell
 from asft.training import attach_lora, train
@@ -165,15 +166,11 @@ class _Run:
             produce = partial(self._from_parent, required)
         else:
             produce = partial(self._train, self.mixture_stage(), watchers)
-        self.pair  # noqa: B018
+        self.context  # noqa: B018  # the other processes are handed it
         return self.store.ensure("stages/train", self.plan.train, produce)
 
     def _train(self, mixture: Entry, watchers: Sequence[TrainerCallback], folder: Path) -> dict[str, Any]:
-        """Fine-tunes; a batch that does not fit into memory is halved and the effective batch kept.
-
-        Several processes do not halve theirs: :class:`asft.team.OutOfStep` is raised instead.
-        """
-        self.context  # noqa: B018  # made here, once: the other processes are handed it
+        """Fine-tunes; one process halves a batch that does not fit into memory and keeps the effective batch."""
         training = self.cell.training
         smaller: dict[str, int] = {}
         while True:
@@ -262,7 +259,7 @@ class _Run:
         def produce(folder: Path) -> dict[str, Any]:
             found = judge_answers(self.cell, answers.path, folder, PartialRows(kept / HARMFUL_FILE))
             write_json(folder / CONFIG_FILE, self.cell.plain())
-            return {**found, "stages": self._stages(weights, answers)}
+            return {**found, "stages": stages_of(train=weights, generate=answers)}
 
         return self.store.ensure("cells", self.plan.judge, produce)
 
@@ -284,21 +281,6 @@ class _Run:
 
         assert self.plan.measure is not None, "a cell with a measure has its settings"
         return self.store.ensure("measures", self.plan.measure, produce)
-
-    def _stages(self, weights: Entry | None, answers: Entry) -> dict[str, Any]:
-        """Where the cell's parts are and what they cost."""
-        used = {"train": weights, "generate": answers}
-        return {
-            name: {
-                "key": entry.manifest["key"],
-                "seconds": entry.seconds,
-                "peak_memory_mb": entry.manifest["peak_memory_mb"],
-                "gpu_peak_memory_mb": entry.manifest.get("gpu_peak_memory_mb", 0.0),
-                "result": entry.result,
-            }
-            for name, entry in used.items()
-            if entry is not None
-        }
 
 
 def _processes() -> dict[str, int]:
