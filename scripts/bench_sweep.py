@@ -1,8 +1,9 @@
 """One worker against two on Table 2 of the embedded pair: by joblib and, where it is installed, by Ray.
 
-Every run starts from the same built pair and an outputs folder of its own; what is compared is the whole
-command's wall time. Usage: ``python scripts/bench_sweep.py [--launchers joblib,ray] [OVERRIDE …]``, overrides
-narrowing the table, e.g. ``method=sft,asft attack.p=0.1``.
+One worker is the plain sweep, cell after cell in one process. Every run starts from the same built pair and an
+outputs folder of its own; what is compared is the whole command's wall time, a launcher's start included. Usage:
+``python scripts/bench_sweep.py [--launchers joblib,ray] [OVERRIDE …]``, overrides narrowing the table, e.g.
+``method=sft,asft attack.p=0.1``.
 """
 
 from __future__ import annotations
@@ -37,26 +38,24 @@ def main() -> int:
             _asft("align", f"outputs={pairs.parent}", environment={})
         # One worker gets the threads that each of two has, so that what is measured is the second worker.
         threads = {"OMP_NUM_THREADS": str(max(1, cores // 2))}
-        print(f"{cores} cores, {threads['OMP_NUM_THREADS']} thread(s) a worker")
+        print(f"{cores} cores, {threads['OMP_NUM_THREADS']} thread(s) a worker", flush=True)
+        one, scores = _run(Path(place, "one"), pairs, [], overrides, threads)
+        print(f"one worker            {len(scores)} cells: {one:7.1f} s", flush=True)
         for name in launchers:
-            runs = {workers: _run(Path(place), pairs, name, workers, overrides, threads) for workers in (1, 2)}
-            (one, scores), (two, again) = runs[1], runs[2]
+            chosen = [f"hydra/launcher={CHOICES[name]}", f"{COUNTS[name]}=2"]
+            two, again = _run(Path(place, name), pairs, chosen, overrides, threads)
             if scores != again:
                 print(f"{name}: two workers give other scores than one")
                 return 1
-            print(
-                f"{name:<8} {len(scores)} cells: 1 worker {one:7.1f} s, 2 workers {two:7.1f} s, {one / two:.2f} times"
-            )
+            print(f"two workers, {name:<8} {len(again)} cells: {two:7.1f} s, {one / two:.2f} times as fast", flush=True)
     return 0
 
 
 def _run(
-    place: Path, pairs: Path, name: str, workers: int, overrides: list[str], environment: dict[str, str]
+    outputs: Path, pairs: Path, launcher: list[str], overrides: list[str], environment: dict[str, str]
 ) -> tuple[float, dict[str, dict[str, float]]]:
     """Wall seconds of the whole sweep, and each cell's scores."""
-    outputs = place / f"{name}{workers}"
     shutil.copytree(pairs, outputs / "pairs")
-    launcher = [f"hydra/launcher={CHOICES[name]}", f"{COUNTS[name]}={workers}"]
     began = time.monotonic()
     _asft("run", "-m", "experiment=table2", *overrides, *launcher, f"outputs={outputs}", environment=environment)
     seconds = time.monotonic() - began
