@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
 from asft.cell_builder import build_cell
 from asft.collect import table_spec
@@ -27,7 +30,19 @@ def test_an_unknown_table_of_the_paper_is_told() -> None:
         table_spec(sweep, "")
 
 
-@pytest.mark.parametrize("experiment", choices("experiment"))
+def by_width(experiments: list[str]) -> list[Any]:
+    """The experiments, those with more than 40 cells as slow: Hydra composes once for each choice of groups."""
+    wide = []
+    for name in experiments:
+        tree = yaml.safe_load((config_dir() / "experiment" / f"{name}.yaml").read_text())
+        axes = tree["hydra"]["sweeper"]["params"].values()
+        if math.prod(len(str(values).split(",")) for values in axes) > 40:
+            wide.append(name)
+    assert "table4" in wide
+    return [pytest.param(name, marks=pytest.mark.slow) if name in wide else name for name in experiments]
+
+
+@pytest.mark.parametrize("experiment", by_width(choices("experiment")))
 def test_every_experiment_enumerates(experiment: str, published: Path) -> None:
     text = (config_dir() / "experiment" / f"{experiment}.yaml").read_text()
     real = [f"data.root={published}"] if "smollm2_135m" in text else []
@@ -137,7 +152,13 @@ def test_plain_configuration_holds_everything() -> None:
             "seed=0,1",
             "training.target_modules=[q_proj],[v_proj]",
         ],
-        ["experiment=table4", "model=tiny_llama,tiny_qwen2", "method=asft,safe_lora", "lam=0.1,1"],
+        [
+            "experiment=table4",
+            "model=tiny_llama,tiny_qwen2",
+            "method=asft,safe_lora",
+            "attack=harmful,beavertails",
+            "lam=0.1,1",
+        ],
         ["++model.recipe.task_max_new_tokens=40,50", "method=sft,bea", "attack.n=8,9"],
         ["training=lora,full", "method=sft", "training.epochs=1,2"],
     ],
