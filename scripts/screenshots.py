@@ -66,15 +66,9 @@ def views(page: Page) -> dict[str, str]:
 
 def _in_table2(cell: dict[str, Any]) -> bool:
     """Whether a finished cell is a trained one of Table 2 on the embedded pair."""
-    wanted = {
-        "model": "tiny_llama",
-        "dataset": "agnews",
-        "source": "harmful",
-        "n": 1000,
-        "training": "lora",
-        "lr": 2e-4,
-    }
-    return cell["seed"] == 0 and all(cell[name] == value for name, value in wanted.items())
+    task = {"model": "tiny_llama", "dataset": "agnews", "source": "harmful", "n": 1000}
+    wanted = {**task, "training": "lora", "lr": 2e-4, "seed": 0}
+    return cell["lam"] in (None, 1) and all(cell[name] == value for name, value in wanted.items())
 
 
 def open_view(page: Page, index: Path, view: str) -> None:

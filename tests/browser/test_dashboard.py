@@ -98,6 +98,24 @@ def test_every_page_draws_and_none_scrolls_sideways(watched: Watched, name: str,
     expect(page.locator("nav a[aria-current]")).to_have_text(re.compile(name, re.I))
 
 
+def test_on_a_phone_a_long_legend_covers_no_axis_title(watched: Watched) -> None:
+    watched.page.set_viewport_size({"width": 390, "height": 800})
+    page = watched.open("#/landscape")
+    page.evaluate(
+        """async () => {
+          const main = document.querySelector("main");
+          main.replaceChildren();
+          const draw = await Asft.figure(main, { name: "made-up", label: "made up" });
+          const lines = Array.from({ length: 14 }, (_, i) => ({ name: `some_method_${i}`, x: [0, 1], y: [0, i] }));
+          await draw(lines, { xaxis: { title: { text: "HS" } }, yaxis: { title: { text: "FA" } } });
+        }"""
+    )
+    legend, title = (page.locator(name).bounding_box() for name in (".legend .bg", ".xtitle"))
+    assert legend
+    assert title
+    assert legend["y"] + legend["height"] <= title["y"]
+
+
 def test_the_overview_shows_progress_and_failures_as_text(watched: Watched) -> None:
     page = watched.open("")
     expect(page.get_by_text("7 of 8, 1 failed")).to_be_visible()

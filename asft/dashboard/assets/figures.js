@@ -41,7 +41,7 @@ Asft.figure = (() => {
     };
     result.height += room;
     for (const key of Object.keys(layout).filter((name) => /^[xy]axis/.test(name))) {
-      const axis = { gridcolor: colour("--rule"), linecolor: colour("--strong-rule"), zeroline: false };
+      const axis = { gridcolor: colour("--rule"), linecolor: colour("--strong-rule"), zeroline: false, automargin: true };
       result[key] = { ...axis, ...layout[key], title: { standoff: 12, ...layout[key].title } };
     }
     return result;

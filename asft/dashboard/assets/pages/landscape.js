@@ -15,7 +15,7 @@ Asft.pages.landscape = (() => {
     if (!y) return { type: "scatter", mode: "lines+markers", name: x.name, x: x.values, y: grid.hs.flat() };
     return {
       type: "contour", x: x.values, y: y.values, z: grid.hs, zmin: 0, zmax: 100, colorscale: "Viridis",
-      colorbar: { title: { text: "HS, %" }, thickness: 16, xpad: 4 }, hovertemplate: "%{x:.3g}, %{y:.3g}: HS %{z:.1f}<extra></extra>",
+      colorbar: { title: { text: "HS, %" }, thickness: 16, xpad: 16 }, hovertemplate: "%{x:.3g}, %{y:.3g}: HS %{z:.1f}<extra></extra>",
     };
   }
 
