@@ -1,6 +1,6 @@
 """Figures and the table for print, as PDF: one style, sized for a paper's columns, readable in grey.
 
-Needs matplotlib (the extra ``figures``). Fonts are embedded as TrueType, which conference checks ask for.
+Fonts are embedded as TrueType, which conference checks ask for.
 """
 
 from __future__ import annotations
@@ -54,11 +54,7 @@ CONTROL_MARKERS = ("o", "s", "D", "^", "v", "p")
 
 
 def write_pdf(analysis: Analysis, folder: Path) -> list[Path]:
-    """Writes ``table.pdf``, ``along-columns.pdf`` and, where there are both scores, ``trade-off.pdf``.
-
-    Raises:
-        ValueError: when matplotlib is not installed.
-    """
+    """Writes ``table.pdf``, ``along-columns.pdf`` and, where there are both scores, ``trade-off.pdf``."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = [_table(analysis, folder), _along_columns(analysis, folder)]
     if set(analysis.spec.metrics) == {"HS", "FA"}:
@@ -69,11 +65,9 @@ def write_pdf(analysis: Analysis, folder: Path) -> list[Path]:
 @contextmanager
 def _figure(path: Path, rows: int, width: float, height: float) -> Iterator[list[Axes]]:
     """Axes one above the other in the common style, saved as PDF at the end."""
-    try:
-        from matplotlib import rc_context
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ValueError("--format pdf: install matplotlib, `pip install 'asft-lab[figures]'`") from error
+    from matplotlib import rc_context  # slow to import, and not needed by a table
+    from matplotlib.figure import Figure
+
     with rc_context(STYLE):
         figure = Figure(figsize=(width, height), layout="constrained")
         yield list(figure.subplots(rows, 1, squeeze=False, sharex=True)[:, 0])

@@ -60,7 +60,7 @@ def write_for_print(spec: TableSpec, cells: Iterable[Cell], out_dir: Path, kind:
     """Writes what goes into a paper beside :func:`write_report`'s files: PDFs, for ``tex`` a document with them.
 
     Raises:
-        ValueError: as :func:`write_report`, or when matplotlib is not installed.
+        ValueError: as :func:`write_report`.
     """
     paths = write_pdf(analyse(spec, cells), out_dir)
     if kind == "tex":

@@ -15,8 +15,6 @@ from asft.config import ConfigError
 from asft.report import Column, MissingCell, print_report
 from asft.report.write import write_for_print
 
-pytest.importorskip("matplotlib")
-
 
 def test_pdf_holds_the_table_and_both_figures(tmp_path: Path) -> None:
     paths = write_for_print(table_spec(), sound_cells(), tmp_path, "pdf")
