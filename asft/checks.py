@@ -21,7 +21,8 @@ def cross_checks(cell: CellConfig) -> None:
     if isinstance(model, SafetyTunedModel) and cell.data.root is None:
         raise ConfigError(
             f"data.root=null: model={model.name} is a real model and needs real data; "
-            "set data.root to a folder in the layout of the authors' published files (docs/data.md)"
+            "set data.root (or ASFT_DATA, and data=files) to a folder in the layout of the authors' published files "
+            "(docs/data.md)"
         )
     if isinstance(model, OrganismModel) and cell.data.root is not None:
         raise ConfigError(
