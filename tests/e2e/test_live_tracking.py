@@ -180,7 +180,14 @@ def follow(tracker: Tracker, tmp_path: Path, *, begins: int = 1, first_process: 
     """What a live run is told in a cell that logs three steps."""
     config: dict[str, Any] = {}
     cell = TrackedCell(
-        key="k", row="sft", config=config, folder=tmp_path, history=[{"step": 1}] * 3, summary={}, answers=lambda: ()
+        key="k",
+        row="sft",
+        trained=True,
+        config=config,
+        folder=tmp_path,
+        history=[{"step": 1}] * 3,
+        summary={},
+        answers=lambda: (),
     )
     arguments, state = TrainingArguments(str(tmp_path)), TrainerState(is_world_process_zero=first_process)
     with LiveRun(tracker, cell) as live:
