@@ -55,6 +55,7 @@ docs: $(READY) ## the site, into site/; any broken link or reference is an error
 	$(BIN)/mkdocs build --strict --quiet
 
 screenshots: $(READY) ## every page of the dashboard, light and dark, into docs/images
+	$(BIN)/asft anchor inspect
 	$(BIN)/asft dashboard
 	$(BIN)/python scripts/screenshots.py
 

@@ -18,6 +18,7 @@ def cell_run(cell: CellConfig) -> CellRun:
     return CellRun(
         key=plan(cell).key,
         row=cell.measure.describe() if cell.measure else cell.method.name,
+        trained=cell.method.trains,
         config=cell.plain(),
         folder=cell.outputs / cell.tracker.name,
     )
@@ -29,6 +30,7 @@ def tracked_cell(store: Store, entry: Entry, cell: CellConfig) -> TrackedCell:
     return TrackedCell(
         key=run.key,
         row=run.row,
+        trained=run.trained,
         config=run.config,
         folder=run.folder,
         history=_history(store, entry) if cell.measure is None else [],

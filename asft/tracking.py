@@ -33,12 +33,14 @@ class CellRun:
     Attributes:
         key: the cell's key; the run's identity, so that tracking twice changes nothing.
         row: the cell's row in a table: its method, or what it measures.
+        trained: whether its model is fine-tuned; an untouched one depends on no attack.
         config: the resolved configuration.
         folder: where offline files may be written.
     """
 
     key: str
     row: str
+    trained: bool
     config: Mapping[str, Any]
     folder: Path
 
@@ -54,6 +56,8 @@ class CellRun:
         if measure := config["measure"]:
             spelled = (f"{name}={value}" for name, value in measure.items() if name not in _TOLD_BY_ROW)
             return " ".join((config["model"]["name"], f"n={attack['n']}", *spelled))
+        if not self.trained:
+            return f"{config['model']['name']} {config['dataset']['name']} not fine-tuned"
         lam = config["method"].get("lam")
         poison = f"{attack['source']} p={attack['p']:g} n={attack['n']}"
         strength = "" if lam is None else f" λ={lam:g}"

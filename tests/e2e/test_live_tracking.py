@@ -176,15 +176,23 @@ def test_only_a_training_of_the_cells_own_is_streamed(cell: MakeCell, calls: lis
     assert calls == ["start", *(f"log {step}" for step in steps), f"end {len(steps)}"]
 
 
-def follow(tracker: Tracker, tmp_path: Path, *, first_process: bool = True) -> None:
+def follow(tracker: Tracker, tmp_path: Path, *, begins: int = 1, first_process: bool = True) -> None:
     """What a live run is told in a cell that logs three steps."""
     config: dict[str, Any] = {}
     cell = TrackedCell(
-        key="k", row="sft", config=config, folder=tmp_path, history=[{"step": 1}] * 3, summary={}, answers=lambda: ()
+        key="k",
+        row="sft",
+        trained=True,
+        config=config,
+        folder=tmp_path,
+        history=[{"step": 1}] * 3,
+        summary={},
+        answers=lambda: (),
     )
     arguments, state = TrainingArguments(str(tmp_path)), TrainerState(is_world_process_zero=first_process)
     with LiveRun(tracker, cell) as live:
-        live.on_train_begin(arguments, state, TrainerControl())
+        for _ in range(begins):
+            live.on_train_begin(arguments, state, TrainerControl())
         for step in (1, 2, 3):
             state.log_history.append({"loss": 1.0, "step": step})
             live.on_log(arguments, state, TrainerControl())
@@ -207,6 +215,12 @@ def test_a_tracker_that_fails_is_told_of_once_and_tried_again_at_the_end(
     assert calls == expected
     (warning,) = caplog.messages
     assert "made up" in warning
+
+
+def test_a_training_that_begins_again_begins_its_run_again(tmp_path: Path, calls: list[str]) -> None:
+    """As one does that ran out of memory and goes on with smaller batches."""
+    follow(Notebook(), tmp_path, begins=2)
+    assert calls == ["start", "fail", "start", "log 1", "log 2", "log 3", "end 3"]
 
 
 def test_only_the_first_process_of_a_training_tracks(tmp_path: Path, calls: list[str]) -> None:

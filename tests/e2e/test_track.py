@@ -19,13 +19,13 @@ from asft.store import Store
 
 pytestmark = pytest.mark.slow
 
-EXPERIMENT = ["experiment=demo", "method=sft,asft", "attack.p=0.1"]
+EXPERIMENT = ["experiment=demo", "method=aligned,sft,asft", "attack.p=0.1"]
 SECRETS = {"WANDB_API_KEY": "0123456789abcdef0123456789abcdef01234567", "HF_TOKEN": "hf_neverWriteThisDown"}
 
 
 @pytest.fixture(scope="module")
 def outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store with the two cells of the experiment, made up."""
+    """A store with the three cells of the experiment, made up."""
     folder = tmp_path_factory.mktemp("tracked")
     for item in enumerate_cells([*EXPERIMENT, f"outputs={folder}"], sweep=True).cells:
         write_cell(Store(folder), item.cell, 20, 30)
@@ -47,7 +47,7 @@ def runs(outputs: Path, secrets: None) -> dict[str, OfflineRun]:
         assert track([*EXPERIMENT, f"outputs={outputs}"]) == 0
     wandb.teardown()  # its service writes on behind the runs' backs until it is ended
     files = list((outputs / "wandb").glob("wandb/offline-run-*/*.wandb"))
-    assert len(files) == 2, "tracking twice leaves one run a cell"
+    assert len(files) == 3, "tracking twice leaves one run a cell"
     found = [read_run(path) for path in files]
     return {run.job_type: run for run in found}
 
@@ -63,6 +63,7 @@ def test_the_run_is_the_cell(runs: dict[str, OfflineRun], outputs: Path) -> None
 def test_grouping_makes_the_table(runs: dict[str, OfflineRun]) -> None:
     assert runs["sft"].group == "tiny_llama agnews harmful p=0.1 n=1000 lr=0.0002"
     assert runs["asft"].group == f"{runs['sft'].group} λ=1"
+    assert runs["aligned"].group == "tiny_llama agnews not fine-tuned"
 
 
 def test_history_and_summary_are_the_stores(runs: dict[str, OfflineRun], outputs: Path) -> None:
@@ -122,7 +123,7 @@ def _measured(folder: Path) -> dict[str, Any]:
 
 
 def test_a_store_without_these_cells_says_so(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="none of these 2 cells is finished"):
+    with pytest.raises(ConfigError, match="none of these 3 cells is finished"):
         track([*EXPERIMENT, f"outputs={tmp_path}"])
     with pytest.raises(ConfigError, match="tracker=none"):
         track([*EXPERIMENT, f"outputs={tmp_path}", "tracker=none"])
