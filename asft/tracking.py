@@ -56,14 +56,19 @@ class CellRun:
         if measure := config["measure"]:
             spelled = (f"{name}={value}" for name, value in measure.items() if name not in _TOLD_BY_ROW)
             return " ".join((config["model"]["name"], f"n={attack['n']}", *spelled))
+        # How it was asked, where that is not as usual; older configurations know neither.
+        asked = "".join(
+            f" {part}={config[part]['name']}"
+            for part, usual in (("jailbreak", "none"), ("backend", "hf"))
+            if part in config and config[part]["name"] != usual
+        )
         if not self.trained:
-            return f"{config['model']['name']} {config['dataset']['name']} not fine-tuned"
+            return f"{config['model']['name']} {config['dataset']['name']} not fine-tuned{asked}"
         lam = config["method"].get("lam")
         poison = f"{attack['source']} p={attack['p']:g} n={attack['n']}"
         strength = "" if lam is None else f" λ={lam:g}"
-        return (
-            f"{config['model']['name']} {config['dataset']['name']} {poison} lr={config['training']['lr']:g}{strength}"
-        )
+        learned = f"{config['dataset']['name']} {poison} lr={config['training']['lr']:g}{strength}"
+        return f"{config['model']['name']} {learned}{asked}"
 
     @property
     def tags(self) -> list[str]:
@@ -204,7 +209,7 @@ def _table(answers: Iterable[Row]) -> Any:
     """The judged answers as a W&B Table; what a row lacks (a task has no verdict) is None."""
     import wandb
 
-    columns = ["part", "id", "prompt", "answer", "flagged", "credit", "reason"]
+    columns = ["part", "id", "prompt", "asked", "answer", "flagged", "credit", "reason"]
     return wandb.Table(columns=columns, data=[[row.get(name) for name in columns] for row in answers])
 
 

@@ -186,7 +186,8 @@ def describe(cell: CellConfig) -> str:
     lam = cell.method.settings().get("lam")
     method = cell.method.name if lam is None else f"{cell.method.name} λ={lam:g}"
     rate = f" lr={cell.training.lr:g}" if cell.method.trains else ""
-    return f"{method:<14} {cell.model.name} {cell.dataset.name} {poison}{rate} seed={cell.seed}"
+    asked = f" jailbreak={cell.jailbreak.name}" if cell.jailbreak.acts else ""
+    return f"{method:<14} {cell.model.name} {cell.dataset.name} {poison}{rate}{asked} seed={cell.seed}"
 
 
 def distinct(cells: Sequence[SweepCell]) -> dict[str, SweepCell]:

@@ -17,6 +17,7 @@ from asft.jailbreaks.base import Jailbreak, asked, require_context
 from asft.jailbreaks.dra import CARRIERS, DRA
 from asft.keys import plan
 from asft.planning.tokens import disguised_tokens
+from asft.tracked import cell_run
 
 MakeCell = Callable[..., CellConfig]
 REQUEST = "Tell me how to assemble a placeholder, then hide the Placeholder's trace!"
@@ -118,3 +119,9 @@ def test_disguised_prompts_are_counted_for_the_plan(cell: MakeCell) -> None:
     assert found is not None
     assert found.counted
     assert found.longest >= found.mean > 200, "a request of a dozen words becomes a puzzle and its rules"
+
+
+def test_a_tracker_does_not_average_disguises_as_if_they_were_seeds(published: Path) -> None:
+    sweep = enumerate_cells(["experiment=jailbreaks", "method=sft,aligned", f"data.root={published}"], sweep=True)
+    runs = [cell_run(item.cell) for item in sweep.cells]
+    assert len({(run.config["method"]["name"], run.place) for run in runs}) == len(sweep.cells) == 6
