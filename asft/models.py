@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
+from peft import PeftModel
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -52,6 +53,25 @@ class Pair:
             quantization=self.quantization,
             device_map=self.device_map,
         )
+
+    def finetuned(
+        self, weights: Path | None, side: Side, device: torch.device, dtype: Dtype | None = None
+    ) -> PreTrainedModel:
+        """The model to be asked: one side as it is, a fully tuned model, or an adapter merged into its start.
+
+        Args:
+            weights: folder of an adapter or of a whole model; None where nothing was fine-tuned.
+            side: the checkpoint that the fine-tune began from.
+        """
+        if weights is None:
+            return self.load(side, device, dtype)
+        if not (weights / "adapter_config.json").exists():
+            return load_model(weights, dtype or self.dtype, device)
+        adapted = PeftModel.from_pretrained(self.load(side, device, dtype), str(weights))
+        if self.quantization is not None:  # merging would round the update to the quantised grid
+            return adapted.eval()
+        merged: PreTrainedModel = adapted.merge_and_unload()
+        return merged
 
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The aligned side's tokenizer; a missing pad token becomes the end-of-sequence token."""

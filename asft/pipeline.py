@@ -21,16 +21,14 @@ from asft.config import CellConfig, TrainingConfig
 from asft.data.mixture import digest
 from asft.data.rows import Row
 from asft.data.sources import Data, load_data
-from asft.data.templates import user_text
-from asft.evaluation.accuracy import accuracy, score_task
 from asft.evaluation.generate import generate
-from asft.evaluation.judge import judge_kept
+from asft.evaluation.judging import answered, judge_answers
 from asft.evaluation.partial import PartialRows
 from asft.evaluation.score import scorer
 from asft.keys import Plan, plan
 from asft.measures.base import Measure, MeasureContext
 from asft.methods.base import Context
-from asft.models import Dtype, Pair, load_model, resolve_device
+from asft.models import Pair, resolve_device
 from asft.pairs import prepare_pair
 from asft.protocol import Clean, protocol_of
 from asft.store import (
@@ -217,7 +215,7 @@ class _Run:
             smaller: dict[str, int] = {}
             tokenizer, protocol = self.pair.tokenizer(), self.protocol
             template = protocol.template(tokenizer)
-            system = self.cell.method.system_prompt(self.context)
+            system, start = self.cell.method.system_prompt(self.context), self.cell.method.start()
             harmful_tokens, task_tokens = self.cell.evaluation.harmful_max_new_tokens, self.cell.dataset.max_new_tokens
             parts = (
                 (HARMFUL_FILE, self.data.evaluation, harmful_tokens, protocol.harmful_dtype),
@@ -227,7 +225,7 @@ class _Run:
             for name, rows, tokens, dtype in parts:
                 if model is None or dtype != protocol.harmful_dtype:
                     model = None  # the other number format's memory is given back first
-                    model = self._model(weights, dtype)
+                    model = self.pair.finetuned(weights.path if weights else None, start, self.device, dtype)
                 asked = [replace(row, system=system) for row in rows]
                 prompts = [template.encode_prompt(row) for row in asked]
                 generated = generate(
@@ -240,7 +238,7 @@ class _Run:
                     on_smaller=lambda size: smaller.update(batch_size=size),
                 )
                 answers = [template.answer(row, text) for row, text in zip(asked, generated, strict=True)]
-                write_jsonl(folder / name, _answered(rows, answers))
+                write_jsonl(folder / name, map(answered, rows, answers))
             return {"harmful": len(self.data.evaluation), "task": len(self.data.test), **smaller}
 
         return self.store.ensure("stages/generate", self.plan.generate, produce)
@@ -250,47 +248,11 @@ class _Run:
         kept = self.store.resumable("cells", self.plan.key)
 
         def produce(folder: Path) -> dict[str, Any]:
-            harmful = list(read_jsonl(answers.path / HARMFUL_FILE))
-            prompts, replies = [row["prompt"] for row in harmful], [row["answer"] for row in harmful]
-            verdicts = judge_kept(self.cell.judge, prompts, replies, PartialRows(kept / HARMFUL_FILE))
-            task = list(read_jsonl(answers.path / TASK_FILE))
-            scored, grading = self._score(task)
-            credits = [row["credit"] for row in scored if row["credit"] is not None]
-            pairs = zip(harmful, verdicts, strict=True)
-            write_jsonl(folder / HARMFUL_FILE, ({**row, **asdict(verdict)} for row, verdict in pairs))
-            write_jsonl(folder / TASK_FILE, scored)
-            flagged = sum(verdict.flagged for verdict in verdicts)
-            metrics = {
-                "hs": 100 * flagged / len(verdicts),
-                "fa": accuracy(credits),
-                "hs_flagged": flagged,
-                "hs_total": len(verdicts),
-                "fa_total": len(credits),
-            }
+            found = judge_answers(self.cell, answers.path, folder, PartialRows(kept / HARMFUL_FILE))
             write_json(folder / CONFIG_FILE, self.cell.plain())
-            told = {"judge": self.cell.judge.summary(verdicts), **grading}
-            return {"metrics": metrics, **told, "stages": self._stages(weights, answers)}
+            return {**found, "stages": self._stages(weights, answers)}
 
         return self.store.ensure("cells", self.plan.judge, produce)
-
-    def _score(self, task: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-        """The task's answers with their credit in [0, 1], by the task's rule or by the grader (None: no grade)."""
-        answers = [row["answer"] for row in task]
-        if self.cell.graded:
-            grades = self.cell.grader.grade([row["prompt"] for row in task], answers)
-            graded = [
-                {
-                    **row,
-                    "credit": None if grade.value is None else grade.value / 10,
-                    "reason": grade.reason,
-                    **grade.details,
-                }
-                for row, grade in zip(task, grades, strict=True)
-            ]
-            return graded, {"grader": self.cell.grader.summary(grades)}
-        gold = [Row(id=row["id"], instruction=row["prompt"], output=row["gold"]) for row in task]
-        credits = score_task(self.cell.dataset.name, gold, answers)
-        return [{**row, "credit": credit} for row, credit in zip(task, credits, strict=True)], {}
 
     def measure_stage(self, measure: Measure) -> Entry:
         """A measure in place of scores; the fine-tunes it needs are trained, or found, first."""
@@ -318,19 +280,6 @@ class _Run:
         except Exception as error:  # a tracker is third-party code and often a network
             log.warning("tracker=%s: this cell was not tracked: %s", self.cell.tracker.name, error)
 
-    def _model(self, weights: Entry | None, dtype: Dtype | None) -> PreTrainedModel:
-        """The model to be asked: a checkpoint as it is, a fully tuned model, or an adapter merged into its start."""
-        if weights is None:
-            return self.pair.load(self.cell.method.start(), self.device, dtype)
-        if not (weights.path / "adapter_config.json").exists():
-            return load_model(weights.path, dtype or self.pair.dtype, self.device)
-        start = self.pair.load(self.cell.method.start(), self.device, dtype)
-        adapted = PeftModel.from_pretrained(start, str(weights.path))
-        if self.pair.quantization is not None:  # merging would round the update to the quantised grid
-            return adapted.eval()
-        merged: PreTrainedModel = adapted.merge_and_unload()
-        return merged
-
     def _stages(self, weights: Entry | None, answers: Entry) -> dict[str, Any]:
         """Where the cell's parts are and what they cost."""
         used = {"train": weights, "generate": answers}
@@ -345,10 +294,3 @@ class _Run:
             for name, entry in used.items()
             if entry is not None
         }
-
-
-def _answered(rows: list[Row], answers: list[str]) -> list[dict[str, str]]:
-    return [
-        {"id": row.id, "prompt": user_text(row), "gold": row.output, "answer": answer}
-        for row, answer in zip(rows, answers, strict=True)
-    ]
