@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from rich.markup import escape
 
 from asft.console import console
+from asft.team import started_together
 
 USAGE = """\
 asft: fine-tune language models without losing their safety (AsFT, arXiv:2506.08473)
@@ -63,6 +64,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise SystemExit(0)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
+        if command != "run" and (processes := started_together()) > 1:
+            raise ValueError(f"only asft run works in several processes ({processes} were started); start one")
         raise SystemExit(_dispatch(command, rest))
     except (ValueError, OSError) as error:  # OSError: a path that cannot be read or written names itself
         console.print(f"[bold red]asft {command}:[/] {escape(str(error))}", soft_wrap=True)

@@ -17,6 +17,8 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from asft.team import team
+
 if TYPE_CHECKING:
     from asft.methods.base import Side
 
@@ -129,7 +131,7 @@ def _quantization_config(quantization: Quantization, dtype: Dtype) -> BitsAndByt
 
 
 def resolve_device(device: str) -> torch.device:
-    """``auto`` is the first GPU where there is one.
+    """``auto`` is the first GPU where there is one; of several processes each has a GPU of its own.
 
     Raises:
         ValueError: when ``cuda`` is asked for and there is none.
@@ -137,5 +139,8 @@ def resolve_device(device: str) -> torch.device:
     if device == "cuda" and not torch.cuda.is_available():
         raise ValueError("device=cuda: no CUDA device is visible; use device=cpu or device=auto")
     if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    workers = team()
+    if device == "cuda" and workers.size > 1:
+        return torch.device("cuda", workers.local_rank)
     return torch.device(device)

@@ -44,6 +44,7 @@ from asft.store import (
     write_json,
     write_jsonl,
 )
+from asft.team import team
 from asft.tracked import tracked_cell
 from asft.training import attach_lora, train
 
@@ -118,7 +119,7 @@ class _Run:
         required = self.required.path if self.required else None
         return Context(self.cell, self.pair, self.data, self.store.root / "anchors", required)
 
-    @cached_property
+    @property
     def device(self) -> torch.device:
         return resolve_device(self.cell.device)
 
@@ -155,12 +156,16 @@ class _Run:
         return self.store.ensure("stages/train", self.plan.train, produce)
 
     def _train(self, mixture: Entry, folder: Path) -> dict[str, Any]:
-        """Fine-tunes; a batch that does not fit into memory is halved and the effective batch kept."""
+        """Fine-tunes; a batch that does not fit into memory is halved and the effective batch kept.
+
+        Several processes do not halve theirs: :class:`asft.team.OutOfStep` is raised instead.
+        """
+        self.context  # noqa: B018  # made here, once: the other processes are handed it
         training = self.cell.training
         smaller: dict[str, int] = {}
         while True:
             try:
-                return {**self._fit(mixture, training, folder), **smaller}
+                return {**team().call(self._fit, mixture, training, folder), **smaller, **_processes()}
             except torch.OutOfMemoryError:
                 training = smaller_batch(training)
                 smaller = {"batch_size": training.batch_size, "accumulation": training.accumulation}
@@ -176,6 +181,8 @@ class _Run:
         if training.name == "lora":
             model = attach_lora(model, training, cell.seed)
         assert self.plan.train is not None, "this cell trains"
+        with team().rank_zero_first():  # it makes the anchor, the others find it
+            callbacks = method.callbacks(model, self.context)
         history = train(
             model,
             encoded,
@@ -185,11 +192,14 @@ class _Run:
             device=self.device,
             order=method.order(rows, self.context) or protocol.order(len(rows)),
             drop_last=protocol.drops_last,
-            callbacks=method.callbacks(model, self.context),
+            callbacks=callbacks,
             scratch=folder / "trainer",
             resume=self.store.resumable("stages/train", content_key(self.plan.train)),
             checkpoint_every=cell.checkpoint_every,
+            team=team(),
         )
+        if team().rank > 0:  # rank 0 writes
+            return {}
         extra = method.finish(model, self.context)
         model.save_pretrained(folder)
         write_jsonl(folder / HISTORY_FILE, history.history)
@@ -207,41 +217,46 @@ class _Run:
         """Greedy answers to the malicious prompts and to the task's test rows."""
         if finished := self.store.find("stages/generate", content_key(self.plan.generate)):
             return finished
-        self.pair  # noqa: B018  # made before the stage's clock starts: building it can take minutes
+        self.context  # noqa: B018  # made before the stage's clock starts: building the pair can take minutes
+        folder = weights.path if weights else None
 
-        kept = self.store.resumable("stages/generate", content_key(self.plan.generate))
-
-        def produce(folder: Path) -> dict[str, Any]:
-            smaller: dict[str, int] = {}
-            tokenizer, protocol = self.pair.tokenizer(), self.protocol
-            template = protocol.template(tokenizer)
-            system, start = self.cell.method.system_prompt(self.context), self.cell.method.start()
-            harmful_tokens, task_tokens = self.cell.evaluation.harmful_max_new_tokens, self.cell.dataset.max_new_tokens
-            parts = (
-                (HARMFUL_FILE, self.data.evaluation, harmful_tokens, protocol.harmful_dtype),
-                (TASK_FILE, self.data.test, task_tokens, protocol.task_dtype),
-            )
-            model: PreTrainedModel | None = None
-            for name, rows, tokens, dtype in parts:
-                if model is None or dtype != protocol.harmful_dtype:
-                    model = None  # the other number format's memory is given back first
-                    model = self.pair.finetuned(weights.path if weights else None, start, self.device, dtype)
-                asked = [replace(row, system=system) for row in rows]
-                prompts = [template.encode_prompt(row) for row in asked]
-                generated = generate(
-                    model,
-                    tokenizer,
-                    prompts,
-                    max_new_tokens=tokens,
-                    batch_size=self.cell.evaluation.batch_size,
-                    partial=PartialRows(kept / name),
-                    on_smaller=lambda size: smaller.update(batch_size=size),
-                )
-                answers = [template.answer(row, text) for row, text in zip(asked, generated, strict=True)]
-                write_jsonl(folder / name, map(answered, rows, answers))
-            return {"harmful": len(self.data.evaluation), "task": len(self.data.test), **smaller}
+        def produce(scratch: Path) -> dict[str, Any]:
+            return {**team().call(self._answer, folder, scratch), **_processes()}
 
         return self.store.ensure("stages/generate", self.plan.generate, produce)
+
+    def _answer(self, weights: Path | None, folder: Path) -> dict[str, Any]:
+        smaller: dict[str, int] = {}
+        tokenizer, protocol = self.pair.tokenizer(), self.protocol
+        template = protocol.template(tokenizer)
+        system, start = self.cell.method.system_prompt(self.context), self.cell.method.start()
+        kept = self.store.resumable("stages/generate", content_key(self.plan.generate))
+        harmful_tokens, task_tokens = self.cell.evaluation.harmful_max_new_tokens, self.cell.dataset.max_new_tokens
+        parts = (
+            (HARMFUL_FILE, self.data.evaluation, harmful_tokens, protocol.harmful_dtype),
+            (TASK_FILE, self.data.test, task_tokens, protocol.task_dtype),
+        )
+        model: PreTrainedModel | None = None
+        for name, rows, tokens, dtype in parts:
+            if model is None or dtype != protocol.harmful_dtype:
+                model = None  # the other number format's memory is given back first
+                model = self.pair.finetuned(weights, start, self.device, dtype)
+            asked = [replace(row, system=system) for row in rows]
+            prompts = [template.encode_prompt(row) for row in asked]
+            generated = generate(
+                model,
+                tokenizer,
+                prompts,
+                max_new_tokens=tokens,
+                batch_size=self.cell.evaluation.batch_size,
+                partial=PartialRows(kept / name),
+                on_smaller=lambda size: smaller.update(batch_size=size),
+                team=team(),
+            )
+            answers = [template.answer(row, text) for row, text in zip(asked, generated, strict=True)]
+            if team().rank == 0:
+                write_jsonl(folder / name, map(answered, rows, answers))
+        return {"harmful": len(self.data.evaluation), "task": len(self.data.test), **smaller}
 
     def judge_stage(self, weights: Entry | None, answers: Entry) -> Entry:
         """Verdicts on every answer, and the two scores of the paper."""
@@ -294,3 +309,8 @@ class _Run:
             for name, entry in used.items()
             if entry is not None
         }
+
+
+def _processes() -> dict[str, int]:
+    """How many processes made a stage, where it was not one."""
+    return {"processes": team().size} if team().size > 1 else {}

@@ -18,8 +18,8 @@ from asft.data.official_protocol import OfficialTemplate
 from asft.data.rows import Row
 from asft.data.sources import Data, published_folder
 from asft.data.templates import ChatTemplate, Template
+from asft.loading import EpochOrder
 from asft.models import Dtype
-from asft.training import EpochOrder
 
 
 @dataclass(frozen=True)

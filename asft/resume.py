@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from asft.integrity import MANIFEST, DamagedEntry, check_contents, describe_files, read_manifest, seal
+from asft.team import ALONE, Team
 
 log = logging.getLogger(__name__)
 EVERY = 60.0  # seconds between two checkpoints
@@ -55,12 +56,13 @@ class Checkpointer(TrainerCallback):
         folder: where checkpoints are kept.
         callbacks: the callbacks whose state is kept.
         every: seconds between two checkpoints.
+        team: the processes that train together; rank 0 writes.
     """
 
-    def __init__(self, folder: Path, callbacks: Sequence[TrainerCallback], every: float) -> None:
-        self.folder, self.callbacks, self.every = folder, callbacks, every
+    def __init__(self, folder: Path, callbacks: Sequence[TrainerCallback], every: float, team: Team = ALONE) -> None:
+        self.folder, self.callbacks, self.every, self.team = folder, callbacks, every, team
         self.possible = all(isinstance(callback, Resumes) for callback in callbacks)
-        self.start = last_checkpoint(folder) if self.possible else None
+        self.start = team.agree(last_checkpoint(folder) if self.possible and team.rank == 0 else None)
         self._saved, self._wait = time.monotonic(), every
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
@@ -74,10 +76,9 @@ class Checkpointer(TrainerCallback):
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Asks for a checkpoint when it is time."""
-        due = time.monotonic() - self._saved >= self._wait
         at_log = state.global_step % int(args.logging_steps) == 0
-        if self.possible and args.world_size == 1 and due and at_log and state.global_step < state.max_steps:
-            control.should_save = True
+        if self.possible and at_log and state.global_step < state.max_steps:
+            control.should_save |= self.team.agree(time.monotonic() - self._saved >= self._wait)
 
     def save(
         self,
@@ -86,8 +87,11 @@ class Checkpointer(TrainerCallback):
         scheduler: torch.optim.lr_scheduler.LRScheduler,
         state: TrainerState,
     ) -> None:
-        """Writes a checkpoint and removes the one before."""
+        """Writes a checkpoint and removes the one before; every process calls it, rank 0 writes."""
         started = time.monotonic()
+        generators = self.team.gather(_random_state())
+        if self.team.rank > 0:
+            return
         target = self.folder / f"{_PREFIX}{state.global_step}"
         scratch = self.folder / f".{target.name}"
         for half in self.folder.glob(f".{_PREFIX}*"):  # its writer was killed
@@ -96,7 +100,8 @@ class Checkpointer(TrainerCallback):
         save_file({name: tensor.detach().clone() for name, tensor in _trainable(model)}, scratch / _WEIGHTS)
         _save_optimizer(optimizer, scratch)
         (scratch / _SCHEDULER).write_text(json.dumps(scheduler.state_dict()))
-        save_file(_random_state(), scratch / _RANDOM)
+        named = {_of_rank(rank, name): state for rank, part in enumerate(generators) for name, state in part.items()}
+        save_file(named, scratch / _RANDOM)
         save_file(self._callback_state(), scratch / _CALLBACKS)
         state.save_to_json(str(scratch / _STATE))
         (scratch / MANIFEST).write_text(json.dumps(seal({"files": describe_files(scratch)})))
@@ -152,9 +157,13 @@ def load_optimizer(
     scheduler.load_state_dict(json.loads((checkpoint / _SCHEDULER).read_text()))
 
 
-def load_random_state(checkpoint: Path) -> None:
-    """Restores torch's generators, which draw dropout."""
+def load_random_state(checkpoint: Path, rank: int) -> None:
+    """Restores torch's generators, which draw dropout; a process that was not there before keeps its own."""
     stored = load_file(checkpoint / _RANDOM)
+    if rank > 0:
+        stored = _below(stored, f"rank{rank}")
+    if "cpu" not in stored:
+        return
     torch.set_rng_state(stored["cpu"])
     if devices := [stored[name] for name in sorted(stored) if name.startswith("cuda")]:
         torch.cuda.set_rng_state_all(devices)
@@ -163,6 +172,10 @@ def load_random_state(checkpoint: Path) -> None:
 def _random_state() -> dict[str, Tensor]:
     devices = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
     return {"cpu": torch.get_rng_state()} | {f"cuda{index:03d}": state for index, state in enumerate(devices)}
+
+
+def _of_rank(rank: int, name: str) -> str:
+    return f"rank{rank}.{name}" if rank else name
 
 
 def _save_optimizer(optimizer: torch.optim.Optimizer, folder: Path) -> None:

@@ -7,14 +7,14 @@ import math
 import shutil
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import BatchSampler, DataLoader, Sampler
 from transformers import (
     PreTrainedModel,
     PrinterCallback,
@@ -26,8 +26,9 @@ from transformers import (
 )
 
 from asft.config import TrainingConfig
-from asft.data.templates import IGNORED, Encoded
+from asft.data.templates import Encoded
 from asft.heartbeat import tell
+from asft.loading import Collator, DealtBatches, EncodedRows, EpochOrder
 from asft.resume import (
     EVERY,
     Checkpointer,
@@ -36,6 +37,7 @@ from asft.resume import (
     load_weights,
     steps_done,
 )
+from asft.team import ALONE, Team
 
 log = logging.getLogger(__name__)
 _REPORT_EVERY = 20.0  # seconds
@@ -93,11 +95,13 @@ def train(
     scratch: Path,
     resume: Path | None = None,
     checkpoint_every: float = EVERY,
+    team: Team = ALONE,
 ) -> TrainLog:
     """Fine-tunes ``model`` in place on the response tokens of ``rows``.
 
     A training that was interrupted goes on from its last checkpoint and ends, on a CPU, in the same weights bit
-    for bit. Where a callback cannot be resumed (:class:`asft.resume.Resumes`) it starts again.
+    for bit. Where a callback cannot be resumed (:class:`asft.resume.Resumes`) it starts again. Several processes
+    share out every batch and take one process' steps, equal to rounding; each draws its own dropout.
 
     Args:
         rows: encoded examples.
@@ -109,6 +113,7 @@ def train(
         scratch: a folder the Trainer may use; removed at the end.
         resume: a folder for checkpoints that outlives this process; without it there are none.
         checkpoint_every: seconds between two checkpoints.
+        team: the processes that call this together.
 
     Raises:
         ValueError: when the loss is no longer finite, naming the step and the batch's rows; when no batch is
@@ -123,21 +128,23 @@ def train(
             f"only {places} rows. Lower training.batch_size or raise attack.n."
         )
     steps_per_epoch = math.ceil(batches / training.accumulation)
-    arguments = _arguments(training, steps_per_epoch * training.epochs, seed, device, scratch, drop_last)
-    keeper = Checkpointer(resume, callbacks, checkpoint_every) if resume else None
-    collator = Collator(pad_token, training.max_length if training.pad_to_max_length else None)
-    trainer = _OrderedTrainer(
-        model=model,
-        args=arguments,
-        train_dataset=_Rows(rows),
-        data_collator=collator,
-        callbacks=[_Watch(), *callbacks, *([keeper] if keeper else [])],
-        order=order,
-        epoch_decay=training.epoch_decay,
-        keeper=keeper,
-    )
+    keeper = Checkpointer(resume, callbacks, checkpoint_every, team) if resume else None
+    with team.announced():
+        trainer = _OrderedTrainer(
+            model=model,
+            args=_arguments(training, steps_per_epoch * training.epochs, seed, device, scratch, drop_last),
+            train_dataset=EncodedRows(rows),
+            data_collator=Collator(pad_token, training.max_length if training.pad_to_max_length else None),
+            callbacks=[_Watch(), *callbacks, *([keeper] if keeper else [])],
+            order=order,
+            epoch_decay=training.epoch_decay,
+            keeper=keeper,
+            team=team,
+        )
     trainer.remove_callback(PrinterCallback)  # _Watch tells the progress
     model.train()
+    if team.rank > 0:  # else the units that drop out of its rows would be those of rank 0's
+        torch.manual_seed(seed + 1_000_003 * team.rank)
     if keeper and keeper.start:
         done = steps_done(keeper.start)
         log.info("training goes on from step %d", done)
@@ -147,71 +154,36 @@ def train(
     else:
         trainer.train()
     model.eval()
-    shutil.rmtree(scratch, ignore_errors=True)
+    if team.rank == 0:
+        shutil.rmtree(scratch, ignore_errors=True)
     history = [entry for entry in trainer.state.log_history if "loss" in entry]
     return TrainLog(history, trainer.state.global_step)
-
-
-class EpochOrder(Sampler[int]):
-    """Row indices of one epoch after another; the k-th iteration's permutation is drawn from (seed, k)."""
-
-    def __init__(self, length: int, seed: int) -> None:
-        self.length, self.seed, self.epoch = length, seed, 0
-
-    def __len__(self) -> int:
-        return self.length
-
-    def __iter__(self) -> Iterator[int]:
-        generator = torch.Generator().manual_seed(self.seed * 100_003 + self.epoch)
-        self.epoch += 1
-        yield from torch.randperm(self.length, generator=generator).tolist()
-
-
-class Collator:
-    """Pads a batch on the right, to its longest row or to a fixed length."""
-
-    def __init__(self, pad_token: int, fixed_length: int | None = None) -> None:
-        self.pad_token, self.fixed_length = pad_token, fixed_length
-
-    def __call__(self, rows: Sequence[Encoded]) -> dict[str, Any]:
-        """``input_ids``, ``attention_mask`` and ``labels``, each int64 of shape (batch, length); ``row_ids``."""
-        width = self.fixed_length or max(len(row.input_ids) for row in rows)
-        shape = (len(rows), width)
-        batch = {
-            "input_ids": torch.full(shape, self.pad_token),
-            "attention_mask": torch.zeros(shape, dtype=torch.long),
-            "labels": torch.full(shape, IGNORED),
-        }
-        for index, row in enumerate(rows):
-            length = len(row.input_ids)
-            batch["input_ids"][index, :length] = torch.tensor(row.input_ids)
-            batch["attention_mask"][index, :length] = 1
-            batch["labels"][index, :length] = torch.tensor(row.labels)
-        return {**batch, "row_ids": [row.id for row in rows]}
-
-
-class _Rows(Dataset[Encoded]):
-    def __init__(self, rows: Sequence[Encoded]) -> None:
-        self.rows = rows
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, index: int) -> Encoded:
-        return self.rows[index]
 
 
 class _OrderedTrainer(Trainer):
     """A Trainer that takes rows in a given order, decays the learning rate once an epoch, and saves no pickles."""
 
     def __init__(
-        self, *, order: Sampler[int], epoch_decay: float, keeper: Checkpointer | None, **arguments: Any
+        self, *, order: Sampler[int], epoch_decay: float, keeper: Checkpointer | None, team: Team, **arguments: Any
     ) -> None:
         super().__init__(**arguments)
-        self._order, self._epoch_decay, self._keeper = order, epoch_decay, keeper
+        self._order, self._epoch_decay, self._keeper, self._team = order, epoch_decay, keeper, team
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
         return self._order
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """The Trainer's own; where there are several processes, this one's share of every batch."""
+        if self._team.size == 1:
+            return super().get_train_dataloader()
+        arguments, rows = self.args, self.train_dataset
+        batches = BatchSampler(self._order, arguments.per_device_train_batch_size, arguments.dataloader_drop_last)
+        return DataLoader(
+            rows,
+            batch_sampler=DealtBatches(batches, self._team.rank, self._team.size, blank=len(rows)),
+            collate_fn=self.data_collator,
+            pin_memory=arguments.dataloader_pin_memory,
+        )
 
     def create_scheduler(
         self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
@@ -224,13 +196,15 @@ class _OrderedTrainer(Trainer):
         return self.lr_scheduler
 
     def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
-        """Stops at the first loss that is not finite: the rows behind it are known only here."""
+        """Stops at the first loss that is not finite, in every process: the rows behind it are known only here."""
         row_ids = inputs.pop("row_ids")
         loss: torch.Tensor = super().training_step(model, inputs, num_items_in_batch)
-        if not torch.isfinite(loss):
+        finite = bool(torch.isfinite(loss))
+        if self._team.any(not finite):
+            value, rows = next(part for part in self._team.gather(None if finite else (loss.item(), row_ids)) if part)
             raise ValueError(
-                f"training: the loss became {loss.item()} at step {self.state.global_step + 1}, on the rows "
-                f"{', '.join(row_ids)}. Lower training.lr or the method's strength."
+                f"training: the loss became {value} at step {self.state.global_step + 1}, on the rows "
+                f"{', '.join(rows)}. Lower training.lr or the method's strength."
             )
         return loss
 
@@ -247,7 +221,7 @@ class _OrderedTrainer(Trainer):
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
         if checkpoint is not None:
-            load_random_state(Path(checkpoint))
+            load_random_state(Path(checkpoint), self._team.rank)
 
 
 class _Watch(TrainerCallback):
@@ -284,7 +258,7 @@ def _arguments(
 ) -> TrainingArguments:
     arguments = TrainingArguments(
         output_dir=str(scratch),
-        per_device_train_batch_size=training.batch_size,
+        per_device_train_batch_size=training.batch_size,  # the whole batch, which several processes share out
         gradient_accumulation_steps=training.accumulation,
         num_train_epochs=training.epochs,
         learning_rate=training.lr,
@@ -300,6 +274,7 @@ def _arguments(
         dataloader_drop_last=drop_last,
         dataloader_pin_memory=device.type == "cuda",
         use_cpu=device.type == "cpu",
+        ddp_find_unused_parameters=False,
         seed=seed,
     )
     return one_gpu(arguments)

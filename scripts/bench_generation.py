@@ -20,9 +20,9 @@ from asft.console import quiet_libraries
 from asft.data.sources import load_data
 from asft.data.templates import ChatTemplate
 from asft.evaluation.generate import generate
+from asft.loading import Collator
 from asft.pairs import prepare_pair
 from asft.store import Store
-from asft.training import Collator
 
 
 def main() -> None:

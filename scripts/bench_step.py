@@ -20,9 +20,10 @@ from asft.compose import enumerate_cells
 from asft.console import quiet_libraries
 from asft.data.sources import load_data
 from asft.data.templates import ChatTemplate
+from asft.loading import Collator
 from asft.pairs import prepare_pair
 from asft.store import Store
-from asft.training import Collator, attach_lora
+from asft.training import attach_lora
 
 
 def main() -> None:

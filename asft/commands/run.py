@@ -26,6 +26,7 @@ from asft.console import console, quiet_libraries
 from asft.disk import MAKE_ROOM, DiskFull, disk_full
 from asft.keys import plan, store_kind
 from asft.store import Entry, Store
+from asft.team import OutOfStep, started_together, team
 
 log = logging.getLogger("asft.run")
 _MULTIRUN = {"-m", "--multirun"}
@@ -38,12 +39,27 @@ def run(arguments: list[str]) -> int:
     Returns:
         0, or 1 when a cell failed.
     """
+    if started_together() == 1:
+        return _lead(arguments)
+    from asft.distributed import together
+
+    with together() as processes:
+        if processes.rank == 0:
+            return _lead(arguments)
+        quiet_libraries()
+        processes.follow()
+        return 0
+
+
+def _lead(arguments: list[str]) -> int:
     if _informational(arguments):
         _launch(arguments)
         return 0
     sweep = bool(_MULTIRUN & set(arguments))
     cells = distinct(enumerate_cells(overrides_of(arguments, flags=None), sweep=sweep).cells)
     open_cells = {key: item for key, item in cells.items() if _finished(key, item) is None}
+    if team().size > 1:
+        _check_together(arguments, [item.cell for item in open_cells.values()])
     if sweep:
         console.print(f"{len(cells)} cells, {len(cells) - len(open_cells)} finished already")
     for key, item in open_cells.items():
@@ -55,6 +71,25 @@ def run(arguments: list[str]) -> int:
         ((key, item),) = cells.items()
         console.print(_line(item.cell, _finished(key, item), "done before"), soft_wrap=True)
     return 0
+
+
+def _check_together(arguments: list[str], cells: list[CellConfig]) -> None:
+    """Refuses what several processes cannot do together.
+
+    Raises:
+        ConfigError: naming the key, its value and what to do instead.
+    """
+    from asft.distributed import check_cell
+
+    for argument in arguments:
+        key, _, launcher = argument.lstrip("+").partition("=")
+        if key == "hydra/launcher" and launcher != "basic":
+            raise ConfigError(
+                f"{key}={launcher}: starts processes of its own, and {team().size} were started already; leave it out, "
+                "or start one process"
+            )
+    for cell in cells:
+        check_cell(cell)
 
 
 def _work(arguments: list[str], cells: dict[str, CellConfig], sweep: bool) -> None:
@@ -111,16 +146,22 @@ def _run_cell(key: str, cell: CellConfig, *, wait: bool) -> None:
 
 def _compute(key: str, cell: CellConfig, store: Store) -> None:
     started = time.monotonic()
+
+    def record(message: str) -> None:
+        with suppress(OSError):  # on a full disk there is no room for the record either
+            store.record_failure(key, message, cell.plain(), traceback.format_exc())
+        log.error("%s  failed: %s", describe(cell), message)
+
     try:
         from asft.pipeline import run_cell  # torch and transformers load only where something is to be done
 
         quiet_libraries()
-        entry = run_cell(cell)
+        with team().recorded(record):
+            entry = run_cell(cell)
     except Exception as error:
-        message = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
-        with suppress(OSError):  # on a full disk there is no room for the record either
-            store.record_failure(key, message, cell.plain(), traceback.format_exc())
-        log.error("%s  failed: %s", describe(cell), message)
+        record(str(error) if isinstance(error, ValueError | OutOfStep) else f"{type(error).__name__}: {error}")
+        if isinstance(error, OutOfStep):
+            raise SystemExit(1) from None
         return
     log.info(_line(cell, entry, f"{time.monotonic() - started:.0f} s"))
 

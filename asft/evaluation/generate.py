@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
@@ -13,6 +12,7 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 from asft.batches import release_memory
 from asft.evaluation.partial import PartialRows
 from asft.heartbeat import tell
+from asft.team import ALONE, Team
 
 log = logging.getLogger(__name__)
 _REPORT_EVERY = 20.0  # seconds
@@ -28,6 +28,7 @@ def generate(
     batch_size: int,
     partial: PartialRows | None = None,
     on_smaller: Callable[[int], None] = lambda size: None,
+    team: Team = ALONE,
 ) -> list[str]:
     """Greedy answers to ``prompts`` (token ids), in their order, special tokens removed and stripped.
 
@@ -37,6 +38,7 @@ def generate(
     Args:
         partial: answers of an interrupted run, not asked for again; each batch is added when it is done.
         on_smaller: told the new number of rows at once when a batch did not fit into memory.
+        team: the processes that call this together; they take the batches in turn, and rank 0 adds to ``partial``.
 
     Raises:
         ValueError: when a single prompt does not fit.
@@ -52,21 +54,23 @@ def generate(
         pad_token_id=pad,
         bos_token_id=tokenizer.bos_token_id,
     )
-    answers: dict[int, str] = dict(partial.load()) if partial else {}
+    answers: dict[int, str] = team.agree(dict(partial.load()) if partial and team.rank == 0 else {})
     started = reported = time.monotonic()
     before = len(answers)
-    batches = deque(batch for batch in length_sorted(prompts, batch_size) if not answers.keys() >= set(batch))
-    while batches:
-        batch = batches.popleft()
-        try:
-            texts = _answer(model, tokenizer, [prompts[index] for index in batch], config)
-        except torch.OutOfMemoryError:
-            batches = _halved([batch, *batches])
-            on_smaller(len(batches[0]))
-            continue
-        found = dict(zip(batch, texts, strict=True))
+    batches = [batch for batch in length_sorted(prompts, batch_size) if not answers.keys() >= set(batch)]
+    size = batch_size
+    for first in range(0, len(batches), team.size):
+        mine = batches[first : first + team.size][team.rank :][:1]  # none, where the last turn does not go round
+        found, at_once = _fitting(
+            lambda rows: _answer(model, tokenizer, [prompts[i] for i in rows], config), mine, size
+        )
+        parts = team.gather((found, at_once))
+        found = {row: text for part, _ in parts for row, text in part.items()}
+        if (smallest := min(at_once for _, at_once in parts)) < size:
+            size = smallest
+            on_smaller(size)
         answers |= found
-        if partial:
+        if partial and team.rank == 0:
             partial.append(found)
         tell(len(answers), len(prompts), "answer")
         if time.monotonic() - reported > _REPORT_EVERY:
@@ -91,17 +95,33 @@ def _answer(
     return [text.strip() for text in texts]
 
 
-def _halved(batches: list[list[int]]) -> deque[list[int]]:
-    """Every batch cut to at most half the rows of the first, which did not fit."""
-    size = len(batches[0]) // 2
-    if size == 0:
+def _fitting(
+    ask: Callable[[list[int]], list[str]], batches: Sequence[list[int]], size: int
+) -> tuple[dict[int, str], int]:
+    """Answers to batches of at most ``size`` rows at once, and the size: halved as often as it took to fit."""
+    found: dict[int, str] = {}
+    rows = [row for batch in batches for row in batch]
+    while rows:
+        part = rows[:size]
+        try:
+            found |= dict(zip(part, ask(part), strict=True))
+        except torch.OutOfMemoryError:
+            size = _half(len(part))
+        else:
+            rows = rows[size:]
+    return found, size
+
+
+def _half(size: int) -> int:
+    """Half the rows that did not fit."""
+    if size == 1:
         raise ValueError(
             "evaluation.batch_size: out of memory with one prompt at a time. Lower "
             "evaluation.harmful_max_new_tokens or dataset.max_new_tokens, or choose a smaller model."
         )
     release_memory()
-    log.warning("out of memory with %d prompts at once: going on with %d", len(batches[0]), size)
-    return deque(batch[start : start + size] for batch in batches for start in range(0, len(batch), size))
+    log.warning("out of memory with %d prompts at once: going on with %d", size, size // 2)
+    return size // 2
 
 
 def length_sorted(prompts: Sequence[Sequence[int]], batch_size: int) -> Iterator[list[int]]:

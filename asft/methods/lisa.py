@@ -53,8 +53,8 @@ class Lisa(Method):
 
     def order(self, rows: Sequence[Row], ctx: Context) -> Sampler[int]:
         """Alternating batches; the user batches that alignment steps displace are never seen, as in the code."""
+        from asft.loading import EpochOrder
         from asft.methods.lisa_training import TwoStateOrder
-        from asft.training import EpochOrder
 
         training, attack = ctx.cell.training, ctx.cell.attack
         user = attack.benign_count() + attack.harmful_count()

@@ -16,6 +16,7 @@ from asft.data.rows import Row
 from asft.data.sources import load_data
 from asft.data.templates import ChatTemplate
 from asft.keys import plan
+from asft.loading import EpochOrder
 from asft.methods.base import Context
 from asft.methods.data_mixing import make_trigger
 from asft.methods.lisa import Lisa
@@ -23,7 +24,6 @@ from asft.methods.lisa_training import ProximalCallback, TwoStateOrder
 from asft.models import Pair
 from asft.pipeline import run_cell
 from asft.store import read_jsonl
-from asft.training import EpochOrder
 
 MakeCell = Callable[..., CellConfig]
 

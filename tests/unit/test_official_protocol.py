@@ -22,8 +22,8 @@ from asft.data.rows import Row
 from asft.data.sources import load_data
 from asft.data.templates import IGNORED
 from asft.keys import plan
+from asft.loading import Collator
 from asft.protocol import protocol_of
-from asft.training import Collator
 
 MakeCell = Callable[..., CellConfig]
 

@@ -15,10 +15,11 @@ from asft.anchor import Anchor, AsFTCallback
 from asft.anchor.callback import FullAsFTCallback
 from asft.config import TrainingConfig
 from asft.data.templates import IGNORED, Encoded
+from asft.loading import EpochOrder
 from asft.methods.lisa_training import ProximalCallback, TwoStateOrder
 from asft.models import load_model
 from asft.resume import Checkpointer, Resumes, last_checkpoint, steps_done
-from asft.training import EpochOrder, attach_lora, train
+from asft.training import attach_lora, train
 
 CPU = torch.device("cpu")
 ROWS = [Encoded([1, 2, 3, 4, 5 + i % 7], [IGNORED, IGNORED, 3, 4, 5 + i % 7], f"row/{i}") for i in range(14)]

@@ -1,0 +1,285 @@
+"""Several processes for one cell, started by ``torchrun`` or ``accelerate launch``: one GPU each, or CPU cores.
+
+Rank 0 runs the whole program. The others build nothing and write nothing: they wait for a call (to train, to
+answer), make the same call with the same arguments, and wait again, so no decision is taken twice and the store
+has one owner. Calls, and what goes with them, travel over a gloo group without a time limit, since rank 0 may be
+busy for hours in between; gradients over NCCL on GPUs and gloo on CPUs.
+
+After each call every process says in the launcher's key-value store how it went. If all failed alike (a setting
+that cannot work, a loss that is not finite), the cell has failed and the next one may come. If one failed alone,
+the others may be stuck in a collective operation that it will never join: rank 0 then records the failure and
+ends, and the launcher ends the rest.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any, Protocol, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
+
+from asft.batches import release_memory
+from asft.config import CellConfig, ConfigError, PretrainedModel
+from asft.team import OutOfStep, Team, joined
+
+T = TypeVar("T")
+GRACE = 10.0  # seconds in which processes that fail alike are expected to do so
+_FOREVER = timedelta(days=365)
+_POLL = 0.5  # seconds
+_LAUNCHED = ("RANK", "LOCAL_RANK", "WORLD_SIZE")  # by which libraries know that they are one of several processes
+_CLAIMED = "asft"  # prefix of this package's keys in the launcher's store
+
+
+class _KeyValueStore(Protocol):
+    """What is used of ``torch.distributed.Store``."""
+
+    def set(self, key: str, value: str) -> None: ...
+    def get(self, key: str) -> bytes: ...
+    def check(self, keys: list[str]) -> bool: ...
+    def wait(self, keys: list[str], timeout: timedelta) -> None: ...
+
+
+class Processes(Team):
+    """This process among those that the launcher started; see the module's docstring."""
+
+    def __init__(self) -> None:
+        self._environment = {name: os.environ[name] for name in _LAUNCHED if name in os.environ}
+        self.local_rank = int(os.environ.get("LOCAL_RANK", 0))
+        backend = "gloo"
+        if torch.cuda.is_available():
+            torch.cuda.set_device(self.local_rank % torch.cuda.device_count())
+            backend = "cpu:gloo,cuda:nccl"
+        store, self.rank, self.size = next(rendezvous("env://"))
+        dist.init_process_group(backend, store=store, rank=self.rank, world_size=self.size)
+        for name in self._environment:  # what rank 0 does outside of a call, it does alone
+            del os.environ[name]
+        self._store: _KeyValueStore = PrefixStore(_CLAIMED, store)
+        self._control = dist.new_group(backend="gloo", timeout=_FOREVER)
+        self._calls = 0
+        self._in_step = True  # whether every process waits for, or is in, the same call
+        self._record: Callable[[str], None] = lambda message: None
+
+    def agree(self, value: T) -> T:
+        """See :meth:`Team.agree`."""
+        held = [value]
+        dist.broadcast_object_list(held, src=0, group=self._control)
+        return held[0]
+
+    def gather(self, value: T) -> list[T]:
+        """See :meth:`Team.gather`."""
+        values: list[Any] = [None] * self.size
+        dist.all_gather_object(values, value, group=self._control)
+        return values
+
+    def any(self, flag: bool) -> bool:
+        """See :meth:`Team.any`."""
+        held = torch.tensor(int(flag))
+        dist.all_reduce(held, dist.ReduceOp.MAX, group=self._control)
+        return bool(held)
+
+    @contextmanager
+    def rank_zero_first(self) -> Iterator[None]:
+        """See :meth:`Team.rank_zero_first`; where rank 0 fails, the others fail with the same message."""
+        if self.rank > 0:
+            if failure := self.agree(""):
+                raise ValueError(failure)
+            yield
+            return
+        try:
+            yield
+        except Exception as error:
+            self.agree(_message(error))
+            raise
+        self.agree("")
+
+    @contextmanager
+    def announced(self) -> Iterator[None]:
+        """See :meth:`Team.announced`."""
+        os.environ.update(self._environment)
+        try:
+            yield
+        finally:
+            for name in self._environment:
+                os.environ.pop(name, None)
+
+    @contextmanager
+    def recorded(self, record: Callable[[str], None]) -> Iterator[None]:
+        """See :meth:`Team.recorded`."""
+        before, self._record = self._record, record
+        try:
+            yield
+        finally:
+            self._record = before
+
+    def call(self, function: Callable[..., T], *arguments: object) -> T:
+        """See :meth:`Team.call`."""
+        assert self.rank == 0, "rank 0 calls, the others follow"
+        assert self._in_step, "one call at a time"
+        self._calls += 1
+        self.agree((function, arguments))
+        self._in_step = False
+        over = threading.Event()
+        threading.Thread(target=self._watch, args=(over,), name="watch", daemon=True).start()
+        try:
+            result = function(*arguments)
+            failures = self._outcomes(_FOREVER)
+        except Exception as error:
+            self._fail_alike(error)
+            raise
+        finally:
+            over.set()
+        if failures := [failure for failure in failures if failure["message"]]:
+            raise _out_of_step(failures[0])
+        self._in_step = True
+        return result
+
+    def follow(self) -> None:
+        """Makes rank 0's calls until it dismisses this process.
+
+        Raises:
+            SystemExit: with status 1 where rank 0 is gone, or this process failed and rank 0 did not.
+        """
+        while (job := self._next()) is not None:
+            self._calls += 1
+            function, arguments = job
+            failure, trace = "", ""
+            try:
+                function(*arguments)
+            except Exception as error:
+                failure, trace = _message(error), traceback.format_exc()
+            outcome = {"rank": self.rank, "message": failure, "traceback": trace}
+            self._store.set(self._key(self.rank), json.dumps(outcome))
+            if failure:
+                self._await_verdict()
+            release_memory()
+
+    def dismiss(self) -> None:
+        """Lets the others go, where they wait for it."""
+        if self._in_step:
+            self.agree(None)
+
+    def _next(self) -> Any:
+        try:
+            return self.agree(None)
+        except RuntimeError:  # the connection to rank 0 is closed
+            raise SystemExit(1) from None
+
+    def _await_verdict(self) -> None:
+        try:
+            self._store.wait([self._key(0)], timedelta(seconds=3 * GRACE))
+        except RuntimeError:  # in which time rank 0 has recorded the failure, if it could
+            raise SystemExit(1) from None
+
+    def _fail_alike(self, error: Exception) -> None:
+        """Returns where every process has failed with the message of ``error``.
+
+        Raises:
+            OutOfStep: where that is not so.
+        """
+        message = _message(error)
+        try:
+            outcomes = self._outcomes(timedelta(seconds=GRACE)) if isinstance(error, ValueError) else self._failures()
+        except RuntimeError:  # not all of them came to an end
+            outcomes = self._failures()
+        if len(outcomes) == self.size - 1 and all(outcome["message"] == message for outcome in outcomes):
+            self._store.set(self._key(0), "failed alike")
+            self._in_step = True
+            return
+        first = next((outcome for outcome in outcomes if outcome["message"]), None)
+        raise _out_of_step(first or {"rank": 0, "message": message, "traceback": ""}) from error
+
+    def _outcomes(self, timeout: timedelta) -> list[dict[str, Any]]:
+        """How the present call ended in each other process, once it has."""
+        keys = [self._key(rank) for rank in range(1, self.size)]
+        self._store.wait(keys, timeout)
+        return [json.loads(self._store.get(key)) for key in keys]
+
+    def _failures(self) -> list[dict[str, Any]]:
+        """The failures of the present call that other processes have told so far."""
+        keys = [self._key(rank) for rank in range(1, self.size)]
+        told = [json.loads(self._store.get(key)) for key in keys if self._store.check([key])]
+        return [outcome for outcome in told if outcome["message"]]
+
+    def _watch(self, over: threading.Event) -> None:
+        """Ends this process where another one failed and this one is stuck waiting for it."""
+        while not over.wait(_POLL):
+            if (failures := self._failures()) and not over.wait(GRACE):
+                self._record(str(_out_of_step(failures[0])))
+                sys.stderr.flush()
+                os._exit(1)  # the main thread may be deep in a collective operation; nothing else ends it
+
+    def _key(self, rank: int) -> str:
+        return f"call/{self._calls}/{rank}"
+
+
+@contextmanager
+def together() -> Iterator[Processes]:
+    """This process' team while the ``with`` block lasts; at its end rank 0 dismisses the others.
+
+    Raises:
+        ConfigError: where the launcher asks for what there is not.
+    """
+    _check_launcher()
+    processes = Processes()
+    if processes.rank == 0:  # an orderly end when another process died or time is up: no half-written folder stays
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    with joined(processes):
+        try:
+            yield processes
+        finally:
+            if processes.rank == 0:
+                processes.dismiss()
+    dist.destroy_process_group()
+
+
+def check_cell(cell: CellConfig) -> None:
+    """Refuses settings that do not go with several processes.
+
+    Raises:
+        ConfigError: naming the key, its value and what to do instead.
+    """
+    if isinstance(cell.model, PretrainedModel) and cell.model.device_map is not None:
+        raise ConfigError(
+            f"model.device_map={cell.model.device_map}: spreads one model over GPUs of which several processes have "
+            "one each; start one process, or leave model.device_map out"
+        )
+    local, gpus = int(os.environ.get("LOCAL_WORLD_SIZE", 1)), torch.cuda.device_count()
+    if cell.device != "cpu" and 0 < gpus < local:
+        raise ConfigError(f"device={cell.device}: {local} processes share {gpus} GPUs; start {gpus}, or set device=cpu")
+
+
+def _check_launcher() -> None:
+    for name in ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED"):
+        if os.environ.get(name, "false").lower() == "true":
+            raise ConfigError(f"{name}=true: sharded training is not supported; launch with --multi_gpu (DDP)")
+    if (precision := os.environ.get("ACCELERATE_MIXED_PRECISION", "no")) != "no":
+        raise ConfigError(f"--mixed_precision={precision}: the number format is model.dtype; launch without it")
+
+
+def _message(error: Exception) -> str:
+    """One line for a user."""
+    if isinstance(error, torch.OutOfMemoryError):
+        return (
+            "out of memory: several processes do not halve a batch. Lower training.batch_size (and raise "
+            "training.accumulation) or evaluation.batch_size, or start more processes"
+        )
+    text = str(error)
+    return text if isinstance(error, ValueError) else f"{type(error).__name__}: {text}".splitlines()[0]
+
+
+def _out_of_step(failure: dict[str, Any]) -> OutOfStep:
+    error = OutOfStep(f"process {failure['rank']} failed alone, and all were ended: {failure['message']}")
+    if failure["traceback"]:
+        error.add_note(failure["traceback"])
+    return error

@@ -1,0 +1,82 @@
+"""Which rows a training step sees: their order, their batches, each process' share of a batch, and padding."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch.utils.data import BatchSampler, Dataset, Sampler
+
+from asft.data.templates import IGNORED, Encoded
+
+
+class EpochOrder(Sampler[int]):
+    """Row indices of one epoch after another; the k-th iteration's permutation is drawn from (seed, k)."""
+
+    def __init__(self, length: int, seed: int) -> None:
+        self.length, self.seed, self.epoch = length, seed, 0
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __iter__(self) -> Iterator[int]:
+        generator = torch.Generator().manual_seed(self.seed * 100_003 + self.epoch)
+        self.epoch += 1
+        yield from torch.randperm(self.length, generator=generator).tolist()
+
+
+class DealtBatches(Sampler[list[int]]):
+    """One process' share of each batch, dealt like cards: process r of N takes rows r, r + N, r + 2N, …
+
+    A batch of fewer rows than processes leaves some without any. They are given ``blank``, a row without labels,
+    since every process must take part in every step: the loss is a sum over the labels of all processes divided
+    by their number, to which such a row adds nothing.
+    """
+
+    def __init__(self, batches: BatchSampler, rank: int, size: int, blank: int) -> None:
+        self.batches, self.rank, self.size, self.blank = batches, rank, size, blank
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for batch in self.batches:
+            yield batch[self.rank :: self.size] or [self.blank]
+
+
+class EncodedRows(Dataset[Encoded]):
+    """The rows, and after them a blank one: one token, no label."""
+
+    def __init__(self, rows: Sequence[Encoded]) -> None:
+        self.rows = rows
+        self.blank = Encoded(rows[0].input_ids[:1], [IGNORED])
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> Encoded:
+        return self.rows[index] if index < len(self.rows) else self.blank
+
+
+class Collator:
+    """Pads a batch on the right, to its longest row or to a fixed length."""
+
+    def __init__(self, pad_token: int, fixed_length: int | None = None) -> None:
+        self.pad_token, self.fixed_length = pad_token, fixed_length
+
+    def __call__(self, rows: Sequence[Encoded]) -> dict[str, Any]:
+        """``input_ids``, ``attention_mask`` and ``labels``, each int64 of shape (batch, length); ``row_ids``."""
+        width = self.fixed_length or max(len(row.input_ids) for row in rows)
+        shape = (len(rows), width)
+        batch = {
+            "input_ids": torch.full(shape, self.pad_token),
+            "attention_mask": torch.zeros(shape, dtype=torch.long),
+            "labels": torch.full(shape, IGNORED),
+        }
+        for index, row in enumerate(rows):
+            length = len(row.input_ids)
+            batch["input_ids"][index, :length] = torch.tensor(row.input_ids)
+            batch["attention_mask"][index, :length] = 1
+            batch["labels"][index, :length] = torch.tensor(row.labels)
+        return {**batch, "row_ids": [row.id for row in rows]}
