@@ -275,11 +275,13 @@ def _message(error: Exception) -> str:
             "training.accumulation) or evaluation.batch_size, or start more processes"
         )
     text = str(error)
+    if "gloo/transport" in text:
+        return "its connection to another process broke; the launcher's output says which one ended, and why"
     return text if isinstance(error, ValueError) else f"{type(error).__name__}: {text}".splitlines()[0]
 
 
 def _out_of_step(failure: dict[str, Any]) -> OutOfStep:
-    error = OutOfStep(f"process {failure['rank']} failed alone, and all were ended: {failure['message']}")
+    error = OutOfStep(f"process {failure['rank']} could not go on, and all were ended: {failure['message']}")
     if failure["traceback"]:
         error.add_note(failure["traceback"])
     return error
