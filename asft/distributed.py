@@ -14,10 +14,12 @@ ends, and the launcher ends the rest.
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -36,7 +38,7 @@ from asft.team import OutOfStep, Team, joined
 T = TypeVar("T")
 GRACE = 10.0  # seconds in which processes that fail alike are expected to do so
 _FOREVER = timedelta(days=365)
-_POLL = 0.5  # seconds
+_POLL, _PAUSE = 0.5, 0.02  # seconds between two looks: for a failure elsewhere, and for the end of a call
 _LAUNCHED = ("RANK", "LOCAL_RANK", "WORLD_SIZE")  # by which libraries know that they are one of several processes
 _CLAIMED = "asft"  # prefix of this package's keys in the launcher's store
 
@@ -133,14 +135,15 @@ class Processes(Team):
         threading.Thread(target=self._watch, args=(over,), name="watch", daemon=True).start()
         try:
             result = function(*arguments)
-            failures = self._outcomes(_FOREVER)
+            outcomes = self._outcomes(math.inf)
         except Exception as error:
             self._fail_alike(error)
             raise
         finally:
             over.set()
-        if failures := [failure for failure in failures if failure["message"]]:
-            raise _out_of_step(failures[0])
+        for outcome in outcomes:
+            if outcome["message"]:
+                raise _out_of_step(outcome)
         self._in_step = True
         return result
 
@@ -188,10 +191,7 @@ class Processes(Team):
             OutOfStep: where that is not so.
         """
         message = _message(error)
-        try:
-            outcomes = self._outcomes(timedelta(seconds=GRACE)) if isinstance(error, ValueError) else self._failures()
-        except RuntimeError:  # not all of them came to an end
-            outcomes = self._failures()
+        outcomes = self._outcomes(GRACE if isinstance(error, ValueError) else 0.0)
         if len(outcomes) == self.size - 1 and all(outcome["message"] == message for outcome in outcomes):
             self._store.set(self._key(0), "failed alike")
             self._in_step = True
@@ -199,23 +199,20 @@ class Processes(Team):
         first = next((outcome for outcome in outcomes if outcome["message"]), None)
         raise _out_of_step(first or {"rank": 0, "message": message, "traceback": ""}) from error
 
-    def _outcomes(self, timeout: timedelta) -> list[dict[str, Any]]:
-        """How the present call ended in each other process, once it has."""
+    def _outcomes(self, seconds: float) -> list[dict[str, Any]]:
+        """How the present call ended in the other processes, once it has in all of them or so much time is up."""
         keys = [self._key(rank) for rank in range(1, self.size)]
-        self._store.wait(keys, timeout)
-        return [json.loads(self._store.get(key)) for key in keys]
-
-    def _failures(self) -> list[dict[str, Any]]:
-        """The failures of the present call that other processes have told so far."""
-        keys = [self._key(rank) for rank in range(1, self.size)]
-        told = [json.loads(self._store.get(key)) for key in keys if self._store.check([key])]
-        return [outcome for outcome in told if outcome["message"]]
+        until = time.monotonic() + seconds
+        while not self._store.check(keys) and time.monotonic() < until:
+            time.sleep(_PAUSE)  # and not one long wait, in which no signal would be answered
+        return [json.loads(self._store.get(key)) for key in keys if self._store.check([key])]
 
     def _watch(self, over: threading.Event) -> None:
         """Ends this process where another one failed and this one is stuck waiting for it."""
         while not over.wait(_POLL):
-            if (failures := self._failures()) and not over.wait(GRACE):
-                self._record(str(_out_of_step(failures[0])))
+            failed = next((outcome for outcome in self._outcomes(0.0) if outcome["message"]), None)
+            if failed and not over.wait(GRACE):
+                self._record(str(_out_of_step(failed)))
                 sys.stderr.flush()
                 os._exit(1)  # the main thread may be deep in a collective operation; nothing else ends it
 

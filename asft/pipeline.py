@@ -44,6 +44,7 @@ from asft.store import (
     write_json,
     write_jsonl,
 )
+from asft.sweep import stages_of
 from asft.team import team
 from asft.tracked import tracked_cell
 from asft.training import attach_lora, train
@@ -152,15 +153,11 @@ class _Run:
             produce = partial(self._from_parent, required)
         else:
             produce = partial(self._train, self.mixture_stage())
-        self.pair  # noqa: B018
+        self.context  # noqa: B018  # the other processes are handed it
         return self.store.ensure("stages/train", self.plan.train, produce)
 
     def _train(self, mixture: Entry, folder: Path) -> dict[str, Any]:
-        """Fine-tunes; a batch that does not fit into memory is halved and the effective batch kept.
-
-        Several processes do not halve theirs: :class:`asft.team.OutOfStep` is raised instead.
-        """
-        self.context  # noqa: B018  # made here, once: the other processes are handed it
+        """Fine-tunes; one process halves a batch that does not fit into memory and keeps the effective batch."""
         training = self.cell.training
         smaller: dict[str, int] = {}
         while True:
@@ -218,10 +215,9 @@ class _Run:
         if finished := self.store.find("stages/generate", content_key(self.plan.generate)):
             return finished
         self.context  # noqa: B018  # made before the stage's clock starts: building the pair can take minutes
-        folder = weights.path if weights else None
 
-        def produce(scratch: Path) -> dict[str, Any]:
-            return {**team().call(self._answer, folder, scratch), **_processes()}
+        def produce(folder: Path) -> dict[str, Any]:
+            return {**team().call(self._answer, weights.path if weights else None, folder), **_processes()}
 
         return self.store.ensure("stages/generate", self.plan.generate, produce)
 
@@ -265,7 +261,7 @@ class _Run:
         def produce(folder: Path) -> dict[str, Any]:
             found = judge_answers(self.cell, answers.path, folder, PartialRows(kept / HARMFUL_FILE))
             write_json(folder / CONFIG_FILE, self.cell.plain())
-            return {**found, "stages": self._stages(weights, answers)}
+            return {**found, "stages": stages_of(train=weights, generate=answers)}
 
         return self.store.ensure("cells", self.plan.judge, produce)
 
@@ -294,21 +290,6 @@ class _Run:
             self.cell.tracker.track(tracked_cell(self.store, entry, self.cell.plain()))
         except Exception as error:  # a tracker is third-party code and often a network
             log.warning("tracker=%s: this cell was not tracked: %s", self.cell.tracker.name, error)
-
-    def _stages(self, weights: Entry | None, answers: Entry) -> dict[str, Any]:
-        """Where the cell's parts are and what they cost."""
-        used = {"train": weights, "generate": answers}
-        return {
-            name: {
-                "key": entry.manifest["key"],
-                "seconds": entry.seconds,
-                "peak_memory_mb": entry.manifest["peak_memory_mb"],
-                "gpu_peak_memory_mb": entry.manifest.get("gpu_peak_memory_mb", 0.0),
-                "result": entry.result,
-            }
-            for name, entry in used.items()
-            if entry is not None
-        }
 
 
 def _processes() -> dict[str, int]:

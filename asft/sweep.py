@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from statistics import fmean
-from typing import Literal
+from typing import Any, Literal
 
 from asft.config import CellConfig
 from asft.heartbeat import Beat
@@ -61,6 +61,21 @@ def seconds_left(states: Mapping[str, CellState]) -> float | None:
 def _sort(cell: CellConfig) -> str:
     """What cells of like cost have in common."""
     return cell.method.name if cell.measure is None else cell.measure.name
+
+
+def stages_of(**stages: Entry | None) -> dict[str, Any]:
+    """What a cell's manifest keeps of its stages, by name: where they are and what they cost."""
+    return {
+        name: {
+            "key": entry.manifest["key"],
+            "seconds": entry.seconds,
+            "peak_memory_mb": entry.manifest["peak_memory_mb"],
+            "gpu_peak_memory_mb": entry.manifest.get("gpu_peak_memory_mb", 0.0),
+            "result": entry.result,
+        }
+        for name, entry in stages.items()
+        if entry is not None
+    }
 
 
 def cost(entry: Entry) -> float:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from transformers import TrainerCallback
 
 from asft.anchor import Anchor, AsFTCallback
@@ -18,7 +19,7 @@ from asft.data.templates import IGNORED, Encoded
 from asft.loading import EpochOrder
 from asft.methods.lisa_training import ProximalCallback, TwoStateOrder
 from asft.models import load_model
-from asft.resume import Checkpointer, Resumes, last_checkpoint, steps_done
+from asft.resume import Checkpointer, Resumes, last_checkpoint, load_random_state, steps_done
 from asft.training import attach_lora, train
 
 CPU = torch.device("cpu")
@@ -143,3 +144,17 @@ def test_a_loss_that_is_not_finite_names_step_and_rows(random_pair: Path, tmp_pa
     single = TrainingConfig(name="lora", lr=1e-2, epochs=1, batch_size=1, dropout=0.0)
     with pytest.raises(ValueError, match=r"loss became nan at step 6, on the rows row/bad\. Lower training\.lr"):
         train(model, bad, single, seed=0, pad_token=0, device=CPU, order=in_order, scratch=tmp_path / "scratch")
+
+
+def test_a_process_that_was_not_there_before_keeps_its_own_random_state(tmp_path: Path) -> None:
+    """A training of one process that two go on with, and the other way round."""
+    torch.manual_seed(1)
+    save_file({"cpu": torch.get_rng_state()}, tmp_path / "random.safetensors")
+    expected = torch.rand(1)
+    torch.manual_seed(2)
+    own = torch.rand(1)
+    torch.manual_seed(2)
+    load_random_state(tmp_path, rank=1)
+    assert torch.equal(torch.rand(1), own)
+    load_random_state(tmp_path, rank=0)
+    assert torch.equal(torch.rand(1), expected)

@@ -1,0 +1,107 @@
+"""Sharing a batch out to processes, and what several processes refuse."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch.utils.data import BatchSampler
+
+from asft import cli
+from asft.commands.run import _check_together
+from asft.config import CellConfig, ConfigError
+from asft.data.templates import IGNORED, Encoded
+from asft.distributed import together
+from asft.loading import Collator, DealtBatches, EncodedRows, EpochOrder
+from asft.models import resolve_device
+from asft.team import Team, joined
+
+MakeCell = Callable[..., CellConfig]
+
+
+class Second(Team):
+    """The second of two processes."""
+
+    rank = 1
+    size = 2
+    local_rank = 1
+
+
+@pytest.mark.parametrize("drop_last", [False, True])
+@pytest.mark.parametrize("size", [1, 2, 3, 5])
+def test_the_shares_of_a_batch_are_the_batch(size: int, drop_last: bool) -> None:
+    """Nine rows in batches of four: the last batch has one row, so some processes have none of it."""
+    rows, blank = 9, 9
+    whole = list(BatchSampler(EpochOrder(rows, 0), 4, drop_last))
+    shares = [list(DealtBatches(BatchSampler(EpochOrder(rows, 0), 4, drop_last), r, size, blank)) for r in range(size)]
+    assert all(len(share) == len(whole) for share in shares), "every process takes part in every step"
+    for batch, *dealt in zip(whole, *shares, strict=True):
+        assert sorted(row for share in dealt for row in share if row != blank) == sorted(batch)
+        assert all(share == [blank] or blank not in share for share in dealt)
+        assert sum(share == [blank] for share in dealt) == max(0, size - len(batch))
+
+
+def test_a_blank_row_has_no_label() -> None:
+    rows = EncodedRows([Encoded([5, 6], [IGNORED, 6])])
+    assert len(rows) == 1
+    batch = Collator(0)([rows[1]])
+    assert batch["input_ids"].shape == (1, 1)
+    assert (batch["labels"] == IGNORED).all()
+
+
+def test_each_process_has_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert resolve_device("auto") == torch.device("cuda")
+    with joined(Second()):
+        assert resolve_device("auto") == resolve_device("cuda") == torch.device("cuda", 1)
+        assert resolve_device("cpu") == torch.device("cpu")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "overrides", "message"),
+    [
+        (["hydra/launcher=workers"], [], "hydra/launcher=workers: starts processes of its own"),
+        ([], ["model.device_map=auto"], "model.device_map=auto: spreads one model over GPUs"),
+    ],
+)
+def test_what_several_processes_cannot_do_is_refused(
+    cell: MakeCell, arguments: list[str], overrides: list[str], message: str
+) -> None:
+    with joined(Second()), pytest.raises(ConfigError, match=message):
+        _check_together(arguments, [cell(*overrides)])
+
+
+def test_more_processes_than_gpus_are_refused(cell: MakeCell, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    with joined(Second()), pytest.raises(ConfigError, match="device=auto: 2 processes share 1 GPUs; start 1"):
+        _check_together([], [cell()])
+    with joined(Second()):
+        _check_together(["hydra/launcher=basic"], [cell("device=cpu")])
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("ACCELERATE_USE_FSDP", "true", "sharded training is not supported"),
+        ("ACCELERATE_MIXED_PRECISION", "bf16", "the number format is model.dtype"),
+    ],
+)
+def test_what_a_launcher_would_change_is_refused(
+    name: str, value: str, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError, match=message), together():
+        pass
+
+
+def test_only_run_works_in_several_processes(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["report", "experiment=table2"])
+    assert stop.value.code == 2
+    assert "only asft run works in several processes (2 were started)" in capsys.readouterr().err
