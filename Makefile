@@ -6,7 +6,8 @@ READY := $(VENV)/.ready
 PAPER := table1 table2 table3 table4 table5 table6 table7 table8 fig1 fig3 fig4a fig4b fig4c full ratios seeds safe_lora_k
 DATA ?= ../shared/data/asft_official
 
-.PHONY: setup demo demo-real results results-smollm2 test test-fast bench bench-dashboard bench-sweep docs screenshots lint clean
+.PHONY: setup demo demo-real results results-smollm2 test test-fast bench bench-dashboard bench-processes bench-sweep docs \
+	screenshots lint clean
 
 setup: $(READY)
 
@@ -57,6 +58,9 @@ docs: $(READY) ## the site, into site/; any broken link or reference is an error
 screenshots: $(READY) ## every page of the dashboard, light and dark, into docs/images
 	$(BIN)/asft dashboard
 	$(BIN)/python scripts/screenshots.py
+
+bench-processes: $(READY) ## one cell in one process against two, on two cores
+	$(BIN)/python scripts/bench_processes.py
 
 bench-sweep: $(READY) ## one worker against two, by joblib and by Ray; half an hour and more
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[joblib,ray]"

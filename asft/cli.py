@@ -21,6 +21,7 @@ asft: fine-tune language models without losing their safety (AsFT, arXiv:2506.08
 
   asft run [KEY=VALUE …]                 train and score one cell
   asft run -m experiment=table2 …        launch the sweep behind a table or figure
+                                         (torchrun --nproc-per-node N -m asft run …: N GPUs for each cell)
   asft report experiment=table2 …        write the table beside the paper's: Markdown, CSV, LaTeX, HTML
                                          (--format pdf|tex adds the table and figures for print)
   asft landscape experiment=fig1 …       the harmful score around the aligned model, measured and drawn

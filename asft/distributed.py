@@ -70,7 +70,7 @@ class Processes(Team):
         self._control = dist.new_group(backend="gloo", timeout=_FOREVER)
         self._calls = 0
         self._in_step = True  # whether every process waits for, or is in, the same call
-        self._record: Callable[[str], None] = lambda message: None
+        self._record: Callable[[OutOfStep], None] = lambda error: None
 
     def agree(self, value: T) -> T:
         """See :meth:`Team.agree`."""
@@ -116,7 +116,7 @@ class Processes(Team):
                 os.environ.pop(name, None)
 
     @contextmanager
-    def recorded(self, record: Callable[[str], None]) -> Iterator[None]:
+    def recorded(self, record: Callable[[OutOfStep], None]) -> Iterator[None]:
         """See :meth:`Team.recorded`."""
         before, self._record = self._record, record
         try:
@@ -212,7 +212,7 @@ class Processes(Team):
         while not over.wait(_POLL):
             failed = next((outcome for outcome in self._outcomes(0.0) if outcome["message"]), None)
             if failed and not over.wait(GRACE):
-                self._record(str(_out_of_step(failed)))
+                self._record(_out_of_step(failed))
                 sys.stderr.flush()
                 os._exit(1)  # the main thread may be deep in a collective operation; nothing else ends it
 

@@ -63,8 +63,8 @@ class Team:
         yield
 
     @contextmanager
-    def recorded(self, record: Callable[[str], None]) -> Iterator[None]:
-        """``record`` is told why the group ends, should this process have to be ended in the middle of a call."""
+    def recorded(self, record: Callable[[OutOfStep], None]) -> Iterator[None]:
+        """``record`` is told why, should this process have to be ended in the middle of a call."""
         yield
 
 

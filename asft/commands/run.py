@@ -147,9 +147,10 @@ def _run_cell(key: str, cell: CellConfig, *, wait: bool) -> None:
 def _compute(key: str, cell: CellConfig, store: Store) -> None:
     started = time.monotonic()
 
-    def record(message: str) -> None:
+    def record(error: Exception) -> None:
+        message = str(error) if isinstance(error, ValueError | OutOfStep) else f"{type(error).__name__}: {error}"
         with suppress(OSError):  # on a full disk there is no room for the record either
-            store.record_failure(key, message, cell.plain(), traceback.format_exc())
+            store.record_failure(key, message, cell.plain(), "".join(traceback.format_exception(error)))
         log.error("%s  failed: %s", describe(cell), message)
 
     try:
@@ -159,7 +160,7 @@ def _compute(key: str, cell: CellConfig, store: Store) -> None:
         with team().recorded(record):
             entry = run_cell(cell)
     except Exception as error:
-        record(str(error) if isinstance(error, ValueError | OutOfStep) else f"{type(error).__name__}: {error}")
+        record(error)
         if isinstance(error, OutOfStep):
             raise SystemExit(1) from None
         return

@@ -127,7 +127,7 @@ def struck(fault: str, outputs: Path, overrides: list[str]) -> dict[str, Any]:
     codes = start(sweep, outputs, 2, fault)
     found = {
         "codes": codes,
-        "failures": [json.loads(path.read_text())["message"] for path in (outputs / "failures").glob("*.json")],
+        "failures": [json.loads(path.read_text()) for path in (outputs / "failures").glob("*.json")],
         "damaged": len(verify(Store(outputs)).damaged),
         "cells": len(list((outputs / "cells").glob("[0-9a-f]*/manifest.json"))),
     }

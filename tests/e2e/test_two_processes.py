@@ -103,7 +103,7 @@ def test_a_loss_that_is_not_finite_in_one_process_fails_the_cell_and_the_next_on
     found = forked[1]["faults"]["nan"]
     assert found["codes"] == [1, 0]
     assert len(found["failures"]) == 1
-    assert "loss became nan at step 4, on the rows " in found["failures"][0]
+    assert "loss became nan at step 4, on the rows " in found["failures"][0]["message"]
     assert found["cells"] == 1
 
 
@@ -121,7 +121,8 @@ def test_a_fault_in_one_process_ends_all_and_is_recorded(
     found = forked[1]["faults"][fault]
     assert all(code != 0 for code in found["codes"])
     assert len(found["failures"]) == 1
-    assert message in found["failures"][0]
+    assert message in found["failures"][0]["message"]
+    assert ("injected" in found["failures"][0]["traceback"]) == (fault != "kill")
     assert found["damaged"] == found["cells"] == 0
 
 
