@@ -176,6 +176,10 @@ class _OrderedTrainer(Trainer):
         """The Trainer's own; where there are several processes, this one's share of every batch."""
         if self._team.size == 1:
             return super().get_train_dataloader()
+        if not self.model_accepts_loss_kwargs:  # its loss would be a mean over its own labels, whatever the others have
+            raise ValueError(
+                f"{type(self.model).__name__}: its loss cannot be averaged over several processes; start one process"
+            )
         arguments, rows = self.args, self.train_dataset
         batches = BatchSampler(self._order, arguments.per_device_train_batch_size, arguments.dataloader_drop_last)
         return DataLoader(

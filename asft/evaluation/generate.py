@@ -37,7 +37,7 @@ def generate(
 
     Args:
         partial: answers of an interrupted run, not asked for again; each batch is added when it is done.
-        on_smaller: told the new number of rows at once when a batch did not fit into memory.
+        on_smaller: told how many rows at once fitted into memory when a batch did not.
         team: the processes that call this together; they take the batches in turn, and rank 0 adds to ``partial``.
 
     Raises:
@@ -59,15 +59,17 @@ def generate(
     before = len(answers)
     batches = [batch for batch in length_sorted(prompts, batch_size) if not answers.keys() >= set(batch)]
     size = batch_size
-    for first in range(0, len(batches), team.size):
-        mine = batches[first : first + team.size][team.rank :][:1]  # none, where the last turn does not go round
+    while batches:
+        mine = batches[: team.size][team.rank :][:1]  # none, where the last turn does not go round
         found, at_once = _fitting(
             lambda rows: _answer(model, tokenizer, [prompts[i] for i in rows], config), mine, size
         )
         parts = team.gather((found, at_once))
         found = {row: text for part, _ in parts for row, text in part.items()}
+        batches = batches[team.size :]
         if (smallest := min(at_once for _, at_once in parts)) < size:
             size = smallest
+            batches = [batch[start : start + size] for batch in batches for start in range(0, len(batch), size)]
             on_smaller(size)
         answers |= found
         if partial and team.rank == 0:
