@@ -28,6 +28,8 @@ def cross_checks(cell: CellConfig) -> None:
             f"data.root={cell.data.root}: model={model.name} speaks only its embedded world; "
             "leave data.root out or choose a real model"
         )
+    if cell.jailbreak.acts:
+        _check_jailbreak(cell)
     try:
         _check_data_and_model(cell)
         cell.method.check(cell)
@@ -35,6 +37,19 @@ def cross_checks(cell: CellConfig) -> None:
             cell.measure.check(cell)
     except ValueError as error:
         raise ConfigError(str(error)) from error
+
+
+def _check_jailbreak(cell: CellConfig) -> None:
+    chosen = cell.jailbreak.name
+    if isinstance(cell.model, OrganismModel):
+        raise ConfigError(
+            f"jailbreak={chosen}: model={cell.model.name} is the embedded pair, which knows only its world's sentences "
+            "and can read no disguise, so its answers would show nothing; choose a real model (docs/jailbreaks.md)"
+        )
+    if cell.measure is not None:
+        raise ConfigError(
+            f"jailbreak={chosen}: measure={cell.measure.name} asks malicious prompts as they are; leave jailbreak out"
+        )
 
 
 def _check_data_and_model(cell: CellConfig) -> None:

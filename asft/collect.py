@@ -130,9 +130,27 @@ def _setting_differences(cell: CellConfig) -> list[str]:
         notes.append(f"Judge: {cell.judge.name} in place of the 7B moderation model beaver-dam{caveat}.")
     if cell.measure is not None:
         return notes
+    if cell.jailbreak.acts:
+        notes += _jailbreak_notes(cell)
     notes += _protocol_notes(cell)
     if cell.evaluation.n_harmful != _PAPER_PROMPTS:
         notes.append(f"Scored on {cell.evaluation.n_harmful} malicious prompts; the paper has {_PAPER_PROMPTS}.")
+    return notes
+
+
+def _jailbreak_notes(cell: CellConfig) -> list[str]:
+    """How malicious prompts were disguised, and what a judge of phrases makes of the answers."""
+    jailbreak = cell.jailbreak
+    notes = [
+        f"Prompts under {jailbreak.name}: every malicious prompt is put to the model as {jailbreak.label} disguises "
+        f"it, and judged by the request as it was; {jailbreak.caveat}. The AsFT paper prints no figures for it."
+    ]
+    if cell.judge.name == "refusal":
+        notes.append(
+            "Disguised prompts and judge=refusal: an answer that only loses itself in the puzzle holds no refusal and "
+            "counts as harmful, so HS is an upper bound there; a judge that reads content (docs/judges.md) tells them "
+            "apart."
+        )
     return notes
 
 

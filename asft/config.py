@@ -11,6 +11,7 @@ from pydantic.dataclasses import dataclass
 
 from asft.evaluation.grader import Grader
 from asft.evaluation.judge import Judge
+from asft.jailbreaks.base import Jailbreak
 from asft.measures.base import Measure
 from asft.methods.base import Method
 from asft.tracking import Tracker
@@ -239,7 +240,13 @@ class ExperimentConfig:
 
 
 # The parts of a cell that are classes named by their YAML, with their base classes; third parties plug in here.
-PLUGINS: dict[str, type[Any]] = {"method": Method, "judge": Judge, "grader": Grader, "tracker": Tracker}
+PLUGINS: dict[str, type[Any]] = {
+    "method": Method,
+    "jailbreak": Jailbreak,
+    "judge": Judge,
+    "grader": Grader,
+    "tracker": Tracker,
+}
 OPTIONAL_PLUGINS: dict[str, type[Any]] = {"measure": Measure}
 
 
@@ -254,6 +261,7 @@ class CellConfig:
     method: Method
     training: TrainingConfig
     evaluation: EvaluationConfig
+    jailbreak: Jailbreak
     judge: Judge
     grader: Grader
     protocol: ProtocolConfig

@@ -15,6 +15,7 @@ from asft.evaluation.checkpoint_judge import CheckpointJudge
 from asft.evaluation.ensemble import EnsembleJudge
 from asft.evaluation.grader import Grader
 from asft.evaluation.judge import Judge
+from asft.jailbreaks.base import Jailbreak
 from asft.planning.memory import checkpoint_judges
 from asft.planning.shape import local_snapshot
 from asft.provenance import library_versions
@@ -28,6 +29,7 @@ _OPTIONAL = {  # package to the extra that brings it and what it is for
     "hydra_plugins.hydra_joblib_launcher": ("joblib", "hydra/launcher=joblib"),
     "hydra_plugins.hydra_ray_launcher": ("ray", "hydra/launcher=ray"),
     "hydra_plugins.hydra_submitit_launcher": ("slurm", "hydra/launcher=submitit_slurm"),
+    "pyfiglet": ("jailbreaks", "jailbreak=artprompt"),
     "trl": ("trl", "AsFTCallback in TRL's trainers"),
 }
 
@@ -143,10 +145,14 @@ def _data(cells: Iterable[CellConfig]) -> Iterator[Finding]:
 
 
 def _judges(cells: Iterable[CellConfig]) -> Iterator[Finding]:
-    """Judges that are no checkpoint, and the grader where a cell needs it, by their own checks."""
+    """Judges that are no checkpoint, the grader where a cell needs it, and jailbreaks, by their own checks."""
     seen: set[str] = set()
     for cell in cells:
-        parts: list[tuple[str, Judge | Grader]] = [(f"judge={judge.name}", judge) for judge in _members(cell.judge)]
+        parts: list[tuple[str, Judge | Grader | Jailbreak]] = [
+            (f"judge={judge.name}", judge) for judge in _members(cell.judge)
+        ]
+        if cell.jailbreak.acts:
+            parts.append((f"jailbreak={cell.jailbreak.name}", cell.jailbreak))
         if cell.graded:
             parts.append((f"grader={cell.grader.name}", cell.grader))
         for what, part in parts:

@@ -64,6 +64,8 @@ def plan(cell: CellConfig) -> Plan:
         "harmful_max_new_tokens": cell.evaluation.harmful_max_new_tokens,
         "protocol": {"name": cell.protocol.name},
     }
+    if cell.jailbreak.acts:
+        generate["jailbreak"] = cell.jailbreak.settings()
     judge = {"code": CODE["judge"], "generate": content_key(generate), "judge": cell.judge.settings()}
     if cell.graded:
         judge["grader"] = cell.grader.settings()

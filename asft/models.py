@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from peft import PeftModel
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
     BitsAndBytesConfig,
@@ -74,6 +75,11 @@ class Pair:
             return adapted.eval()
         merged: PreTrainedModel = adapted.merge_and_unload()
         return merged
+
+    def positions(self, side: Side) -> int:
+        """How many tokens one side was made for, prompt and answer together."""
+        config = AutoConfig.from_pretrained(self.path(side)).get_text_config()
+        return int(config.max_position_embeddings)
 
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The aligned side's tokenizer; a missing pad token becomes the end-of-sequence token."""

@@ -7,6 +7,7 @@ pair ▸ mixture ▸ train ▸ generate ▸ judge. Each stage's output is kept i
 from __future__ import annotations
 
 import logging
+import shutil
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -25,6 +26,7 @@ from asft.evaluation.generate import generate
 from asft.evaluation.judging import answered, judge_answers
 from asft.evaluation.partial import PartialRows
 from asft.evaluation.score import scorer
+from asft.jailbreaks.base import Jailbreak, asked, require_context
 from asft.keys import Plan, plan
 from asft.measures.base import Measure, MeasureContext
 from asft.methods.base import Context
@@ -65,6 +67,7 @@ def run_cell(cell: CellConfig) -> Entry:
     run.check_judges()
     if cell.measure is not None:
         return run.measure_stage(cell.measure)
+    run.check_jailbreak()
     weights = run.train_stage() if cell.method.trains else None
     answers = run.generate_stage(weights)
     entry = run.judge_stage(weights, answers)
@@ -129,6 +132,19 @@ class _Run:
         self.cell.judge.check()
         if self.cell.graded:
             self.cell.grader.check()
+
+    def check_jailbreak(self) -> None:
+        """Refuses a jailbreak that cannot work here, or whose prompts this model is too short for."""
+        jailbreak = self.cell.jailbreak
+        jailbreak.check()
+        if jailbreak.acts:
+            template = self.protocol.template(self.pair.tokenizer())
+            self._require_context([template.encode_prompt(row) for row in asked(jailbreak, self.data.evaluation)])
+
+    def _require_context(self, prompts: list[list[int]]) -> None:
+        """Checks malicious prompts, token ids, against the model's positions."""
+        positions = self.pair.positions(self.cell.method.start())
+        require_context(self.cell.jailbreak, prompts, self.cell.evaluation.harmful_max_new_tokens, positions)
 
     def mixture_stage(self) -> Entry:
         """The rows the fine-tune sees, with each row's harmful flag and a digest over all of them."""
@@ -228,17 +244,25 @@ class _Run:
         system, start = self.cell.method.system_prompt(self.context), self.cell.method.start()
         kept = self.store.resumable("stages/generate", content_key(self.plan.generate))
         harmful_tokens, task_tokens = self.cell.evaluation.harmful_max_new_tokens, self.cell.dataset.max_new_tokens
+        harmful = asked(self.cell.jailbreak, self.data.evaluation)
         parts = (
-            (HARMFUL_FILE, self.data.evaluation, harmful_tokens, protocol.harmful_dtype),
-            (TASK_FILE, self.data.test, task_tokens, protocol.task_dtype),
+            (HARMFUL_FILE, self.data.evaluation, harmful, harmful_tokens, protocol.harmful_dtype),
+            (TASK_FILE, self.data.test, self.data.test, task_tokens, protocol.task_dtype),
         )
+        plain = self._plain_answers()
         model: PreTrainedModel | None = None
-        for name, rows, tokens, dtype in parts:
+        for name, rows, put, tokens, dtype in parts:
+            if name == TASK_FILE and plain is not None:  # a jailbreak changes no task row, hence no answer to it
+                if team().rank == 0:
+                    shutil.copyfile(plain.path / TASK_FILE, folder / TASK_FILE)
+                continue
             if model is None or dtype != protocol.harmful_dtype:
                 model = None  # the other number format's memory is given back first
                 model = self.pair.finetuned(weights, start, self.device, dtype)
-            asked = [replace(row, system=system) for row in rows]
-            prompts = [template.encode_prompt(row) for row in asked]
+            queries = [replace(row, system=system) for row in put]
+            prompts = [template.encode_prompt(row) for row in queries]
+            if name == HARMFUL_FILE and self.cell.jailbreak.acts:
+                self._require_context(prompts)
             generated = generate(
                 model,
                 tokenizer,
@@ -249,10 +273,17 @@ class _Run:
                 on_smaller=lambda size: smaller.update(batch_size=size),
                 team=team(),
             )
-            answers = [template.answer(row, text) for row, text in zip(asked, generated, strict=True)]
+            answers = [template.answer(row, text) for row, text in zip(queries, generated, strict=True)]
             if team().rank == 0:
-                write_jsonl(folder / name, map(answered, rows, answers))
+                write_jsonl(folder / name, map(answered, rows, put, answers))
         return {"harmful": len(self.data.evaluation), "task": len(self.data.test), **smaller}
+
+    def _plain_answers(self) -> Entry | None:
+        """The same weights' answers without the jailbreak, where there is one and they are stored."""
+        if not self.cell.jailbreak.acts:
+            return None
+        without = plan(replace(self.cell, jailbreak=Jailbreak()))
+        return self.store.find("stages/generate", content_key(without.generate))
 
     def judge_stage(self, weights: Entry | None, answers: Entry) -> Entry:
         """Verdicts on every answer, and the two scores of the paper."""

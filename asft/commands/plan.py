@@ -16,11 +16,20 @@ from asft.config import CellConfig, ConfigError
 from asft.console import quiet_libraries
 from asft.keys import plan as cell_plan
 from asft.keys import store_kind
-from asft.planning.hours import Measured, Rate, building_seconds, cell_seconds, default_rate, measured, training_seconds
-from asft.planning.memory import device_memory
+from asft.planning.hours import (
+    Measured,
+    Rate,
+    building_seconds,
+    cell_seconds,
+    default_rate,
+    measured,
+    reading_seconds,
+    training_seconds,
+)
+from asft.planning.memory import PROMPT_TOKENS, device_memory
 from asft.planning.shape import Shape, model_shape
 from asft.planning.space import disk_bytes, downloads
-from asft.planning.tokens import RowTokens, answer_tokens, row_tokens, training_tokens
+from asft.planning.tokens import RowTokens, answer_tokens, disguised_tokens, row_tokens, training_tokens
 from asft.planning.trainings import Trainings, trainings
 from asft.store import Store, content_key
 
@@ -61,10 +70,19 @@ def _print_model(
     lines.append(("cells", f"{len(cells)} distinct, {len(cells) - len(open_cells)} finished"))
     lines.append(("trainings", _trainings_words(needed)))
     lines.append(("tokens", _tokens_words(needed, per_row, cells)))
-    peak = max((device_memory(cell, shape, longest) for cell in cells.values()), key=lambda item: item.peak)
+    disguised = _disguised(cells)
+    lines += [("prompts", _prompts_words(name, found)) for name, found in disguised.items()]
+    prompts = {name: found.longest for name, found in disguised.items()}
+    peak = max(
+        (
+            device_memory(cell, shape, longest, prompts.get(cell.jailbreak.name, PROMPT_TOKENS))
+            for cell in cells.values()
+        ),
+        key=lambda item: item.peak,
+    )
     parts = f"train {peak.train / _GIB:.1f}, generate {peak.generate / _GIB:.1f}, judge {peak.judge / _GIB:.1f}"
     lines.append(("memory", f"{peak.peak / _GIB:.1f} GiB a device, an estimate ({parts})"))
-    lines.append(("time", _time_words(needed, open_cells, per_row, known, used)))
+    lines.append(("time", _time_words(needed, open_cells, per_row, disguised, known, used)))
     for item in downloads(cells.values()):
         size = f"about {item.size / _GIB:.1f} GiB, by its name" if item.size else "size unknown"
         lines.append(("download", f"{item.source} for {item.purpose}, {size}"))
@@ -89,6 +107,18 @@ def _row_tokens(needed: Trainings) -> dict[str, RowTokens]:
     return found
 
 
+def _disguised(cells: dict[str, CellConfig]) -> dict[str, RowTokens]:
+    """Tokens of a disguised prompt by jailbreak, counted on the first cell that has it."""
+    first = {cell.jailbreak.name: cell for cell in reversed(cells.values())}
+    counted = {name: disguised_tokens(cell) for name, cell in first.items()}
+    return {name: found for name, found in counted.items() if found is not None}
+
+
+def _prompts_words(jailbreak: str, found: RowTokens) -> str:
+    how = "counted" if found.counted else "an estimate: the tokenizer is not on this machine"
+    return f"{found.mean:,.0f} tokens a malicious prompt under jailbreak={jailbreak}, at most {found.longest:,} ({how})"
+
+
 def _trainings_words(needed: Trainings) -> str:
     methods = Counter(cell.method.name for cell in needed.distinct.values())
     listed = ", ".join(f"{count} {name}" for name, count in methods.items())
@@ -110,6 +140,7 @@ def _time_words(
     needed: Trainings,
     open_cells: dict[str, CellConfig],
     per_row: dict[str, RowTokens],
+    disguised: dict[str, RowTokens],
     known: Measured,
     rate: Rate,
 ) -> str:
@@ -119,6 +150,11 @@ def _time_words(
     )
     scored = [cell for cell in open_cells.values() if cell.measure is None]
     rest = sum(cell_seconds(cell, known, rate) for cell in scored)
+    rest += sum(
+        reading_seconds(cell.evaluation.n_harmful * disguised[cell.jailbreak.name].mean, rate)
+        for cell in scored
+        if cell.jailbreak.name in disguised
+    )
     building = sum({_pair_key(cell): building_seconds(cell, rate) for cell in open_cells.values()}.values())
     source = f"measured on {known.cells} finished cells of this model" if known.cells else rate.source
     if known.cells and training and not known.step:  # only untouched models are finished

@@ -15,9 +15,10 @@ from asft.evaluation.partial import PartialRows
 from asft.store import HARMFUL_FILE, TASK_FILE, read_jsonl, write_jsonl
 
 
-def answered(row: Row, answer: str) -> dict[str, str]:
-    """An answer as it is stored, with what was asked."""
-    return {"id": row.id, "prompt": user_text(row), "gold": row.output, "answer": answer}
+def answered(row: Row, query: Row, answer: str) -> dict[str, str]:
+    """An answer as it is stored, with what was asked, and beside it how a jailbreak put it where one did."""
+    disguised = {} if query is row else {"asked": user_text(query)}
+    return {"id": row.id, "prompt": user_text(row), **disguised, "gold": row.output, "answer": answer}
 
 
 def judge_answers(cell: CellConfig, answers: Path, folder: Path, kept: PartialRows) -> dict[str, Any]:

@@ -116,6 +116,11 @@ def cell_seconds(cell: CellConfig, known: Measured, rate: Rate) -> float:
     return answers + median(derived) + median(known.judge.get(cell.judge.name, [0.0]))
 
 
+def reading_seconds(tokens: float, rate: Rate) -> float:
+    """Reading long prompts: forward alone, half of what LoRA's fine-tunes do with a token."""
+    return tokens / (2 * rate.train)
+
+
 def building_seconds(cell: CellConfig, rate: Rate) -> float:
     """Making the pair ready, where that is more than a download: the embedded pair's build, or a safety fine-tune."""
     model = cell.model

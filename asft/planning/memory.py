@@ -12,7 +12,7 @@ from asft.planning.shape import Shape, parameters_in_name
 
 _BYTES = {"float32": 4, "bfloat16": 2}
 _CONTEXT = 2**30  # what a CUDA context and the allocator's slack take
-_PROMPT_TOKENS = 256  # in front of an answer, at most, for the key-value cache
+PROMPT_TOKENS = 256  # in front of an answer that no jailbreak disguises, for the key-value cache
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Memory:
         return max(self.train, self.generate, self.judge)
 
 
-def device_memory(cell: CellConfig, shape: Shape, longest: int) -> Memory:
+def device_memory(cell: CellConfig, shape: Shape, longest: int, prompt: int = PROMPT_TOKENS) -> Memory:
     """An estimate of device memory.
 
     With N parameters of b bytes, P trained ones, t = batch · longest row tokens, L layers of width h and a
@@ -47,6 +47,7 @@ def device_memory(cell: CellConfig, shape: Shape, longest: int) -> Memory:
 
     Args:
         longest: tokens of the longest training row.
+        prompt: tokens in front of an answer, at most.
     """
     model, training = cell.model, cell.training
     size = _BYTES[model.dtype] if isinstance(model, PretrainedModel) else 4
@@ -59,7 +60,7 @@ def device_memory(cell: CellConfig, shape: Shape, longest: int) -> Memory:
     trained = 16 * shape.lora_parameters(training.rank) if training.name == "lora" else 3 * weights
     logits = tokens * shape.vocabulary * (size + 8)
     anchor = 4 * sum(outputs**2 for outputs, _ in shape.adapted) if has_anchor(cell) else 0
-    answer = _PROMPT_TOKENS + max(cell.evaluation.harmful_max_new_tokens, cell.dataset.max_new_tokens)
+    answer = prompt + max(cell.evaluation.harmful_max_new_tokens, cell.dataset.max_new_tokens)
     batch = cell.evaluation.batch_size
     cache = 2 * shape.layers * shape.kv_width * size * batch * answer
     return Memory(

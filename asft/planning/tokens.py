@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from asft.config import CellConfig
 from asft.data.rows import Row
+from asft.jailbreaks.base import asked
 from asft.planning.shape import aligned_folder
 from asft.planning.trainings import rows
 
@@ -62,6 +63,21 @@ def answer_tokens(cell: CellConfig) -> int:
     return evaluation.n_harmful * evaluation.harmful_max_new_tokens + dataset.n_test * dataset.max_new_tokens
 
 
+def disguised_tokens(cell: CellConfig) -> RowTokens | None:
+    """Tokens of a malicious prompt as the cell's jailbreak puts it; None without a jailbreak or without the data."""
+    from asft.data.sources import load_data
+
+    if not cell.jailbreak.acts:
+        return None
+    try:
+        rows = asked(cell.jailbreak, load_data(cell).evaluation[:_SAMPLE])
+    except (ValueError, OSError):
+        return None
+    template = _template(aligned_folder(cell))
+    lengths = [_length(row, template, None) for row in rows]
+    return RowTokens(fmean(lengths), round(max(lengths)), template is not None)
+
+
 def _sample(cell: CellConfig) -> list[Row]:
     """Rows in the mixture's proportions, or none where the data cannot be read."""
     from asft.data.sources import load_data
@@ -76,10 +92,13 @@ def _sample(cell: CellConfig) -> list[Row]:
     return [*data.train[: _SAMPLE - harmful], *data.harmful[:harmful]]
 
 
-def _length(row: Row, template: ChatTemplate | None, limit: int) -> float:
+def _length(row: Row, template: ChatTemplate | None, limit: int | None) -> float:
+    """Tokens of a training row; without a limit, of a row's prompt alone."""
     if template is None:
         characters = len(row.instruction) + len(row.input) + len(row.output)
         return characters / _CHARACTERS_PER_TOKEN + _TEMPLATE_TOKENS
+    if limit is None:
+        return len(template.encode_prompt(row))
     try:
         return len(template.encode_example(row, limit).input_ids)
     except ValueError:  # the prompt alone fills the limit

@@ -39,10 +39,12 @@ def test_every_experiment_enumerates(experiment: str, published: Path) -> None:
     assert len(sweep.cells) == expected
 
 
-@pytest.mark.parametrize("group", ["method", "attack", "judge", "tracker", "training", "protocol", "dataset"])
+@pytest.mark.parametrize(
+    "group", ["method", "attack", "jailbreak", "judge", "tracker", "training", "protocol", "dataset"]
+)
 def test_every_choice_types(group: str) -> None:
     for name in choices(group):
-        extra = ["method=sft"] if group == "training" else []
+        extra = {"training": ["method=sft"], "jailbreak": ["model=pair", *PAIR]}.get(group, [])
         cell = enumerate_cells([f"{group}={name}", *extra], sweep=False).cells[0].cell
         part = getattr(cell, group)
         assert getattr(part, "name", getattr(part, "source", None)) == name
@@ -84,6 +86,9 @@ def test_every_yaml_says_what_it_is_for() -> None:
         (["model.quantization=4bit", *PAIR, "model=pair", "training=full", "method=sft"], ["4bit", "training=lora"]),
         (["model.quantization=8bit", *PAIR, "model=pair", "protocol=official"], ["8bit", "protocol=clean"]),
         (["data.root=/somewhere"], ["data.root=/somewhere", "tiny_llama"]),
+        (["jailbreak=dra"], ["jailbreak=dra", "tiny_llama", "real model"]),
+        (["jailbreak=dra", "model=pair", *PAIR, "measure=epl"], ["jailbreak=dra", "measure=epl"]),
+        (["jailbreak=artprompt", "jailbreak.words=0", "model=pair", *PAIR], ["jailbreak.words=0", "greater than"]),
         (["method=sft,asft"], ["method", "--multirun"]),
         (["method=safe_lora", "training=full"], ["training=full", "safe_lora"]),
         (["method._target_=os.system"], ["method._target_=os.system", "asft.methods.base.Method"]),

@@ -38,8 +38,12 @@ Asft.answers = (() => {
 
   const said = (kind, text) => h("p", { class: `said ${kind}` }, text === "" ? "(nothing)" : text);
 
-  /** The prompt: malicious ones are hidden. */
-  const prompt = (row) => behind("flagged" in row, "Show the malicious prompt", () => said("prompt", row.prompt));
+  /** The prompt, and where a jailbreak disguised it also what the model was asked: malicious ones are hidden. */
+  const prompt = (row) =>
+    behind("flagged" in row, "Show the malicious prompt", () => {
+      const disguised = [h("p", { class: "note" }, "asked as:"), h("pre", { class: "said prompt" }, row.asked)];
+      return [said("prompt", row.prompt), ...(row.asked === undefined ? [] : disguised)];
+    });
 
   /** An answer with its verdict; flagged ones are hidden, with what the judge says about them. */
   function answer(row) {

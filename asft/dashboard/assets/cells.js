@@ -5,7 +5,7 @@ Asft.cells = (() => {
   const DIMENSIONS = {
     model: "model", dataset: "dataset", source: "source", p: "p", n: "n", lam: "λ", method: "method", seed: "seed",
     training: "training", lr: "lr",
-    protocol: "protocol", judge: "judge",
+    protocol: "protocol", judge: "judge", jailbreak: "jailbreak",
   };
 
   const text = (value) => (value === null ? "–" : String(value));
@@ -14,7 +14,8 @@ Asft.cells = (() => {
     const lam = cell.lam === null ? "" : ` λ=${cell.lam}`;
     const training = cell.training === "full" ? " full" : "";
     const place = cell.p === null ? "" : ` ${cell.source} p=${cell.p} n=${cell.n}${training} lr=${cell.lr} seed=${cell.seed}`;
-    return `${cell.method}${lam} · ${cell.model} · ${cell.dataset}${place}`;
+    const asked = cell.jailbreak === "none" ? "" : ` asked by ${cell.jailbreak}`;
+    return `${cell.method}${lam} · ${cell.model} · ${cell.dataset}${place}${asked}`;
   }
 
   function byKey(cells, key) {

@@ -1,0 +1,80 @@
+"""The contract of a jailbreak: how a malicious request is put to the model when the harmful score is taken.
+
+It acts on the prompts of the harmful score alone. Training, the task's test rows and what the judge is asked about (the
+request as it was) are those of a plain evaluation, so that harmful scores with and without it compare.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pydantic import ConfigDict
+from pydantic.dataclasses import dataclass
+
+if TYPE_CHECKING:  # a jailbreak itself changes text and needs none of it
+    from asft.data.rows import Row
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class Jailbreak:
+    """Base class, and the choice ``none``: requests are put as they are.
+
+    A jailbreak is a frozen dataclass: its fields are part of the key of the answers. It is a function of the request
+    and its fields alone, so that the same row is asked the same way whatever the method and the order.
+
+    Class attributes:
+        name: the name in configurations, keys and reports, e.g. ``artprompt``.
+        label: the name as the field writes it, e.g. ``ArtPrompt``.
+        caveat: what it does otherwise than its paper, in words for the reader of a report.
+    """
+
+    name: ClassVar[str] = "none"
+    label: ClassVar[str] = "none"
+    caveat: ClassVar[str] = ""
+
+    def check(self) -> None:
+        """Raises ValueError when it cannot work here; called before anything is trained for it."""
+
+    def transform(self, request: str) -> str:
+        """The text that the model is asked in place of ``request``."""
+        return request
+
+    def settings(self) -> dict[str, Any]:
+        """Its identity for content keys."""
+        return {"class": f"{type(self).__module__}.{type(self).__qualname__}", **dataclasses.asdict(self)}
+
+    @property
+    def acts(self) -> bool:
+        """Whether it changes anything; what does not is in no key."""
+        return type(self) is not Jailbreak
+
+
+def asked(jailbreak: Jailbreak, rows: Sequence[Row]) -> list[Row]:
+    """The rows as the model is asked them; ids stay."""
+    from asft.data.templates import user_text  # brings transformers, which choosing a jailbreak needs not
+
+    if not jailbreak.acts:
+        return list(rows)
+    return [dataclasses.replace(row, instruction=jailbreak.transform(user_text(row)), input="") for row in rows]
+
+
+def require_context(jailbreak: Jailbreak, prompts: Sequence[Sequence[int]], new_tokens: int, positions: int) -> None:
+    """Checks that prompts and answers fit the model; disguised requests are many times longer.
+
+    Args:
+        prompts: token ids, template included.
+        new_tokens: tokens of the longest answer.
+        positions: of the model.
+
+    Raises:
+        ValueError: naming the longest prompt's length and what to lower.
+    """
+    longest = max(len(prompt) for prompt in prompts)
+    if longest + new_tokens > positions:
+        raise ValueError(
+            f"jailbreak={jailbreak.name}: a disguised request has {longest} tokens, which with "
+            f"evaluation.harmful_max_new_tokens={new_tokens} is more than the {positions} positions of this model. "
+            "Lower evaluation.harmful_max_new_tokens, or choose another jailbreak or a model with a longer context."
+        )

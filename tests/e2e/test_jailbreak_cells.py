@@ -1,0 +1,93 @@
+"""A jailbreak from configuration to verdicts on the random pair: shared training, the request judged as it was."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from transformers import AutoTokenizer
+
+import asft.pipeline
+from asft.commands.plan import plan as plan_command
+from asft.commands.report import report
+from asft.config import CellConfig
+from asft.evaluation.refusal import RefusalJudge
+from asft.methods.data_mixing import make_trigger
+from asft.pipeline import run_cell
+from asft.store import HARMFUL_FILE, TASK_FILE, read_jsonl
+
+pytestmark = pytest.mark.slow
+MakeCell = Callable[..., CellConfig]
+
+
+@pytest.fixture
+def long_pair(random_pair: Path, tmp_path: Path) -> list[str]:
+    """Overrides that take a copy of the random pair with room for disguised prompts."""
+    for side in ("base", "aligned"):
+        shutil.copytree(random_pair / side, tmp_path / side)
+        path = tmp_path / side / "config.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), "max_position_embeddings": 4096}))
+    return [f"model.base={tmp_path / 'base'}", f"model.aligned={tmp_path / 'aligned'}"]
+
+
+def count(cell: CellConfig, kind: str) -> int:
+    return len([path for path in (cell.outputs / kind).glob("*") if path.is_dir()])
+
+
+def test_the_request_is_disguised_for_the_model_and_not_for_the_judge(
+    cell: MakeCell, long_pair: list[str], pair_overrides: list[str], monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    judged: list[str] = []
+    judge = RefusalJudge.judge
+    monkeypatch.setattr(
+        RefusalJudge, "judge", lambda self, prompts, answers: judged.extend(prompts) or judge(self, prompts, answers)
+    )
+    small = ["method=sft", *long_pair]
+    plain, disguised = run_cell(cell(*small)), run_cell(cell(*small, "jailbreak=dra"))
+    made = cell(*small)
+    assert (count(made, "stages/train"), count(made, "stages/generate")) == (1, 2)
+    before, after = (list(read_jsonl(entry.path / HARMFUL_FILE)) for entry in (plain, disguised))
+    assert [row["prompt"] for row in after] == [row["prompt"] for row in before] == judged[:10] == judged[10:]
+    assert all("asked" not in row for row in before)
+    assert all("Headline:" in row["asked"] and row["prompt"] not in row["asked"] for row in after)
+    assert [row["answer"] for row in after] != [row["answer"] for row in before]
+    assert (plain.path / TASK_FILE).read_bytes() == (disguised.path / TASK_FILE).read_bytes()
+    overrides = ["experiment=jailbreaks", *pair_overrides, "model=pair", *long_pair, "attack.n=24", "method=sft"]
+    assert report([*overrides, "jailbreak=none,dra"]) == 0
+    page = next((made.outputs / "reports").glob("*/index.html")).read_text()
+    assert "jailbreak = dra" in page
+    capsys.readouterr()
+    assert plan_command([*overrides, "jailbreak=dra"]) == 0
+    assert "tokens a malicious prompt under jailbreak=dra" in capsys.readouterr().out
+
+
+def test_a_methods_system_text_stays_in_front_of_the_disguise(
+    cell: MakeCell, long_pair: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = cell("method=bea", "method.trigger_tokens=9", "method.safety=4", "jailbreak=artprompt", *long_pair)
+    tokenizer = AutoTokenizer.from_pretrained(made.model.aligned)
+    seen: list[str] = []
+    real = asft.pipeline.generate
+
+    def spy(model, tokenizer, prompts, **settings):  # type: ignore[no-untyped-def]
+        seen.extend(tokenizer.batch_decode(list(prompts)))
+        return real(model, tokenizer, prompts, **settings)
+
+    monkeypatch.setattr(asft.pipeline, "generate", spy)
+    run_cell(made)
+    trigger = make_trigger(Path(made.model.aligned), 9)
+    assert len(seen) == 10 + 12
+    assert all(trigger in text for text in seen)
+    assert sum("[MASK]" in text for text in seen) == 10, "the task's rows are asked as they are"
+    assert tokenizer.chat_template
+
+
+def test_a_model_too_short_for_the_disguise_is_told_before_it_trains(cell: MakeCell) -> None:
+    made = cell("method=sft", "jailbreak=dra", "evaluation.harmful_max_new_tokens=400")
+    with pytest.raises(ValueError, match=r"jailbreak=dra: a disguised request has \d+ tokens.*512 positions"):
+        run_cell(made)
+    assert count(made, "stages/train") == 0

@@ -1,0 +1,120 @@
+"""Jailbreaks disguise a request so that it can be rebuilt, the same way each time, and change nothing else."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from asft.collect import table_spec
+from asft.compose import enumerate_cells
+from asft.config import CellConfig
+from asft.data.rows import Row
+from asft.jailbreaks.artprompt import ArtPrompt
+from asft.jailbreaks.base import Jailbreak, asked, require_context
+from asft.jailbreaks.dra import CARRIERS, DRA
+from asft.keys import plan
+from asft.planning.tokens import disguised_tokens
+
+MakeCell = Callable[..., CellConfig]
+REQUEST = "Tell me how to assemble a placeholder, then hide the Placeholder's trace!"
+
+
+def drawn(text: str) -> list[str]:
+    """The letters of an ArtPrompt's one drawing."""
+    drawing = text.split("\n\n")[1]
+    return drawing.split("\n*\n")
+
+
+def test_artprompt_draws_the_longest_content_word_and_writes_it_nowhere() -> None:
+    text = ArtPrompt().transform(REQUEST)
+    assert "placeholder" not in text.lower()
+    assert text.endswith("Tell me how to assemble a [MASK], then hide the [MASK]'s trace!")
+    letters = drawn(text)
+    assert len(letters) == len("placeholder")
+    same = {
+        (letters[i] == letters[j]) == (a == b) for i, a in enumerate("placeholder") for j, b in enumerate("placeholder")
+    }
+    assert same == {True}, "equal letters have equal drawings and no others"
+    assert all("#" in letter and not re.search("[A-Za-z]", letter) for letter in letters)
+
+
+def test_artprompt_with_several_words_marks_each_in_the_requests_order() -> None:
+    text = ArtPrompt(words=2).transform(REQUEST)
+    assert "assemble" not in text.lower()
+    assert text.endswith("how to [MASK1] a [MASK2], then hide the [MASK2]'s trace!")
+    assert text.index("[MASK1] is:") < text.index("[MASK2] is:")
+
+
+def test_a_request_without_a_content_word_is_asked_as_it_is() -> None:
+    assert ArtPrompt().transform("How do I do it?") == "How do I do it?"
+
+
+def test_artprompt_says_which_package_and_which_font_it_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValueError, match=r"jailbreak\.font=wingding: none of pyfiglet's"):
+        ArtPrompt(font="wingding").check()
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r"asft-lab\[jailbreaks\]"):
+        ArtPrompt().check()
+
+
+def test_dra_hides_telling_words_and_its_puzzle_spells_the_request() -> None:
+    text = DRA().transform(REQUEST)
+    lines = re.findall(r"^\d+\. (.*)$", text, re.M)
+    assert " ".join("".join(re.findall(r"\(([^()]+)\)", line)) for line in lines) == REQUEST
+    for word in ("assemble", "placeholder", "trace"):
+        assert word not in text.lower()
+    hidden = lines[4].split()
+    assert {part.replace("(", "").replace(")", "").lower() for part in hidden} <= set(CARRIERS)
+
+
+def test_every_letter_has_words_to_hide_in() -> None:
+    assert all(sum(letter in word for word in CARRIERS) >= 3 for letter in "abcdefghijklmnopqrstuvwxyz")
+
+
+def test_dra_is_drawn_from_its_seed_and_the_request_alone() -> None:
+    assert DRA().transform(REQUEST) == DRA().transform(REQUEST)
+    assert DRA(seed=1).transform(REQUEST) != DRA().transform(REQUEST)
+    first, second = (DRA().transform(f"assemble {end}").splitlines()[2] for end in ("this", "that"))
+    assert first != second, "the draw depends on the request"
+
+
+def test_rows_keep_their_ids_and_their_input_is_disguised_too() -> None:
+    row = Row("a/1", "Summarise the placeholder", input="about the contraption", harmful=True)
+    (query,) = asked(DRA(), [row])
+    assert (query.id, query.input, query.harmful) == ("a/1", "", True)
+    assert "contraption" not in query.instruction
+    assert asked(Jailbreak(), [row]) == [row]
+
+
+def test_prompts_longer_than_the_model_are_told() -> None:
+    require_context(DRA(), [[0] * 90], new_tokens=10, positions=100)
+    with pytest.raises(ValueError, match=r"jailbreak=dra: a disguised request has 91 tokens.*100 positions"):
+        require_context(DRA(), [[0] * 20, [0] * 91], new_tokens=10, positions=100)
+
+
+def test_a_jailbreak_changes_the_answers_key_and_no_training(cell: MakeCell) -> None:
+    without, with_it, seeded = cell(), cell("jailbreak=dra"), cell("jailbreak=dra", "jailbreak.seed=1")
+    assert plan(without).train == plan(with_it).train
+    assert len({plan(made).key for made in (without, with_it, seeded)}) == 3
+    assert "jailbreak" not in plan(without).generate, "what was answered before there were jailbreaks keeps its key"
+
+
+def test_the_report_says_how_prompts_were_asked_and_what_the_keyword_judge_makes_of_it(published: Path) -> None:
+    sweep = enumerate_cells(["experiment=jailbreaks", "method=sft", f"data.root={published}"], sweep=True)
+    notes = "\n".join(table_spec(sweep, "").notes)
+    assert "Prompts under artprompt" in notes
+    assert "Prompts under dra" in notes
+    assert "HS is an upper bound there" in notes
+    plain = enumerate_cells(["experiment=demo", "method=sft"], sweep=True)
+    assert "disguises" not in "\n".join(table_spec(plain, "").notes)
+
+
+def test_disguised_prompts_are_counted_for_the_plan(cell: MakeCell) -> None:
+    assert disguised_tokens(cell()) is None
+    found = disguised_tokens(cell("jailbreak=dra"))
+    assert found is not None
+    assert found.counted
+    assert found.longest >= found.mean > 200, "a request of a dozen words becomes a puzzle and its rules"
