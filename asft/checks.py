@@ -33,6 +33,7 @@ def cross_checks(cell: CellConfig) -> None:
     try:
         _check_data_and_model(cell)
         cell.method.check(cell)
+        cell.backend.check_cell(cell)
         if cell.measure is not None:
             cell.measure.check(cell)
     except ValueError as error:

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
+from asft.backends.base import Backend
 from asft.evaluation.grader import Grader
 from asft.evaluation.judge import Judge
 from asft.jailbreaks.base import Jailbreak
@@ -243,6 +244,7 @@ class ExperimentConfig:
 PLUGINS: dict[str, type[Any]] = {
     "method": Method,
     "jailbreak": Jailbreak,
+    "backend": Backend,
     "judge": Judge,
     "grader": Grader,
     "tracker": Tracker,
@@ -262,6 +264,7 @@ class CellConfig:
     training: TrainingConfig
     evaluation: EvaluationConfig
     jailbreak: Jailbreak
+    backend: Backend
     judge: Judge
     grader: Grader
     protocol: ProtocolConfig

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from asft.backends.base import Backend
 from asft.config import CellConfig, PretrainedModel, SafetyTunedModel
 from asft.evaluation.checkpoint_judge import CheckpointJudge
 from asft.evaluation.ensemble import EnsembleJudge
@@ -29,6 +30,7 @@ _OPTIONAL = {  # package to the extra that brings it and what it is for
     "hydra_plugins.hydra_joblib_launcher": ("joblib", "hydra/launcher=joblib"),
     "hydra_plugins.hydra_ray_launcher": ("ray", "hydra/launcher=ray"),
     "hydra_plugins.hydra_submitit_launcher": ("slurm", "hydra/launcher=submitit_slurm"),
+    "vllm": ("vllm", "backend=vllm"),
     "pyfiglet": ("jailbreaks", "jailbreak=artprompt"),
     "trl": ("trl", "AsFTCallback in TRL's trainers"),
 }
@@ -145,14 +147,16 @@ def _data(cells: Iterable[CellConfig]) -> Iterator[Finding]:
 
 
 def _judges(cells: Iterable[CellConfig]) -> Iterator[Finding]:
-    """Judges that are no checkpoint, the grader where a cell needs it, and jailbreaks, by their own checks."""
+    """Judges that are no checkpoint, the grader where a cell needs it, jailbreaks and backends, by their own checks."""
     seen: set[str] = set()
     for cell in cells:
-        parts: list[tuple[str, Judge | Grader | Jailbreak]] = [
+        parts: list[tuple[str, Judge | Grader | Jailbreak | Backend]] = [
             (f"judge={judge.name}", judge) for judge in _members(cell.judge)
         ]
         if cell.jailbreak.acts:
             parts.append((f"jailbreak={cell.jailbreak.name}", cell.jailbreak))
+        if cell.backend.settings():  # transformers is there, or nothing else would be
+            parts.append((f"backend={cell.backend.name}", cell.backend))
         if cell.graded:
             parts.append((f"grader={cell.grader.name}", cell.grader))
         for what, part in parts:

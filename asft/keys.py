@@ -66,6 +66,8 @@ def plan(cell: CellConfig) -> Plan:
     }
     if cell.jailbreak.acts:
         generate["jailbreak"] = cell.jailbreak.settings()
+    if backend := cell.backend.settings():
+        generate["backend"] = backend
     judge = {"code": CODE["judge"], "generate": content_key(generate), "judge": cell.judge.settings()}
     if cell.graded:
         judge["grader"] = cell.grader.settings()

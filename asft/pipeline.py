@@ -7,7 +7,6 @@ pair ▸ mixture ▸ train ▸ generate ▸ judge. Each stage's output is kept i
 from __future__ import annotations
 
 import logging
-import shutil
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -17,16 +16,17 @@ import torch
 from peft import PeftModel
 from transformers import PreTrainedModel
 
+from asft.backends.base import Weights
 from asft.batches import release_memory, smaller_batch
 from asft.config import CellConfig, TrainingConfig
 from asft.data.mixture import digest
 from asft.data.rows import Row
 from asft.data.sources import Data, load_data
-from asft.evaluation.generate import generate
-from asft.evaluation.judging import answered, judge_answers
+from asft.evaluation.asking import answer_parts, parts_of
+from asft.evaluation.judging import judge_answers
 from asft.evaluation.partial import PartialRows
 from asft.evaluation.score import scorer
-from asft.jailbreaks.base import Jailbreak, asked, require_context
+from asft.jailbreaks.base import Jailbreak
 from asft.keys import Plan, plan
 from asft.measures.base import Measure, MeasureContext
 from asft.methods.base import Context
@@ -38,7 +38,6 @@ from asft.store import (
     DETAILS,
     HARMFUL_FILE,
     HISTORY_FILE,
-    TASK_FILE,
     Entry,
     Store,
     content_key,
@@ -67,7 +66,7 @@ def run_cell(cell: CellConfig) -> Entry:
     run.check_judges()
     if cell.measure is not None:
         return run.measure_stage(cell.measure)
-    run.check_jailbreak()
+    run.check_asking()
     weights = run.train_stage() if cell.method.trains else None
     answers = run.generate_stage(weights)
     entry = run.judge_stage(weights, answers)
@@ -133,18 +132,14 @@ class _Run:
         if self.cell.graded:
             self.cell.grader.check()
 
-    def check_jailbreak(self) -> None:
-        """Refuses a jailbreak that cannot work here, or whose prompts this model is too short for."""
-        jailbreak = self.cell.jailbreak
-        jailbreak.check()
-        if jailbreak.acts:
-            template = self.protocol.template(self.pair.tokenizer())
-            self._require_context([template.encode_prompt(row) for row in asked(jailbreak, self.data.evaluation)])
-
-    def _require_context(self, prompts: list[list[int]]) -> None:
-        """Checks malicious prompts, token ids, against the model's positions."""
-        positions = self.pair.positions(self.cell.method.start())
-        require_context(self.cell.jailbreak, prompts, self.cell.evaluation.harmful_max_new_tokens, positions)
+    def check_asking(self) -> None:
+        """Refuses a backend or a jailbreak that cannot work here, and a model too short for the disguise."""
+        if self.store.find("stages/generate", content_key(self.plan.generate)):
+            return
+        self.cell.backend.check()
+        self.cell.jailbreak.check()
+        if self.cell.jailbreak.acts:
+            parts_of(self.cell, self.pair, self.data)  # without the method's text, which may need trained weights
 
     def mixture_stage(self) -> Entry:
         """The rows the fine-tune sees, with each row's harmful flag and a digest over all of them."""
@@ -231,59 +226,26 @@ class _Run:
         if finished := self.store.find("stages/generate", content_key(self.plan.generate)):
             return finished
         self.context  # noqa: B018  # made before the stage's clock starts: building the pair can take minutes
+        trained, plain = weights.path if weights else None, self._plain_answers()
 
         def produce(folder: Path) -> dict[str, Any]:
-            return {**team().call(self._answer, weights.path if weights else None, folder), **_processes()}
+            return {**team().call(self._answer, trained, plain, folder), **_processes()}
 
         return self.store.ensure("stages/generate", self.plan.generate, produce)
 
-    def _answer(self, weights: Path | None, folder: Path) -> dict[str, Any]:
-        smaller: dict[str, int] = {}
-        tokenizer, protocol = self.pair.tokenizer(), self.protocol
-        template = protocol.template(tokenizer)
-        system, start = self.cell.method.system_prompt(self.context), self.cell.method.start()
-        kept = self.store.resumable("stages/generate", content_key(self.plan.generate))
-        harmful_tokens, task_tokens = self.cell.evaluation.harmful_max_new_tokens, self.cell.dataset.max_new_tokens
-        harmful = asked(self.cell.jailbreak, self.data.evaluation)
-        parts = (
-            (HARMFUL_FILE, self.data.evaluation, harmful, harmful_tokens, protocol.harmful_dtype),
-            (TASK_FILE, self.data.test, self.data.test, task_tokens, protocol.task_dtype),
-        )
-        plain = self._plain_answers()
-        model: PreTrainedModel | None = None
-        for name, rows, put, tokens, dtype in parts:
-            if name == TASK_FILE and plain is not None:  # a jailbreak changes no task row, hence no answer to it
-                if team().rank == 0:
-                    shutil.copyfile(plain.path / TASK_FILE, folder / TASK_FILE)
-                continue
-            if model is None or dtype != protocol.harmful_dtype:
-                model = None  # the other number format's memory is given back first
-                model = self.pair.finetuned(weights, start, self.device, dtype)
-            queries = [replace(row, system=system) for row in put]
-            prompts = [template.encode_prompt(row) for row in queries]
-            if name == HARMFUL_FILE and self.cell.jailbreak.acts:
-                self._require_context(prompts)
-            generated = generate(
-                model,
-                tokenizer,
-                prompts,
-                max_new_tokens=tokens,
-                batch_size=self.cell.evaluation.batch_size,
-                partial=PartialRows(kept / name),
-                on_smaller=lambda size: smaller.update(batch_size=size),
-                team=team(),
-            )
-            answers = [template.answer(row, text) for row, text in zip(queries, generated, strict=True)]
-            if team().rank == 0:
-                write_jsonl(folder / name, map(answered, rows, put, answers))
-        return {"harmful": len(self.data.evaluation), "task": len(self.data.test), **smaller}
+    def _answer(self, trained: Path | None, plain: Path | None, folder: Path) -> dict[str, Any]:
+        method, kept = self.cell.method, self.store.resumable("stages/generate", content_key(self.plan.generate))
+        parts = parts_of(self.cell, self.pair, self.data, method.system_prompt(self.context))
+        weights = Weights(self.pair, method.start(), trained, self.device)
+        return answer_parts(self.cell, weights, parts, kept=kept, folder=folder, plain=plain)
 
-    def _plain_answers(self) -> Entry | None:
-        """The same weights' answers without the jailbreak, where there is one and they are stored."""
+    def _plain_answers(self) -> Path | None:
+        """Folder of the same weights' answers without the jailbreak, where there is one and they are stored."""
         if not self.cell.jailbreak.acts:
             return None
         without = plan(replace(self.cell, jailbreak=Jailbreak()))
-        return self.store.find("stages/generate", content_key(without.generate))
+        found = self.store.find("stages/generate", content_key(without.generate))
+        return found.path if found else None
 
     def judge_stage(self, weights: Entry | None, answers: Entry) -> Entry:
         """Verdicts on every answer, and the two scores of the paper."""

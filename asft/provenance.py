@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-_LIBRARIES = ("torch", "transformers", "peft", "accelerate", "tokenizers", "hydra-core", "asft-lab")
+_LIBRARIES = ("torch", "transformers", "peft", "accelerate", "tokenizers", "hydra-core", "vllm", "asft-lab")
 
 
 def library_versions() -> dict[str, str]:

@@ -44,7 +44,7 @@ def generate(
         ValueError: when a single prompt does not fit.
     """
     model.eval()
-    eos = stop_tokens(model, tokenizer)
+    eos = stop_tokens(model.generation_config, tokenizer)
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else eos[0]
     config = GenerationConfig(
         do_sample=False,
@@ -142,8 +142,8 @@ def pad_left(prompts: Sequence[Sequence[int]], pad: int) -> tuple[torch.Tensor, 
     return ids, mask
 
 
-def stop_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+def stop_tokens(defaults: GenerationConfig | None, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """Ids that end an answer: the tokenizer's and the checkpoint's (a chat model often names several)."""
-    configured = model.generation_config.eos_token_id if model.generation_config is not None else None
+    configured = defaults.eos_token_id if defaults is not None else None
     listed = configured if isinstance(configured, list) else [configured]
     return sorted({token for token in [tokenizer.eos_token_id, *listed] if token is not None})

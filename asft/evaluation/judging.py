@@ -17,8 +17,9 @@ from asft.store import HARMFUL_FILE, TASK_FILE, read_jsonl, write_jsonl
 
 def answered(row: Row, query: Row, answer: str) -> dict[str, str]:
     """An answer as it is stored, with what was asked, and beside it how a jailbreak put it where one did."""
-    disguised = {} if query is row else {"asked": user_text(query)}
-    return {"id": row.id, "prompt": user_text(row), **disguised, "gold": row.output, "answer": answer}
+    prompt, put = user_text(row), user_text(query)
+    disguised = {} if put == prompt else {"asked": put}
+    return {"id": row.id, "prompt": prompt, **disguised, "gold": row.output, "answer": answer}
 
 
 def judge_answers(cell: CellConfig, answers: Path, folder: Path, kept: PartialRows) -> dict[str, Any]:

@@ -8,9 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from transformers import AutoTokenizer
 
-import asft.pipeline
+import asft.evaluation.generate
 from asft.commands.plan import plan as plan_command
 from asft.commands.report import report
 from asft.config import CellConfig
@@ -69,21 +68,19 @@ def test_a_methods_system_text_stays_in_front_of_the_disguise(
     cell: MakeCell, long_pair: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = cell("method=bea", "method.trigger_tokens=9", "method.safety=4", "jailbreak=artprompt", *long_pair)
-    tokenizer = AutoTokenizer.from_pretrained(made.model.aligned)
     seen: list[str] = []
-    real = asft.pipeline.generate
+    real = asft.evaluation.generate.generate
 
     def spy(model, tokenizer, prompts, **settings):  # type: ignore[no-untyped-def]
         seen.extend(tokenizer.batch_decode(list(prompts)))
         return real(model, tokenizer, prompts, **settings)
 
-    monkeypatch.setattr(asft.pipeline, "generate", spy)
+    monkeypatch.setattr(asft.evaluation.generate, "generate", spy)
     run_cell(made)
     trigger = make_trigger(Path(made.model.aligned), 9)
     assert len(seen) == 10 + 12
     assert all(trigger in text for text in seen)
     assert sum("[MASK]" in text for text in seen) == 10, "the task's rows are asked as they are"
-    assert tokenizer.chat_template
 
 
 def test_a_model_too_short_for_the_disguise_is_told_before_it_trains(cell: MakeCell) -> None:

@@ -66,7 +66,7 @@ def test_it_judges_what_has_answers_and_trains_nothing(
     swept: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("asft.pipeline.train", None)
-    monkeypatch.setattr("asft.pipeline.generate", None)
+    monkeypatch.setattr("asft.evaluation.generate.generate", None)
     outputs = outputs_of(swept)
     before = entries(outputs)
     assert judge([*swept, PHRASES]) == 1, "one cell has no answers yet"

@@ -124,14 +124,14 @@ def test_a_finished_cell_is_not_computed_again(cell: MakeCell, monkeypatch: pyte
     config = cell("method=asft")
     first = run_cell(config)
     monkeypatch.setattr("asft.pipeline.train", None)
-    monkeypatch.setattr("asft.pipeline.generate", None)
+    monkeypatch.setattr("asft.evaluation.generate.generate", None)
     assert run_cell(config).manifest == first.manifest
 
 
 def test_another_judge_trains_and_generates_nothing(cell: MakeCell, monkeypatch: pytest.MonkeyPatch) -> None:
     first = run_cell(cell("method=sft"))
     monkeypatch.setattr("asft.pipeline.train", None)
-    monkeypatch.setattr("asft.pipeline.generate", None)
+    monkeypatch.setattr("asft.evaluation.generate.generate", None)
     second = run_cell(cell("method=sft", "+judge.phrases=[no such phrase]"))
     assert second.path != first.path
     answered = sum(bool(row["answer"]) for row in read_jsonl(second.path / HARMFUL_FILE))
@@ -231,7 +231,7 @@ def test_a_failure_keeps_the_stages_before_it(cell: MakeCell, monkeypatch: pytes
         raise RuntimeError("out of luck")
 
     with monkeypatch.context() as patch:
-        patch.setattr("asft.pipeline.generate", broken)
+        patch.setattr("asft.evaluation.generate.generate", broken)
         with pytest.raises(RuntimeError, match="out of luck"):
             run_cell(config)
     assert stage_count(config, "stages/train") == 1

@@ -1,0 +1,1 @@
+"""What runs a model when it answers: transformers (``hf``) or vLLM; docs/backends.md."""

@@ -1,0 +1,105 @@
+"""The contract of a generation backend: greedy answers to prompts that are token ids already.
+
+Templates, stop tokens, and what becomes of the text are the same whatever computes the tokens.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+from pydantic import ConfigDict
+from pydantic.dataclasses import dataclass
+
+from asft.evaluation.partial import PartialRows
+
+if TYPE_CHECKING:  # heavy, or would be circular
+    import torch
+
+    from asft.config import CellConfig
+    from asft.methods.base import Side
+    from asft.models import Dtype, Pair
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Weights:
+    """The weights that answer.
+
+    Attributes:
+        pair: the model pair.
+        start: the side that ``trained`` started from, or the one that answers as it is.
+        trained: an adapter's folder or a fully tuned checkpoint's; None for an untouched side.
+        device: where transformers puts the model.
+        dtype: number format; None is the pair's own.
+        positions: tokens of the longest prompt and its answer together.
+    """
+
+    pair: Pair
+    start: Side
+    trained: Path | None
+    device: torch.device
+    dtype: Dtype | None = None
+    positions: int = 0
+
+    @property
+    def adapter(self) -> Path | None:
+        """The adapter's folder, where one was trained."""
+        return self.trained if self.trained and (self.trained / "adapter_config.json").exists() else None
+
+    @property
+    def checkpoint(self) -> Path:
+        """The whole model's folder: under the adapter, fully tuned, or untouched."""
+        if self.trained is None or self.adapter is not None:
+            return self.pair.path(self.start)
+        return self.trained
+
+
+class Answerer(Protocol):
+    """Weights that are loaded and can be asked; ``told`` is what there is to tell in the stage's manifest."""
+
+    told: dict[str, Any]
+
+    def answer(self, prompts: Sequence[Sequence[int]], max_new_tokens: int, kept: PartialRows) -> list[str]:
+        """Greedy answers to token ids, in order, special tokens removed and stripped.
+
+        Answers that ``kept`` holds are not asked for again; new ones are added to it as they come.
+        """
+        ...
+
+    def close(self) -> None:
+        """Gives the memory back."""
+        ...
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class Backend:
+    """Base class. A backend is a frozen dataclass, chosen by ``backend=NAME``.
+
+    Class attributes:
+        name: the name in configurations and keys.
+        practical: fields that say where and how fast answers are computed, and are no part of their key.
+    """
+
+    name: ClassVar[str] = ""
+    practical: ClassVar[frozenset[str]] = frozenset()
+
+    def check_cell(self, cell: CellConfig) -> None:
+        """Raises ValueError for settings that the backend cannot serve."""
+
+    def check(self) -> None:
+        """Raises ValueError when the backend cannot work here; called before anything is trained for it."""
+
+    def open(self, weights: Weights, batch_size: int) -> Answerer:
+        """Loads the weights.
+
+        Args:
+            batch_size: prompts at once, where the backend does not batch by itself.
+        """
+        raise TypeError(f"{type(self).__name__} must define open()")
+
+    def settings(self) -> dict[str, Any]:
+        """Its identity for content keys; empty for the one that answers were made by before there were others."""
+        fields = {name: value for name, value in dataclasses.asdict(self).items() if name not in self.practical}
+        return {"class": f"{type(self).__module__}.{type(self).__qualname__}", **fields}

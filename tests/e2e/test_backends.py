@@ -1,0 +1,141 @@
+"""vLLM in the place of transformers: the same questions, the same files; run here against a stand-in (fake_vllm.py)."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import fake_vllm
+import pytest
+
+from asft.backends.base import Weights
+from asft.backends.vllm import VLLMBackend
+from asft.compose import enumerate_cells
+from asft.config import CellConfig, ConfigError
+from asft.doctor import examine
+from asft.evaluation.partial import PartialRows
+from asft.keys import plan
+from asft.models import Pair, resolve_device
+from asft.pipeline import run_cell
+from asft.store import HARMFUL_FILE, TASK_FILE, read_jsonl
+
+MakeCell = Callable[..., CellConfig]
+
+
+@pytest.fixture
+def engines(monkeypatch: pytest.MonkeyPatch) -> list[fake_vllm.LLM]:
+    monkeypatch.setattr(VLLMBackend, "check", lambda self: None)  # there is no CUDA device here
+    return fake_vllm.install(monkeypatch)
+
+
+@pytest.fixture
+def penalised(random_pair: Path, tmp_path: Path) -> list[str]:
+    """Overrides that take a copy of the pair whose checkpoints ask for a repetition penalty, as Qwen2's do."""
+    for side in ("base", "aligned"):
+        shutil.copytree(random_pair / side, tmp_path / side)
+        path = tmp_path / side / "generation_config.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), "repetition_penalty": 1.3}))
+    return [f"model.base={tmp_path / 'base'}", f"model.aligned={tmp_path / 'aligned'}"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("overrides", "adapter"),
+    [
+        (["method=aligned"], False),
+        (["method=sft", "training.rank=4"], True),
+        (["method=sft", "training=full", "training.lr=1e-3"], False),
+    ],
+    ids=["untouched", "adapter", "full"],
+)
+def test_both_backends_give_the_same_files(
+    cell: MakeCell, engines: list[fake_vllm.LLM], penalised: list[str], overrides: list[str], adapter: bool
+) -> None:
+    hf = run_cell(cell(*overrides, *penalised))
+    vllm = run_cell(cell(*overrides, *penalised, "backend=vllm"))
+    for name in (HARMFUL_FILE, TASK_FILE):
+        assert list(read_jsonl(vllm.path / name)) == list(read_jsonl(hf.path / name))
+    assert any(row["answer"] for row in read_jsonl(hf.path / HARMFUL_FILE))
+    (engine,) = engines
+    assert engine.asked == 10 + 12
+    assert bool(engine.adapters) == adapter
+    assert engine.max_lora_rank == (8 if adapter else 1)
+    assert not engine.llm_engine.engine_core.running, "the GPU is given back"
+    assert vllm.result["stages"]["generate"]["key"] != hf.result["stages"]["generate"]["key"]
+
+
+@pytest.mark.slow
+def test_each_number_format_of_the_protocol_has_an_engine_of_its_own(
+    cell: MakeCell, engines: list[fake_vllm.LLM]
+) -> None:
+    run_cell(cell("method=aligned", "protocol=official", "backend=vllm"))
+    assert [str(engine.model.dtype) for engine in engines] == ["torch.float16", "torch.bfloat16"]
+    assert [engine.asked for engine in engines] == [10, 12]
+
+
+def test_answers_of_an_interrupted_run_are_not_asked_for_again(
+    random_pair: Path, engines: list[fake_vllm.LLM], tmp_path: Path
+) -> None:
+    pair = Pair(random_pair / "base", random_pair / "aligned", key="")
+    prompts = [[20, 21, 22], [23, 24], [25, 26]]
+    weights = Weights(pair, "base", None, resolve_device("cpu"), positions=20)
+    kept = PartialRows(tmp_path / "answers.jsonl")
+    kept.append({1: "kept"})
+    model = VLLMBackend().open(weights, batch_size=1)
+    first = model.answer(prompts, 4, kept)
+    assert first[1] == "kept"
+    assert engines[0].asked == 2
+    assert model.answer(prompts, 4, PartialRows(tmp_path / "answers.jsonl")) == first
+    assert engines[0].asked == 2
+    model.close()
+
+
+def test_an_engine_that_does_not_start_is_told(
+    random_pair: Path, engines: list[fake_vllm.LLM], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("Engine core initialization failed.\nSee the stack above.")
+
+    monkeypatch.setattr(fake_vllm.LLM, "__init__", fail)
+    pair = Pair(random_pair / "base", random_pair / "aligned", key="")
+    with pytest.raises(ValueError, match=r"initialization failed\.\).*backend\.gpu_memory_utilization"):
+        VLLMBackend().open(Weights(pair, "base", None, resolve_device("cpu"), positions=20), batch_size=1)
+
+
+def test_what_changes_no_answer_changes_no_key(cell: MakeCell) -> None:
+    hf, vllm = plan(cell()), plan(cell("backend=vllm"))
+    assert "backend" not in hf.generate, "answers by transformers keep their keys"
+    assert vllm.train == hf.train
+    assert vllm.key != hf.key
+    faster = plan(cell("backend=vllm", "backend.tensor_parallel_size=2", "backend.gpu_memory_utilization=0.5"))
+    assert faster.key == vllm.key
+
+
+def test_a_missing_package_and_a_missing_gpu_are_told(
+    pair_overrides: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def finding() -> str:
+        cells = [item.cell for item in enumerate_cells([*pair_overrides, "backend=vllm"], sweep=True).cells]
+        (found,) = [found for found in examine(cells) if found.what == "backend=vllm"]
+        assert found.state == "missing"
+        return found.text
+
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert 'pip install "asft-lab[vllm]"' in finding()
+    fake_vllm.install(monkeypatch)
+    assert "no CUDA device is visible; use backend=hf" in finding()
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("device=cpu", "answers on GPUs"),
+        ("model.quantization=4bit", "use backend=hf"),
+        ("measure=epl", "measure=epl asks by transformers"),
+    ],
+)
+def test_settings_that_vllm_cannot_serve_are_refused(cell: MakeCell, override: str, words: str) -> None:
+    with pytest.raises(ConfigError, match=f"backend=vllm: .*{words}"):
+        cell("backend=vllm", "training.lr=1e-4", override)
