@@ -125,6 +125,21 @@ PAGES = {
 }
 
 
+@dataclass(frozen=True)
+class Section:
+    """One experiment's part of a page.
+
+    Attributes:
+        text: the section.
+        summary: its lines for the summary at the top.
+        contrasts: AsFT's row among the controls of the direction, where the section has one.
+    """
+
+    text: str
+    summary: list[str]
+    contrasts: list[list[str]]
+
+
 def main() -> None:
     """Prints the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -134,33 +149,32 @@ def main() -> None:
     page = PAGES[options.page]
     if page.images:
         shutil.rmtree(page.images, ignore_errors=True)
-    sections: list[str] = []
-    lines: list[str] = []
-    contrasts: list[list[str]] = []
+    found: list[Section] = []
     for name in page.experiments:
         print(name, file=sys.stderr)
         if name in MEASURES:
             assert page.images, "a page with landscapes says where their pictures go"
-            title, paragraph, section = _measured(name, options.overrides, page.images / name)
+            found.append(_measured(name, options.overrides, page.images / name))
         else:
-            title, paragraph, section, against = _scored(name, options.overrides)
-            contrasts += against
-        sections.append(section)
-        lines += _verdicts(title, paragraph)
-    sections = [page.introduction, "## In short\n\n" + "\n".join(lines), _direction(contrasts), *sections]
+            found.append(_scored(name, options.overrides))
+    lines = "\n".join(line for section in found for line in section.summary)
+    contrasts = [row for section in found for row in section.contrasts]
+    texts = [section.text for section in found]
+    sections = [page.introduction, f"## In short\n\n{lines}", _direction(contrasts), *texts]
     versions = ", ".join(f"{name} {version}" for name, version in library_versions().items())
     commit = f"; commit {git_commit()}" if git_commit() else ""
     sections.append(f"---\n\nMade with {versions}{commit}.")
     print("\n\n".join(sections))
 
 
-def _verdicts(title: str, paragraph: str) -> list[str]:
-    """A line for the summary: what a paragraph has in bold, with what it is against."""
+def _verdicts(title: str, paragraph: str, caution: str = "") -> list[str]:
+    """A line for the summary: what a paragraph has in bold, with what it is against, and a caution after it."""
     found = re.findall(r"(\*\*[^*]+\*\*)(?: against ([^:(]+?)(?=[:(]))?", paragraph)
     words = ", ".join(
         f"{bold.replace('.', '')} against {other}" if other else bold.replace(".", "") for bold, other in found
     )
-    return [f"- {title}: {words}"] if words else []
+    told = ". ".join(text for text in (words, caution) if text)
+    return [f"- {title}: {told}"] if told else []
 
 
 def _direction(contrasts: list[list[str]]) -> str:
@@ -201,27 +215,30 @@ def _singly(item: contrast.Contrast) -> str:
     return f"; {'; '.join(parts)}" if parts else ""
 
 
-def _scored(name: str, overrides: list[str]) -> tuple[str, str, str, list[list[str]]]:
-    """Title, paragraph, the whole section, and AsFT's line among the controls."""
+def _scored(name: str, overrides: list[str]) -> Section:
+    """The section of a table of scores."""
     sweep = enumerate_cells([f"experiment={name}", *overrides], sweep=True)
     spec = table_spec(sweep, "")
     cells = records(sweep)
     if all(isinstance(cell, MissingCell) for cell in cells):
-        return spec.title, "", f"## {markdown.escape(spec.title)}\n\nNot run.", []
+        return Section(f"## {markdown.escape(spec.title)}\n\nNot run.", [], [])
     analysis = analyse(spec, cells)
+    health = f"*{analysis.health.headline}* {markdown.escape(analysis.health.why)}"
     on_files = any(given.startswith("data.root=") for given in overrides)
     paragraph = SCORES[name](analysis)
     parts = [
         f"## {markdown.escape(spec.title)}",
         f"    asft run -m experiment={name}{' data.root=FOLDER' if on_files else ''}",
-        f"*{analysis.health.headline}* {markdown.escape(analysis.health.why)}",
+        health,
         paragraph,
         evidence.ranking(analysis) if name.startswith("table") else "",
         *(f"**{metric_title(metric)}**\n\n{_scores(analysis, metric)}" for metric in spec.metrics),
         *(f"Missing: {markdown.escape(line)}." for line in analysis.gaps),
     ]
     whole = "\n\n".join(part for part in parts if part)
-    return markdown.escape(spec.title), paragraph, whole, [] if name in SHARED else _contrasts(name, analysis)
+    caution = "" if analysis.health.verdict == "sound" else health
+    summary = _verdicts(markdown.escape(spec.title), paragraph, caution)
+    return Section(whole, summary, [] if name in SHARED else _contrasts(name, analysis))
 
 
 def _scores(analysis: Analysis, metric: str) -> str:
@@ -241,11 +258,11 @@ def _scores(analysis: Analysis, metric: str) -> str:
     return markdown.table(header, rows)
 
 
-def _measured(name: str, overrides: list[str], folder: Path) -> tuple[str, str, str]:
-    """Title, paragraph and the whole section."""
+def _measured(name: str, overrides: list[str], folder: Path) -> Section:
+    """The section of a measure, its pictures drawn into ``folder``."""
     table = measure_table(enumerate_cells([f"experiment={name}", *overrides], sweep=True), "")
     if not table.records:
-        return table.spec.title, "", f"## {markdown.escape(table.spec.title)}\n\nNot run."
+        return Section(f"## {markdown.escape(table.spec.title)}\n\nNot run.", [], [])
     folder.mkdir(parents=True, exist_ok=True)
     images = {shows: saved(figure, folder / name, ("png",))[0] for name, shows, figure in draw_places(table)}
     paragraph = MEASURES[name](table)
@@ -258,7 +275,8 @@ def _measured(name: str, overrides: list[str], folder: Path) -> tuple[str, str, 
         *(f"![{markdown.escape(shows)}]({path.relative_to('docs')})" for shows, path in images.items()),
         *(f"Missing: {markdown.escape(line)}." for line in table.gaps),
     ]
-    return markdown.escape(table.spec.title), paragraph, "\n\n".join(part for part in parts if part)
+    whole = "\n\n".join(part for part in parts if part)
+    return Section(whole, _verdicts(markdown.escape(table.spec.title), paragraph), [])
 
 
 if __name__ == "__main__":
