@@ -33,6 +33,7 @@ from torch.distributed.rendezvous import rendezvous
 
 from asft.batches import release_memory
 from asft.config import CellConfig, ConfigError, PretrainedModel
+from asft.disk import MAKE_ROOM, disk_full
 from asft.team import OutOfStep, Team, joined
 
 T = TypeVar("T")
@@ -272,6 +273,8 @@ def _message(error: Exception) -> str:
             "training.accumulation) or evaluation.batch_size, or start more processes"
         )
     text = str(error)
+    if disk_full(error):
+        return f"{text}. {MAKE_ROOM}"
     if "gloo/transport" in text:
         return "its connection to another process broke; the launcher's output says which one ended, and why"
     return text if isinstance(error, ValueError) else f"{type(error).__name__}: {text}".splitlines()[0]
