@@ -33,6 +33,7 @@ from torch.distributed.rendezvous import rendezvous
 
 from asft.batches import release_memory
 from asft.config import CellConfig, ConfigError, PretrainedModel
+from asft.disk import MAKE_ROOM, disk_full
 from asft.team import OutOfStep, Team, joined
 
 T = TypeVar("T")
@@ -185,14 +186,15 @@ class Processes(Team):
             raise SystemExit(1) from None
 
     def _fail_alike(self, error: Exception) -> None:
-        """Returns where every process has failed with the message of ``error``.
+        """Returns where every process has failed with the message of ``error``, a mistake that each found by itself.
 
         Raises:
-            OutOfStep: where that is not so.
+            OutOfStep: where that is not so, and for what is no ValueError: no memory, a broken connection.
         """
-        message = _message(error)
-        outcomes = self._outcomes(GRACE if isinstance(error, ValueError) else 0.0)
-        if len(outcomes) == self.size - 1 and all(outcome["message"] == message for outcome in outcomes):
+        message, mistake = _message(error), isinstance(error, ValueError)
+        outcomes = self._outcomes(GRACE if mistake else 0.0)
+        alike = len(outcomes) == self.size - 1 and all(outcome["message"] == message for outcome in outcomes)
+        if mistake and alike:
             self._store.set(self._key(0), "failed alike")
             self._in_step = True
             return
@@ -272,6 +274,8 @@ def _message(error: Exception) -> str:
             "training.accumulation) or evaluation.batch_size, or start more processes"
         )
     text = str(error)
+    if disk_full(error):
+        return f"{text}. {MAKE_ROOM}"
     if "gloo/transport" in text:
         return "its connection to another process broke; the launcher's output says which one ended, and why"
     return text if isinstance(error, ValueError) else f"{type(error).__name__}: {text}".splitlines()[0]

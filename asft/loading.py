@@ -26,6 +26,29 @@ class EpochOrder(Sampler[int]):
         yield from torch.randperm(self.length, generator=generator).tolist()
 
 
+class FullBatches(Sampler[int]):
+    """Another order without each epoch's last rows, where these do not fill a batch of ``size`` rows.
+
+    Raises:
+        ValueError: where no batch is full.
+    """
+
+    def __init__(self, order: Sampler[int], size: int) -> None:
+        places = len(order)  # type: ignore[arg-type]
+        if places < size:
+            raise ValueError(
+                f"training.batch_size={size}: the protocol drops a batch that is not full, and there are only {places} "
+                "rows. Lower training.batch_size or raise attack.n."
+            )
+        self.order, self.length = order, places - places % size
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __iter__(self) -> Iterator[int]:
+        yield from list(self.order)[: self.length]  # all of it is drawn: an order may count what it gave
+
+
 class DealtBatches(Sampler[list[int]]):
     """One process' share of each batch, dealt like cards: process r of N takes rows r, r + N, r + 2N, …
 

@@ -203,7 +203,7 @@ class _Run:
             pad_token=protocol.padding(tokenizer),
             device=self.device,
             order=method.order(rows, self.context) or protocol.order(len(rows)),
-            drop_last=protocol.drops_last,
+            full_batch=cell.training.batch_size if protocol.drops_last else None,
             callbacks=[*callbacks, *watchers],
             scratch=folder / "trainer",
             resume=self.store.resumable("stages/train", content_key(self.plan.train)),
@@ -249,7 +249,7 @@ class _Run:
         if not self.cell.jailbreak.acts:
             return None
         without = plan(replace(self.cell, jailbreak=Jailbreak()))
-        entry = self.store.find("stages/generate", content_key(without.generate))
+        entry = self.store.intact("stages/generate", content_key(without.generate))
         return entry.path if entry else None
 
     def judge_stage(self, weights: Entry | None, answers: Entry) -> Entry:

@@ -42,6 +42,7 @@ from asft.heartbeat import SUFFIX, Beat, Heartbeat, read_beat
 from asft.integrity import MANIFEST, DamagedEntry, check_contents, check_sizes, describe_files, read_manifest, seal
 from asft.meter import PeakMemory
 from asft.provenance import git_commit, library_versions
+from asft.team import OutOfStep
 
 log = logging.getLogger(__name__)
 SCHEMA = 1
@@ -163,7 +164,7 @@ class Store:
                 scratch.replace(final)
             except BaseException as error:
                 shutil.rmtree(scratch, ignore_errors=True)
-                if disk_full(error):
+                if disk_full(error) and not isinstance(error, OutOfStep):  # that one must end the program
                     raise DiskFull(
                         f"outputs={self.root}: no room left for {kind}/{key} ({error}). {MAKE_ROOM}"
                     ) from error
@@ -185,7 +186,8 @@ class Store:
         if whole is None:
             return None
         beats = [read_beat(path) for kind in KINDS for path in (self.root / kind).glob(f".*{SUFFIX}")]
-        latest = max((beat for beat in beats if beat and beat.cell == cell), key=lambda beat: beat.started)
+        mine = (beat for beat in beats if beat and beat.cell == cell)
+        latest = max(mine, key=lambda beat: beat.started, default=whole)  # its worker may have just let go
         return replace(latest, started=whole.started)
 
     @contextmanager

@@ -28,7 +28,7 @@ from transformers import (
 from asft.config import TrainingConfig
 from asft.data.templates import Encoded
 from asft.heartbeat import tell
-from asft.loading import Collator, DealtBatches, EncodedRows, EpochOrder
+from asft.loading import Collator, DealtBatches, EncodedRows, EpochOrder, FullBatches
 from asft.resume import (
     EVERY,
     Checkpointer,
@@ -90,7 +90,7 @@ def train(
     pad_token: int,
     device: torch.device,
     order: Sampler[int] | None = None,
-    drop_last: bool = False,
+    full_batch: int | None = None,
     callbacks: Sequence[TrainerCallback] = (),
     scratch: Path,
     resume: Path | None = None,
@@ -108,7 +108,8 @@ def train(
         pad_token: id that fills batches up on the right (mask 0).
         device: where the model is; the Trainer is kept from moving it.
         order: row indices of one epoch after another; without it a permutation drawn from ``seed`` each epoch.
-        drop_last: leave out each epoch's last batch where it is not full.
+        full_batch: leave out each epoch's last rows that do not fill a batch of so many; a batch that was halved to fit
+            into memory leaves out the same.
         callbacks: a method's callbacks.
         scratch: a folder the Trainer may use; removed at the end.
         resume: a folder for checkpoints that outlives this process; without it there are none.
@@ -117,22 +118,18 @@ def train(
 
     Raises:
         ValueError: when the loss is no longer finite, naming the step and the batch's rows; when no batch is
-            full and ``drop_last``.
+            full and one must be.
     """
     order = order or EpochOrder(len(rows), seed)
-    places = len(order)  # type: ignore[arg-type]
-    batches = places // training.batch_size if drop_last else math.ceil(places / training.batch_size)
-    if batches == 0:
-        raise ValueError(
-            f"training.batch_size={training.batch_size}: the protocol drops a batch that is not full, and there are "
-            f"only {places} rows. Lower training.batch_size or raise attack.n."
-        )
+    if full_batch is not None:
+        order = FullBatches(order, full_batch)
+    batches = math.ceil(len(order) / training.batch_size)  # type: ignore[arg-type]
     steps_per_epoch = math.ceil(batches / training.accumulation)
     keeper = Checkpointer(resume, callbacks, checkpoint_every, team) if resume else None
     with team.announced():
         trainer = _OrderedTrainer(
             model=model,
-            args=_arguments(training, steps_per_epoch * training.epochs, seed, device, scratch, drop_last),
+            args=_arguments(training, steps_per_epoch * training.epochs, seed, device, scratch),
             train_dataset=EncodedRows(rows),
             data_collator=Collator(pad_token, training.max_length if training.pad_to_max_length else None),
             callbacks=[_Watch(), *callbacks, *([keeper] if keeper else [])],
@@ -181,7 +178,7 @@ class _OrderedTrainer(Trainer):
                 f"{type(self.model).__name__}: its loss cannot be averaged over several processes; start one process"
             )
         arguments, rows = self.args, self.train_dataset
-        batches = BatchSampler(self._order, arguments.per_device_train_batch_size, arguments.dataloader_drop_last)
+        batches = BatchSampler(self._order, arguments.per_device_train_batch_size, drop_last=False)
         return DataLoader(
             rows,
             batch_sampler=DealtBatches(batches, self._team.rank, self._team.size, blank=len(rows)),
@@ -258,7 +255,7 @@ class _Watch(TrainerCallback):
 
 
 def _arguments(
-    training: TrainingConfig, steps: int, seed: int, device: torch.device, scratch: Path, drop_last: bool
+    training: TrainingConfig, steps: int, seed: int, device: torch.device, scratch: Path
 ) -> TrainingArguments:
     arguments = TrainingArguments(
         output_dir=str(scratch),
@@ -275,7 +272,6 @@ def _arguments(
         report_to="none",
         disable_tqdm=True,
         remove_unused_columns=False,
-        dataloader_drop_last=drop_last,
         dataloader_pin_memory=device.type == "cuda",
         use_cpu=device.type == "cpu",
         ddp_find_unused_parameters=False,

@@ -93,7 +93,8 @@ def save_pages(cells: Sequence[CellConfig], *, of: Collection[str], folder: Path
     except wandb.errors.UsageError as error:  # no key
         raise ConfigError(f"tracker.mode=online: {error} Log in with `wandb login` or set WANDB_API_KEY") from error
     page = shown(cells, api.default_entity)
-    return [PAGES[kind](page, folder / f"{kind}-{page.name}.txt") for kind in PAGES if kind in of]
+    place = folder / page.entity / page.project  # elsewhere there are other pages
+    return [PAGES[kind](page, place / f"{kind}-{page.name}.txt") for kind in PAGES if kind in of]
 
 
 def shown(cells: Sequence[CellConfig], entity: str) -> Shown:

@@ -160,15 +160,16 @@ class _Times:
         reading = cell.evaluation.n_harmful * prompts.mean if prompts else 0
         return cell_seconds(cell, self.known, self.rate) + reading_seconds(reading, self.rate)
 
-    def source(self, training: float) -> str:
-        """Where the numbers are from, in words."""
+    def source(self, training: float, answers: float) -> str:
+        """Where the seconds of training and of answers are from, in words."""
         finished = self.known.cells + sum(map(len, self.done.values()))
         if not finished:
             return self.rate.source
         words = f"measured on {finished} finished cells of this model"
-        if training and not self.known.step:  # only untouched models, or measures, are finished
-            words += f"; training by the {self.rate.source}"
-        return words
+        # Only untouched models may be finished, or measures, or cells that another backend answered.
+        parts = (("training", training, self.known.step), ("answers", answers, self.known.answers))
+        by_rate = [name for name, seconds, known in parts if seconds and not known]
+        return f"{words}; {' and '.join(by_rate)} by the {self.rate.source}" if by_rate else words
 
 
 def _time_words(needed: Trainings, open_cells: dict[str, CellConfig], per_row: dict[str, RowTokens], by: _Times) -> str:
@@ -188,7 +189,7 @@ def _time_words(needed: Trainings, open_cells: dict[str, CellConfig], per_row: d
     }
     named = [name for name, seconds in parts.items() if seconds or name in {"training", "answers and verdicts"}]
     listed = ", ".join(f"{name} {_clock(parts[name])}" for name in named)
-    return f"{_clock(sum(parts.values()))} one after another ({listed}; {by.source(training)})"
+    return f"{_clock(sum(parts.values()))} one after another ({listed}; {by.source(training, answers)})"
 
 
 def _pair_key(cell: CellConfig) -> str:

@@ -188,6 +188,7 @@ def describe(cell: CellConfig) -> str:
     method = cell.method.name if lam is None else f"{cell.method.name} λ={lam:g}"
     rate = f" lr={cell.training.lr:g}" if cell.method.trains else ""
     asked = f" jailbreak={cell.jailbreak.name}" if cell.jailbreak.acts else ""
+    asked += f" backend={cell.backend.name}" if cell.backend.settings() else ""
     return f"{method:<14} {cell.model.name} {cell.dataset.name} {poison}{rate}{asked} seed={cell.seed}"
 
 

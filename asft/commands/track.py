@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
 
 from asft.commands.run import describe, distinct
 from asft.compose import enumerate_cells, overrides_of
-from asft.config import ConfigError
+from asft.config import CellConfig, ConfigError
 from asft.console import console
 from asft.keys import store_kind
 from asft.store import Store
@@ -25,7 +26,7 @@ def track(arguments: list[str]) -> int:
     ``--workspace`` and ``--report`` then save W&B's pages of the experiment.
 
     Returns:
-        0, or 1 when a cell could not be tracked.
+        0, or 1 when a cell could not be tracked or a page not be saved.
 
     Raises:
         ConfigError: for ``tracker=none``, where no cell is finished, or for a page that cannot be saved.
@@ -55,10 +56,25 @@ def track(arguments: list[str]) -> int:
     missing = len(cells) - tracked - failed
     folder = store.root / first.tracker.name
     terminal.print(f"{tracked} cells tracked, {failed} failed, {missing} not finished: {folder}", soft_wrap=True)
-    if pages:
-        for address in save_pages([item.cell for item in cells.values()], of=pages, folder=folder / "pages"):
+    saved = not pages or _save_pages([item.cell for item in cells.values()], pages, folder / "pages", terminal)
+    return int(failed > 0 or not saved)
+
+
+def _save_pages(cells: list[CellConfig], pages: list[str], folder: Path, terminal: Console) -> bool:
+    """Saves the pages and names their addresses; where that fails it is told, and False.
+
+    Raises:
+        ConfigError: where W&B does not know who is asking.
+    """
+    try:
+        for address in save_pages(cells, of=pages, folder=folder):
             terminal.print(f"Page: {address}", soft_wrap=True)
-    return int(failed > 0)
+    except ConfigError:
+        raise
+    except Exception as error:  # third-party code and a network, as for the cells
+        console.print(f"The pages could not be saved: {escape(str(error))}", soft_wrap=True)
+        return False
+    return True
 
 
 def with_tracker(overrides: list[str]) -> list[str]:

@@ -63,7 +63,9 @@ def cell_row(entry: Entry, config: dict[str, Any]) -> Row:
         "seed": config["seed"] if train else None,
         "protocol": config["protocol"]["name"],
         "judge": config["judge"]["name"],
-        "jailbreak": config.get("jailbreak", {"name": "none"})["name"],  # cells made before there were any lack it
+        # Cells made before there was a choice lack these two.
+        "jailbreak": config.get("jailbreak", {"name": "none"})["name"],
+        "backend": config.get("backend", {"name": "hf"})["name"],
         "hs": metrics["hs"],
         "hs_interval": [hs.lo, hs.hi],
         "fa": metrics["fa"],

@@ -32,28 +32,12 @@ def landscape_data(entry: Entry) -> dict[str, Any] | None:
         orthogonal = ", y made orthogonal" if details["orthogonal"] else ""
         axes = [_axis(f"α, {details['x']}", details["steps"]), _axis(f"β, {details['y']}", details["steps"])]
         title = f"{details['x']} × {details['y']}{orthogonal}: {where}"
-        return {
-            "title": title,
-            "axes": axes,
-            "hs": details["hs"],
-            "others": [],
-            "values": values,
-            "radius": None,
-            "words": WORDS,
-        }
+        return {"title": title, "axes": axes, "hs": details["hs"], "others": [], **measured}
     if kind == "lines":
         others = [{"x": details["steps"], "y": line} for line in details["random"]]
         title = f"{details['along']} direction and {len(others)} random ones: {where}"
         axes = [_axis(f"α, {details['along']}", details["steps"])]
-        return {
-            "title": title,
-            "axes": axes,
-            "hs": details["hs"],
-            "others": others,
-            "values": values,
-            "radius": None,
-            "words": WORDS,
-        }
+        return {"title": title, "axes": axes, "hs": details["hs"], "others": others, **measured}
     if kind == "epl":
         first, *rest = ({"x": [a for a, _ in points], "y": [hs for _, hs in points]} for points in details["points"])
         name = config["measure"]["direction"]

@@ -90,7 +90,7 @@ def measured(cell: CellConfig) -> Measured:
                 found.derived[method].append(stage["seconds"])
             elif "steps" in result:
                 found.step[method, task].append(stage["seconds"] / result["steps"])
-            else:
+            elif _asked_alike(config, cell):
                 found.answers[task].append(stage["seconds"] / _possible(config))
     return found
 
@@ -99,6 +99,12 @@ def same_model(config: Mapping[str, Any], cell: CellConfig) -> bool:
     """Whether a stored configuration is of the cell's model on the cell's device."""
     wanted = cell.plain()
     return all(config[part] == _as_json(wanted[part]) for part in ("model", "device"))
+
+
+def _asked_alike(config: Mapping[str, Any], cell: CellConfig) -> bool:
+    """Whether answers are by the cell's backend, and all made: a disguised cell copies those to the task's rows."""
+    jailbreak, backend = (config.get(part, {}).get("name") for part in ("jailbreak", "backend"))
+    return (jailbreak or "none", backend or "hf") == ("none", cell.backend.name)  # older configurations have neither
 
 
 def training_seconds(cell: CellConfig, tokens: int, known: Measured, rate: Rate) -> float:

@@ -64,12 +64,13 @@ def answer_tokens(cell: CellConfig) -> int:
 
 
 def disguised_tokens(cell: CellConfig) -> RowTokens | None:
-    """Tokens of a malicious prompt as the cell's jailbreak puts it; None without a jailbreak or without the data."""
+    """Tokens of a malicious prompt under the cell's jailbreak; None without one, without the data or its package."""
     from asft.data.sources import load_data
 
     if not cell.jailbreak.acts:
         return None
     try:
+        cell.jailbreak.check()
         rows = asked(cell.jailbreak, load_data(cell).evaluation[:_SAMPLE])
     except (ValueError, OSError):
         return None

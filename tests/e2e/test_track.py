@@ -127,3 +127,17 @@ def test_a_store_without_these_cells_says_so(tmp_path: Path) -> None:
         track([*EXPERIMENT, f"outputs={tmp_path}"])
     with pytest.raises(ConfigError, match="tracker=none"):
         track([*EXPERIMENT, f"outputs={tmp_path}", "tracker=none"])
+
+
+def test_pages_that_cannot_be_saved_are_told_when_the_cells_are_sent(
+    outputs: Path, secrets: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def gone(*_: object, **__: object) -> list[str]:
+        raise RuntimeError("made up")
+
+    monkeypatch.setattr("asft.commands.track.check_pages", lambda tracker: None)
+    monkeypatch.setattr("asft.commands.track.save_pages", gone)
+    assert track(["experiment=demo", "method=aligned", "attack.p=0.1", f"outputs={outputs}", "--report"]) == 1
+    told = capsys.readouterr()
+    assert "1 cells tracked, 0 failed" in told.out
+    assert "The pages could not be saved: made up" in told.err

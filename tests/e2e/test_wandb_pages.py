@@ -87,6 +87,13 @@ def test_a_measures_page_draws_its_headline(server: Server, tmp_path: Path) -> N
     assert panels(section) == {"abs_cos": ["abs_cos"]}
 
 
+def test_another_project_gets_a_page_of_its_own(server: Server, tmp_path: Path) -> None:
+    here = save_pages(cells(*DEMO), of=["workspace"], folder=tmp_path)
+    there = save_pages(cells(*DEMO, "tracker.project=other"), of=["workspace"], folder=tmp_path)
+    assert here != there
+    assert [view["projectName"] for view in server.views.values()].count("other") == 1
+
+
 def test_a_page_that_was_deleted_is_made_again(server: Server, tmp_path: Path) -> None:
     both, few = ("workspace", "report"), cells(*DEMO)
     save_pages(few, of=both, folder=tmp_path)

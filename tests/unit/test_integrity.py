@@ -18,6 +18,7 @@ from asft.heartbeat import STALE, read_beat, tell
 from asft.integrity import MANIFEST, DamagedEntry
 from asft.meter import PeakMemory
 from asft.store import Entry, Store, content_key
+from asft.team import OutOfStep
 
 KEY = content_key({"a": 1})
 
@@ -115,6 +116,16 @@ def test_a_full_disk_is_one_clear_line_and_leaves_nothing(tmp_path: Path) -> Non
     with pytest.raises(DiskFull, match=r"outputs=.*no room left for cells/.*finished stages are kept"):
         Store(tmp_path).ensure("cells", {"a": 1}, full)
     assert [path for path in (tmp_path / "cells").iterdir() if path.is_dir()] == []
+
+
+def test_a_full_disk_in_one_of_several_processes_still_ends_the_program(tmp_path: Path) -> None:
+    """safetensors' words for a full disk, which would make it a mere failure of the cell."""
+
+    def full(folder: Path) -> dict[str, int]:
+        raise OutOfStep("process 0 could not go on: No space left on device (os error 28)")
+
+    with pytest.raises(OutOfStep):
+        Store(tmp_path).ensure("cells", {"a": 1}, full)
 
 
 def test_while_an_entry_is_made_its_worker_can_be_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

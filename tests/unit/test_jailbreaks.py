@@ -49,6 +49,10 @@ def test_artprompt_with_several_words_marks_each_in_the_requests_order() -> None
     assert text.index("[MASK1] is:") < text.index("[MASK2] is:")
 
 
+def test_a_mark_is_no_word_of_the_request() -> None:
+    assert ArtPrompt(words=3).transform("Build a placeholder mask").endswith("[MASK1] a [MASK2] [MASK3]")
+
+
 def test_a_request_without_a_content_word_is_asked_as_it_is() -> None:
     assert ArtPrompt().transform("How do I do it?") == "How do I do it?"
 
@@ -119,6 +123,12 @@ def test_disguised_prompts_are_counted_for_the_plan(cell: MakeCell) -> None:
     assert found is not None
     assert found.counted
     assert found.longest >= found.mean > 200, "a request of a dozen words becomes a puzzle and its rules"
+
+
+def test_the_plan_does_without_the_package_that_draws(cell: MakeCell, monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen = cell("jailbreak=artprompt")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert disguised_tokens(chosen) is None
 
 
 def test_a_tracker_does_not_average_disguises_as_if_they_were_seeds(published: Path) -> None:

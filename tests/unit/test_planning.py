@@ -188,6 +188,9 @@ def test_times_come_from_finished_cells_of_the_model(cell: MakeCell) -> None:
     beside = stages["generate"]["seconds"] + entry.seconds
     assert cell_seconds(done, known, nobody) == pytest.approx(beside)
     assert measured(cell("method=sft", "model.name=other")).cells == 0
+    by_vllm = measured(cell("method=sft", "backend=vllm"))
+    assert by_vllm.step.keys() == known.step.keys()
+    assert not by_vllm.answers, "another backend answers at another rate"
 
 
 def test_times_by_rate(cell: MakeCell) -> None:

@@ -124,7 +124,7 @@ def test_the_last_batch_is_dropped_where_it_is_not_full(random_pair: Path, tmp_p
         pad_token=0,
         device=CPU,
         order=Watched(range(len(ROWS))),
-        drop_last=True,
+        full_batch=5,
         scratch=tmp_path,
     )
     assert log.steps == 4, "two full batches of five of twelve rows, twice"
@@ -133,8 +133,19 @@ def test_the_last_batch_is_dropped_where_it_is_not_full(random_pair: Path, tmp_p
     assert rates == [1e-3] * 2 + [8.5e-4] * 2
 
 
+def test_a_halved_batch_leaves_out_the_rows_of_the_whole_one(random_pair: Path, tmp_path: Path) -> None:
+    """Twelve rows in full batches of eight: one step of eight rows, whole or as two halves, never twelve rows."""
+    ends = []
+    for training in (settings(batch_size=8), settings(batch_size=4, accumulation=2)):
+        model = attach_lora(load_model(random_pair / "aligned", "float32", CPU), training, 0)
+        log = train(model, ROWS, training, seed=0, pad_token=0, device=CPU, full_batch=8, scratch=tmp_path)
+        assert log.steps == 2, "one an epoch"
+        ends.append(torch.cat([p.detach().flatten() for p in model.parameters() if p.requires_grad]))
+    assert torch.allclose(*ends, rtol=0, atol=1e-6)
+
+
 def test_fewer_rows_than_one_full_batch_are_refused(random_pair: Path, tmp_path: Path) -> None:
     training = settings(batch_size=16)
     model = attach_lora(load_model(random_pair / "aligned", "float32", CPU), training, 0)
     with pytest.raises(ValueError, match=r"training.batch_size=16: .* only 12 rows"):
-        train(model, ROWS, training, seed=0, pad_token=0, device=CPU, drop_last=True, scratch=tmp_path)
+        train(model, ROWS, training, seed=0, pad_token=0, device=CPU, full_batch=16, scratch=tmp_path)

@@ -5,7 +5,7 @@ Asft.cells = (() => {
   const DIMENSIONS = {
     model: "model", dataset: "dataset", source: "source", p: "p", n: "n", lam: "λ", method: "method", seed: "seed",
     training: "training", lr: "lr",
-    protocol: "protocol", judge: "judge", jailbreak: "jailbreak",
+    protocol: "protocol", judge: "judge", jailbreak: "jailbreak", backend: "backend",
   };
 
   const text = (value) => (value === null ? "–" : String(value));
@@ -15,7 +15,8 @@ Asft.cells = (() => {
     const training = cell.training === "full" ? " full" : "";
     const place = cell.p === null ? "" : ` ${cell.source} p=${cell.p} n=${cell.n}${training} lr=${cell.lr} seed=${cell.seed}`;
     const asked = cell.jailbreak === "none" ? "" : ` asked by ${cell.jailbreak}`;
-    return `${cell.method}${lam} · ${cell.model} · ${cell.dataset}${place}${asked}`;
+    const answered = cell.backend === "hf" ? "" : ` answered by ${cell.backend}`;
+    return `${cell.method}${lam} · ${cell.model} · ${cell.dataset}${place}${asked}${answered}`;
   }
 
   /** What tells a cell from the others shown: its method, and the settings in which they are not all alike. */
