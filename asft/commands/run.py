@@ -27,6 +27,7 @@ from asft.disk import MAKE_ROOM, DiskFull, disk_full
 from asft.keys import plan, store_kind
 from asft.store import Entry, Store
 from asft.team import OutOfStep, started_together, team
+from asft.tracking import USUAL, unusual
 
 log = logging.getLogger("asft.run")
 _MULTIRUN = {"-m", "--multirun"}
@@ -187,7 +188,7 @@ def describe(cell: CellConfig) -> str:
     lam = cell.method.settings().get("lam")
     method = cell.method.name if lam is None else f"{cell.method.name} λ={lam:g}"
     rate = f" lr={cell.training.lr:g}" if cell.method.trains else ""
-    asked = f" jailbreak={cell.jailbreak.name}" if cell.jailbreak.acts else ""
+    asked = unusual({part: getattr(cell, part).name for part in USUAL})
     return f"{method:<14} {cell.model.name} {cell.dataset.name} {poison}{rate}{asked} seed={cell.seed}"
 
 
