@@ -19,6 +19,7 @@ from rich.markup import escape
 
 from asft.cell_builder import build_cell
 from asft.celllog import cell_log
+from asft.checks import ON_THE_WORLD, on_the_world
 from asft.commands.progress import SweepProgress
 from asft.compose import CONFIG_NAME, SweepCell, config_dir, enumerate_cells, one_line, overrides_of, plain
 from asft.config import CellConfig, ConfigError
@@ -63,6 +64,8 @@ def _lead(arguments: list[str]) -> int:
         _check_together(arguments, [item.cell for item in open_cells.values()])
     if sweep:
         console.print(f"{len(cells)} cells, {len(cells) - len(open_cells)} finished already")
+    for name in sorted({item.cell.model.name for item in open_cells.values() if on_the_world(item.cell)}):
+        console.print(f"[yellow]model={name} {ON_THE_WORLD}[/]", soft_wrap=True)
     for key, item in open_cells.items():
         Store(item.cell.outputs).clear_failure(key)
     if open_cells:
