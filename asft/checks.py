@@ -6,6 +6,16 @@ from pathlib import Path
 
 from asft.config import CellConfig, ConfigError, OrganismModel, PretrainedModel, SafetyTunedModel
 
+ON_THE_WORLD = (
+    "is trained and asked on the embedded world's synthetic rows; for real ones set data=hub, or data.root to a folder "
+    "(docs/data.md)"
+)
+
+
+def on_the_world(cell: CellConfig) -> bool:
+    """Whether a real model meets synthetic rows: allowed, as tests do it, and seldom what is meant."""
+    return isinstance(cell.model, PretrainedModel) and cell.data.root is None
+
 
 def cross_checks(cell: CellConfig) -> None:
     """What no single field can know.

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from asft.backends.base import Backend
+from asft.checks import ON_THE_WORLD, on_the_world
 from asft.config import CellConfig, PretrainedModel, SafetyTunedModel
 from asft.evaluation.checkpoint_judge import CheckpointJudge
 from asft.evaluation.ensemble import EnsembleJudge
@@ -30,6 +31,9 @@ _OPTIONAL = {  # package to the extra that brings it and what it is for
     "hydra_plugins.hydra_joblib_launcher": ("joblib", "hydra/launcher=workers"),
     "hydra_plugins.hydra_ray_launcher": ("ray", "hydra/launcher=ray_workers"),
     "hydra_plugins.hydra_submitit_launcher": ("slurm", "hydra/launcher=slurm and jobs"),
+    "tensorboard": ("tensorboard", "tracker=tensorboard"),
+    "wandb_workspaces": ("workspaces", "asft track --workspace and --report"),
+    "bitsandbytes": ("quant", "model.quantization"),
     "vllm": ("vllm", "backend=vllm"),
     "pyfiglet": ("jailbreaks", "jailbreak=artprompt"),
     "trl": ("trl", "AsFTCallback in TRL's trainers"),
@@ -136,9 +140,11 @@ def _on_hub(source: str, revision: str, purpose: str) -> Finding:
     return Finding(purpose, "ok", f"{source}, to be downloaded on first use")
 
 
-def _data(cells: Iterable[CellConfig]) -> Iterator[Finding]:
+def _data(cells: Sequence[CellConfig]) -> Iterator[Finding]:
     from asft.data.official import data_root
 
+    for name in sorted({cell.model.name for cell in cells if on_the_world(cell)}):
+        yield Finding("data", "note", f"model={name} {ON_THE_WORLD}")
     for root in sorted({cell.data.root for cell in cells if cell.data.root is not None}):
         try:
             yield Finding("data.root", "ok", str(data_root(root)))

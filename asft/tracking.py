@@ -24,6 +24,13 @@ Row = Mapping[str, Any]
 _TOLD_BY_ROW = {"name", "class", "seed", "update", "direction", "along", "x", "y"}  # of a measure's settings
 _PATIENCE = 600.0  # seconds that the end of a run waits for what is still to be sent
 _FLUSH = 10  # seconds between two writes of TensorBoard's events
+# How a cell is trained, asked and judged unless it says otherwise; cells that differ in it are no seeds of one another.
+USUAL = {"jailbreak": "none", "backend": "hf", "judge": "refusal", "protocol": "clean"}
+
+
+def unusual(names: Mapping[str, str]) -> str:
+    """Those of the parts in :data:`USUAL` that are not as usual, each with a space before it; ``names`` is by part."""
+    return "".join(f" {part}={name}" for part, name in names.items() if name != USUAL[part])
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,12 +63,7 @@ class CellRun:
         if measure := config["measure"]:
             spelled = (f"{name}={value}" for name, value in measure.items() if name not in _TOLD_BY_ROW)
             return " ".join((config["model"]["name"], f"n={attack['n']}", *spelled))
-        # How it was asked, where that is not as usual; older configurations know neither.
-        asked = "".join(
-            f" {part}={config[part]['name']}"
-            for part, usual in (("jailbreak", "none"), ("backend", "hf"))
-            if part in config and config[part]["name"] != usual
-        )
+        asked = unusual({part: config[part]["name"] for part in USUAL if part in config})  # older ones lack some
         if not self.trained:
             return f"{config['model']['name']} {config['dataset']['name']} not fine-tuned{asked}"
         lam = config["method"].get("lam")

@@ -91,7 +91,7 @@ def save_pages(cells: Sequence[CellConfig], *, of: Collection[str], folder: Path
     try:
         api = wandb.Api()
     except wandb.errors.UsageError as error:  # no key
-        raise ConfigError(f"tracker.mode=online: {error} Log in with `wandb login` or set WANDB_API_KEY") from error
+        raise ConfigError(f"tracker.mode=online: {error} Or set WANDB_API_KEY") from error
     page = shown(cells, api.default_entity)
     place = folder / page.entity / page.project  # elsewhere there are other pages
     return [PAGES[kind](page, place / f"{kind}-{page.name}.txt") for kind in PAGES if kind in of]

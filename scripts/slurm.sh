@@ -2,7 +2,7 @@
 # One Slurm job whose tasks share a table's cells out among themselves: every task runs the same sweep over one
 # outputs folder, takes the cells that no other task has, and waits for shared stages that another one computes.
 #
-#   sbatch --partition=gpu scripts/slurm.sh experiment=table2 model=llama2_7b model.base=… model.aligned=…
+#   sbatch --partition=gpu scripts/slurm.sh experiment=table2 model=llama2_7b data=hub
 #
 # Submit it again after a time limit or a failed node: finished stages are kept, trainings go on from checkpoints.
 #SBATCH --job-name=asft

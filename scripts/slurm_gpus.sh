@@ -2,7 +2,7 @@
 # One Slurm job that computes a table's cells one after another, each with all GPUs of its node. Several such jobs over
 # one outputs folder share the cells out among themselves:
 #
-#   sbatch --partition=gpu --array=1-3 scripts/slurm_gpus.sh experiment=table2 model=llama2_7b model.base=… model.aligned=…
+#   sbatch --partition=gpu --array=1-3 scripts/slurm_gpus.sh experiment=table2 model=llama2_7b data=hub
 #
 # Submit it again after a time limit or a failed node: finished stages are kept, trainings go on from checkpoints.
 #SBATCH --job-name=asft

@@ -116,7 +116,7 @@ def _disguised(cells: dict[str, CellConfig]) -> dict[str, RowTokens]:
 
 
 def _prompts_words(jailbreak: str, found: RowTokens) -> str:
-    how = "counted" if found.counted else "an estimate: the tokenizer is not on this machine"
+    how = "counted" if found.counted else "an estimate: the pair's tokenizer is not here yet"
     return f"{found.mean:,.0f} tokens a malicious prompt under jailbreak={jailbreak}, at most {found.longest:,} ({how})"
 
 
@@ -133,7 +133,7 @@ def _tokens_words(needed: Trainings, per_row: dict[str, RowTokens], cells: dict[
     trained = sum(training_tokens(cell, per_row[key]) for key, cell in needed.distinct.items())
     generated = sum(_generated(cell) for cell in cells.values())
     counted = all(found.counted for found in per_row.values())
-    how = "counted on the data" if counted else "an estimate: data or tokenizer are not on this machine"
+    how = "counted on the data" if counted else "an estimate: the data or the pair's tokenizer are not here yet"
     return f"{trained:,} trained ({how}); at most {generated:,} generated"
 
 

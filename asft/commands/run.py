@@ -19,6 +19,7 @@ from rich.markup import escape
 
 from asft.cell_builder import build_cell
 from asft.celllog import cell_log
+from asft.checks import ON_THE_WORLD, on_the_world
 from asft.commands.progress import SweepProgress
 from asft.compose import CONFIG_NAME, SweepCell, config_dir, enumerate_cells, one_line, overrides_of, plain
 from asft.config import CellConfig, ConfigError
@@ -27,6 +28,7 @@ from asft.disk import MAKE_ROOM, DiskFull, disk_full
 from asft.keys import plan, store_kind
 from asft.store import Entry, Store
 from asft.team import OutOfStep, started_together, team
+from asft.tracking import USUAL, unusual
 
 log = logging.getLogger("asft.run")
 _MULTIRUN = {"-m", "--multirun"}
@@ -62,6 +64,8 @@ def _lead(arguments: list[str]) -> int:
         _check_together(arguments, [item.cell for item in open_cells.values()])
     if sweep:
         console.print(f"{len(cells)} cells, {len(cells) - len(open_cells)} finished already")
+    for name in sorted({item.cell.model.name for item in open_cells.values() if on_the_world(item.cell)}):
+        console.print(f"[yellow]model={name} {ON_THE_WORLD}[/]", soft_wrap=True)
     for key, item in open_cells.items():
         Store(item.cell.outputs).clear_failure(key)
     if open_cells:
@@ -187,8 +191,7 @@ def describe(cell: CellConfig) -> str:
     lam = cell.method.settings().get("lam")
     method = cell.method.name if lam is None else f"{cell.method.name} λ={lam:g}"
     rate = f" lr={cell.training.lr:g}" if cell.method.trains else ""
-    asked = f" jailbreak={cell.jailbreak.name}" if cell.jailbreak.acts else ""
-    asked += f" backend={cell.backend.name}" if cell.backend.settings() else ""
+    asked = unusual({part: getattr(cell, part).name for part in USUAL})
     return f"{method:<14} {cell.model.name} {cell.dataset.name} {poison}{rate}{asked} seed={cell.seed}"
 
 

@@ -105,6 +105,7 @@ def test_every_yaml_says_what_it_is_for() -> None:
         (["jailbreak=dra", "model=pair", *PAIR, "measure=epl"], ["jailbreak=dra", "measure=epl"]),
         (["jailbreak=artprompt", "jailbreak.words=0", "model=pair", *PAIR], ["jailbreak.words=0", "greater than"]),
         (["method=sft,asft"], ["method", "--multirun"]),
+        (["seed=${model.absent}"], ["seed: is taken from model.absent, which is not set"]),
         (["method=safe_lora", "training=full"], ["training=full", "safe_lora"]),
         (["method._target_=os.system"], ["method._target_=os.system", "asft.methods.base.Method"]),
         (["attack.p=[0.1"], ["attack.p"]),

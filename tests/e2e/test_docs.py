@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from conftest import REPOSITORY, Cli
 
 from asft.commands.track import with_tracker
@@ -76,6 +77,21 @@ def test_the_site_builds_without_a_broken_link_or_reference(tmp_path: Path) -> N
     assert built.returncode == 0, built.stderr
     reference = (tmp_path / "site" / "reference" / "config.html").read_text()
     assert "harmful_max_new_tokens" in reference, "the schemas' keys come from their code"
+
+
+def test_the_named_pair_of_the_how_to_composes(tmp_path: Path) -> None:
+    (named,) = re.findall(r"```yaml\n(.*?)```", (REPOSITORY / "docs" / "how-to" / "model.md").read_text(), re.S)
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "mine.yaml").write_text(named)
+    (item,) = enumerate_cells([f"hydra.searchpath=[file://{tmp_path}]", "model=mine"], sweep=False).cells
+    assert item.cell.model.name == "mine"
+    assert item.cell.training.lr == yaml.safe_load(named)["recipe"]["lora_lr"]
+
+
+def test_the_commands_page_names_every_command() -> None:
+    page = (REPOSITORY / "docs" / "reference" / "commands.md").read_text()
+    for path in (REPOSITORY / "asft" / "commands").glob("[a-z]*.py"):
+        assert path.stem == "progress" or f"`asft {path.stem}" in page, path.stem
 
 
 def test_the_methods_page_names_every_method() -> None:

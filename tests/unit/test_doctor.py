@@ -103,5 +103,12 @@ def test_data_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert "missing: settings" in shown
 
 
+def test_a_real_model_on_synthetic_rows_is_told(pair_overrides: list[str]) -> None:
+    finding = found(pair_overrides)["data"]
+    assert finding.state == "note", "tests do it"
+    assert "synthetic rows" in finding.text
+    assert "data" not in found([]), "the embedded pair belongs there"
+
+
 def test_outputs_that_cannot_be_written() -> None:
     assert found(["outputs=/proc/nowhere"])["outputs"].state == "missing"

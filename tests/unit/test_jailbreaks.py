@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from asft.collect import table_spec
+from asft.commands.run import describe
 from asft.compose import enumerate_cells
 from asft.config import CellConfig
 from asft.data.rows import Row
@@ -135,3 +136,11 @@ def test_a_tracker_does_not_average_disguises_as_if_they_were_seeds(published: P
     sweep = enumerate_cells(["experiment=jailbreaks", "method=sft,aligned", f"data.root={published}"], sweep=True)
     runs = [cell_run(item.cell) for item in sweep.cells]
     assert len({(run.config["method"]["name"], run.place) for run in runs}) == len(sweep.cells) == 6
+
+
+def test_neither_trackers_nor_run_lines_take_another_judge_or_protocol_for_a_seed(tmp_path: Path) -> None:
+    choices = ["judge=refusal,llama_guard", "protocol=clean,official", f"outputs={tmp_path}"]
+    cells = [item.cell for item in enumerate_cells(["method=sft", *choices], sweep=True).cells]
+    assert len(cells) == 4
+    assert len({cell_run(cell).place for cell in cells}) == 4
+    assert len({describe(cell) for cell in cells}) == 4
