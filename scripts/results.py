@@ -52,9 +52,11 @@ SMOLLM2 = f"""\
 # Tables 2 and 5 on SmolLM2-135M
 
 Two tables of the AsFT paper ([arXiv:2506.08473](https://arxiv.org/abs/2506.08473)) on a real language model,
-SmolLM2-135M-Instruct, and the authors' published files, under `protocol=clean`. {READING}
+SmolLM2-135M-Instruct, and the authors' published files, under `protocol=clean`.
 
-What was cut so that two cores finish both in about two hours:
+{READING}
+
+What was cut so that two cores finish both in an hour or two:
 
 - **The model**: 135 M parameters instead of 7 B. SmolLM2 answers most malicious requests, so it is the *unaligned*
   side; the aligned side was made here by a short safety fine-tune (98 refusals, 100 Alpaca rows), not by a lab's
@@ -186,7 +188,7 @@ def _direction(contrasts: list[list[str]]) -> str:
             "random, `asft_projector` has a true projector in Ĉ's place. HS of AsFT minus that of each, mean over the "
             "columns in which the attack works, in points; negative means that AsFT is safer. p is the paired test's, "
             "corrected over the contrasts of the table; columns are named in which a difference holds by itself. The "
-            "tables share cells (AG News, p = 0.1, n = 1000 is in nearly all): they are no independent confirmations.",
+            "tables share cells: they are no independent confirmations.",
             markdown.table(["table", *contrast.DIRECTION_CONTROLS], contrasts),
         ]
     )

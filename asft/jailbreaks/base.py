@@ -28,11 +28,13 @@ class Jailbreak:
         name: the name in configurations, keys and reports, e.g. ``artprompt``.
         label: the name as the field writes it, e.g. ``ArtPrompt``.
         caveat: what it does otherwise than its paper, in words for the reader of a report.
+        code: to be raised when the text that it makes changes, so that answers to the old one are not taken for new.
     """
 
     name: ClassVar[str] = "none"
     label: ClassVar[str] = "none"
     caveat: ClassVar[str] = ""
+    code: ClassVar[int] = 1
 
     def check(self) -> None:
         """Raises ValueError when it cannot work here; called before anything is trained for it."""
@@ -43,7 +45,11 @@ class Jailbreak:
 
     def settings(self) -> dict[str, Any]:
         """Its identity for content keys."""
-        return {"class": f"{type(self).__module__}.{type(self).__qualname__}", **dataclasses.asdict(self)}
+        return {
+            "class": f"{type(self).__module__}.{type(self).__qualname__}",
+            "code": self.code,
+            **dataclasses.asdict(self),
+        }
 
     @property
     def acts(self) -> bool:
