@@ -34,7 +34,7 @@ def commands() -> list[list[str]]:
 
 def make_targets() -> list[str]:
     text = "".join(page.read_text() for page in PAGES)
-    return sorted(set(re.findall(r"(?:^|`)make ([a-z-]+)", text, re.M)))
+    return sorted(set(re.findall(r"(?:^|`)make ([a-z0-9-]+)", text, re.M)))
 
 
 @pytest.mark.parametrize("words", commands(), ids=" ".join)
