@@ -7,6 +7,7 @@ flipped bit in a score is noticed as well as one in a weight.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 from collections.abc import Mapping
 from functools import lru_cache
@@ -84,6 +85,14 @@ def check_contents(folder: Path, manifest: Mapping[str, Any], name: str = MANIFE
     for file, wanted in _listed(manifest).items():
         if file_digest(folder / PurePosixPath(file)) != wanted["sha256"]:
             raise DamagedEntry(f"{folder / PurePosixPath(file)}: its SHA-256 is not that of what was written")
+
+
+def set_aside(folder: Path, shelf: Path) -> Path:
+    """Moves a damaged folder onto ``shelf``, as ``NAME-N`` with the first N that is free, and returns where."""
+    shelf.mkdir(parents=True, exist_ok=True)
+    target = next(path for n in itertools.count(1) if not (path := shelf / f"{folder.name}-{n}").exists())
+    folder.replace(target)
+    return target
 
 
 def verifiable(manifest: Mapping[str, Any]) -> bool:

@@ -21,7 +21,6 @@ in the making stand, by its key, ``.KEY.lock`` (the operating system's lock, gon
 from __future__ import annotations
 
 import hashlib
-import itertools
 import json
 import logging
 import os
@@ -39,7 +38,16 @@ from filelock import FileLock, Timeout
 
 from asft.disk import MAKE_ROOM, DiskFull, disk_full
 from asft.heartbeat import SUFFIX, Beat, Heartbeat, read_beat
-from asft.integrity import MANIFEST, DamagedEntry, check_contents, check_sizes, describe_files, read_manifest, seal
+from asft.integrity import (
+    MANIFEST,
+    DamagedEntry,
+    check_contents,
+    check_sizes,
+    describe_files,
+    read_manifest,
+    seal,
+    set_aside,
+)
 from asft.meter import PeakMemory
 from asft.provenance import git_commit, library_versions
 from asft.team import OutOfStep
@@ -212,11 +220,7 @@ class Store:
 
     def set_aside(self, kind: str, key: str) -> Path:
         """Moves a damaged entry to ``damaged/`` and returns where; the next run computes it anew."""
-        shelf = self.root / "damaged" / kind
-        shelf.mkdir(parents=True, exist_ok=True)
-        target = next(path for n in itertools.count(1) if not (path := shelf / f"{key}-{n}").exists())
-        self.path(kind, key).replace(target)
-        return target
+        return set_aside(self.path(kind, key), self.root / "damaged" / kind)
 
     def _read(self, kind: str, key: str) -> Entry:
         folder = self.path(kind, key)

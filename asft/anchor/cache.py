@@ -7,7 +7,6 @@ written is set aside and built anew.
 
 from __future__ import annotations
 
-import itertools
 import logging
 import os
 import shutil
@@ -22,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from asft.anchor.forms import FORMS
 from asft.anchor.manifest import DAMAGED, read_meta, write_meta
 from asft.anchor.module import AnchoredModule
-from asft.integrity import DamagedEntry
+from asft.integrity import DamagedEntry, set_aside
 
 logger = logging.getLogger(__name__)
 
@@ -67,10 +66,7 @@ def _whole(directory: Path) -> bool:
     try:
         load(directory)
     except DamagedEntry as error:
-        shelf = directory.parent / DAMAGED
-        shelf.mkdir(exist_ok=True)
-        target = next(path for n in itertools.count(1) if not (path := shelf / f"{directory.name}-{n}").exists())
-        directory.replace(target)
+        target = set_aside(directory, directory.parent / DAMAGED)
         logger.warning("damaged anchor: %s. Set aside in %s, built anew", error, target)
         return False
     return True

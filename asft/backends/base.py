@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
+from asft.evaluation.judge import identity
 from asft.evaluation.partial import PartialRows
 
 if TYPE_CHECKING:  # heavy, or would be circular
@@ -101,5 +102,4 @@ class Backend:
 
     def settings(self) -> dict[str, Any]:
         """Its identity for content keys; empty for the one that answers were made by before there were others."""
-        fields = {name: value for name, value in dataclasses.asdict(self).items() if name not in self.practical}
-        return {"class": f"{type(self).__module__}.{type(self).__qualname__}", **fields}
+        return identity(self, self.practical)
