@@ -24,10 +24,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from forked import become_sweep
 
 import asft.pipeline
 from asft.cleaning import verify
-from asft.cli import main
 from asft.integrity import MANIFEST
 from asft.store import KINDS, Store
 
@@ -43,20 +43,9 @@ def start(
     outputs.mkdir(parents=True, exist_ok=True)
     sys.stdout.flush()
     child = os.fork()
-    if child:
-        return child
-    try:
-        log = os.open(told or outputs / "told.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        os.dup2(log, 1)
-        os.dup2(log, 2)
-        os.chdir(outputs)
-        prepare()
-        main(["run", "-m", *overrides, f"outputs={outputs}"])
-    except SystemExit as stop:
-        sys.stderr.flush()
-        os._exit(int(stop.code or 0))
-    finally:
-        os._exit(70)
+    if not child:
+        become_sweep(overrides, outputs, told or outputs / "told.txt", prepare)
+    return child
 
 
 def finish(child: int) -> int:

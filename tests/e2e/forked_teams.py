@@ -14,17 +14,16 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+from forked import become_sweep
 from transformers import TrainerCallback
 
 import asft.distributed
 import asft.pipeline
 from asft.cleaning import verify
-from asft.cli import main
 from asft.store import Store
 from asft.team import team
 
@@ -76,6 +75,11 @@ def watch_training(outputs: Path, fault: str | None) -> None:
     asft.pipeline.train = train  # type: ignore[attr-defined]
 
 
+def prepare(outputs: Path, fault: str | None) -> None:
+    asft.distributed.GRACE = 2.0
+    watch_training(outputs, fault)
+
+
 def start(overrides: list[str], outputs: Path, processes: int, fault: str | None = None) -> list[int]:
     """Forks the processes of one ``asft run -m`` and returns their exit statuses."""
     outputs.mkdir(parents=True, exist_ok=True)
@@ -91,25 +95,9 @@ def start(overrides: list[str], outputs: Path, processes: int, fault: str | None
         if child == 0:
             if processes > 1:
                 os.environ.update({name: str(value) for name, value in launched.items()})
-            run_forked(lambda: watch_training(outputs, fault), overrides, outputs, rank)
+            become_sweep(overrides, outputs, outputs / f"told{rank}.txt", lambda: prepare(outputs, fault))
         children.append(child)
     return [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
-
-
-def run_forked(prepare: Callable[[], None], overrides: list[str], outputs: Path, rank: int) -> None:
-    try:
-        log = os.open(outputs / f"told{rank}.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        os.dup2(log, 1)
-        os.dup2(log, 2)
-        os.chdir(outputs)
-        asft.distributed.GRACE = 2.0
-        prepare()
-        main(["run", "-m", *overrides, f"outputs={outputs}"])
-    except SystemExit as stop:
-        sys.stderr.flush()
-        os._exit(int(stop.code or 0))
-    finally:
-        os._exit(70)
 
 
 def equal(outputs: Path, overrides: list[str]) -> list[list[str]]:

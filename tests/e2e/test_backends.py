@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import fake_vllm
 import pytest
+from changed_pair import changed_pair
 
 from asft.backends.base import Weights
 from asft.backends.vllm import VLLMBackend
@@ -33,11 +32,7 @@ def engines(monkeypatch: pytest.MonkeyPatch) -> list[fake_vllm.LLM]:
 @pytest.fixture
 def penalised(random_pair: Path, tmp_path: Path) -> list[str]:
     """Overrides that take a copy of the pair whose checkpoints ask for a repetition penalty, as Qwen2's do."""
-    for side in ("base", "aligned"):
-        shutil.copytree(random_pair / side, tmp_path / side)
-        path = tmp_path / side / "generation_config.json"
-        path.write_text(json.dumps({**json.loads(path.read_text()), "repetition_penalty": 1.3}))
-    return [f"model.base={tmp_path / 'base'}", f"model.aligned={tmp_path / 'aligned'}"]
+    return changed_pair(random_pair, tmp_path, "generation_config.json", repetition_penalty=1.3)
 
 
 @pytest.mark.slow

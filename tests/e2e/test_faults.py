@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import Cli
+from forked import run_script
 
 pytestmark = pytest.mark.slow
 SCRIPT = Path(__file__).with_name("forked_sweeps.py")
@@ -18,18 +17,7 @@ LONGER = ["training.epochs=4", "attack.n=48", "checkpoint_every=0.05"]
 
 
 def forked(what: str, tmp_path: Path, overrides: list[str]) -> dict[str, Any]:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "COLUMNS": "200"}
-    done = subprocess.run(
-        [sys.executable, str(SCRIPT), what, str(tmp_path / what), json.dumps(overrides)],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return result
+    return run_script(SCRIPT, what, str(tmp_path / what), json.dumps(overrides))
 
 
 @pytest.fixture

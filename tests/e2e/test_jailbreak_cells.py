@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from changed_pair import changed_pair
 
 import asft.evaluation.generate
 from asft.commands.plan import plan as plan_command
@@ -25,11 +24,7 @@ MakeCell = Callable[..., CellConfig]
 @pytest.fixture
 def long_pair(random_pair: Path, tmp_path: Path) -> list[str]:
     """Overrides that take a copy of the random pair with room for disguised prompts."""
-    for side in ("base", "aligned"):
-        shutil.copytree(random_pair / side, tmp_path / side)
-        path = tmp_path / side / "config.json"
-        path.write_text(json.dumps({**json.loads(path.read_text()), "max_position_embeddings": 4096}))
-    return [f"model.base={tmp_path / 'base'}", f"model.aligned={tmp_path / 'aligned'}"]
+    return changed_pair(random_pair, tmp_path, "config.json", max_position_embeddings=4096)
 
 
 def count(cell: CellConfig, kind: str) -> int:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from forked import run_script
 from safetensors.torch import load_file
 
 from asft.store import HARMFUL_FILE, HISTORY_FILE, TASK_FILE, read_jsonl
@@ -37,16 +38,7 @@ def forked(random_pair: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple
         "evaluation.harmful_max_new_tokens=4",
         *SETTINGS,
     ]
-    done = subprocess.run(
-        [sys.executable, str(SCRIPT), str(outputs), json.dumps(overrides)],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "COLUMNS": "200"},
-        capture_output=True,
-        text=True,
-        timeout=500,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    found = run_script(SCRIPT, str(outputs), json.dumps(overrides))
     return outputs, found
 
 

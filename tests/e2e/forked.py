@@ -1,0 +1,44 @@
+"""Sweeps as children of one warm process, and scripts that run such, as tests start them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+from asft.cli import main
+
+
+def become_sweep(overrides: list[str], outputs: Path, told: Path, prepare: Callable[[], None]) -> NoReturn:
+    """Turns a forked child into ``asft run -m``: its output goes to ``told``, and it ends with the command's status."""
+    try:
+        log = os.open(told, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+        os.chdir(outputs)
+        prepare()
+        main(["run", "-m", *overrides, f"outputs={outputs}"])
+    except SystemExit as stop:
+        sys.stderr.flush()
+        os._exit(int(stop.code or 0))
+    finally:
+        os._exit(70)
+
+
+def run_script(script: Path, *arguments: str) -> dict[str, Any]:
+    """Runs a script in a process of one thread and reads the JSON object that it prints last."""
+    done = subprocess.run(
+        [sys.executable, str(script), *arguments],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "COLUMNS": "200"},
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
