@@ -10,6 +10,11 @@ from typing import Any
 CHECKPOINT_FILES = ("*.safetensors", "*.json", "tokenizer.model", "*.txt", "*.jinja")
 
 
+def holds_adapter(folder: Path) -> bool:
+    """Whether a trained folder holds an adapter to a checkpoint, and not a checkpoint itself."""
+    return (folder / "adapter_config.json").exists()
+
+
 def checkpoint_identity(folder: Path) -> dict[str, Any]:
     """What tells a local checkpoint from another without reading its weights: names, sizes, times, headers."""
     files = sorted(file for pattern in CHECKPOINT_FILES for file in folder.glob(pattern))

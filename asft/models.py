@@ -18,6 +18,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from asft.checkpoint_files import holds_adapter
 from asft.team import team
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ class Pair:
         """
         if weights is None:
             return self.load(side, device, dtype)
-        if not (weights / "adapter_config.json").exists():
+        if not holds_adapter(weights):
             return load_model(weights, dtype or self.dtype, device)
         adapted = PeftModel.from_pretrained(self.load(side, device, dtype), str(weights))
         if self.quantization is not None:  # merging would round the update to the quantised grid

@@ -97,10 +97,23 @@ class TrackedCell(CellRun):
 
 
 class OpenRun:
-    """A run that takes a cell's logs and then its scores; this one shows them nowhere."""
+    """A run that takes a cell's logs and then its scores; this one shows them nowhere.
+
+    Attributes:
+        next_step: the first step that the run does not have yet.
+    """
+
+    next_step = 0
 
     def log(self, entry: Mapping[str, float]) -> None:
         """Adds one entry of the training log; one whose step the run has already is left out."""
+        step = int(entry["step"])
+        if step >= self.next_step:
+            self.add({f"train/{name}": value for name, value in entry.items() if name != "step"}, step)
+            self.next_step = step + 1
+
+    def add(self, values: Mapping[str, float], step: int) -> None:
+        """Shows one step's values."""
 
     def end(self, cell: TrackedCell) -> None:
         """Adds the scores and closes the run as finished."""
@@ -189,12 +202,8 @@ class _WandbRun(OpenRun):
         self.run, self.generations = run, generations
         self.next_step = run.starting_step  # above 0 where an earlier attempt has been sent to the server
 
-    def log(self, entry: Mapping[str, float]) -> None:
-        if entry["step"] < self.next_step:
-            return
-        values = {f"train/{name}": value for name, value in entry.items() if name != "step"}
-        self.run.log(values, step=int(entry["step"]), commit=True)
-        self.next_step = int(entry["step"]) + 1
+    def add(self, values: Mapping[str, float], step: int) -> None:
+        self.run.log(dict(values), step=step, commit=True)
 
     def end(self, cell: TrackedCell) -> None:
         summary = dict(cell.summary)
@@ -240,15 +249,11 @@ class TensorBoardTracker(Tracker):
 
 class _TensorBoardRun(OpenRun):
     def __init__(self, writer: SummaryWriter) -> None:
-        self.writer, self.next_step = writer, 0
+        self.writer = writer
 
-    def log(self, entry: Mapping[str, float]) -> None:
-        if entry["step"] < self.next_step:
-            return
-        for name, value in entry.items():
-            if name != "step":
-                self.writer.add_scalar(f"train/{name}", value, int(entry["step"]))
-        self.next_step = int(entry["step"]) + 1
+    def add(self, values: Mapping[str, float], step: int) -> None:
+        for name, value in values.items():
+            self.writer.add_scalar(name, value, step)
 
     def end(self, cell: TrackedCell) -> None:
         for name, value in cell.summary.items():

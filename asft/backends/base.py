@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
+from asft.checkpoint_files import holds_adapter
 from asft.evaluation.judge import identity
 from asft.evaluation.partial import PartialRows
 
@@ -47,7 +48,7 @@ class Weights:
     @property
     def adapter(self) -> Path | None:
         """The adapter's folder, where one was trained."""
-        return self.trained if self.trained and (self.trained / "adapter_config.json").exists() else None
+        return self.trained if self.trained and holds_adapter(self.trained) else None
 
     @property
     def checkpoint(self) -> Path:

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from statistics import median
-from typing import Any
+from typing import Any, Literal
 
 from asft.config import CellConfig, PretrainedModel, SafetyTunedModel
 from asft.keys import plan
 from asft.planning.shape import Shape
 from asft.planning.tokens import answer_tokens
 from asft.planning.trainings import steps
-from asft.store import Store, content_key
+from asft.store import CONFIG_FILE, Entry, Store, content_key
 
 # Seconds per parameter and token, and per training step beside that (the trainer's own work, which a model of a
 # million parameters feels). CPU: fitted to four fine-tunes of 500 steps of the embedded pair on two cores. GPU: 4 FLOP
@@ -70,11 +70,7 @@ def default_rate(cell: CellConfig, shape: Shape, gpu: bool) -> Rate:
 def measured(cell: CellConfig) -> Measured:
     """What the store's finished cells of the cell's model and kind of training took."""
     found, seen = Measured(), set()
-    for folder in sorted((Store(cell.outputs).root / "cells").glob("*/")):
-        entry = Store(cell.outputs).find("cells", folder.name)
-        if entry is None or not (folder / "config.json").exists():
-            continue
-        config = json.loads((folder / "config.json").read_text())
+    for entry, config in finished(Store(cell.outputs), "cells"):
         if not same_model(config, cell) or config["training"]["name"] != cell.training.name:
             continue
         found.cells += 1
@@ -93,6 +89,14 @@ def measured(cell: CellConfig) -> Measured:
             elif _asked_alike(config, cell):
                 found.answers[task].append(stage["seconds"] / _possible(config))
     return found
+
+
+def finished(store: Store, kind: Literal["cells", "measures"]) -> Iterator[tuple[Entry, dict[str, Any]]]:
+    """Each finished cell of a kind with its resolved configuration, by key."""
+    for folder in sorted((store.root / kind).glob("*/")):
+        entry = store.find(kind, folder.name)
+        if entry is not None and (folder / CONFIG_FILE).exists():
+            yield entry, json.loads((folder / CONFIG_FILE).read_text())
 
 
 def same_model(config: Mapping[str, Any], cell: CellConfig) -> bool:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from statistics import median
 from typing import Any
@@ -12,9 +11,9 @@ from typing import Any
 from asft.config import CellConfig
 from asft.measures.base import Measure
 from asft.measures.cosine import Cosine
-from asft.planning.hours import Measured, Rate, same_model
+from asft.planning.hours import Measured, Rate, finished, same_model
 from asft.planning.shape import Shape
-from asft.store import CONFIG_FILE, Entry, Store
+from asft.store import Store
 
 # Of one random update of one module (asft/measures/cosine.py): its own overhead, and seconds per Gaussian, which a CPU
 # core draws whatever the device.
@@ -34,7 +33,7 @@ def measured_work(cells: Iterable[CellConfig]) -> WorkSeconds:
     kinds = {cell.measure.settings()["class"]: (type(cell.measure), cell) for cell in cells if cell.measure}
     found: dict[type[Measure], list[float]] = defaultdict(list)
     stores = {cell.outputs for _, cell in kinds.values()}
-    for entry, config in (item for root in stores for item in _finished(Store(root))):
+    for entry, config in (item for root in stores for item in finished(Store(root), "measures")):
         if config["measure"]["class"] not in kinds:
             continue
         kind, cell = kinds[config["measure"]["class"]]
@@ -68,14 +67,6 @@ def _draw_seconds(rank: int, rate: Rate, shape: Shape) -> float:
     products = 2 * rank * sum(outputs * inputs for outputs, inputs in shape.adapted)
     per_second = rate.train * shape.parameters * _FLOP / _DOUBLE
     return len(shape.adapted) * _MODULE + shape.lora_parameters(rank) * _GAUSSIAN + products / per_second
-
-
-def _finished(store: Store) -> Iterator[tuple[Entry, dict[str, Any]]]:
-    """Each finished measure with its resolved configuration."""
-    for folder in sorted((store.root / "measures").glob("*/")):
-        entry = store.find("measures", folder.name)
-        if entry is not None and (folder / CONFIG_FILE).exists():
-            yield entry, json.loads((folder / CONFIG_FILE).read_text())
 
 
 def _made(kind: type[Measure], settings: Mapping[str, Any]) -> Measure:
