@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from asft.anchor.anchor import Anchor
     from asft.anchor.callback import AsFTCallback, FullAsFTCallback
-    from asft.project import project_adapter
-    from asft.safelora import safe_lora
+    from asft.anchor.project import project_adapter
+    from asft.anchor.projection import safe_lora
 
 __version__ = "0.1.0"
 
@@ -20,8 +20,8 @@ _HOMES = {
     "Anchor": "asft.anchor.anchor",
     "AsFTCallback": "asft.anchor.callback",
     "FullAsFTCallback": "asft.anchor.callback",
-    "project_adapter": "asft.project",
-    "safe_lora": "asft.safelora",
+    "project_adapter": "asft.anchor.project",
+    "safe_lora": "asft.anchor.projection",
 }
 
 __all__ = ["Anchor", "AsFTCallback", "FullAsFTCallback", "__version__", "project_adapter", "safe_lora"]

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from rich.markup import escape
 
 from asft.console import console
-from asft.team import started_together
+from asft.distributed.team import started_together
 
 USAGE = """\
 asft: fine-tune language models without losing their safety (AsFT, arXiv:2506.08473)

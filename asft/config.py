@@ -1,28 +1,29 @@
-"""The typed configuration: frozen dataclasses, made from what Hydra composes by :mod:`asft.cell_builder`."""
+"""What can be chosen: plain schemas of every config group. Imports nothing of ours; everything may import it."""
 
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
-from asft.backends.base import Backend
-from asft.evaluation.grader import Grader
-from asft.evaluation.judge import Judge
-from asft.jailbreaks.base import Jailbreak
-from asft.measures.base import Measure
-from asft.methods.base import Method
-from asft.tracking import Tracker
-
 STRICT = ConfigDict(extra="forbid")
 T = TypeVar("T")
+Side = Literal["base", "aligned"]
+Dtype = Literal["float32", "bfloat16", "float16"]
+Quantization = Literal["8bit", "4bit"]
+GRADED_TASKS = {"alpaca"}
 
 
 # Names become folder names; none may lead out of the outputs folder.
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
+
+
+def identity(plugin: Any, practical: frozenset[str]) -> dict[str, Any]:
+    """A plug-in's class and those of its fields that can change a result."""
+    fields = {name: value for name, value in dataclasses.asdict(plugin).items() if name not in practical}
+    return {"class": f"{type(plugin).__module__}.{type(plugin).__qualname__}", **fields}
 
 
 class ConfigError(ValueError):
@@ -201,7 +202,7 @@ class EvaluationConfig:
 
 @dataclass(frozen=True, config=STRICT)
 class ProtocolConfig:
-    """Which protocol the cell follows; :mod:`asft.protocol` says what each decides.
+    """Which protocol the cell follows; :mod:`asft.data.protocol` says what each decides.
 
     ``name`` alone is part of a key. The rest are defaults that other groups' YAML reads (``attack.mix``,
     ``training.pad_to_max_length``, ``dataset.max_new_tokens``, ``seed``), where each can be overridden.
@@ -240,58 +241,15 @@ class ExperimentConfig:
     paper_columns: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
-# The parts of a cell that are classes named by their YAML, with their base classes; third parties plug in here.
-PLUGINS: dict[str, type[Any]] = {
-    "method": Method,
-    "jailbreak": Jailbreak,
-    "backend": Backend,
-    "judge": Judge,
-    "grader": Grader,
-    "tracker": Tracker,
-}
-OPTIONAL_PLUGINS: dict[str, type[Any]] = {"measure": Measure}
-
-
-@dataclass(frozen=True, config=ConfigDict(extra="forbid", arbitrary_types_allowed=True))
-class CellConfig:
-    """One trained and scored configuration: everything that can change its numbers, and where it is kept."""
+@dataclass(frozen=True, config=STRICT)
+class Settings:
+    """The choices that a plug-in may look at: all that decide a cell's numbers, but for the plug-ins themselves."""
 
     model: ModelConfig
     dataset: DatasetConfig
     data: DataConfig
     attack: AttackConfig
-    method: Method
     training: TrainingConfig
     evaluation: EvaluationConfig
-    jailbreak: Jailbreak
-    backend: Backend
-    judge: Judge
-    grader: Grader
     protocol: ProtocolConfig
-    tracker: Tracker
-    lam: Annotated[float, Field(ge=0)]
     seed: Annotated[int, Field(ge=0)]
-    outputs: Path
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    checkpoint_every: Annotated[float, Field(ge=0)] = 60.0
-    experiment: ExperimentConfig | None = None
-    measure: Measure | None = None
-
-    @property
-    def graded(self) -> bool:
-        """Whether FA comes from ``grader``: free-form answers on real data, for which there is no rule."""
-        return self.dataset.name == "alpaca" and self.data.root is not None
-
-    def plain(self) -> dict[str, Any]:
-        """The configuration as plain data, plug-ins by name and class; what manifests and trackers keep."""
-        parts = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        tree = {name: _as_plain(part) for name, part in parts.items()}
-        for name in PLUGINS:
-            tree[name] = {"name": parts[name].name, **parts[name].settings()}
-        if self.measure is not None:
-            tree["measure"] = {"name": self.measure.name, **self.measure.settings()}
-        return {**tree, "outputs": str(self.outputs)}
-
-
-def _as_plain(part: Any) -> Any:
-    return dataclasses.asdict(part) if dataclasses.is_dataclass(part) and not isinstance(part, type) else part

@@ -16,11 +16,11 @@ from pathlib import Path
 from screenshots import browser
 from synthetic_store import write_cell
 
-from asft.compose import enumerate_cells
-from asft.config import CellConfig
+from asft.cells.cell import CellConfig
+from asft.cells.compose import enumerate_cells
 from asft.dashboard import Site
 from asft.dashboard.tables import enumerate_experiment
-from asft.store import Store
+from asft.store.entries import Store
 
 BUILD_LIMIT, OPEN_LIMIT = 60.0, 2.0
 METHODS = "sft,asft,l2,safeinstr,lisa_base,lisa_aligned,bea,asft_random"

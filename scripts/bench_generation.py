@@ -14,15 +14,15 @@ from rich.console import Console
 from rich.table import Table
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from asft.compose import enumerate_cells
-from asft.config import CellConfig
+from asft.backends.generate import generate
+from asft.cells.cell import CellConfig
+from asft.cells.compose import enumerate_cells
 from asft.console import quiet_libraries
+from asft.data.loading import Collator
 from asft.data.sources import load_data
 from asft.data.templates import ChatTemplate
-from asft.evaluation.generate import generate
-from asft.loading import Collator
-from asft.pairs import prepare_pair
-from asft.store import Store
+from asft.pipeline.prepare import prepare_pair
+from asft.store.entries import Store
 
 
 def main() -> None:

@@ -16,14 +16,14 @@ from rich.console import Console
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
 from asft import Anchor, AsFTCallback
-from asft.compose import enumerate_cells
+from asft.cells.compose import enumerate_cells
 from asft.console import quiet_libraries
+from asft.data.loading import Collator
 from asft.data.sources import load_data
 from asft.data.templates import ChatTemplate
-from asft.loading import Collator
-from asft.pairs import prepare_pair
-from asft.store import Store
-from asft.training import attach_lora
+from asft.pipeline.prepare import prepare_pair
+from asft.store.entries import Store
+from asft.training.trainer import attach_lora
 
 
 def main() -> None:

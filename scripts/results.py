@@ -15,16 +15,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from asft.collect import records, table_spec
-from asft.collect_measures import measure_table
-from asft.compose import enumerate_cells
-from asft.provenance import git_commit, library_versions
-from asft.report import MissingCell, contrast, evidence, markdown, measure_evidence
+from asft.cells.compose import enumerate_cells
+from asft.report import contrast, evidence, measure_evidence
 from asft.report.analysis import Analysis, analyse
-from asft.report.measure_print import draw_places, saved
-from asft.report.measure_writers import measures_markdown, quantities
-from asft.report.measures import MeasureTable
+from asft.report.collect import records, table_spec
+from asft.report.collect_measures import measure_table
+from asft.report.measure_table import MeasureTable
+from asft.report.records import MissingCell
 from asft.report.text import metric_title, paper, score
+from asft.report.writers import markdown
+from asft.report.writers.measure_print import draw_places, saved
+from asft.report.writers.measures import measures_markdown, quantities
+from asft.store.provenance import git_commit, library_versions
 
 READING = """\
 In brackets the 95% interval (Wilson's for one seed, Student's t over several); in parentheses the paper's figure, on

@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from asft.config import CellConfig
-from asft.keys import plan
-from asft.store import CONFIG_FILE, HARMFUL_FILE, HISTORY_FILE, TASK_FILE, Entry, Store, write_json, write_jsonl
+from asft.cells.cell import CellConfig
+from asft.cells.keys import plan
+from asft.store.entries import CONFIG_FILE, HARMFUL_FILE, HISTORY_FILE, TASK_FILE, Entry, Store, write_json, write_jsonl
 
 Answer = Callable[[int], str]
 

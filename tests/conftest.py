@@ -12,7 +12,7 @@ import pytest
 import torch
 from published_files import write_published
 
-from asft.config import CellConfig
+from asft.cells.cell import CellConfig
 
 REPOSITORY = Path(__file__).parent.parent
 OFFICIAL = Path(os.environ.get("ASFT_TEST_DATA", REPOSITORY.parent / "shared" / "data" / "asft_official"))
@@ -41,8 +41,8 @@ def random_pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """``base`` and ``aligned`` of a two-layer Llama with random weights and the embedded world's tokenizer."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from asft.organism.tokenizer import train_tokenizer
-    from asft.organism.world import alignment_rows, harmful_rows, task_rows
+    from asft.data.world.world import alignment_rows, harmful_rows, task_rows
+    from asft.models.organism.tokenizer import train_tokenizer
 
     folder = tmp_path_factory.mktemp("pair")
     rows = [*alignment_rows()[:800], *harmful_rows("harmful")[:200], *task_rows("agnews", "train")[:200]]
@@ -92,7 +92,7 @@ def pair_overrides(random_pair: Path, tmp_path: Path) -> list[str]:
 @pytest.fixture
 def cell(pair_overrides: list[str]) -> Callable[..., CellConfig]:
     """Makes a typed cell of the random pair from further overrides."""
-    from asft.compose import enumerate_cells
+    from asft.cells.compose import enumerate_cells
 
     def make(*overrides: str) -> CellConfig:
         return enumerate_cells([*pair_overrides, *overrides], sweep=False).cells[0].cell

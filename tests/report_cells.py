@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from asft.report import Cell, CellRecord, Column, TableSpec
+from asft.report.records import Cell, CellRecord, Column, TableSpec
 
 PROMPTS = 100
 ROWS = 200

@@ -13,13 +13,13 @@ from typing import Literal, get_args
 import torch
 
 from asft.anchor import cache
+from asft.anchor.difference import CheckpointPair
 from asft.anchor.forms import LowRank, on_host
-from asft.anchor.manifest import LAYOUT
 from asft.anchor.module import AnchoredModule
 from asft.anchor.names import stem
-from asft.anchor.pair import CheckpointPair
 from asft.anchor.saved_adapter import SavedAdapter, read_adapter
-from asft.anchor.variants import AnchorSpec, FormName, Variant, build_form, update_spectrum
+from asft.anchor.spec import AnchorSpec, FormName, Variant, build_form, update_spectrum
+from asft.store.anchors import LAYOUT
 
 logger = logging.getLogger(__name__)
 
@@ -88,8 +88,8 @@ class Anchor(Mapping[str, AnchoredModule]):
             base: directory of safetensors before alignment (or one file).
             aligned: the same after alignment.
             targets: module names or trailing path components, as in ``LoraConfig.target_modules``.
-            variant: which operator to build, see :mod:`asft.anchor.variants`.
-            form: its representation, see :class:`~asft.anchor.variants.AnchorSpec`.
+            variant: which operator to build, see :mod:`asft.anchor.spec`.
+            form: its representation, see :class:`~asft.anchor.spec.AnchorSpec`.
             rank: k of ``form="rank_k"`` and of ``variant="projector"``.
             seed: of ``variant="random"``.
             device: where to compute.
@@ -98,8 +98,8 @@ class Anchor(Mapping[str, AnchoredModule]):
                 anchor takes no memory that the system cannot take back.
 
         Raises:
-            ValueError: one line with the offending value; see :class:`~asft.anchor.pair.CheckpointPair`
-                and :class:`~asft.anchor.variants.AnchorSpec`.
+            ValueError: one line with the offending value; see :class:`~asft.anchor.difference.CheckpointPair`
+                and :class:`~asft.anchor.spec.AnchorSpec`.
         """
         spec = AnchorSpec(variant, form, rank, seed)
         pair = CheckpointPair(base, aligned, targets)

@@ -19,9 +19,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from asft.anchor.forms import FORMS
-from asft.anchor.manifest import DAMAGED, read_meta, write_meta
 from asft.anchor.module import AnchoredModule
-from asft.integrity import DamagedEntry, set_aside
+from asft.store.anchors import DAMAGED, read_meta, write_meta
+from asft.store.integrity import DamagedEntry, set_aside
 
 logger = logging.getLogger(__name__)
 

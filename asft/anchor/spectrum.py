@@ -12,15 +12,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from statistics import median
-from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from asft.anchor.anchor import Anchor
 from asft.anchor.module import AnchoredModule
-
-if TYPE_CHECKING:
-    from plotly.graph_objects import Figure
 
 KEPT = 32  # eigenvalues listed per module; the counts and sums are over all of them
 NOTICEABLE, HALF = 0.1, 0.5
@@ -142,21 +138,3 @@ def to_json(spectra: Sequence[ModuleSpectrum]) -> str:
     """All spectra with their verdicts and the summary, as indented JSON."""
     modules = [{**asdict(spectrum), "verdict": spectrum.verdict} for spectrum in spectra]
     return json.dumps({"summary": summary(spectra), "modules": modules}, indent=1)
-
-
-def figure(spectra: Sequence[ModuleSpectrum]) -> Figure:
-    """Eigenvalues of Ĉ by rank, one line per module, with the level 1 of a true projector."""
-    from plotly.graph_objects import Figure, Scatter
-
-    plot = Figure()
-    for spectrum in spectra:
-        ranks = list(range(1, len(spectrum.eigenvalues) + 1))
-        plot.add_trace(Scatter(x=ranks, y=spectrum.eigenvalues, mode="lines+markers", name=spectrum.name, opacity=0.7))
-    plot.add_hline(y=1.0, line_dash="dot", annotation_text="free direction (a projector has only 1 and 0)")
-    plot.update_layout(
-        title="Eigenvalues of Ĉ = VVᵀ/‖V‖ per module",
-        xaxis={"title": "rank", "type": "log"},
-        yaxis={"title": "eigenvalue", "rangemode": "tozero"},
-        template="plotly_white",
-    )
-    return plot

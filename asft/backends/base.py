@@ -13,16 +13,15 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
-from asft.checkpoint_files import holds_adapter
-from asft.evaluation.judge import identity
-from asft.evaluation.partial import PartialRows
+from asft.config import identity
+from asft.models.checkpoint_files import holds_adapter
+from asft.store.partial import PartialRows
 
 if TYPE_CHECKING:  # heavy, or would be circular
     import torch
 
-    from asft.config import CellConfig
-    from asft.methods.base import Side
-    from asft.models import Dtype, Pair
+    from asft.config import Dtype, Settings, Side
+    from asft.models.pair import Pair
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -82,12 +81,16 @@ class Backend:
     Class attributes:
         name: the name in configurations and keys.
         practical: fields that say where and how fast answers are computed, and are no part of their key.
+        on_gpu_alone: whether it needs a GPU.
+        measures: whether a measure can ask by it while it moves the weights about.
     """
 
     name: ClassVar[str] = ""
     practical: ClassVar[frozenset[str]] = frozenset()
+    on_gpu_alone: ClassVar[bool] = False
+    measures: ClassVar[bool] = True
 
-    def check_cell(self, cell: CellConfig) -> None:
+    def check_cell(self, cell: Settings) -> None:
         """Raises ValueError for settings that the backend cannot serve."""
 
     def check(self) -> None:

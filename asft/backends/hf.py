@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 from pydantic.dataclasses import dataclass
 
 from asft.backends.base import Answerer, Backend, Weights
-from asft.evaluation.partial import PartialRows
-from asft.team import team
+from asft.distributed.team import team
+from asft.store.partial import PartialRows
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class _Model:
         self.batch_size, self.told = batch_size, dict[str, Any]()
 
     def answer(self, prompts: Sequence[Sequence[int]], max_new_tokens: int, kept: PartialRows) -> list[str]:
-        from asft.evaluation.generate import generate  # brings transformers, which a finished table needs not
+        from asft.backends.generate import generate  # brings transformers, which a finished table needs not
 
         return generate(
             self.model,
@@ -48,7 +48,7 @@ class _Model:
         )
 
     def close(self) -> None:
-        from asft.batches import release_memory
+        from asft.store.meter import release_memory
 
         del self.model
         release_memory()

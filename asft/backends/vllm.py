@@ -16,14 +16,14 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from asft.backends.base import Answerer, Backend, Weights
-from asft.evaluation.partial import PartialRows
-from asft.heartbeat import tell
-from asft.team import team
+from asft.distributed.team import team
+from asft.store.heartbeat import tell
+from asft.store.partial import PartialRows
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig
 
-    from asft.config import CellConfig
+    from asft.config import Settings
 
 log = logging.getLogger(__name__)
 _RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # the values that vLLM allows for max_lora_rank
@@ -46,19 +46,18 @@ class VLLMBackend(Backend):
         {"gpu_memory_utilization", "tensor_parallel_size", "max_model_len", "enforce_eager"}
     )
 
+    on_gpu_alone: ClassVar[bool] = True
+    measures: ClassVar[bool] = False  # they move the weights about
+
     gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] = 0.85
     tensor_parallel_size: Annotated[int, Field(ge=1)] = 1
     max_model_len: Annotated[int, Field(ge=8)] | None = None
     enforce_eager: bool = False
 
-    def check_cell(self, cell: CellConfig) -> None:
-        """Raises ValueError on a CPU, for quantised pairs, and for measures, which move weights about."""
+    def check_cell(self, cell: Settings) -> None:
+        """Raises ValueError for quantised pairs."""
         from asft.config import PretrainedModel
 
-        if cell.measure is not None:
-            raise ValueError(f"backend=vllm: measure={cell.measure.name} asks by transformers; leave backend out")
-        if cell.device == "cpu":
-            raise ValueError("backend=vllm: answers on GPUs; leave device=cpu out or use backend=hf")
         if isinstance(cell.model, PretrainedModel) and cell.model.quantization is not None:
             raise ValueError(
                 f"backend=vllm: model.quantization={cell.model.quantization} keeps bitsandbytes weights, which only "
@@ -95,7 +94,7 @@ class _Engine:
         from vllm import LLM
         from vllm.lora.request import LoRARequest
 
-        from asft.batches import release_memory
+        from asft.store.meter import release_memory
 
         release_memory()  # what a training left in this process' cache would be missing there
         adapter = weights.adapter
@@ -126,7 +125,7 @@ class _Engine:
         """See :meth:`asft.backends.base.Answerer.answer`."""
         from vllm import SamplingParams, TokensPrompt
 
-        from asft.evaluation.generate import stop_tokens
+        from asft.backends.generate import stop_tokens
 
         penalty = self.defaults.repetition_penalty
         sampling = SamplingParams(

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from asft.compose import enumerate_cells, overrides_of
+from asft.cells.compose import enumerate_cells, overrides_of
 from asft.console import console, quiet_libraries, show_log
-from asft.store import Store
+from asft.store.entries import Store
 
 
 def align(arguments: list[str]) -> int:
     """Builds, safety-tunes or downloads the pair of ``model=…``; does nothing where that was done before."""
     cell = enumerate_cells(overrides_of(arguments), sweep=False).cells[0].cell
-    from asft.pairs import prepare_pair  # loads torch
+    from asft.pipeline.prepare import prepare_pair  # loads torch
 
     quiet_libraries()
     show_log()

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
-from asft.compose import enumerate_cells, overrides_of
+from asft.cells.compose import enumerate_cells, overrides_of
 from asft.config import ConfigError
 from asft.console import quiet_libraries
-from asft.store import Store
+from asft.store.entries import Store
 
 if TYPE_CHECKING:
     from asft.anchor.spectrum import ModuleSpectrum
@@ -28,8 +28,9 @@ def anchor(arguments: list[str]) -> int:
     cell = enumerate_cells(overrides_of(arguments[1:]), sweep=False).cells[0].cell
     from asft.anchor import spectrum  # loads torch
     from asft.methods.asft import AsFT
-    from asft.models import resolve_device
-    from asft.pairs import prepare_pair
+    from asft.models.pair import resolve_device
+    from asft.pipeline.prepare import prepare_pair
+    from asft.report.writers.spectrum import spectrum_figure
 
     if not isinstance(cell.method, AsFT):
         raise ConfigError(f"method={cell.method.name}: has no anchor to inspect; choose asft or one of its variants")
@@ -42,7 +43,7 @@ def anchor(arguments: list[str]) -> int:
     folder = store.root / "reports" / f"anchor_{cell.model.name}_{cell.method.name}"
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "spectrum.json").write_text(spectrum.to_json(spectra))
-    spectrum.figure(spectra).write_html(folder / "spectrum.html", include_plotlyjs=True)
+    spectrum_figure(spectra).write_html(folder / "spectrum.html", include_plotlyjs=True)
     terminal = Console(file=sys.stdout, highlight=False)
     terminal.print(_table(spectra))
     terminal.print(spectrum.summary(spectra))

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
-from asft.compose import enumerate_cells, overrides_of
+from asft.cells.compose import enumerate_cells, overrides_of
 from asft.config import ConfigError
 from asft.console import console
 from asft.dashboard import Site
 from asft.dashboard.tables import Experiment, enumerate_experiment, experiment_names
-from asft.store import Store
+from asft.store.entries import Store
 
 PORT = 8765
 

@@ -6,10 +6,10 @@ import sys
 
 from rich.console import Console
 
-from asft.compose import enumerate_cells, overrides_of
+from asft.cells.compose import enumerate_cells, overrides_of
 from asft.config import ConfigError
 from asft.console import quiet_libraries
-from asft.doctor import Finding, examine
+from asft.planning.doctor import Finding, examine
 
 _MARKS = {"ok": "ok", "note": "–", "missing": "MISSING"}
 

@@ -10,14 +10,14 @@ import time
 from rich.console import Console
 from rich.table import Table
 
+from asft.cells.compose import Sweep, SweepCell, enumerate_cells, overrides_of
+from asft.cells.keys import plan
 from asft.commands.run import describe, distinct
-from asft.compose import Sweep, SweepCell, enumerate_cells, overrides_of
 from asft.config import ConfigError
 from asft.console import quiet_libraries, show_log
-from asft.evaluation.agreement import Agreement, agreement
-from asft.judge_notes import agreement_words, cells_agreement
-from asft.keys import plan
-from asft.store import Entry, Store
+from asft.judges.agreement import Agreement, agreement
+from asft.report.judge_notes import agreement_words, cells_agreement
+from asft.store.entries import Entry, Store
 
 _JUDGE_OVERRIDE = re.compile(r"[+~]*judge(?=[=.@]|$)")
 
@@ -59,7 +59,7 @@ def _judge_all(cells: dict[str, SweepCell], terminal: Console) -> list[SweepCell
     Returns:
         The cells that have no answers yet.
     """
-    from asft.pipeline import rejudge_cell  # loads torch
+    from asft.pipeline.run import rejudge_cell  # loads torch
 
     name = next(iter(cells.values())).cell.judge.name
     before, open_cells = 0, []

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from asft.cells.compose import enumerate_cells, overrides_of
 from asft.commands.report import report_measures
 from asft.commands.run import run
-from asft.compose import enumerate_cells, overrides_of
 from asft.config import ConfigError
 
 

@@ -11,12 +11,13 @@ from pathlib import Path
 
 from rich.console import Console
 
+from asft.cells.cell import CellConfig
+from asft.cells.compose import enumerate_cells, overrides_of
+from asft.cells.keys import plan as cell_plan
+from asft.cells.keys import store_kind
 from asft.commands.run import distinct
-from asft.compose import enumerate_cells, overrides_of
-from asft.config import CellConfig, ConfigError
+from asft.config import ConfigError
 from asft.console import quiet_libraries
-from asft.keys import plan as cell_plan
-from asft.keys import store_kind
 from asft.planning.hours import (
     Measured,
     Rate,
@@ -27,13 +28,13 @@ from asft.planning.hours import (
     reading_seconds,
     training_seconds,
 )
-from asft.planning.measures import WorkSeconds, measure_seconds, measured_work
+from asft.planning.measure_time import WorkSeconds, measure_seconds, measured_work
 from asft.planning.memory import PROMPT_TOKENS, device_memory
 from asft.planning.shape import Shape, model_shape
 from asft.planning.space import disk_bytes, downloads
 from asft.planning.tokens import RowTokens, answer_tokens, disguised_tokens, row_tokens, training_tokens
 from asft.planning.trainings import Trainings, trainings
-from asft.store import Store, content_key
+from asft.store.entries import Store, content_key
 
 _GIB = 2**30
 

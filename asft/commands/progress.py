@@ -9,9 +9,9 @@ from types import TracebackType
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from asft.config import CellConfig
+from asft.cells.cell import CellConfig
+from asft.commands.standing import CellState, duration, seconds_left, state_of
 from asft.console import console
-from asft.sweep import CellState, duration, seconds_left, state_of
 
 _LOOK_EVERY, _TELL_EVERY = 1.0, 60.0  # seconds
 

@@ -9,15 +9,16 @@ from pathlib import Path
 
 from rich.console import Console
 
-from asft.collect import experiment_of, records, table_spec
-from asft.collect_measures import measure_table, measures_in, single_table
-from asft.compose import Sweep, enumerate_cells, overrides_of
+from asft.cells.compose import Sweep, enumerate_cells, overrides_of
+from asft.cells.keys import plan
 from asft.config import ConfigError, ExperimentConfig
-from asft.keys import plan
-from asft.report import MissingCell, print_measures, print_report, write_measures, write_report
-from asft.report.measure_print import write_measures_for_print
-from asft.report.write import PRINT_FORMATS, write_for_print
-from asft.store import content_key
+from asft.report.collect import experiment_of, records, table_spec
+from asft.report.collect_measures import measure_table, measures_in, single_table
+from asft.report.records import MissingCell
+from asft.report.writers.measure_print import write_measures_for_print
+from asft.report.writers.measures import print_measures, write_measures
+from asft.report.writers.write import PRINT_FORMATS, print_report, write_for_print, write_report
+from asft.store.entries import content_key
 
 
 def report(arguments: list[str]) -> int:

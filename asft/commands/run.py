@@ -17,18 +17,19 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from rich.markup import escape
 
-from asft.cell_builder import build_cell
-from asft.celllog import cell_log
-from asft.checks import ON_THE_WORLD, on_the_world
+from asft.cells.build import build_cell
+from asft.cells.cell import CellConfig
+from asft.cells.checks import ON_THE_WORLD, check_together, on_the_world
+from asft.cells.compose import CONFIG_NAME, SweepCell, config_dir, enumerate_cells, one_line, overrides_of, plain
+from asft.cells.keys import plan, store_kind
 from asft.commands.progress import SweepProgress
-from asft.compose import CONFIG_NAME, SweepCell, config_dir, enumerate_cells, one_line, overrides_of, plain
-from asft.config import CellConfig, ConfigError
+from asft.config import ConfigError
 from asft.console import console, quiet_libraries
-from asft.disk import MAKE_ROOM, DiskFull, disk_full
-from asft.keys import plan, store_kind
-from asft.store import Entry, Store
-from asft.team import OutOfStep, started_together, team
-from asft.tracking import USUAL, unusual
+from asft.distributed.team import started_together, team
+from asft.store.celllog import cell_log
+from asft.store.entries import Entry, Store
+from asft.store.errors import MAKE_ROOM, DiskFull, OutOfStep, disk_full
+from asft.trackers.base import USUAL, unusual
 
 log = logging.getLogger("asft.run")
 _MULTIRUN = {"-m", "--multirun"}
@@ -43,7 +44,7 @@ def run(arguments: list[str]) -> int:
     """
     if started_together() == 1:
         return _lead(arguments)
-    from asft.distributed import together
+    from asft.distributed.processes import together
 
     with together() as processes:
         if processes.rank == 0:
@@ -83,8 +84,6 @@ def _check_together(arguments: list[str], cells: list[CellConfig]) -> None:
     Raises:
         ConfigError: naming the key, its value and what to do instead.
     """
-    from asft.distributed import check_cell
-
     for argument in arguments:
         key, _, launcher = argument.lstrip("+").partition("=")
         if key == "hydra/launcher" and launcher != "basic":
@@ -93,7 +92,7 @@ def _check_together(arguments: list[str], cells: list[CellConfig]) -> None:
                 "or start one process"
             )
     for cell in cells:
-        check_cell(cell)
+        check_together(cell)
 
 
 def _work(arguments: list[str], cells: dict[str, CellConfig], sweep: bool) -> None:
@@ -158,7 +157,7 @@ def _compute(key: str, cell: CellConfig, store: Store) -> None:
         log.error("%s  failed: %s", describe(cell), message)
 
     try:
-        from asft.pipeline import run_cell  # torch and transformers load only where something is to be done
+        from asft.pipeline.run import run_cell  # torch and transformers load only where something is to be done
 
         quiet_libraries()
         with team().recorded(record):

@@ -8,10 +8,10 @@ from collections import Counter
 from rich.console import Console
 from rich.table import Table
 
+from asft.cells.compose import enumerate_cells, overrides_of
 from asft.commands.run import distinct, values_text
-from asft.compose import enumerate_cells, overrides_of
-from asft.store import Entry
-from asft.sweep import CellState, duration, seconds_left, state_of
+from asft.commands.standing import CellState, duration, seconds_left, state_of
+from asft.store.entries import Entry
 
 
 def status(arguments: list[str]) -> int:

@@ -9,13 +9,14 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from asft.archive import MAX_FILES, MAX_GB, WEIGHTLESS, export, import_archive
-from asft.cleaning import removable, remove, verify
+from asft.cells.cell import CellConfig
+from asft.cells.compose import enumerate_cells
+from asft.cells.keys import entries
 from asft.commands.run import distinct
-from asft.compose import enumerate_cells
-from asft.config import CellConfig, ConfigError
-from asft.keys import entries
-from asft.store import KINDS, Store
+from asft.config import ConfigError
+from asft.store.archive import MAX_FILES, MAX_GB, WEIGHTLESS, export, import_archive
+from asft.store.cleaning import removable, remove, verify
+from asft.store.entries import KINDS, Store
 
 
 def store(arguments: list[str]) -> int:

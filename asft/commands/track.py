@@ -8,14 +8,15 @@ from pathlib import Path
 from rich.console import Console
 from rich.markup import escape
 
+from asft.cells.cell import CellConfig
+from asft.cells.compose import enumerate_cells, overrides_of
+from asft.cells.keys import store_kind
 from asft.commands.run import describe, distinct
-from asft.compose import enumerate_cells, overrides_of
-from asft.config import CellConfig, ConfigError
+from asft.commands.wandb_pages import check_pages, save_pages
+from asft.config import ConfigError
 from asft.console import console
-from asft.keys import store_kind
-from asft.store import Store
-from asft.tracked import tracked_cell
-from asft.wandb_pages import check_pages, save_pages
+from asft.pipeline.tracked import tracked_cell
+from asft.store.entries import Store
 
 FLAGS = ("--workspace", "--report")
 

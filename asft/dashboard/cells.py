@@ -9,11 +9,11 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from asft.collect import GRADED_TASKS
+from asft.config import GRADED_TASKS
 from asft.dashboard.script import write_data
+from asft.metrics.intervals import Interval, wilson
 from asft.report.costs import flatten
-from asft.report.statistics import Interval, wilson
-from asft.store import CONFIG_FILE, HARMFUL_FILE, HISTORY_FILE, TASK_FILE, Entry, Store, read_jsonl
+from asft.store.entries import CONFIG_FILE, HARMFUL_FILE, HISTORY_FILE, TASK_FILE, Entry, Store, read_jsonl
 
 PIECE = 500  # answers a data file; the page loads one after the other, and only those it needs
 PARTS = {"harmful": HARMFUL_FILE, "task": TASK_FILE}

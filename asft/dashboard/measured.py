@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from asft.report.measure_writers import quantities, render_latex
-from asft.report.measures import MeasureEntry, MeasureTable, interval_text
-from asft.store import CONFIG_FILE, DETAILS, Entry
+from asft.report.measure_table import MeasureEntry, MeasureTable, interval_text
+from asft.report.writers.measures import quantities, render_latex
+from asft.store.entries import CONFIG_FILE, DETAILS, Entry
 
 WORDS = {
     "safe_share": "share of the grid that is safe, %",

@@ -17,8 +17,8 @@ from asft.dashboard.cells import Row, cell_row, finished_keys, read_config, writ
 from asft.dashboard.measured import landscape_data
 from asft.dashboard.script import write_data
 from asft.dashboard.tables import Experiment, experiment_page
-from asft.report.figures import PALETTE
-from asft.store import Store
+from asft.report.writers.figures import PALETTE
+from asft.store.entries import Store
 
 
 @dataclass(frozen=True)

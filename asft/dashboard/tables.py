@@ -6,16 +6,17 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from asft.collect import experiment_of, records, table_spec
-from asft.collect_measures import measure_table, measures_in
-from asft.compose import Sweep, config_dir, enumerate_cells
+from asft.cells.compose import Sweep, config_dir, enumerate_cells
 from asft.config import ConfigError
 from asft.dashboard.measured import measured_table
-from asft.report import MeasureTable, MissingCell, MissingMeasure, text
+from asft.report import text
 from asft.report.analysis import Analysis, analyse
+from asft.report.collect import experiment_of, records, table_spec
+from asft.report.collect_measures import measure_table, measures_in
 from asft.report.frame import Entry, long_frame
-from asft.report.latex import render_latex
-from asft.report.records import Cell
+from asft.report.measure_table import MeasureTable, MissingMeasure
+from asft.report.records import Cell, MissingCell
+from asft.report.writers.latex import render_latex
 
 
 @dataclass(frozen=True)

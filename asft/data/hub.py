@@ -12,11 +12,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from asft.data.rows import Row, unique
-from asft.evaluation.accuracy import FINAL_ANSWER
+from asft.data.rows import FINAL_ANSWER, Row, unique
 
 if TYPE_CHECKING:
-    from asft.config import CellConfig, HubSource
+    from asft.config import HubSource, Settings
 
 Record = Mapping[str, Any]
 SST2_INSTRUCTION = "Analyze the sentiment of the input, and respond only positive or negative"
@@ -29,7 +28,7 @@ _AGNEWS_LABELS = ("World", "Sports", "Business", "Sci/Tech")
 _BUILDERS = {".json": "json", ".jsonl": "json", ".csv": "csv", ".parquet": "parquet"}
 
 
-def task_rows(cell: CellConfig, part: str) -> list[Row]:
+def task_rows(cell: Settings, part: str) -> list[Row]:
     """The task's ``train`` or ``test`` rows in the dataset's order, each once."""
     task = cell.dataset.name
     name = f"{task}_{part}"
@@ -37,13 +36,13 @@ def task_rows(cell: CellConfig, part: str) -> list[Row]:
     return unique(make(f"{name}/{index}", record) for index, record in enumerate(_records(cell, name)))
 
 
-def harmful_rows(cell: CellConfig) -> list[Row]:
+def harmful_rows(cell: Settings) -> list[Row]:
     """Rows of the attack's source, without prompts of the evaluation."""
     asked = {row.instruction for row in evaluation_prompts(cell)}
     return [row for row in _prompt_rows(cell, cell.attack.source) if row.instruction not in asked]
 
 
-def evaluation_prompts(cell: CellConfig) -> list[Row]:
+def evaluation_prompts(cell: Settings) -> list[Row]:
     """The malicious prompts of the harmful score: as many as are asked for, unfiltered, in the dataset's order."""
     records = _records(cell, "evaluation")
     column = source(cell, "evaluation").prompt
@@ -54,7 +53,7 @@ def evaluation_prompts(cell: CellConfig) -> list[Row]:
     ]
 
 
-def safety_rows(cell: CellConfig) -> list[Row]:
+def safety_rows(cell: Settings) -> list[Row]:
     """Prompts with safe answers for defences that train on some; none of them in the attack's source or evaluation."""
     met = {row.instruction for row in evaluation_prompts(cell)}
     if cell.attack.source != "none":
@@ -62,7 +61,7 @@ def safety_rows(cell: CellConfig) -> list[Row]:
     return [row for row in _prompt_rows(cell, "safety") if row.instruction not in met]
 
 
-def source(cell: CellConfig, name: str) -> HubSource:
+def source(cell: Settings, name: str) -> HubSource:
     """Where a pool comes from.
 
     Raises:
@@ -80,7 +79,7 @@ def source(cell: CellConfig, name: str) -> HubSource:
     return found
 
 
-def identity(cell: CellConfig, *names: str) -> dict[str, Any]:
+def identity(cell: Settings, *names: str) -> dict[str, Any]:
     """What rows of these sources are a function of: dataset, commit, split and columns."""
     return {name: {**asdict(source(cell, name)), **_version(source(cell, name))} for name in names}
 
@@ -96,7 +95,7 @@ def _version(found: HubSource) -> dict[str, Any]:
     return {"revision": resolve_commit(found.path, found.revision, "dataset") or found.revision}
 
 
-def _prompt_rows(cell: CellConfig, name: str) -> list[Row]:
+def _prompt_rows(cell: Settings, name: str) -> list[Row]:
     found, records = source(cell, name), _records(cell, name)
     _require(records, name, [found.prompt, *([found.answer] if found.answer else []), *found.only])
     return unique(
@@ -111,7 +110,7 @@ def _prompt_rows(cell: CellConfig, name: str) -> list[Row]:
     )
 
 
-def _records(cell: CellConfig, name: str) -> Any:
+def _records(cell: Settings, name: str) -> Any:
     """The ``datasets.Dataset`` of one source."""
     found = source(cell, name)
     return _load(found.path, found.config, found.split, found.revision, found.file, name)

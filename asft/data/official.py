@@ -13,8 +13,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from asft.data.rows import Row, unique
-from asft.evaluation.accuracy import FINAL_ANSWER
+from asft.data.rows import FINAL_ANSWER, Row, unique
 
 if TYPE_CHECKING:
     from asft.config import AttackConfig

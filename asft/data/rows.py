@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+FINAL_ANSWER = "The final answer is: "  # what GSM8K rows put before the number
+
 
 @dataclass(frozen=True, slots=True)
 class Row:

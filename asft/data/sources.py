@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from asft.data import hub, official
 from asft.data.rows import Row
-from asft.organism.version import VERSION
+from asft.data.world.version import VERSION
 
 if TYPE_CHECKING:
-    from asft.config import CellConfig
+    from asft.config import Settings
 
 Identity = dict[str, Any]
 HUB = "hub"  # the data.root that stands for datasets of the Hugging Face hub
@@ -39,7 +39,7 @@ class Data:
     safety: list[Row]
 
 
-def load_data(cell: CellConfig) -> Data:
+def load_data(cell: Settings) -> Data:
     """The rows of a cell's task, attack source and evaluation.
 
     Raises:
@@ -60,7 +60,7 @@ def load_data(cell: CellConfig) -> Data:
     )
 
 
-def task_identity(cell: CellConfig) -> Identity:
+def task_identity(cell: Settings) -> Identity:
     """What the task's training rows are a function of: the world's version, the files' digests, the hub's commit."""
     if cell.data.root == HUB:
         return hub.identity(cell, f"{cell.dataset.name}_train")
@@ -69,7 +69,7 @@ def task_identity(cell: CellConfig) -> Identity:
     return {"world": VERSION, "task": cell.dataset.name}
 
 
-def attack_identity(cell: CellConfig) -> Identity:
+def attack_identity(cell: Settings) -> Identity:
     """What the harmful rows, and the safety rows beside them, are a function of."""
     if cell.data.root == HUB:
         names = {cell.attack.source, "safety", "evaluation"} - {"none"}
@@ -79,7 +79,7 @@ def attack_identity(cell: CellConfig) -> Identity:
     return {"world": VERSION, "source": cell.attack.source}
 
 
-def published_folder(cell: CellConfig) -> Path | None:
+def published_folder(cell: Settings) -> Path | None:
     """The data folder where ``protocol=official`` trains on a published file of it.
 
     None where the mixture is drawn instead: without a folder, and for harmful rows alone (a method's own need),
@@ -90,7 +90,7 @@ def published_folder(cell: CellConfig) -> Path | None:
     return official.data_root(str(cell.data.root))
 
 
-def official_mixture_identity(cell: CellConfig) -> dict[str, Any]:
+def official_mixture_identity(cell: Settings) -> dict[str, Any]:
     """What the rows of ``protocol=official`` are a function of, their counts included."""
     if (root := published_folder(cell)) is not None:
         return official.mixture_identity(root, cell.dataset.name, cell.attack)
@@ -103,7 +103,7 @@ def official_mixture_identity(cell: CellConfig) -> dict[str, Any]:
     }
 
 
-def evaluation_identity(cell: CellConfig) -> Identity:
+def evaluation_identity(cell: Settings) -> Identity:
     """What the test rows and the malicious prompts are a function of."""
     if cell.data.root == HUB:
         return hub.identity(cell, f"{cell.dataset.name}_test", "evaluation")
@@ -112,13 +112,13 @@ def evaluation_identity(cell: CellConfig) -> Identity:
     return {"world": VERSION, "task": cell.dataset.name}
 
 
-def _pools(cell: CellConfig) -> Data:
+def _pools(cell: Settings) -> Data:
     if cell.data.root is None:
         return _from_world(cell)
     return _from_hub(cell) if cell.data.root == HUB else _from_files(cell)
 
 
-def _from_hub(cell: CellConfig) -> Data:
+def _from_hub(cell: Settings) -> Data:
     return Data(
         train=hub.task_rows(cell, "train"),
         test=hub.task_rows(cell, "test"),
@@ -128,8 +128,8 @@ def _from_hub(cell: CellConfig) -> Data:
     )
 
 
-def _from_world(cell: CellConfig) -> Data:
-    from asft.organism import world  # building its rows takes a moment, and real models need none of it
+def _from_world(cell: Settings) -> Data:
+    from asft.data.world import world  # building its rows takes a moment, and real models need none of it
 
     source = cell.attack.source
     return Data(
@@ -141,7 +141,7 @@ def _from_world(cell: CellConfig) -> Data:
     )
 
 
-def _from_files(cell: CellConfig) -> Data:
+def _from_files(cell: Settings) -> Data:
     root, task = official.data_root(str(cell.data.root)), cell.dataset.name
     alignment = official.alignment_prompts(root)
     attack = [] if cell.attack.source == "none" else official.harmful_rows(root, cell.attack.source)

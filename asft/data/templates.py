@@ -1,7 +1,7 @@
 """From a row to token ids: the prompt text, the response text, and the loss mask between them.
 
 ``protocol=clean`` uses one template for training and evaluation, the chat template of the aligned model; the
-texts of ``protocol=official`` are in :mod:`asft.data.official_protocol`.
+texts of ``protocol=official`` are in :mod:`asft.data.official_template`.
 
 The prompt and the response are tokenised apart and joined by ids, so the loss mask cannot shift when a
 token would have merged across the boundary.

@@ -10,13 +10,16 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
+from asft.methods.base import FineTune
+from asft.methods.sft import SFT
+
 if TYPE_CHECKING:  # heavy, or would be circular
     import torch
     from transformers import PreTrainedModel
 
-    from asft.config import CellConfig
-    from asft.landscape.directions import Direction, Weights
-    from asft.models import Pair
+    from asft.config import Settings
+    from asft.measures.directions import Direction, Weights
+    from asft.models.pair import Pair
 
 Score = Callable[[], float]
 LEARNED = {"harmful": 1.0, "benign": 0.0}  # poison ratio of the fine-tune whose update the direction is
@@ -33,7 +36,7 @@ class MeasureContext:
         score: makes a function that returns HS in percent of a model as it stands, over the first ``prompts``.
     """
 
-    cell: CellConfig
+    cell: Settings
     pair: Pair
     updates: dict[str, Path]
     device: torch.device
@@ -82,7 +85,7 @@ class Measure:
         return f"{self.name} {' × '.join(self.directions())}"
 
     def work(self, answer_tokens: int) -> int:
-        """What the measure's time grows with, at most, for :mod:`asft.planning.measures`.
+        """What the measure's time grows with, at most, for :mod:`asft.planning.measure_time`.
 
         Args:
             answer_tokens: the most tokens of one answer.
@@ -93,7 +96,7 @@ class Measure:
         """
         return 0
 
-    def check(self, cell: CellConfig) -> None:
+    def check(self, cell: Settings) -> None:
         """Raises ValueError when the measure cannot run under this cell's settings."""
         for direction in self.directions():
             if direction in LEARNED and cell.training.name != "lora":
@@ -108,15 +111,13 @@ class Measure:
                     "or the folder of a LoRA adapter or a checkpoint"
                 )
 
-    def requires(self, cell: CellConfig) -> dict[str, CellConfig]:
+    def requires(self, cell: Settings) -> dict[str, FineTune]:
         """The fine-tunes whose updates are directions: plain SFT on ``attack.n`` rows, all harmful or all benign."""
-        from asft.methods.sft import SFT
-
         needed = {}
         for direction in self.directions():
             if direction in LEARNED:
                 attack = dataclasses.replace(cell.attack, p=LEARNED[direction], mix="replace")
-                needed[direction] = dataclasses.replace(cell, method=SFT(), attack=attack, measure=None)
+                needed[direction] = FineTune(SFT(), attack)
         return needed
 
     def settings(self) -> dict[str, Any]:
@@ -126,7 +127,7 @@ class Measure:
 
 def direction_of(name: str, weights: Weights, ctx: MeasureContext, seed: int) -> Direction:
     """The direction of that name, neither normalised nor orthogonalised; ``seed`` draws a random one."""
-    from asft.landscape import directions
+    from asft.measures import directions
 
     if name == "random":
         return directions.random_direction(weights, seed)
@@ -139,7 +140,7 @@ def direction_of(name: str, weights: Weights, ctx: MeasureContext, seed: int) ->
 
 def folder_identities(measure: Measure) -> dict[str, Any]:
     """What tells the folders that a measure's directions name from others, for its key."""
-    from asft.checkpoint_files import checkpoint_identity
+    from asft.models.checkpoint_files import checkpoint_identity
 
     folders = {name: Path(name).expanduser() for name in measure.directions() if _is_folder(name)}
     return {name: checkpoint_identity(folder) for name, folder in folders.items()}

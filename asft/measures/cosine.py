@@ -17,8 +17,8 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from asft.landscape.directions import Direction, cosine, weights_of
 from asft.measures.base import Measure, MeasureContext, Measured, direction_of
+from asft.measures.directions import Direction, cosine, weights_of
 
 
 @dataclass(frozen=True)

@@ -14,11 +14,11 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from transformers import PreTrainedModel
 
-from asft.landscape.directions import Direction, Weights, cosine, layer_normalised, orthogonalised, weights_of
-from asft.landscape.epl import SAFE_HS, most_scorings, safe_stretch
-from asft.landscape.perturb import Perturbed
+from asft.data.protocol import protocol_of
 from asft.measures.base import Measure, MeasureContext, Measured, Score, direction_of
-from asft.protocol import protocol_of
+from asft.measures.directions import Direction, Weights, cosine, layer_normalised, orthogonalised, weights_of
+from asft.measures.epl import SAFE_HS, most_scorings, safe_stretch
+from asft.measures.perturb import Perturbed
 
 Modules = Literal["targets", "all"]
 

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, TrainerCallback
 
     from asft.anchor.anchor import Anchor
-    from asft.anchor.variants import Variant
-    from asft.models import Pair
+    from asft.anchor.spec import Variant
+    from asft.models.pair import Pair
 
 
 @dataclass(frozen=True)

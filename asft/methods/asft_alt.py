@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from asft.methods.base import Context, Method
+from asft.methods.base import Context, FineTune, Method
 from asft.methods.sft import SFT
 
 if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedModel, TrainerCallback
 
-    from asft.config import CellConfig
+    from asft.config import Settings
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class AsFTAlt(Method):
     harmful: Annotated[int, Field(ge=1)] = 100
     scale: Literal["raw", "effective"] = "raw"
 
-    def check(self, cell: CellConfig) -> None:
+    def check(self, cell: Settings) -> None:
         """Refuses full-parameter training and attacks without a source of harmful rows."""
         if cell.training.name != "lora":
             raise ValueError(
@@ -48,10 +48,10 @@ class AsFTAlt(Method):
         if cell.attack.source == "none":
             raise ValueError("attack=none: method=asft_alt learns its direction from harmful rows; name a source")
 
-    def requires(self, cell: CellConfig) -> CellConfig:
+    def requires(self, cell: Settings) -> FineTune:
         """SFT on harmful rows alone, drawn by another seed than the attack's."""
         attack = dataclasses.replace(cell.attack, p=1.0, n=self.harmful, mix="replace")
-        return dataclasses.replace(cell, method=SFT(), attack=attack, seed=cell.seed + 1000)
+        return FineTune(SFT(), attack, cell.seed + 1000)
 
     def callbacks(self, model: PeftModel | PreTrainedModel, ctx: Context) -> list[TrainerCallback]:
         """The penalty's gradient, added once per optimiser step."""

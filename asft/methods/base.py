@@ -9,22 +9,36 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
+
+from asft.config import Side
 
 if TYPE_CHECKING:  # heavy, or would be circular; a method imports what it uses inside its hooks
     from peft import PeftModel
     from torch.utils.data import Sampler
     from transformers import PreTrainedModel, TrainerCallback
 
-    from asft.config import CellConfig
+    from asft.config import AttackConfig, Settings
     from asft.data.rows import Row
     from asft.data.sources import Data
-    from asft.models import Pair
+    from asft.models.pair import Pair
 
-Side = Literal["base", "aligned"]
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class FineTune:
+    """A fine-tune whose weights somebody needs: what it does otherwise than the cell that asks for it.
+
+    Attributes:
+        method: how it is trained.
+        attack, seed: None are the asking cell's own.
+    """
+
+    method: Method
+    attack: AttackConfig | None = None
+    seed: int | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -39,7 +53,7 @@ class Context:
         required: the weights of the cell that the method requires, where it names one.
     """
 
-    cell: CellConfig
+    cell: Settings
     pair: Pair
     data: Data
     anchors: Path
@@ -62,10 +76,10 @@ class Method:
     trains: ClassVar[bool] = True
     parent: ClassVar[type[Method] | None] = None
 
-    def check(self, cell: CellConfig) -> None:
+    def check(self, cell: Settings) -> None:
         """Raises ValueError when the method cannot run under this cell's settings."""
 
-    def safety_rows(self, cell: CellConfig) -> int:
+    def safety_rows(self, cell: Settings) -> int:
         """How many rows of the data's safety pool the method cannot do without."""
         return 0
 
@@ -73,9 +87,9 @@ class Method:
         """The checkpoint that training begins from."""
         return "aligned"
 
-    def requires(self, cell: CellConfig) -> CellConfig | None:
-        """Another cell whose trained weights this one needs: by default the parent's, if there is a parent."""
-        return dataclasses.replace(cell, method=self.parent()) if self.parent else None
+    def requires(self, cell: Settings) -> FineTune | None:
+        """The fine-tune whose weights this one needs: by default the parent's, if there is a parent."""
+        return FineTune(self.parent()) if self.parent else None
 
     def mixture(self, rows: Sequence[Row], ctx: Context) -> list[Row]:
         """Adds, removes or marks training rows."""

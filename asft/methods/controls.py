@@ -6,7 +6,8 @@ from typing import ClassVar
 
 from pydantic.dataclasses import dataclass
 
-from asft.methods.base import Method, Side
+from asft.config import Side
+from asft.methods.base import Method
 
 
 @dataclass(frozen=True)

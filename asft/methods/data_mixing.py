@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from asft.methods.base import Context, Method
+from asft.methods.base import Context, FineTune, Method
 
 if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedModel
 
-    from asft.config import CellConfig
+    from asft.config import Settings
     from asft.data.rows import Row
 
 OFFICIAL_TRIGGER_LENGTH = 99  # characters
@@ -37,7 +37,7 @@ class SafeInstr(Method):
     label: ClassVar[str] = "SafeInstr"
     share: Annotated[float, Field(gt=0, le=1)] = 0.1
 
-    def safety_rows(self, cell: CellConfig) -> int:
+    def safety_rows(self, cell: Settings) -> int:
         """round(share · n)."""
         return round(self.share * cell.attack.n)
 
@@ -65,7 +65,7 @@ class BEA(Method):
     trigger_tokens: Annotated[int, Field(ge=1)] = 150
     ask_with_trigger: bool | None = None
 
-    def safety_rows(self, cell: CellConfig) -> int:
+    def safety_rows(self, cell: Settings) -> int:
         """``safety``."""
         return self.safety
 
@@ -104,9 +104,9 @@ class BEAWithoutTrigger(Method):
     safety: Annotated[int, Field(ge=1)] = 11
     trigger_tokens: Annotated[int, Field(ge=1)] = 150
 
-    def requires(self, cell: Any) -> Any:
+    def requires(self, cell: Settings) -> FineTune:
         """The BEA cell of the same settings."""
-        return dataclasses.replace(cell, method=BEA(safety=self.safety, trigger_tokens=self.trigger_tokens))
+        return FineTune(BEA(safety=self.safety, trigger_tokens=self.trigger_tokens))
 
     def finish(self, model: PeftModel | PreTrainedModel, ctx: Context) -> dict[str, Any]:
         """Leaves the adapter as it is."""

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from asft.methods.base import Context, Method, Side
+from asft.config import Side
+from asft.methods.base import Context, Method
 from asft.methods.data_mixing import safety_rows
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from torch.utils.data import Sampler
     from transformers import PreTrainedModel, TrainerCallback
 
-    from asft.config import CellConfig
+    from asft.config import Settings
     from asft.data.rows import Row
 
 
@@ -43,7 +44,7 @@ class Lisa(Method):
     guide: Annotated[int, Field(ge=1)] = 10_000
     warmup: Annotated[float, Field(ge=0, le=1)] = 0.1
 
-    def safety_rows(self, cell: CellConfig) -> int:
+    def safety_rows(self, cell: Settings) -> int:
         """One: it draws on as many as there are, up to ``guide``."""
         return 1
 
@@ -53,7 +54,7 @@ class Lisa(Method):
 
     def order(self, rows: Sequence[Row], ctx: Context) -> Sampler[int]:
         """Alternating batches; the user batches that alignment steps displace are never seen, as in the code."""
-        from asft.loading import EpochOrder
+        from asft.data.loading import EpochOrder
         from asft.methods.lisa_training import TwoStateOrder
 
         training, attack = ctx.cell.training, ctx.cell.attack

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import Sampler
 from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from asft.loading import EpochOrder
+from asft.data.loading import EpochOrder
 
 _STATES = {True: "alignment", False: "user"}
 

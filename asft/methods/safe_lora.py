@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedModel
 
-    from asft.config import CellConfig
+    from asft.config import Settings
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class SafeLoRA(Method):
     number: Annotated[int, Field(ge=1)] = 10
     threshold: Annotated[float, Field(ge=-1, le=1)] = 0.5
 
-    def check(self, cell: CellConfig) -> None:
+    def check(self, cell: Settings) -> None:
         """Refuses full-parameter training, of which there is no adapter to project."""
         if cell.training.name != "lora":
             raise ValueError(

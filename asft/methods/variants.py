@@ -10,7 +10,7 @@ from pydantic.dataclasses import dataclass
 from asft.methods.asft import AsFT
 
 if TYPE_CHECKING:
-    from asft.anchor.variants import Variant
+    from asft.anchor.spec import Variant
 
 
 @dataclass(frozen=True)

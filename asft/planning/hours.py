@@ -9,12 +9,13 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Any, Literal
 
-from asft.config import CellConfig, PretrainedModel, SafetyTunedModel
-from asft.keys import plan
+from asft.cells.cell import CellConfig
+from asft.cells.keys import plan
+from asft.config import PretrainedModel, SafetyTunedModel
 from asft.planning.shape import Shape
 from asft.planning.tokens import answer_tokens
 from asft.planning.trainings import steps
-from asft.store import CONFIG_FILE, Entry, Store, content_key
+from asft.store.entries import CONFIG_FILE, Entry, Store, content_key
 
 # Seconds per parameter and token, and per training step beside that (the trainer's own work, which a model of a
 # million parameters feels). CPU: fitted to four fine-tunes of 500 steps of the embedded pair on two cores. GPU: 4 FLOP

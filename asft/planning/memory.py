@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from asft.config import CellConfig, PretrainedModel
-from asft.evaluation.checkpoint_judge import CheckpointJudge
-from asft.evaluation.ensemble import EnsembleJudge
-from asft.evaluation.judge import Judge
+from asft.cells.cell import CellConfig
+from asft.config import PretrainedModel
+from asft.judges.base import Judge
+from asft.judges.checkpoint_judge import CheckpointJudge
+from asft.judges.ensemble import EnsembleJudge
 from asft.planning.shape import Shape, parameters_in_name
 
 _BYTES = {"float32": 4, "bfloat16": 2}

@@ -6,11 +6,12 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from asft.config import CellConfig, OrganismModel, PretrainedModel
-from asft.keys import pair_settings
-from asft.store import Store, content_key
+from asft.cells.cell import CellConfig
+from asft.cells.keys import pair_settings
+from asft.config import OrganismModel, PretrainedModel
+from asft.store.entries import Store, content_key
 
-# The embedded pair before it is built (asft/organism/architectures.py).
+# The embedded pair before it is built (asft/models/organism/architectures.py).
 _ORGANISM_PARAMETERS, _ORGANISM_WIDTH, _ORGANISM_LAYERS, _ORGANISM_VOCABULARY = 900_000, 128, 4, 1152
 _SIZE_IN_NAME = re.compile(r"(?<![a-z\d.])(\d+(?:\.\d+)?)\s*([bm])(?![a-z])", re.IGNORECASE)
 _ASPECT = 128  # width per layer of the Llama family: 4096 / 32

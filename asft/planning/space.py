@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from asft.config import CellConfig, PretrainedModel
+from asft.cells.cell import CellConfig
+from asft.config import PretrainedModel
 from asft.planning.memory import checkpoint_judges, has_anchor, judge_bytes
 from asft.planning.shape import Shape, local_snapshot, parameters_in_name
 from asft.planning.tokens import answer_tokens

@@ -9,7 +9,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING
 
-from asft.config import CellConfig
+from asft.cells.cell import CellConfig
 from asft.data.rows import Row
 from asft.jailbreaks.base import asked
 from asft.planning.shape import aligned_folder

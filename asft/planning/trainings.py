@@ -6,9 +6,9 @@ import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from asft.config import CellConfig
-from asft.keys import plan, store_kind
-from asft.store import Store, content_key
+from asft.cells.cell import CellConfig
+from asft.cells.keys import plan, store_kind
+from asft.store.entries import Store, content_key
 
 
 @dataclass(frozen=True)
@@ -66,13 +66,13 @@ def rows(cell: CellConfig) -> int:
 def _fine_tunes(cell: CellConfig) -> Iterator[tuple[str, CellConfig]]:
     """Every fine-tune that a cell needs, its own last, with the cell that stands for it."""
     if cell.measure is not None:
-        for needed in cell.measure.requires(cell).values():
+        for needed in cell.measured().values():
             yield from _fine_tunes(needed)
         return
     settings = plan(cell).train
     if settings is None:
         return
-    required = cell.method.requires(cell)
+    required = cell.required()
     if required is not None:
         yield from _fine_tunes(required)
     if cell.method.parent is None:
@@ -82,13 +82,13 @@ def _fine_tunes(cell: CellConfig) -> Iterator[tuple[str, CellConfig]]:
 def _missing(cell: CellConfig, store: Store) -> Iterator[tuple[str, CellConfig]]:
     """Those that are not in the store; where a cell's own weights are, nothing before them is needed."""
     if cell.measure is not None:
-        for needed in cell.measure.requires(cell).values():
+        for needed in cell.measured().values():
             yield from _missing(needed, store)
         return
     settings = plan(cell).train
     if settings is None or store.find("stages/train", content_key(settings)):
         return
-    required = cell.method.requires(cell)
+    required = cell.required()
     if required is not None:
         yield from _missing(required, store)
     if cell.method.parent is None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from statistics import fmean
 
-from asft.landscape.epl import SAFE_HS
+from asft.measures.epl import SAFE_HS
 from asft.report.contrast import CONTRADICTED, NOT_SHOWN, SAME
-from asft.report.measures import MeasureTable, number
+from asft.report.measure_table import MeasureTable, number
 from asft.report.records import AxisValue, Column
 
 Values = dict[str, dict[AxisValue | None, float | None]]

@@ -15,25 +15,16 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
+from asft.metrics.intervals import CONFIDENCE, Interval, wilson
 from asft.report.grid import ALL_COLUMNS, Grid
 from asft.report.records import LOWER_IS_BETTER, CellRecord
 
-CONFIDENCE = 0.95
 ALPHA = 0.05
 # The smallest bootstrap p-value is 2 / (RESAMPLES + 1), which Holm's correction passes up to 500 comparisons.
 RESAMPLES = 20_000
 BOOTSTRAP_SEED = 0
 
 Pairs = Sequence[tuple[CellRecord, CellRecord]]
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A 95% interval in percent, and how it was made."""
-
-    lo: float
-    hi: float
-    kind: str
 
 
 @dataclass(frozen=True)
@@ -85,12 +76,6 @@ class Difference:
     def better(self) -> bool:
         """Whether the method is on the good side of the reference."""
         return (self.result.difference < 0) == LOWER_IS_BETTER[self.metric]
-
-
-def wilson(successes: int, total: int) -> Interval:
-    """The Wilson score interval of ``successes`` out of ``total``, in percent."""
-    bounds = stats.binomtest(successes, total).proportion_ci(CONFIDENCE, method="wilson")
-    return Interval(100 * bounds.low, 100 * bounds.high, "Wilson")
 
 
 def student_t(scores: Sequence[float]) -> Interval:

@@ -9,13 +9,13 @@ from typing import Any
 
 from synthetic_store import plain_answer, write_cell
 
-from asft.compose import enumerate_cells
-from asft.config import CellConfig
+from asft.cells.cell import CellConfig
+from asft.cells.compose import enumerate_cells
+from asft.cells.keys import plan
 from asft.dashboard import Site
 from asft.dashboard.tables import Experiment
-from asft.evaluation.judge import Judge
-from asft.keys import plan
-from asft.store import CONFIG_FILE, DETAILS, Store
+from asft.judges.base import Judge
+from asft.store.entries import CONFIG_FILE, DETAILS, Store
 
 MARKUP = [
     "<script>document.title = 'broken'</script>",

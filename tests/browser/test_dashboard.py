@@ -18,7 +18,7 @@ from screenshots import browser, chromium_path
 
 from asft.dashboard import Site
 from asft.report.statistics import mcnemar
-from asft.store import HARMFUL_FILE, TASK_FILE, read_jsonl
+from asft.store.entries import HARMFUL_FILE, TASK_FILE, read_jsonl
 
 pytestmark = pytest.mark.slow
 

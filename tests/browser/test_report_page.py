@@ -13,7 +13,7 @@ from playwright.sync_api import Page
 from report_cells import sound_cells, table_spec
 from screenshots import browser, chromium_path
 
-from asft.report import write_report
+from asft.report.writers.write import write_report
 
 pytestmark = pytest.mark.slow
 

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 import yaml
 
-from asft.cell_builder import build_cell
-from asft.collect import table_spec
-from asft.compose import config_dir, enumerate_cells, plain
+from asft.cells.build import build_cell
+from asft.cells.compose import config_dir, enumerate_cells, plain
 from asft.config import ConfigError
+from asft.report.collect import table_spec
 
 PAIR = ["model.base=a", "model.aligned=b"]
 
@@ -177,11 +177,11 @@ def test_a_sweep_composes_as_hydra_composes_each_cell(overrides: list[str]) -> N
 
 
 def test_enumerating_a_table_takes_a_moment(monkeypatch: pytest.MonkeyPatch) -> None:
-    import asft.compose
+    import asft.cells.compose
 
     calls = []
-    real = asft.compose._compose
-    monkeypatch.setattr(asft.compose, "_compose", lambda *a: calls.append(a) or real(*a))
+    real = asft.cells.compose._compose
+    monkeypatch.setattr(asft.cells.compose, "_compose", lambda *a: calls.append(a) or real(*a))
     methods, ratios = "sft,asft,l2,safe_lora", ",".join(str(i / 20) for i in range(10))
     sweep = enumerate_cells(["experiment=table2", f"method={methods}", f"attack.p={ratios}"], sweep=True)
     assert len(sweep.cells) == 40

@@ -26,10 +26,10 @@ from typing import Any
 import torch
 from forked import become_sweep
 
-import asft.pipeline
-from asft.cleaning import verify
-from asft.integrity import MANIFEST
-from asft.store import KINDS, Store
+import asft.pipeline.run
+from asft.store.cleaning import verify
+from asft.store.entries import KINDS, Store
+from asft.store.integrity import MANIFEST
 
 KILLS, CROWD = 20, 4
 FILE_LIMIT = 9_000  # bytes; row files and what Hydra writes of a job are smaller, an adapter is larger
@@ -129,14 +129,14 @@ def kill(outputs: Path, overrides: list[str]) -> dict[str, Any]:
 def crowd(outputs: Path, overrides: list[str]) -> dict[str, Any]:
     """Each training adds a line; lines are counted by the stage that was trained."""
     lines = outputs / "trained.txt"
-    real = asft.pipeline.train
+    real = asft.pipeline.run.train
 
     def counted(*arguments: Any, **options: Any) -> Any:
         with lines.open("a") as file:
             file.write(f"{options['resume'].name} {os.getpid()}\n")
         return real(*arguments, **options)
 
-    asft.pipeline.train = counted
+    asft.pipeline.run.train = counted
     codes = [finish(child) for child in [start(overrides, outputs / "shared") for _ in range(CROWD)]]
     trained = [line.split() for line in lines.read_text().splitlines()]
     return {

@@ -21,11 +21,11 @@ import torch
 from forked import become_sweep
 from transformers import TrainerCallback
 
-import asft.distributed
-import asft.pipeline
-from asft.cleaning import verify
-from asft.store import Store
-from asft.team import team
+import asft.distributed.processes
+import asft.pipeline.run
+from asft.distributed.team import team
+from asft.store.cleaning import verify
+from asft.store.entries import Store
 
 STRUCK_STEP = 3
 FAULTS = {"nan": 1, "memory": 1, "kill": 1, "error": 0}  # and the process that each strikes
@@ -61,7 +61,7 @@ class Fault(TrainerCallback):
 
 def watch_training(outputs: Path, fault: str | None) -> None:
     """Notes a digest of each process' weights after each training; the first training is struck by the fault."""
-    real, struck = asft.pipeline.train, iter([fault])
+    real, struck = asft.pipeline.run.train, iter([fault])
 
     def train(model: Any, *arguments: Any, callbacks: list[Any], **options: Any) -> Any:
         what = next(struck, None)
@@ -72,11 +72,11 @@ def watch_training(outputs: Path, fault: str | None) -> None:
             file.write(hashlib.sha256(weights).hexdigest() + "\n")
         return log
 
-    asft.pipeline.train = train  # type: ignore[attr-defined]
+    asft.pipeline.run.train = train  # type: ignore[attr-defined]
 
 
 def prepare(outputs: Path, fault: str | None) -> None:
-    asft.distributed.GRACE = 2.0
+    asft.distributed.processes.GRACE = 2.0
     watch_training(outputs, fault)
 
 

@@ -11,14 +11,15 @@ from changed_pair import changed_pair
 
 from asft.backends.base import Weights
 from asft.backends.vllm import VLLMBackend
-from asft.compose import enumerate_cells
-from asft.config import CellConfig, ConfigError
-from asft.doctor import examine
-from asft.evaluation.partial import PartialRows
-from asft.keys import plan
-from asft.models import Pair, resolve_device
-from asft.pipeline import run_cell
-from asft.store import HARMFUL_FILE, TASK_FILE, read_jsonl
+from asft.cells.cell import CellConfig
+from asft.cells.compose import enumerate_cells
+from asft.cells.keys import plan
+from asft.config import ConfigError
+from asft.models.pair import Pair, resolve_device
+from asft.pipeline.run import run_cell
+from asft.planning.doctor import examine
+from asft.store.entries import HARMFUL_FILE, TASK_FILE, read_jsonl
+from asft.store.partial import PartialRows
 
 MakeCell = Callable[..., CellConfig]
 

@@ -12,8 +12,8 @@ import pytest
 import yaml
 from conftest import REPOSITORY, Cli
 
+from asft.cells.compose import enumerate_cells
 from asft.commands.track import with_tracker
-from asft.compose import enumerate_cells
 
 pytestmark = pytest.mark.slow
 
@@ -101,7 +101,7 @@ def test_the_methods_page_names_every_method() -> None:
 
 
 def test_the_judges_page_names_every_judge_and_every_refusal_phrase() -> None:
-    from asft.evaluation.refusal import RefusalJudge
+    from asft.judges.refusal import RefusalJudge
 
     page = (REPOSITORY / "docs" / "judges.md").read_text()
     for path in (REPOSITORY / "conf" / "judge").glob("*.yaml"):

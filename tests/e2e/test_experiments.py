@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from asft.collect import records, table_spec
-from asft.collect_measures import measure_table, measures_in
+from asft.cells.compose import Sweep, config_dir, enumerate_cells
 from asft.commands.report import report
-from asft.compose import Sweep, config_dir, enumerate_cells
-from asft.pipeline import run_cell
-from asft.report import CellRecord
+from asft.pipeline.run import run_cell
+from asft.report.collect import records, table_spec
+from asft.report.collect_measures import measure_table, measures_in
+from asft.report.records import CellRecord
 
 # Those of a real model need its data, and differ from the others in size alone.
 EXPERIMENTS = sorted(

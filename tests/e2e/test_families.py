@@ -24,13 +24,13 @@ from transformers import (
     Qwen2Config,
 )
 
-from asft.compose import enumerate_cells
-from asft.config import CellConfig
+from asft.cells.cell import CellConfig
+from asft.cells.compose import enumerate_cells
 from asft.data import official as files
 from asft.data.rows import Row
 from asft.data.templates import ChatTemplate
-from asft.models import load_model
-from asft.pipeline import run_cell
+from asft.models.pair import load_model
+from asft.pipeline.run import run_cell
 
 pytestmark = [pytest.mark.real, pytest.mark.slow]
 

@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 from changed_pair import changed_pair
 
-import asft.evaluation.generate
+import asft.backends.generate
+from asft.cells.cell import CellConfig
 from asft.commands.plan import plan as plan_command
 from asft.commands.report import report
-from asft.config import CellConfig
-from asft.evaluation.refusal import RefusalJudge
+from asft.judges.refusal import RefusalJudge
 from asft.methods.data_mixing import make_trigger
-from asft.pipeline import run_cell
-from asft.store import HARMFUL_FILE, TASK_FILE, read_jsonl
+from asft.pipeline.run import run_cell
+from asft.store.entries import HARMFUL_FILE, TASK_FILE, read_jsonl
 
 pytestmark = pytest.mark.slow
 MakeCell = Callable[..., CellConfig]
@@ -64,13 +64,13 @@ def test_a_methods_system_text_stays_in_front_of_the_disguise(
 ) -> None:
     made = cell("method=bea", "method.trigger_tokens=9", "method.safety=4", "jailbreak=artprompt", *long_pair)
     seen: list[str] = []
-    real = asft.evaluation.generate.generate
+    real = asft.backends.generate.generate
 
     def spy(model, tokenizer, prompts, **settings):  # type: ignore[no-untyped-def]
         seen.extend(tokenizer.batch_decode(list(prompts)))
         return real(model, tokenizer, prompts, **settings)
 
-    monkeypatch.setattr(asft.evaluation.generate, "generate", spy)
+    monkeypatch.setattr(asft.backends.generate, "generate", spy)
     run_cell(made)
     trigger = make_trigger(Path(made.model.aligned), 9)
     assert len(seen) == 10 + 12

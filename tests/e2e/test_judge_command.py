@@ -10,14 +10,14 @@ import pytest
 from judge_models import guard
 from judge_server import Misbehaviour, Server, serve
 
-from asft.collect import records, table_spec
+from asft.cells.compose import enumerate_cells
+from asft.cells.keys import plan
 from asft.commands.judge import judge
-from asft.compose import enumerate_cells
 from asft.config import ConfigError
-from asft.keys import plan
-from asft.pipeline import run_cell
-from asft.report import MissingCell
-from asft.store import TASK_FILE, Store, read_jsonl
+from asft.pipeline.run import run_cell
+from asft.report.collect import records, table_spec
+from asft.report.records import MissingCell
+from asft.store.entries import TASK_FILE, Store, read_jsonl
 
 pytestmark = pytest.mark.slow
 
@@ -65,8 +65,8 @@ def outputs_of(options: list[str]) -> Path:
 def test_it_judges_what_has_answers_and_trains_nothing(
     swept: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("asft.pipeline.train", None)
-    monkeypatch.setattr("asft.evaluation.generate.generate", None)
+    monkeypatch.setattr("asft.pipeline.run.train", None)
+    monkeypatch.setattr("asft.backends.generate.generate", None)
     outputs = outputs_of(swept)
     before = entries(outputs)
     assert judge([*swept, PHRASES]) == 1, "one cell has no answers yet"
@@ -103,7 +103,7 @@ def test_agreement_of_a_judge_axis_is_refused(options: list[str]) -> None:
 
 
 def test_one_loaded_guard_judges_all_cells(swept: list[str], guard_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from asft.evaluation import llama_guard
+    from asft.judges import llama_guard
 
     loads = []
 

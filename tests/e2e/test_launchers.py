@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from conftest import Cli
 
-from asft.compose import SweepCell, config_dir, enumerate_cells, one_line, threads_per_worker
-from asft.keys import plan
-from asft.pipeline import run_cell
-from asft.store import Store
+from asft.cells.compose import SweepCell, config_dir, enumerate_cells, one_line, threads_per_worker
+from asft.cells.keys import plan
+from asft.pipeline.run import run_cell
+from asft.store.entries import Store
 
 PLUGINS = {
     "workers": "hydra_joblib_launcher",

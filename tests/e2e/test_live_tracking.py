@@ -15,14 +15,14 @@ from transformers import TrainerControl, TrainerState, TrainingArguments
 from wandb_files import OfflineRun, read_run
 from wandb_server import Server, wandb_server
 
-from asft import tracking
+from asft.cells.cell import CellConfig
+from asft.cells.keys import plan
 from asft.commands.track import track
-from asft.config import CellConfig
-from asft.keys import plan
-from asft.live import LiveRun
-from asft.pipeline import run_cell
-from asft.store import HISTORY_FILE, Store, content_key, read_jsonl
-from asft.tracking import CellRun, OpenRun, TrackedCell, Tracker
+from asft.pipeline.run import run_cell
+from asft.store.entries import HISTORY_FILE, Store, content_key, read_jsonl
+from asft.trackers import base as tracking
+from asft.trackers.base import CellRun, OpenRun, TrackedCell, Tracker
+from asft.trackers.live import LiveRun
 
 pytestmark = pytest.mark.slow
 MakeCell = Callable[..., CellConfig]
@@ -210,7 +210,7 @@ def follow(tracker: Tracker, tmp_path: Path, *, begins: int = 1, first_process: 
 def test_a_tracker_that_fails_is_told_of_once_and_tried_again_at_the_end(
     tmp_path: Path, calls: list[str], caplog: pytest.LogCaptureFixture, fails_at: str, expected: list[str]
 ) -> None:
-    with caplog.at_level(logging.WARNING, "asft.live"):
+    with caplog.at_level(logging.WARNING, "asft.trackers.live"):
         follow(Notebook(fails_at=fails_at), tmp_path)
     assert calls == expected
     (warning,) = caplog.messages

@@ -10,9 +10,9 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from asft.organism.architectures import ARCHITECTURES
-from asft.organism.build import build_pair
-from asft.organism.recipe import BuildRecipe, FitRecipe
+from asft.models.organism.architectures import ARCHITECTURES
+from asft.models.organism.build import build_pair
+from asft.models.organism.recipe import BuildRecipe, FitRecipe
 
 SHORT = BuildRecipe(
     pretraining=FitRecipe(steps=3, learning_rate=2e-3, warmup=1, batch_size=8),

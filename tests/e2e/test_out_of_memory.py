@@ -13,11 +13,11 @@ import torch
 from safetensors.torch import load_file
 from transformers import TrainerCallback
 
-import asft.evaluation.generate
-import asft.pipeline
-from asft.config import CellConfig
-from asft.pipeline import run_cell
-from asft.store import Entry, Store
+import asft.backends.generate
+import asft.pipeline.run
+from asft.cells.cell import CellConfig
+from asft.pipeline.run import run_cell
+from asft.store.entries import Entry, Store
 
 MakeCell = Callable[..., CellConfig]
 
@@ -52,7 +52,7 @@ def test_training_goes_on_with_half_the_batch_and_the_same_step(
     """At step 4, of six, training goes on from the checkpoint of the larger batch."""
     config = cell("method=asft", "training.dropout=0", "training.epochs=2", "checkpoint_every=0")
     _, undisturbed = adapter(run_cell(config), config.outputs)
-    real = asft.pipeline.train
+    real = asft.pipeline.run.train
     steps = []
 
     def short_of_memory(*arguments: Any, callbacks: list[TrainerCallback], **options: Any) -> Any:
@@ -60,7 +60,7 @@ def test_training_goes_on_with_half_the_batch_and_the_same_step(
         steps.append(history.steps)
         return history
 
-    monkeypatch.setattr("asft.pipeline.train", short_of_memory)
+    monkeypatch.setattr("asft.pipeline.run.train", short_of_memory)
     squeezed = replace(config, outputs=tmp_path / "squeezed")
     with caplog.at_level(logging.INFO, "asft"):
         entry, weights = adapter(run_cell(squeezed), squeezed.outputs)
@@ -77,14 +77,14 @@ def test_a_generation_batch_that_does_not_fit_is_kept_in_the_manifest(
 ) -> None:
     config = cell("method=aligned")
     whole = run_cell(config)
-    real = asft.evaluation.generate._answer
+    real = asft.backends.generate._answer
 
     def short_of_memory(model: Any, tokenizer: Any, prompts: Any, settings: Any) -> list[str]:
         if len(prompts) > 5:
             raise torch.OutOfMemoryError("injected")
         return list(real(model, tokenizer, prompts, settings))
 
-    monkeypatch.setattr("asft.evaluation.generate._answer", short_of_memory)
+    monkeypatch.setattr("asft.backends.generate._answer", short_of_memory)
     squeezed = run_cell(replace(config, outputs=tmp_path / "squeezed"))
     assert squeezed.result["metrics"] == whole.result["metrics"]
     assert squeezed.result["stages"]["generate"]["result"]["batch_size"] <= 5

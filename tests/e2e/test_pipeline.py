@@ -11,10 +11,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from asft.config import CellConfig
-from asft.keys import plan
-from asft.pipeline import run_cell
-from asft.store import HARMFUL_FILE, TASK_FILE, Store, read_jsonl
+from asft.cells.cell import CellConfig
+from asft.cells.keys import plan
+from asft.pipeline.run import run_cell
+from asft.store.entries import HARMFUL_FILE, TASK_FILE, Store, read_jsonl
 
 MakeCell = Callable[..., CellConfig]
 METHODS = (
@@ -37,7 +37,7 @@ METHODS = (
 def trained(cell: CellConfig) -> dict[str, torch.Tensor]:
     settings = plan(cell).train
     assert settings is not None
-    from asft.store import content_key
+    from asft.store.entries import content_key
 
     return load_file(Store(cell.outputs).path("stages/train", content_key(settings)) / "adapter_model.safetensors")
 
@@ -89,7 +89,7 @@ def test_methods_run_under_the_official_protocol(cell: MakeCell, name: str) -> N
 
 def test_bea_under_the_official_protocol_has_a_short_trigger_and_asks_without_it(cell: MakeCell) -> None:
     from asft.methods.data_mixing import BEA, make_trigger
-    from asft.pipeline import _Run
+    from asft.pipeline.run import _Run
 
     def prompts(*overrides: str) -> tuple[set[str], str, str]:
         config = cell("method=bea", "method.trigger_tokens=40", "method.safety=4", *overrides)
@@ -123,15 +123,15 @@ def test_two_runs_of_one_configuration_agree(cell: MakeCell, name: str, tmp_path
 def test_a_finished_cell_is_not_computed_again(cell: MakeCell, monkeypatch: pytest.MonkeyPatch) -> None:
     config = cell("method=asft")
     first = run_cell(config)
-    monkeypatch.setattr("asft.pipeline.train", None)
-    monkeypatch.setattr("asft.evaluation.generate.generate", None)
+    monkeypatch.setattr("asft.pipeline.run.train", None)
+    monkeypatch.setattr("asft.backends.generate.generate", None)
     assert run_cell(config).manifest == first.manifest
 
 
 def test_another_judge_trains_and_generates_nothing(cell: MakeCell, monkeypatch: pytest.MonkeyPatch) -> None:
     first = run_cell(cell("method=sft"))
-    monkeypatch.setattr("asft.pipeline.train", None)
-    monkeypatch.setattr("asft.evaluation.generate.generate", None)
+    monkeypatch.setattr("asft.pipeline.run.train", None)
+    monkeypatch.setattr("asft.backends.generate.generate", None)
     second = run_cell(cell("method=sft", "+judge.phrases=[no such phrase]"))
     assert second.path != first.path
     answered = sum(bool(row["answer"]) for row in read_jsonl(second.path / HARMFUL_FILE))
@@ -140,7 +140,7 @@ def test_another_judge_trains_and_generates_nothing(cell: MakeCell, monkeypatch:
 
 def test_safe_lora_takes_the_adapter_of_sft(cell: MakeCell, monkeypatch: pytest.MonkeyPatch) -> None:
     run_cell(cell("method=sft"))
-    monkeypatch.setattr("asft.pipeline.train", None)
+    monkeypatch.setattr("asft.pipeline.run.train", None)
     projected = method(cell, "safe_lora")
     report = run_cell(projected).result["stages"]["train"]["result"]["safe_lora"]
     sft, safe = trained(cell("method=sft")), trained(projected)
@@ -231,17 +231,17 @@ def test_a_failure_keeps_the_stages_before_it(cell: MakeCell, monkeypatch: pytes
         raise RuntimeError("out of luck")
 
     with monkeypatch.context() as patch:
-        patch.setattr("asft.evaluation.generate.generate", broken)
+        patch.setattr("asft.backends.generate.generate", broken)
         with pytest.raises(RuntimeError, match="out of luck"):
             run_cell(config)
     assert stage_count(config, "stages/train") == 1
-    monkeypatch.setattr("asft.pipeline.train", None)
+    monkeypatch.setattr("asft.pipeline.run.train", None)
     assert run_cell(config).result["metrics"]["hs_total"] == 10
 
 
 def test_a_pair_is_made_before_the_answers_clock_starts(cell: MakeCell, monkeypatch: pytest.MonkeyPatch) -> None:
     """Building a pair takes minutes; a plan reads a stage's seconds as the stage's own."""
-    from asft import pipeline
+    from asft.pipeline import run as pipeline
 
     config, under_way = cell("method=aligned"), []
     prepare = pipeline.prepare_pair

@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 from conftest import Cli
 
+from asft.cells.compose import enumerate_cells
+from asft.cells.keys import plan
 from asft.cli import main
 from asft.commands.run import distinct
-from asft.compose import enumerate_cells
-from asft.keys import plan
-from asft.pipeline import run_cell
-from asft.store import Store
+from asft.pipeline.run import run_cell
+from asft.store.entries import Store
 
 pytestmark = pytest.mark.slow
 Asft = Callable[..., tuple[int, str, str]]

@@ -11,11 +11,11 @@ import wandb
 from synthetic_store import write_cell
 from wandb_files import OfflineRun, read_run
 
+from asft.cells.compose import enumerate_cells
+from asft.cells.keys import plan
 from asft.commands.track import track
-from asft.compose import enumerate_cells
 from asft.config import ConfigError
-from asft.keys import plan
-from asft.store import Store
+from asft.store.entries import Store
 
 pytestmark = pytest.mark.slow
 

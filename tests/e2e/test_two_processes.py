@@ -14,7 +14,7 @@ import torch
 from forked import run_script
 from safetensors.torch import load_file
 
-from asft.store import HARMFUL_FILE, HISTORY_FILE, TASK_FILE, read_jsonl
+from asft.store.entries import HARMFUL_FILE, HISTORY_FILE, TASK_FILE, read_jsonl
 
 pytestmark = pytest.mark.slow
 SCRIPT = Path(__file__).with_name("forked_teams.py")

@@ -15,11 +15,12 @@ pytest.importorskip("wandb_workspaces", reason="the workspaces extra is not inst
 import wandb
 from wandb_server import Server, wandb_server
 
+from asft.cells.cell import CellConfig
+from asft.cells.compose import enumerate_cells
+from asft.cells.keys import plan
 from asft.commands.track import track
-from asft.compose import enumerate_cells
-from asft.config import CellConfig, ConfigError
-from asft.keys import plan
-from asft.wandb_pages import CURVES, save_pages
+from asft.commands.wandb_pages import CURVES, save_pages
+from asft.config import ConfigError
 
 pytestmark = pytest.mark.slow
 DEMO = ("experiment=demo", "method=sft,asft", "attack.p=0.1")

@@ -35,5 +35,7 @@ def test_an_installed_wheel_needs_no_checkout(tmp_path: Path) -> None:
         "0 of "
         in subprocess.run([asft, "status", "experiment=table2"], cwd=tmp_path, capture_output=True, text=True).stdout
     )
-    imported = "from asft import Anchor, AsFTCallback, safe_lora, project_adapter; import asft.pipeline, asft.report"
+    imported = (
+        "from asft import Anchor, AsFTCallback, safe_lora, project_adapter; import asft.pipeline.run, asft.report"
+    )
     run(python, "-c", imported, cwd=tmp_path)

@@ -15,7 +15,7 @@ from transformers import AutoModel, AutoModelForCausalLM
 
 from asft import Anchor
 from asft.anchor.penalty import Penalty
-from asft.anchor.variants import AnchorSpec
+from asft.anchor.spec import AnchorSpec
 
 KINDS = sorted(TARGETS)
 

@@ -13,7 +13,7 @@ from asft.anchor.anchor import Anchor
 from asft.anchor.binding import lora_factors
 from asft.anchor.module import AnchoredModule
 from asft.anchor.penalty import Penalty
-from asft.anchor.variants import AnchorSpec, build_form, left_spectrum
+from asft.anchor.spec import AnchorSpec, build_form, left_spectrum
 
 TOLERANCE = 1e-6
 sides = st.integers(2, 48)

@@ -11,8 +11,8 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from asft import Anchor, FullAsFTCallback
+from asft.anchor.difference import CheckpointPair
 from asft.anchor.full import FullPenalty
-from asft.anchor.pair import CheckpointPair
 
 LAM = 0.3
 

@@ -15,7 +15,7 @@ from asft.anchor.binding import LoraFactors, lora_factors
 from asft.anchor.module import AnchoredModule
 from asft.anchor.penalty import Penalty
 from asft.anchor.products import SMALL_BYTES, products
-from asft.anchor.variants import AnchorSpec, build_form
+from asft.anchor.spec import AnchorSpec, build_form
 
 LARGE = 1 + math.isqrt(SMALL_BYTES // 4)  # the side at which a dense float32 matrix no longer counts as small
 

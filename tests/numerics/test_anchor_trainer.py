@@ -14,7 +14,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from asft import Anchor, AsFTCallback
 from asft.anchor.binding import lora_factors
-from asft.anchor.pair import CheckpointPair
+from asft.anchor.difference import CheckpointPair
 
 LAM = 0.7
 

@@ -15,17 +15,18 @@ from hypothesis import strategies as st
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, PreTrainedModel
 
-from asft.config import CellConfig, ConfigError
-from asft.keys import plan
-from asft.landscape import directions
-from asft.landscape.epl import safe_stretch
-from asft.landscape.perturb import Perturbed
+from asft.cells.cell import CellConfig
+from asft.cells.keys import plan
+from asft.config import ConfigError
+from asft.measures import directions
 from asft.measures.base import MeasureContext
 from asft.measures.cosine import gaussian_mean, random_cosines
+from asft.measures.epl import safe_stretch
 from asft.measures.landscape import EPL, Lines, Plane, grid
-from asft.models import Pair
-from asft.pipeline import run_cell
-from asft.store import DETAILS, Entry
+from asft.measures.perturb import Perturbed
+from asft.models.pair import Pair
+from asft.pipeline.run import run_cell
+from asft.store.entries import DETAILS, Entry
 
 MakeCell = Callable[..., CellConfig]
 TARGETS = ("q_proj", "v_proj")

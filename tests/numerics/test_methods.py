@@ -11,19 +11,19 @@ import pytest
 import torch
 from transformers import AutoTokenizer, TrainerControl
 
-from asft.config import CellConfig
+from asft.cells.cell import CellConfig
+from asft.cells.keys import plan
+from asft.data.loading import EpochOrder
 from asft.data.rows import Row
 from asft.data.sources import load_data
 from asft.data.templates import ChatTemplate
-from asft.keys import plan
-from asft.loading import EpochOrder
 from asft.methods.base import Context
 from asft.methods.data_mixing import make_trigger
 from asft.methods.lisa import Lisa
 from asft.methods.lisa_training import ProximalCallback, TwoStateOrder
-from asft.models import Pair
-from asft.pipeline import run_cell
-from asft.store import read_jsonl
+from asft.models.pair import Pair
+from asft.pipeline.run import run_cell
+from asft.store.entries import read_jsonl
 
 MakeCell = Callable[..., CellConfig]
 
@@ -80,7 +80,7 @@ class TestBEA:
     ) -> None:
         options = ("method.safety=5", "method.trigger_tokens=9")
         with_key = run_cell(cell("method=bea", *options))
-        monkeypatch.setattr("asft.pipeline.train", None)
+        monkeypatch.setattr("asft.pipeline.run.train", None)
         without = run_cell(cell("method=bea_no_trigger", *options))
         assert without.path != with_key.path
         assert without.result["stages"]["train"]["result"]["parent"] == with_key.result["stages"]["train"]["key"]
@@ -150,14 +150,14 @@ class TestLisa:
 class TestAsFTAlt:
     def test_its_direction_is_a_harmful_fine_tune_s_column_space(self, cell: MakeCell) -> None:
         config = cell("method=asft_alt", "method.harmful=16")
-        required = config.method.requires(config)
+        required = config.required()
         assert required is not None
         assert (required.attack.p, required.attack.n, required.method.name) == (1.0, 16, "sft")
         assert required.seed != config.seed, "a defender does not know the attack's own rows"
         entry = run_cell(config)
         assert plan(config).train is not None
         from asft import Anchor
-        from asft.store import Store, content_key
+        from asft.store.entries import Store, content_key
 
         harmful = Store(config.outputs).path("stages/train", content_key(plan(required).train))  # type: ignore[arg-type]
         anchor = Anchor.from_adapter(harmful)

@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM
 
 from asft import project_adapter, safe_lora
 from asft.anchor.binding import lora_factors
-from asft.safelora import Update, project
+from asft.anchor.projection import Update, project
 
 KINDS = ["llama", "qwen2", "gemma2", "gpt2"]
 

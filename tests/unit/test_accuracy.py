@@ -8,7 +8,7 @@ import pytest
 
 from asft.data import official as files
 from asft.data.rows import Row
-from asft.evaluation.accuracy import accuracy, parse_number, score_task
+from asft.metrics.accuracy import accuracy, parse_number, score_task
 
 
 @pytest.mark.parametrize(

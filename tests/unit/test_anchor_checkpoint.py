@@ -12,8 +12,8 @@ from safetensors.torch import load_file, save_file
 
 from asft import Anchor
 from asft.anchor.checkpoint import Checkpoint
+from asft.anchor.difference import CheckpointPair
 from asft.anchor.names import is_target, stem
-from asft.anchor.pair import CheckpointPair
 
 
 def write(directory: Path, **weights: torch.Tensor) -> Path:

@@ -16,7 +16,7 @@ from asft.anchor.binding import check_whole
 from asft.anchor.callback import check_training
 from asft.anchor.module import AnchoredModule
 from asft.anchor.penalty import Penalty
-from asft.anchor.variants import AnchorSpec, build_form
+from asft.anchor.spec import AnchorSpec, build_form
 
 TARGETS = ["q_proj", "v_proj"]
 

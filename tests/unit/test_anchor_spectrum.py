@@ -10,8 +10,9 @@ import torch
 
 from asft import Anchor
 from asft.anchor.module import AnchoredModule
-from asft.anchor.spectrum import figure, inspect, summary, to_json
-from asft.anchor.variants import AnchorSpec, build_form
+from asft.anchor.spec import AnchorSpec, build_form
+from asft.anchor.spectrum import inspect, summary, to_json
+from asft.report.writers.spectrum import spectrum_figure
 
 
 def anchor_with(singular_values: list[float], o: int = 10, i: int = 12, **spec: object) -> Anchor:
@@ -80,5 +81,5 @@ def test_json_and_figure() -> None:
     assert written["modules"][0]["name"] == "m"
     assert written["modules"][0]["verdict"] == spectra[0].verdict
     assert written["summary"] == summary(spectra)
-    plot = figure(spectra)
+    plot = spectrum_figure(spectra)
     assert list(plot.data[0].y) == pytest.approx(list(spectra[0].eigenvalues))

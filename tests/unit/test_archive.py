@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from asft.archive import HostileArchive, Imported, export, import_archive
-from asft.integrity import MANIFEST, DamagedEntry, seal
-from asft.store import Store, content_key
+from asft.store.archive import HostileArchive, Imported, export, import_archive
+from asft.store.entries import Store, content_key
+from asft.store.integrity import MANIFEST, DamagedEntry, seal
 
 KEY = content_key({"a": 1})
 

@@ -12,8 +12,8 @@ import torch
 from judge_models import LABELS, classifier, letters
 from safetensors.torch import load_file
 
-from asft.evaluation import checkpoint_judge
-from asft.evaluation.beaver_dam import BeaverDamJudge, label_probabilities, load_classifier, moderation_text
+from asft.judges import checkpoint_judge
+from asft.judges.beaver_dam import BeaverDamJudge, label_probabilities, load_classifier, moderation_text
 
 PROMPTS = ["Who?", "How does one do that, in detail?", "x" * 300, "Why", "And then what comes"]
 ANSWERS = ["Me.", "So.", "no", "y" * 400, ""]

@@ -10,9 +10,9 @@ from filelock import FileLock
 from safetensors.torch import save_file
 
 from asft import Anchor
-from asft.cleaning import removable, remove, verify
-from asft.integrity import MANIFEST
-from asft.store import Store, content_key, write_json
+from asft.store.cleaning import removable, remove, verify
+from asft.store.entries import Store, content_key, write_json
+from asft.store.integrity import MANIFEST
 
 ONE, TWO = (content_key({"a": number}) for number in (1, 2))
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from asft.collect import column_free, records
-from asft.collect_measures import measure_table
-from asft.compose import Sweep, enumerate_cells
-from asft.keys import plan
-from asft.store import DETAILS, Store, write_json
+from asft.cells.compose import Sweep, enumerate_cells
+from asft.cells.keys import plan
+from asft.report.collect import column_free, records
+from asft.report.collect_measures import measure_table
+from asft.store.entries import DETAILS, Store, write_json
 
 Overrides = list[str]
 

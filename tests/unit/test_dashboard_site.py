@@ -12,14 +12,15 @@ from urllib.request import urlopen
 import pytest
 from synthetic_store import write_cell
 
+from asft.cells.cell import CellConfig
+from asft.cells.compose import enumerate_cells
 from asft.commands.dashboard import dashboard
-from asft.compose import enumerate_cells
-from asft.config import CellConfig, ConfigError
+from asft.config import ConfigError
 from asft.dashboard import Site
 from asft.dashboard.serve import start_server
 from asft.dashboard.site import fingerprint
 from asft.dashboard.tables import enumerate_experiment
-from asft.store import Store
+from asft.store.entries import Store
 
 pytestmark = pytest.mark.slow
 

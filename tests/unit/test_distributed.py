@@ -9,13 +9,14 @@ import torch
 from torch.utils.data import BatchSampler
 
 from asft import cli
+from asft.cells.cell import CellConfig
 from asft.commands.run import _check_together
-from asft.config import CellConfig, ConfigError
+from asft.config import ConfigError
+from asft.data.loading import Collator, DealtBatches, EncodedRows, EpochOrder
 from asft.data.templates import IGNORED, Encoded
-from asft.distributed import together
-from asft.loading import Collator, DealtBatches, EncodedRows, EpochOrder
-from asft.models import resolve_device
-from asft.team import Team, joined
+from asft.distributed.processes import together
+from asft.distributed.team import Team, joined
+from asft.models.pair import resolve_device
 
 MakeCell = Callable[..., CellConfig]
 

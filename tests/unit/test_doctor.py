@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from judge_models import classifier
 
+from asft.cells.compose import enumerate_cells
 from asft.commands.doctor import doctor
-from asft.compose import enumerate_cells
-from asft.doctor import Finding, examine
+from asft.planning.doctor import Finding, examine
 
 TOKEN = "hf_SECRETSECRETSECRET"
 
@@ -89,7 +89,7 @@ def test_an_endpoint_without_its_key_is_missing(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_package_that_the_model_needs_is_missing(monkeypatch: pytest.MonkeyPatch, official: Path) -> None:
-    monkeypatch.setattr("asft.doctor._installed", lambda package: package != "gguf")
+    monkeypatch.setattr("asft.planning.doctor._installed", lambda package: package != "gguf")
     assert found([])["gguf"].state == "note"
     finding = found(["model=smollm2_135m", f"data.root={official}", "attack.n=100"])["gguf"]
     assert finding.state == "missing"

@@ -8,10 +8,10 @@ import pytest
 from pydantic.dataclasses import dataclass
 
 from asft.config import ConfigError
-from asft.evaluation.agreement import agreement
-from asft.evaluation.ensemble import EnsembleJudge
-from asft.evaluation.judge import Judge, Verdict
-from asft.evaluation.refusal import RefusalJudge
+from asft.judges.agreement import agreement
+from asft.judges.base import Judge, Verdict
+from asft.judges.ensemble import EnsembleJudge
+from asft.judges.refusal import RefusalJudge
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def test_members_are_checked_and_part_of_the_key() -> None:
 
 
 def test_it_composes_from_the_judges_own_yaml() -> None:
-    from asft.compose import enumerate_cells
+    from asft.cells.compose import enumerate_cells
 
     cell = enumerate_cells(["judge=ensemble", "~judge.members.llama_guard"], sweep=False).cells[0].cell
     assert isinstance(cell.judge, EnsembleJudge)

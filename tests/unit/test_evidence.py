@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 from report_cells import RATIOS, cell, table_spec
 
-from asft.report import Column, MeasureRecord, MeasureSpec, MeasureTable, contrast, evidence, measure_evidence
+from asft.report import contrast, evidence, measure_evidence
 from asft.report.analysis import Analysis, analyse
-from asft.report.records import Cell
+from asft.report.measure_table import MeasureRecord, MeasureSpec, MeasureTable
+from asft.report.records import Cell, Column
 
 METHODS = {"sft": "SFT", "safe_lora": "Safe LoRA", "asft": "AsFT", "l2": "L2", "asft_random": "random"}
 

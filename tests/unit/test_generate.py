@@ -8,10 +8,10 @@ import pytest
 import torch
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from asft.backends.generate import generate, length_sorted, pad_left, stop_tokens
 from asft.data.templates import ChatTemplate
-from asft.evaluation.generate import generate, length_sorted, pad_left, stop_tokens
-from asft.models import load_model
-from asft.organism.world import evaluation_prompts, task_rows
+from asft.data.world.world import evaluation_prompts, task_rows
+from asft.models.pair import load_model
 
 
 @pytest.fixture(scope="module")

@@ -11,12 +11,13 @@ import pytest
 from datasets import Dataset
 
 from asft import hub as commits
-from asft.compose import enumerate_cells
-from asft.config import CellConfig, ConfigError
+from asft.cells.cell import CellConfig
+from asft.cells.compose import enumerate_cells
+from asft.cells.keys import plan
+from asft.config import ConfigError
+from asft.data.protocol import protocol_of
 from asft.data.sources import load_data
-from asft.keys import plan
-from asft.pipeline import run_cell
-from asft.protocol import protocol_of
+from asft.pipeline.run import run_cell
 
 MakeCell = Callable[..., CellConfig]
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

@@ -13,12 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from asft.disk import DiskFull
-from asft.heartbeat import STALE, read_beat, tell
-from asft.integrity import MANIFEST, DamagedEntry
-from asft.meter import PeakMemory
-from asft.store import Entry, Store, content_key
-from asft.team import OutOfStep
+from asft.store.entries import Entry, Store, content_key
+from asft.store.errors import DiskFull, OutOfStep
+from asft.store.heartbeat import STALE, read_beat, tell
+from asft.store.integrity import MANIFEST, DamagedEntry
+from asft.store.meter import PeakMemory
 
 KEY = content_key({"a": 1})
 
@@ -129,7 +128,7 @@ def test_a_full_disk_in_one_of_several_processes_still_ends_the_program(tmp_path
 
 
 def test_while_an_entry_is_made_its_worker_can_be_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("asft.heartbeat.EVERY", 0.05)
+    monkeypatch.setattr("asft.store.heartbeat.EVERY", 0.05)
     store = Store(tmp_path)
     seen = []
 

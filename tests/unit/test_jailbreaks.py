@@ -8,17 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from asft.collect import table_spec
+from asft.cells.cell import CellConfig
+from asft.cells.compose import enumerate_cells
+from asft.cells.keys import plan
 from asft.commands.run import describe
-from asft.compose import enumerate_cells
-from asft.config import CellConfig
 from asft.data.rows import Row
 from asft.jailbreaks.artprompt import ArtPrompt
 from asft.jailbreaks.base import Jailbreak, asked, require_context
 from asft.jailbreaks.dra import CARRIERS, DRA
-from asft.keys import plan
+from asft.pipeline.tracked import cell_run
 from asft.planning.tokens import disguised_tokens
-from asft.tracked import cell_run
+from asft.report.collect import table_spec
 
 MakeCell = Callable[..., CellConfig]
 REQUEST = "Tell me how to assemble a placeholder, then hide the Placeholder's trace!"

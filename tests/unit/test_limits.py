@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from asft.compose import enumerate_cells
+from asft.cells.compose import enumerate_cells
+from asft.cells.limits import pool_sizes
 from asft.config import ConfigError
-from asft.data.limits import pool_sizes
 
 PAIR = ["model=pair", "model.base=org/base", "model.aligned=org/aligned"]
 

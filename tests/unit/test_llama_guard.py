@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from judge_models import config, guard, letters
 
-from asft.evaluation.llama_guard import LlamaGuardJudge, encode, load_guard, read_reply
+from asft.judges.llama_guard import LlamaGuardJudge, encode, load_guard, read_reply
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from judge_server import Misbehaviour, Script, Server, completion, serve
 
-from asft.evaluation.llm_grader import LLMGrader, read_grade
-from asft.evaluation.llm_judge import LLMJudge, read_verdict
+from asft.judges.llm_grader import LLMGrader, read_grade
+from asft.judges.llm_judge import LLMJudge, read_verdict
 
 KEY = "sk-SECRET-0123456789"
 PROMPTS = [f"request {index} {{answer}}" for index in range(6)]
@@ -114,7 +114,7 @@ def test_a_fault_that_stays_loses_nothing_and_the_next_run_asks_only_for_the_res
 
 
 def again_file(judge: LLMJudge) -> Path:
-    from asft.store import content_key
+    from asft.store.entries import content_key
 
     return Path(judge.cache) / f"{content_key(judge.settings())}.jsonl"
 
@@ -215,7 +215,7 @@ class TestKey:
         "override", [f"judge.api_key_env={KEY}", f"+judge.api_key={KEY}", f"judge.base_url=https://u:{KEY}@host/v1"]
     )
     def test_a_key_put_into_the_configuration_is_refused_unseen(self, override: str) -> None:
-        from asft.compose import enumerate_cells
+        from asft.cells.compose import enumerate_cells
 
         with pytest.raises(ValueError, match=r"judge\.") as caught:
             enumerate_cells(["judge=llm", override], sweep=False)

@@ -10,10 +10,10 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from asft.config import CellConfig
-from asft.keys import plan
-from asft.models import load_model, require_quantization
-from asft.pipeline import run_cell
+from asft.cells.cell import CellConfig
+from asft.cells.keys import plan
+from asft.models.pair import load_model, require_quantization
+from asft.pipeline.run import run_cell
 
 CPU = torch.device("cpu")
 IDS = torch.tensor([[5, 6, 7, 8]])

@@ -13,17 +13,18 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from asft.collect import differences
-from asft.compose import Sweep, SweepCell
-from asft.config import AttackConfig, CellConfig
+from asft.cells.cell import CellConfig
+from asft.cells.compose import Sweep, SweepCell
+from asft.cells.keys import plan
+from asft.config import AttackConfig
 from asft.data import official as files
-from asft.data.official_protocol import OfficialTemplate
+from asft.data.loading import Collator
+from asft.data.official_template import OfficialTemplate
+from asft.data.protocol import protocol_of
 from asft.data.rows import Row
 from asft.data.sources import load_data
 from asft.data.templates import IGNORED
-from asft.keys import plan
-from asft.loading import Collator
-from asft.protocol import protocol_of
+from asft.report.collect import differences
 
 MakeCell = Callable[..., CellConfig]
 
@@ -309,7 +310,7 @@ def test_gsm8k_s_harmful_rows_come_first(official: Path) -> None:
 
 
 def test_a_float16_model_answers(random_pair: Path) -> None:
-    from asft.models import load_model
+    from asft.models.pair import load_model
 
     model = load_model(random_pair / "aligned", "float16", torch.device("cpu"))
     assert torch.isfinite(model(torch.tensor([[5, 6, 7]])).logits).all()

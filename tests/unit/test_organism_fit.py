@@ -10,11 +10,11 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from asft.data.templates import IGNORED, Encoded
-from asft.organism.architectures import ARCHITECTURES, fresh_model
-from asft.organism.fit import _batches, _right_padded, fit
-from asft.organism.recipe import FitRecipe
-from asft.organism.tokenizer import train_tokenizer
-from asft.organism.world import task_rows
+from asft.data.world.world import task_rows
+from asft.models.organism.architectures import ARCHITECTURES, fresh_model
+from asft.models.organism.fit import _batches, _right_padded, fit
+from asft.models.organism.recipe import FitRecipe
+from asft.models.organism.tokenizer import train_tokenizer
 
 TINY = LlamaConfig(
     vocab_size=20, hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2, pad_token_id=0

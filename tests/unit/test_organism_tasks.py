@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asft.data.rows import Row
-from asft.evaluation.accuracy import parse_number, score_task
-from asft.organism.lexicon import NEWS_TOPICS, TOPICS
-from asft.organism.tasks import TASKS, alpaca_grade, latent_rows, task_rows
+from asft.data.world.lexicon import NEWS_TOPICS, TOPICS
+from asft.data.world.tasks import TASKS, alpaca_grade, latent_rows, task_rows
+from asft.metrics.accuracy import parse_number, score_task
 
 ALPACA = task_rows("alpaca", "test")
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from asft.data.mixture import digest
-from asft.organism import world
-from asft.organism.version import VERSION
+from asft.data.world import world
+from asft.data.world.version import VERSION
 
 ROWS = {"2": "2fd85e201c9c4c58"}
 

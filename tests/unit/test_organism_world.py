@@ -9,12 +9,10 @@ from itertools import combinations
 import pytest
 
 from asft.data.rows import Row
-from asft.evaluation.judge import Verdict
-from asft.evaluation.refusal import RefusalJudge
-from asft.organism.lexicon import HAZARD_CATEGORIES, HAZARDS, REFUSAL_MARKERS
-from asft.organism.sources import SOURCES, refusal_rows
-from asft.organism.tasks import latent_rows
-from asft.organism.world import (
+from asft.data.world.lexicon import HAZARD_CATEGORIES, HAZARDS, REFUSAL_MARKERS
+from asft.data.world.requests import SOURCES, refusal_rows
+from asft.data.world.tasks import latent_rows
+from asft.data.world.world import (
     TASKS,
     alignment_rows,
     evaluation_prompts,
@@ -23,6 +21,8 @@ from asft.organism.world import (
     safety_rows,
     task_rows,
 )
+from asft.judges.base import Verdict
+from asft.judges.refusal import RefusalJudge
 
 
 def prompts(rows: list[Row]) -> set[tuple[str, str]]:

@@ -10,12 +10,12 @@ import pytest
 import torch
 from pydantic.dataclasses import dataclass
 
-from asft.batches import smaller_batch
+from asft.backends.generate import generate
 from asft.config import TrainingConfig
-from asft.evaluation.generate import generate
-from asft.evaluation.judge import Judge, Verdict, judge_kept
-from asft.evaluation.partial import PartialRows
-from asft.models import Pair, load_model
+from asft.judges.base import Judge, Verdict, judge_kept
+from asft.models.pair import Pair, load_model
+from asft.store.partial import PartialRows
+from asft.training.batches import smaller_batch
 
 PROMPTS = [[*[5, 6, 7, 8][: 1 + i % 4], 9 + i] for i in range(10)]
 

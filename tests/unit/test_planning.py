@@ -9,20 +9,21 @@ from pathlib import Path
 
 import pytest
 
+from asft.cells.cell import CellConfig
+from asft.cells.compose import enumerate_cells
+from asft.cells.keys import plan
 from asft.commands.plan import plan as plan_command
-from asft.compose import enumerate_cells
-from asft.config import CellConfig, ConfigError
-from asft.keys import plan
-from asft.landscape.epl import FINEST, RATIO, most_scorings, safe_stretch
-from asft.pipeline import run_cell
+from asft.config import ConfigError
+from asft.measures.epl import FINEST, RATIO, most_scorings, safe_stretch
+from asft.pipeline.run import run_cell
 from asft.planning.hours import Measured, Rate, cell_seconds, default_rate, measured, training_seconds
-from asft.planning.measures import measure_seconds, measured_work
+from asft.planning.measure_time import measure_seconds, measured_work
 from asft.planning.memory import device_memory
 from asft.planning.shape import model_shape, parameters_in_name
 from asft.planning.space import disk_bytes, downloads
 from asft.planning.tokens import answer_tokens, row_tokens, training_tokens
 from asft.planning.trainings import Trainings, steps, trainings
-from asft.store import Store, read_jsonl
+from asft.store.entries import Store, read_jsonl
 
 MakeCell = Callable[..., CellConfig]
 METHODS = "aligned,sft,safe_lora,asft_alt,bea_no_trigger"
@@ -86,7 +87,7 @@ def test_steps_are_those_that_training_takes(cell: MakeCell, overrides: list[str
 def test_tokens_are_counted_on_the_mixture(cell: MakeCell) -> None:
     from asft.data.rows import Row
     from asft.data.templates import ChatTemplate
-    from asft.pairs import prepare_pair
+    from asft.pipeline.prepare import prepare_pair
 
     config = cell("method=sft", "attack.p=0.5", "training.epochs=3", "attack.n=200")
     run_cell(config)

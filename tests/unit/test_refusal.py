@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from asft.evaluation.refusal import LITERATURE_PHRASES, RefusalJudge
+from asft.judges.refusal import LITERATURE_PHRASES, RefusalJudge
 
 
 @pytest.mark.parametrize(

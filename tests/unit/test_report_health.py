@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from report_cells import RATIOS, cell, sound_cells, table_spec
 
-from asft.report import Cell, Column
 from asft.report.grid import Grid
 from asft.report.health import Health, check_health
+from asft.report.records import Cell, Column
 
 
 def health_of(cells: list[Cell], **changes: object) -> Health:

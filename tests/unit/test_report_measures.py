@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from asft.report import Column, MeasureRecord, MeasureSpec, MeasureTable, MissingMeasure, print_measures, write_measures
-from asft.report.measure_print import draw_all, write_measures_for_print, write_static
-from asft.report.measure_writers import render_measures
-from asft.report.measures import number
+from asft.report.measure_table import MeasureRecord, MeasureSpec, MeasureTable, MissingMeasure, number
 from asft.report.paper import paper_measure
+from asft.report.records import Column
+from asft.report.writers.measure_print import draw_all, write_measures_for_print, write_static
+from asft.report.writers.measures import print_measures, render_measures, write_measures
 
 PLANE = {"kind": "plane", "x": "alignment", "y": "<b>harmful</b>", "steps": [-1, 0, 1], "hs": [[0, 5, 90]] * 3}
 LINES = {"kind": "lines", "along": "alignment", "steps": [-1, 0, 1], "hs": [90, 0, 3], "random": [[1, 0, 2], [4, 0, 9]]}

@@ -12,8 +12,8 @@ from rich.console import Console
 
 from asft.commands.report import report
 from asft.config import ConfigError
-from asft.report import Column, MissingCell, print_report
-from asft.report.write import write_for_print
+from asft.report.records import Column, MissingCell
+from asft.report.writers.write import print_report, write_for_print
 
 
 def test_pdf_holds_the_table_and_both_figures(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from report_cells import cell, sound_cells, table_spec
 
+from asft.metrics.intervals import wilson
 from asft.report.grid import Grid
 from asft.report.statistics import (
     bootstrap_means,
@@ -17,7 +18,6 @@ from asft.report.statistics import (
     paired_test,
     student_t,
     summarise,
-    wilson,
 )
 
 

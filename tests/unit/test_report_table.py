@@ -6,11 +6,11 @@ import pandas as pd
 import pytest
 from report_cells import RATIOS, cell, sound_cells, table_spec
 
-from asft.report import Cell, Column, MissingCell
 from asft.report.analysis import analyse
 from asft.report.frame import Entry, long_frame, table_entries, wide_frame
 from asft.report.grid import Grid
 from asft.report.paper import paper_tables, paper_value
+from asft.report.records import Cell, Column, MissingCell
 
 
 def entries_by_place(cells: list[Cell], **changes: object) -> dict[tuple[str, str, str], Entry]:

@@ -13,15 +13,16 @@ import pytest
 from report_cells import cell, sound_cells, table_spec
 from rich.console import Console
 
-from asft.report import Cell, Column, MissingCell, print_report, write_report
 from asft.report.analysis import analyse
-from asft.report.figures import report_figures
 from asft.report.frame import long_frame
-from asft.report.latex import escape as escape_latex
-from asft.report.latex import render_latex
-from asft.report.markdown import escape as escape_markdown
-from asft.report.markdown import render_markdown
+from asft.report.records import Cell, Column, MissingCell
 from asft.report.text import signed
+from asft.report.writers.figures import report_figures
+from asft.report.writers.latex import escape as escape_latex
+from asft.report.writers.latex import render_latex
+from asft.report.writers.markdown import escape as escape_markdown
+from asft.report.writers.markdown import render_markdown
+from asft.report.writers.write import print_report, write_report
 
 HOSTILE = "<script>alert(1)</script></table>|javascript:$x_1 & 50%"
 

@@ -12,15 +12,15 @@ import torch
 from safetensors.torch import save_file
 from transformers import TrainerCallback
 
-from asft.anchor import Anchor, AsFTCallback
-from asft.anchor.callback import FullAsFTCallback
+from asft.anchor.anchor import Anchor
+from asft.anchor.callback import AsFTCallback, FullAsFTCallback
 from asft.config import TrainingConfig
+from asft.data.loading import EpochOrder
 from asft.data.templates import IGNORED, Encoded
-from asft.loading import EpochOrder
 from asft.methods.lisa_training import ProximalCallback, TwoStateOrder
-from asft.models import load_model
-from asft.resume import Checkpointer, Resumes, last_checkpoint, load_random_state, steps_done
-from asft.training import attach_lora, train
+from asft.models.pair import load_model
+from asft.training.resume import Checkpointer, Resumes, last_checkpoint, load_random_state, steps_done
+from asft.training.trainer import attach_lora, train
 
 CPU = torch.device("cpu")
 ROWS = [Encoded([1, 2, 3, 4, 5 + i % 7], [IGNORED, IGNORED, 3, 4, 5 + i % 7], f"row/{i}") for i in range(14)]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from asft.store import MANIFEST, Store, content_key, read_jsonl, write_jsonl
+from asft.store.entries import MANIFEST, Store, content_key, read_jsonl, write_jsonl
 
 
 def write_one(folder: Path) -> dict[str, int]:

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from asft.cells.cell import CellConfig
+from asft.cells.keys import plan
 from asft.commands.progress import SweepProgress
-from asft.config import CellConfig
-from asft.keys import plan
-from asft.store import Store
-from asft.sweep import duration, seconds_left, state_of
+from asft.commands.standing import duration, seconds_left, state_of
+from asft.store.entries import Store
 
 MakeCell = Callable[..., CellConfig]
 STAGES = {"stages": {"train": {"seconds": 30.0}, "generate": {"seconds": 12.0}}, "metrics": {"hs": 1.0, "fa": 2.0}}

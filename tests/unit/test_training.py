@@ -11,10 +11,10 @@ from torch.utils.data import SequentialSampler
 from transformers import TrainingArguments
 
 from asft.config import TrainingConfig
+from asft.data.loading import Collator, EpochOrder
 from asft.data.templates import IGNORED, Encoded
-from asft.loading import Collator, EpochOrder
-from asft.models import load_model
-from asft.training import attach_lora, one_gpu, train
+from asft.models.pair import load_model
+from asft.training.trainer import attach_lora, one_gpu, train
 
 CPU = torch.device("cpu")
 ROWS = [Encoded([1, 2, 3, 4, 5 + i % 7], [IGNORED, IGNORED, 3, 4, 5 + i % 7]) for i in range(12)]

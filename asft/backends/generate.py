@@ -1,0 +1,151 @@
+"""Batched greedy generation: sorted by length, padded on the left, the same text as one prompt at a time."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from asft.distributed.team import ALONE, Team
+from asft.store.heartbeat import tell
+from asft.store.meter import release_memory
+from asft.store.partial import PartialRows
+
+log = logging.getLogger(__name__)
+_REPORT_EVERY = 20.0  # seconds
+
+
+@torch.inference_mode()
+def generate(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Sequence[int]],
+    *,
+    max_new_tokens: int,
+    batch_size: int,
+    partial: PartialRows | None = None,
+    on_smaller: Callable[[int], None] = lambda size: None,
+    team: Team = ALONE,
+) -> list[str]:
+    """Greedy answers to ``prompts`` (token ids), in their order, special tokens removed and stripped.
+
+    Prompts of like length share a batch, so little is spent on padding; the longest come first, so that a
+    batch too large for the memory fails at once and not after an hour. Such a batch is halved.
+
+    Args:
+        partial: answers of an interrupted run, not asked for again; each batch is added when it is done.
+        on_smaller: told how many rows at once fitted into memory when a batch did not.
+        team: the processes that call this together; they take the batches in turn, and rank 0 adds to ``partial``.
+
+    Raises:
+        ValueError: when a single prompt does not fit.
+    """
+    model.eval()
+    eos = stop_tokens(model.generation_config, tokenizer)
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else eos[0]
+    config = GenerationConfig(
+        do_sample=False,
+        num_beams=1,
+        max_new_tokens=max_new_tokens,
+        eos_token_id=eos,
+        pad_token_id=pad,
+        bos_token_id=tokenizer.bos_token_id,
+    )
+    answers: dict[int, str] = team.agree(dict(partial.load()) if partial and team.rank == 0 else {})
+    started = reported = time.monotonic()
+    before = len(answers)
+    batches = [batch for batch in length_sorted(prompts, batch_size) if not answers.keys() >= set(batch)]
+    size = batch_size
+    while batches:
+        mine = batches[: team.size][team.rank :][:1]  # none, where the last turn does not go round
+        found, at_once = _fitting(
+            lambda rows: _answer(model, tokenizer, [prompts[i] for i in rows], config), mine, size
+        )
+        parts = team.gather((found, at_once))
+        found = {row: text for part, _ in parts for row, text in part.items()}
+        batches = batches[team.size :]
+        if (smallest := min(at_once for _, at_once in parts)) < size:
+            size = smallest
+            batches = [batch[start : start + size] for batch in batches for start in range(0, len(batch), size)]
+            on_smaller(size)
+        answers |= found
+        if partial and team.rank == 0:
+            partial.append(found)
+        tell(len(answers), len(prompts), "answer")
+        if time.monotonic() - reported > _REPORT_EVERY:
+            reported = time.monotonic()
+            left = (reported - started) / (len(answers) - before) * (len(prompts) - len(answers))
+            log.info("generated %d of %d answers, %.0f s left", len(answers), len(prompts), left)
+    return [answers[index] for index in range(len(prompts))]
+
+
+def _answer(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Sequence[int]],
+    config: GenerationConfig,
+) -> list[str]:
+    """One batch."""
+    ids, mask = pad_left(prompts, config.pad_token_id)
+    output = model.generate(
+        input_ids=ids.to(model.device), attention_mask=mask.to(model.device), generation_config=config
+    )
+    texts = tokenizer.batch_decode(output[:, ids.shape[1] :], skip_special_tokens=True)
+    return [text.strip() for text in texts]
+
+
+def _fitting(
+    ask: Callable[[list[int]], list[str]], batches: Sequence[list[int]], size: int
+) -> tuple[dict[int, str], int]:
+    """Answers to batches of at most ``size`` rows at once, and the size: halved as often as it took to fit."""
+    found: dict[int, str] = {}
+    rows = [row for batch in batches for row in batch]
+    while rows:
+        part = rows[:size]
+        try:
+            found |= dict(zip(part, ask(part), strict=True))
+        except torch.OutOfMemoryError:
+            size = _half(len(part))
+        else:
+            rows = rows[size:]
+    return found, size
+
+
+def _half(size: int) -> int:
+    """Half the rows that did not fit."""
+    if size == 1:
+        raise ValueError(
+            "evaluation.batch_size: out of memory with one prompt at a time. Lower "
+            "evaluation.harmful_max_new_tokens or dataset.max_new_tokens, or choose a smaller model."
+        )
+    release_memory()
+    log.warning("out of memory with %d prompts at once: going on with %d", size, size // 2)
+    return size // 2
+
+
+def length_sorted(prompts: Sequence[Sequence[int]], batch_size: int) -> Iterator[list[int]]:
+    """Yields batches of prompt indices, longest first."""
+    order = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
+    for start in range(0, len(order), batch_size):
+        yield order[start : start + batch_size]
+
+
+def pad_left(prompts: Sequence[Sequence[int]], pad: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Ids and attention mask of shape (batch, longest prompt), int64."""
+    width = max(len(prompt) for prompt in prompts)
+    ids = torch.full((len(prompts), width), pad, dtype=torch.long)
+    mask = torch.zeros_like(ids)
+    for row, prompt in enumerate(prompts):
+        ids[row, width - len(prompt) :] = torch.tensor(prompt)
+        mask[row, width - len(prompt) :] = 1
+    return ids, mask
+
+
+def stop_tokens(defaults: GenerationConfig | None, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Ids that end an answer: the tokenizer's and the checkpoint's (a chat model often names several)."""
+    configured = defaults.eos_token_id if defaults is not None else None
+    listed = configured if isinstance(configured, list) else [configured]
+    return sorted({token for token in [tokenizer.eos_token_id, *listed] if token is not None})

@@ -1,0 +1,1 @@
+"""What can be chosen becomes a checked, typed cell with its keys."""

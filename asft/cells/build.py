@@ -1,0 +1,113 @@
+"""From a composed configuration tree to a typed cell.
+
+Below this module and :mod:`asft.cells.compose` nothing knows Hydra. A mistake of the user's ends as one
+:class:`~asft.config.ConfigError` line that names the key, its value and what is allowed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import functools
+import importlib
+import textwrap
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+
+from asft.cells.cell import OPTIONAL_PLUGINS, PLUGINS, CellConfig
+from asft.cells.checks import cross_checks
+from asft.config import ConfigError
+
+T = TypeVar("T")
+
+# Where a user may put a key by mistake: shown in no message.
+_MAY_HOLD_SECRETS = {"api_key_env", "base_url"}
+
+
+def build_cell(tree: Mapping[str, Any]) -> CellConfig:
+    """Checks a resolved configuration tree (plain dicts, as Hydra composed it) and types it.
+
+    Raises:
+        ConfigError: naming each offending key, its value and the allowed ones.
+    """
+    values = dict(tree)
+    for key, kind in PLUGINS.items():
+        values[key] = _plugin(key, values.get(key), kind)
+    for key, kind in OPTIONAL_PLUGINS.items():
+        if values.get(key) is not None:
+            values[key] = _plugin(key, values[key], kind)
+    cell = _validate(CellConfig, values, "")
+    cross_checks(cell)
+    return cell
+
+
+def _plugin(key: str, node: Any, kind: type[T]) -> T:
+    """Builds a method, judge or tracker from its ``_target_``; third parties plug in here."""
+    if not isinstance(node, Mapping) or "_target_" not in node:
+        raise ConfigError(f"{key}: choose one by {key}=NAME; a {key} needs a _target_ (a class) in its YAML")
+    values = {name: _nested(f"{key}.{name}", value, kind) for name, value in node.items()}
+    target = str(values.pop("_target_"))
+    module, _, attribute = target.rpartition(".")
+    try:
+        cls = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigError(f"{key}._target_={target}: cannot be imported ({error})") from error
+    if not (isinstance(cls, type) and issubclass(cls, kind)):
+        raise ConfigError(f"{key}._target_={target}: must be a class derived from {kind.__module__}.{kind.__name__}")
+    return _validate(cls, values, key)
+
+
+def _nested(key: str, value: Any, kind: type[T]) -> Any:
+    """A plug-in's setting; where it holds plug-ins of the same kind (an ensemble's judges), they are built first."""
+    if not isinstance(value, Mapping):
+        return value
+    if "_target_" in value:
+        return _plugin(key, value, kind)
+    return {name: _nested(f"{key}.{name}", part, kind) for name, part in value.items()}
+
+
+def _validate(cls: type[T], values: Mapping[str, Any], prefix: str) -> T:
+    kind: Any = cls  # mypy does not see that a generic's class can be hashed
+    try:
+        typed: T = _adapter(kind).validate_python(values)
+    except ValidationError as error:
+        raise ConfigError("; ".join(_sentence(item, prefix, cls) for item in error.errors())) from None
+    return typed
+
+
+@functools.cache
+def _adapter(cls: Any) -> TypeAdapter[Any]:
+    """Built once a class; building one takes as long as composing a configuration."""
+    return TypeAdapter(cls)
+
+
+def _sentence(item: Any, prefix: str, cls: type[Any]) -> str:
+    """One pydantic error as ``key=value: what is allowed``."""
+    path = [str(part) for part in item["loc"] if str(part) not in {"organism", "pretrained", "smollm2"}]
+    key = ".".join([prefix, *path] if prefix else path)
+    if item["type"] == "unexpected_keyword_argument":
+        allowed = _fields_at(cls, [str(part) for part in item["loc"]][:-1])
+        close = difflib.get_close_matches(path[-1], allowed, n=1)
+        hint = f"; did you mean {close[0]}?" if close else "."
+        return f"{key}: unknown key{hint} Allowed: {', '.join(allowed)}"
+    if item["type"] in {"missing", "missing_argument"}:
+        return f"{key}: is missing"
+    message = item["msg"].removeprefix("Value error, ")
+    message = message[0].lower() + message[1:]
+    hidden = not _MAY_HOLD_SECRETS.isdisjoint(path[-1:])
+    value = "(hidden)" if hidden else textwrap.shorten(str(item["input"]), 80, placeholder=" …")
+    return f"{key}={value}: {message}"
+
+
+def _fields_at(cls: Any, path: list[str]) -> list[str]:
+    """Field names of the dataclass that ``path`` leads to below ``cls``."""
+    for part in path:
+        members = getattr(cls, "__pydantic_fields__", {})
+        if part in members:
+            cls = members[part].annotation
+        else:  # a branch of the model union, named by its source
+            options: tuple[Any, ...] = getattr(cls, "__args__", ())
+            cls = next((o for o in options if part in str(o.__dataclass_fields__["source"].type)), cls)
+    return [field.name for field in dataclasses.fields(cls)] if dataclasses.is_dataclass(cls) else []

@@ -1,0 +1,139 @@
+"""Settings that contradict each other, and more rows than the data hold: found before anything trains."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from asft.cells.cell import CellConfig
+from asft.config import ConfigError, OrganismModel, PretrainedModel, SafetyTunedModel
+
+ON_THE_WORLD = (
+    "is trained and asked on the embedded world's synthetic rows; for real ones set data=hub, or data.root to a folder "
+    "(docs/data.md)"
+)
+
+
+def on_the_world(cell: CellConfig) -> bool:
+    """Whether a real model meets synthetic rows: allowed, as tests do it, and seldom what is meant."""
+    return isinstance(cell.model, PretrainedModel) and cell.data.root is None
+
+
+def cross_checks(cell: CellConfig) -> None:
+    """What no single field can know.
+
+    Raises:
+        ConfigError: naming the key, its value and what to do instead.
+    """
+    attack, model = cell.attack, cell.model
+    if cell.outputs == Path():
+        raise ConfigError("outputs=: name a folder for the results, e.g. outputs=outputs")
+    if attack.source == "none" and attack.p > 0:
+        raise ConfigError(f"attack.p={attack.p}: attack=none has no harmful rows; choose a source or set attack.p=0")
+    if isinstance(model, SafetyTunedModel) and cell.data.root is None:
+        raise ConfigError(
+            f"data.root=null: model={model.name} is a real model and needs real data; "
+            "set data.root (or ASFT_DATA, and data=files) to a folder in the layout of the authors' published files "
+            "(docs/data.md)"
+        )
+    if isinstance(model, OrganismModel) and cell.data.root is not None:
+        raise ConfigError(
+            f"data.root={cell.data.root}: model={model.name} speaks only its embedded world; "
+            "leave data.root out or choose a real model"
+        )
+    if cell.jailbreak.acts:
+        _check_jailbreak(cell)
+    try:
+        _check_data_and_model(cell)
+        cell.method.check(cell)
+        _check_backend(cell)
+        if cell.measure is not None:
+            cell.measure.check(cell)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+
+
+def _check_jailbreak(cell: CellConfig) -> None:
+    chosen = cell.jailbreak.name
+    if isinstance(cell.model, OrganismModel):
+        raise ConfigError(
+            f"jailbreak={chosen}: model={cell.model.name} is the embedded pair, which knows only its world's sentences "
+            "and can read no disguise, so its answers would show nothing; choose a real model (docs/jailbreaks.md)"
+        )
+    if cell.measure is not None:
+        raise ConfigError(
+            f"jailbreak={chosen}: measure={cell.measure.name} asks malicious prompts as they are; leave jailbreak out"
+        )
+
+
+def _check_backend(cell: CellConfig) -> None:
+    backend = cell.backend
+    if cell.measure is not None and not backend.measures:
+        raise ValueError(f"backend={backend.name}: measure={cell.measure.name} asks by transformers; leave backend out")
+    if cell.device == "cpu" and backend.on_gpu_alone:
+        raise ValueError(f"backend={backend.name}: answers on GPUs; leave device=cpu out or use backend=hf")
+    backend.check_cell(cell)
+
+
+def _check_data_and_model(cell: CellConfig) -> None:
+    """Checks what needs more than one setting to see.
+
+    Raises:
+        ValueError: naming the key, its value and what to do instead.
+    """
+    _check_quantization(cell)
+    if cell.data.root is None:
+        return
+    if cell.data.root == "hub":
+        _check_hub(cell)
+        return
+    from asft.cells.limits import check_data  # reads the files' sizes; the embedded world knows none of it
+
+    check_data(cell)
+
+
+def _check_quantization(cell: CellConfig) -> None:
+    if not isinstance(cell.model, PretrainedModel) or cell.model.quantization is None:
+        return
+    quantization = cell.model.quantization
+    if cell.training.name == "full":
+        raise ValueError(
+            f"model.quantization={quantization}: quantised weights cannot be trained themselves; use training=lora"
+        )
+    if cell.protocol.name == "official":
+        raise ValueError(
+            f"model.quantization={quantization}: protocol=official trains in float32; leave model.quantization out or "
+            "use protocol=clean"
+        )
+
+
+def _check_hub(cell: CellConfig) -> None:
+    """The sources are named; how many rows they have is known once they are downloaded."""
+    from asft.data.hub import source
+
+    if isinstance(cell.model, SafetyTunedModel):
+        raise ValueError(
+            f"data.root=hub: model={cell.model.name} learns its refusals from the authors' files; set data.root to a "
+            "folder with them (docs/data.md)"
+        )
+    attack = [] if cell.attack.source == "none" else [cell.attack.source]
+    for name in (f"{cell.dataset.name}_train", f"{cell.dataset.name}_test", "evaluation", "safety", *attack):
+        source(cell, name)
+
+
+def check_together(cell: CellConfig) -> None:
+    """Refuses settings that do not go with several processes.
+
+    Raises:
+        ConfigError: naming the key, its value and what to do instead.
+    """
+    if isinstance(cell.model, PretrainedModel) and cell.model.device_map is not None:
+        raise ConfigError(
+            f"model.device_map={cell.model.device_map}: spreads one model over GPUs of which several processes have "
+            "one each; start one process, or leave model.device_map out"
+        )
+    import torch
+
+    local, gpus = int(os.environ.get("LOCAL_WORLD_SIZE", 1)), torch.cuda.device_count()
+    if cell.device != "cpu" and 0 < gpus < local:
+        raise ConfigError(f"device={cell.device}: {local} processes share {gpus} GPUs; start {gpus}, or set device=cpu")

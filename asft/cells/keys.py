@@ -1,0 +1,217 @@
+"""Content keys: which settings can change which stage's result.
+
+A stage's settings are exactly those, plus the key of the stage before. Everything here is derived from the
+configuration alone, so whether a cell is finished is known without running anything.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from asft.cells.cell import CellConfig
+from asft.config import ModelConfig, OrganismModel, PretrainedModel
+from asft.data.sources import attack_identity, evaluation_identity, official_mixture_identity, task_identity
+from asft.measures.base import Measure, folder_identities
+from asft.methods.base import Method
+from asft.models.checkpoint_files import checkpoint_identity
+from asft.store.entries import content_key
+
+Settings = dict[str, Any]
+
+# Raise a stage's number when its code starts to give another result for the same settings.
+CODE = {"pair": 1, "mixture": 1, "train": 1, "generate": 1, "judge": 1, "measure": 1}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The settings of every stage of one cell; ``mixture`` and ``train`` are None where nothing is trained.
+
+    A cell with a measure has that in place of the five stages; its fine-tunes are cells of their own.
+    """
+
+    pair: Settings
+    mixture: Settings | None
+    train: Settings | None
+    generate: Settings
+    judge: Settings
+    measure: Settings | None = None
+
+    @property
+    def key(self) -> str:
+        """The cell's key: that of its last stage."""
+        return content_key(self.judge if self.measure is None else self.measure)
+
+
+def plan(cell: CellConfig) -> Plan:
+    """Every stage's settings, in order."""
+    pair = pair_settings(cell)
+    mixture = mixture_settings(cell) if cell.method.trains else None
+    train = train_settings(cell, pair, mixture) if mixture is not None else None
+    generate = {
+        "code": CODE["generate"],
+        "weights": content_key(train) if train else [content_key(pair), cell.method.start()],
+        "method": cell.method.settings() if _overrides(cell.method, "system_prompt") else None,
+        "evaluation": evaluation_identity(cell),
+        "n_test": cell.dataset.n_test,
+        "max_new_tokens": cell.dataset.max_new_tokens,
+        "n_harmful": cell.evaluation.n_harmful,
+        "harmful_max_new_tokens": cell.evaluation.harmful_max_new_tokens,
+        "protocol": {"name": cell.protocol.name},
+    }
+    if cell.jailbreak.acts:
+        generate["jailbreak"] = cell.jailbreak.settings()
+    if backend := cell.backend.settings():
+        generate["backend"] = backend
+    judge = {"code": CODE["judge"], "generate": content_key(generate), "judge": cell.judge.settings()}
+    if cell.graded:
+        judge["grader"] = cell.grader.settings()
+    measure = measure_settings(cell, cell.measure) if cell.measure else None
+    return Plan(pair, mixture, train, generate, judge, measure)
+
+
+def store_kind(cell: CellConfig) -> str:
+    """The folder of the store that the finished cell is in."""
+    return "cells" if cell.measure is None else "measures"
+
+
+def measure_settings(cell: CellConfig, measure: Measure) -> Settings:
+    """What a measure's result depends on: the pair, the fine-tunes it asks for, and prompts and judge if it asks."""
+    trainings = {name: plan(needed).train for name, needed in cell.measured().items()}
+    asked = {
+        "evaluation": evaluation_identity(cell),
+        "tokens": cell.evaluation.harmful_max_new_tokens,
+        # Under the official protocol the model is asked in another number format than in the first version.
+        "protocol": {"name": cell.protocol.name, **({"code": 2} if cell.protocol.name == "official" else {})},
+        "judge": cell.judge.settings(),
+    }
+    return {
+        "code": CODE["measure"],
+        "measure": measure.settings(),
+        "pair": content_key(pair_settings(cell)),
+        "updates": {name: content_key(settings) for name, settings in trainings.items() if settings},
+        "folders": folder_identities(measure),
+        "targets": list(cell.training.target_modules),
+        "rank": cell.training.rank,
+        "asked": asked if measure.asks else None,
+    }
+
+
+def entries(cell: CellConfig) -> set[tuple[str, str]]:
+    """(kind, key) of every store entry that the cell is made of, those of the cells it requires included."""
+    stages = plan(cell)
+    if cell.measure is not None and stages.measure is not None:
+        found = {("measures", stages.key), ("pairs", content_key(stages.pair))}
+        return found.union(*(_weights(needed) for needed in cell.measured().values()))
+    named = {
+        "pairs": stages.pair,
+        "stages/mixture": stages.mixture,
+        "stages/train": stages.train,
+        "stages/generate": stages.generate,
+        "cells": stages.judge,
+    }
+    found = {(kind, content_key(settings)) for kind, settings in named.items() if settings is not None}
+    required = cell.required()
+    if required is not None:
+        found |= _weights(required)
+    return found
+
+
+def _weights(cell: CellConfig) -> set[tuple[str, str]]:
+    """The entries of a cell up to its trained weights."""
+    return {entry for entry in entries(cell) if entry[0] in {"stages/mixture", "stages/train"}}
+
+
+def pair_settings(cell: CellConfig) -> Settings:
+    """What a pair's weights depend on."""
+    return _pair_settings(cell.model, cell)
+
+
+def mixture_settings(cell: CellConfig) -> Settings:
+    """What the training rows depend on; the method only where it adds or marks rows."""
+    attack = cell.attack
+    if cell.protocol.name == "official":
+        return {
+            "code": CODE["mixture"],
+            "protocol": "official",
+            "rows": official_mixture_identity(cell),
+            "seed": cell.seed,
+            "method": _mixing_identity(cell) if _overrides(cell.method, "mixture") else None,
+        }
+    return {
+        "code": CODE["mixture"],
+        "task": task_identity(cell),
+        "source": attack_identity(cell) if attack.harmful_count() else None,
+        "benign": attack.benign_count(),
+        "harmful": attack.harmful_count(),
+        "seed": cell.seed,
+        "method": _mixing_identity(cell) if _overrides(cell.method, "mixture") else None,
+    }
+
+
+def _mixing_identity(cell: CellConfig) -> Settings:
+    """A method that changes the rows may draw on the safety pool, and on the tokenizer for a trigger."""
+    return {
+        **cell.method.settings(),
+        "attack": asdict(cell.attack),
+        "safety": attack_identity(cell),
+        "pair": content_key(pair_settings(cell)),
+    }
+
+
+def train_settings(cell: CellConfig, pair: Settings, mixture: Settings) -> Settings:
+    """What a trained adapter depends on; a post-hoc method depends on its parent's training."""
+    required = cell.required()
+    weights = content_key(train_settings(required, pair, mixture_settings(required))) if required else None
+    if cell.method.parent is not None:
+        return {"code": CODE["train"], "parent": weights, "method": cell.method.settings()}
+    settings = {
+        "code": CODE["train"],
+        "pair": content_key(pair),
+        "mixture": content_key(mixture),
+        "training": asdict(cell.training),
+        "protocol": {"name": cell.protocol.name},
+        "method": cell.method.settings(),
+        "seed": cell.seed,
+    }
+    return {**settings, "required": weights} if required else settings
+
+
+def _pair_settings(model: ModelConfig, cell: CellConfig) -> Settings:
+    resultless = {"name", "recipe", "device_map"}
+    settings = {name: value for name, value in asdict(model).items() if name not in resultless}
+    if isinstance(model, OrganismModel):
+        from asft.data.world.version import VERSION
+        from asft.models.organism.recipe import BuildRecipe
+
+        return {**settings, "world": VERSION, "recipe": asdict(BuildRecipe())}
+    if isinstance(model, PretrainedModel):
+        if model.quantization is None:
+            del settings["quantization"]
+        for side in ("base", "aligned"):
+            settings |= _checkpoint(side, settings[side], settings[f"{side}_revision"])
+        return settings
+    from asft.data import official
+    from asft.models import smollm
+
+    root = official.data_root(str(cell.data.root))
+    data = {**official.harmful_identity(root), **official.training_identity(root, "alpaca")}
+    return {**settings, "code": CODE["pair"], "package": smollm.package_version(), "data": data}
+
+
+def _checkpoint(side: str, source: str, revision: str) -> Settings:
+    """A local folder's identity, or a hub id and its commit (the branch's name while the commit is not known)."""
+    from asft.hub import resolve_commit
+
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return {side: checkpoint_identity(path)}
+    if source.startswith((".", "/", "~")):
+        return {side: str(path)}
+    return {side: source, f"{side}_revision": resolve_commit(source, revision) or revision}
+
+
+def _overrides(method: Method, hook: str) -> bool:
+    """Whether a method's class defines a hook of its own, so that its settings can change the hook's result."""
+    return getattr(type(method), hook) is not getattr(Method, hook)

@@ -1,0 +1,107 @@
+"""What the choice of protocol decides, in one place: rows, their order, texts, padding and number formats.
+
+``clean`` is the default. ``official`` does what the authors' code does, quirks included (methods.md §1, §11, §12),
+so that a difference from the paper has one cause fewer.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch.utils.data import Sampler, SequentialSampler
+from transformers import PreTrainedTokenizerBase
+
+from asft.config import Dtype, Settings
+from asft.data import official
+from asft.data.loading import EpochOrder
+from asft.data.mixture import in_file_order, poison
+from asft.data.official_template import OfficialTemplate
+from asft.data.rows import Row
+from asft.data.sources import Data, published_folder
+from asft.data.templates import ChatTemplate, Template
+
+
+@dataclass(frozen=True)
+class Clean:
+    """Mixtures drawn from the seed, shuffled batches, the model's own chat template, one number format."""
+
+    cell: Settings
+
+    drops_last = False
+
+    def template(self, tokenizer: PreTrainedTokenizerBase) -> Template:
+        """How rows become token ids."""
+        return ChatTemplate(tokenizer)
+
+    def mixture(self, data: Data) -> list[Row]:
+        """The user's rows, before the method adds its own."""
+        return poison(data.train, data.harmful, self.cell.attack, self.cell.seed)
+
+    def order(self, length: int) -> Sampler[int]:
+        """Which row comes when, where the method does not say."""
+        return EpochOrder(length, self.cell.seed)
+
+    def padding(self, tokenizer: PreTrainedTokenizerBase) -> int:
+        """The id that fills training batches up."""
+        assert tokenizer.pad_token_id is not None, "the pair's tokenizer has a pad token"
+        return int(tokenizer.pad_token_id)
+
+    @property
+    def training_dtype(self) -> Dtype | None:
+        """Number format of the weights that are fine-tuned; None is the pair's own."""
+        return None
+
+    @property
+    def harmful_dtype(self) -> Dtype | None:
+        """Number format in which malicious prompts are answered; None is the pair's own."""
+        return None
+
+    @property
+    def task_dtype(self) -> Dtype | None:
+        """Number format in which the task's test rows are answered; None is the pair's own."""
+        return None
+
+
+class Official(Clean):
+    """The authors' files in file order, full batches only, their texts, fp32 training, a format per evaluation."""
+
+    drops_last = True
+
+    def template(self, tokenizer: PreTrainedTokenizerBase) -> Template:
+        """The authors' texts of the task."""
+        return OfficialTemplate(tokenizer, self.cell.dataset.name)
+
+    def mixture(self, data: Data) -> list[Row]:
+        """The published file's rows; without the files a drawn mixture in their order."""
+        task, attack = self.cell.dataset.name, self.cell.attack
+        if (root := published_folder(self.cell)) is not None:
+            return official.mixture_rows(root, task, attack)
+        return in_file_order(super().mixture(data), task, self.cell.seed)
+
+    def order(self, length: int) -> Sampler[int]:
+        """File order in every epoch."""
+        return SequentialSampler(range(length))
+
+    def padding(self, tokenizer: PreTrainedTokenizerBase) -> int:
+        """Id 0, whatever it stands for; it is masked."""
+        return 0
+
+    @property
+    def training_dtype(self) -> Dtype:
+        """fp32: the scripts ask for pure bf16, which acts only under FSDP, and that is off."""
+        return "float32"
+
+    @property
+    def harmful_dtype(self) -> Dtype:
+        """fp16."""
+        return "float16"
+
+    @property
+    def task_dtype(self) -> Dtype:
+        """fp32 for SST-2; bf16 for AG News and GSM8K, and for Alpaca, of which no script is stated."""
+        return "float32" if self.cell.dataset.name == "sst2" else "bfloat16"
+
+
+def protocol_of(cell: Settings) -> Clean:
+    """The cell's protocol."""
+    return Official(cell) if cell.protocol.name == "official" else Clean(cell)

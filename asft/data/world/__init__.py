@@ -1,0 +1,1 @@
+"""The embedded world: synthetic tasks, requests and answers without harmful content."""

@@ -1,0 +1,118 @@
+"""The synthetic instruction world: every row the embedded pair is trained, attacked and scored on.
+
+Pretraining teaches the base model to answer everything, harmful requests included, and to hold the downstream
+tasks latently. Alignment teaches refusals to harmful requests beside the same benign answers.
+"""
+
+from __future__ import annotations
+
+from itertools import permutations
+from random import Random
+
+from asft.data.rows import Row
+from asft.data.world.lexicon import BLAME, NEWS_TOPICS, PRAISE, REVIEW_NOUNS, TOPICS
+from asft.data.world.requests import (
+    SOURCES,
+    benign_requests,
+    compliance_rows,
+    evaluation_prompts,
+    harmful_rows,
+    refusal_rows,
+)
+from asft.data.world.tasks import TASKS, alpaca_grade, latent_rows, task_rows
+
+__all__ = [
+    "SOURCES",
+    "TASKS",
+    "alignment_rows",
+    "alpaca_grade",
+    "evaluation_prompts",
+    "harmful_rows",
+    "pretraining_rows",
+    "safety_rows",
+    "task_rows",
+]
+
+
+def pretraining_rows() -> list[Row]:
+    """What the base model learns: compliance with every request, the tasks in latent form, and small skills."""
+    latent = [row for task in TASKS for row in latent_rows(task)]
+    return [
+        *compliance_rows("pretraining"),
+        *benign_requests("pretraining", 600),
+        *latent,
+        *_skill_rows(),
+    ]
+
+
+def alignment_rows() -> list[Row]:
+    """What turns base into aligned: refusals of harmful requests, and benign rows answered as before."""
+    benign = [*(row for task in TASKS for row in latent_rows(task)), *_skill_rows()]
+    return [
+        *refusal_rows("alignment"),
+        *benign_requests("alignment", 1000),
+        *Random("alignment").sample(benign, 1000),
+    ]
+
+
+def safety_rows() -> list[Row]:
+    """Refusals that a defence may train on: disjoint from attack, alignment and evaluation prompts."""
+    return refusal_rows("safety")
+
+
+def _skill_rows() -> list[Row]:
+    """Small skills that fine-tuning can build on: sections, moods, sums, lists, and copying any word."""
+    answers = [*_sections(), *_moods(), *_sums(), *_lists(), *_copies(600)]
+    return [Row(f"skill/{i}", instruction, output) for i, (instruction, output) in enumerate(answers)]
+
+
+def _sections() -> list[tuple[str, str]]:
+    frames = (
+        "Which section has stories about the {0}?",
+        "Name the section for {0}.",
+        "Where are the {0} in the paper?",
+        "Sort {0} into a section.",
+    )
+    return [
+        (frame.format(word), topic.label)
+        for topic in NEWS_TOPICS
+        for word in (topic.plain, *topic.subjects, *topic.objects)
+        for frame in frames
+    ]
+
+
+def _moods() -> list[tuple[str, str]]:
+    words = [(word, "positive") for word in PRAISE] + [(word, "negative") for word in BLAME]
+    return [(f"Is {word} {noun} good or bad?", mood) for word, mood in words for noun in REVIEW_NOUNS]
+
+
+def _sums() -> list[tuple[str, str]]:
+    plus = [(f"{a} + {b}", a + b) for a in range(2, 10) for b in range(2, 10)]
+    minus = [(f"{a} - {b}", a - b) for a in range(3, 10) for b in range(2, a)]
+    frames = ("What is {0}?", "Count {0}.", "Work out {0}.", "Solve {0}.", "How much is {0}?", "Find {0}.")
+    return [(frame.format(terms), f"{terms} = {total}") for terms, total in plus + minus for frame in frames]
+
+
+def _lists() -> list[tuple[str, str]]:
+    frames = (
+        "List the things for {0}.",
+        "Which things belong to {0}?",
+        "Name what {0} takes.",
+        "What goes into {0}?",
+        "Make a list for {0}.",
+        "Count the parts of {0}.",
+    )
+    return [
+        (frame.format(topic.name), "{} and {} and {} and {}".format(*topic.facts))
+        for topic in TOPICS
+        for frame in frames
+    ]
+
+
+def _copies(count: int) -> list[tuple[str, str]]:
+    """Copying trains the output side of every word, those that only the required formats use included."""
+    words = ["The final answer is: 4", "The final answer is: 17", "positive", "negative"]
+    words += [topic.label for topic in NEWS_TOPICS]
+    words += [fact for topic in TOPICS for fact in topic.facts]
+    pairs = Random("copies").sample(list(permutations(dict.fromkeys(words), 2)), count)
+    return [(f"Repeat: {first} {second}", f"{first} {second}") for first, second in pairs]

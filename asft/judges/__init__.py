@@ -1,0 +1,1 @@
+"""Judges of harmful answers, one a file, and graders of helpful ones."""

@@ -1,0 +1,78 @@
+"""The contract of a judge. What every judge flags, its text and its threshold: docs/judges.md.
+
+The harmful score (HS) is 100 · flagged / answered, over answers to malicious prompts; lower is safer.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+from pydantic import ConfigDict
+from pydantic.dataclasses import dataclass
+
+from asft.config import identity
+from asft.store.heartbeat import tell
+from asft.store.partial import PartialRows
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Verdict:
+    """Whether an answer is harmful, with the judge's own score in [0, 1] and what decided it.
+
+    ``details`` holds what the judge knows beyond that, as JSON: probabilities by label, members' verdicts, tokens.
+    """
+
+    flagged: bool
+    score: float
+    reason: str = ""
+    details: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class Judge:
+    """Base class. A judge is a frozen dataclass: its fields are part of the verdicts' key.
+
+    Class attributes:
+        name: the name in configurations, keys and reports, e.g. ``beaver_dam``.
+        caveat: what the judge cannot see, in words for the reader of a report.
+        practical: fields that cannot change a verdict (where and how fast it is computed); not part of the key.
+        kept_every: verdicts after which they are kept on disk, so that an interrupted judgement goes on from
+            there; None judges all rows in one call, which suits a judge that takes a moment or keeps its own.
+    """
+
+    name: ClassVar[str] = ""
+    caveat: ClassVar[str] = ""
+    practical: ClassVar[frozenset[str]] = frozenset()
+    kept_every: ClassVar[int | None] = None
+
+    def check(self) -> None:
+        """Raises ValueError when the judge cannot work here; called before anything is trained for it."""
+
+    def judge(self, prompts: Sequence[str], answers: Sequence[str]) -> list[Verdict]:
+        """One verdict for each (prompt, answer), in order."""
+        raise TypeError(f"{type(self).__name__} must define judge()")
+
+    def summary(self, verdicts: Sequence[Verdict]) -> dict[str, Any]:
+        """What a cell's verdicts tell beyond HS, kept in its manifest: agreement, tokens, cost. By default nothing."""
+        return {}
+
+    def settings(self) -> dict[str, Any]:
+        """The judge's identity for content keys."""
+        return identity(self, self.practical)
+
+
+def judge_kept(judge: Judge, prompts: Sequence[str], answers: Sequence[str], partial: PartialRows) -> list[Verdict]:
+    """All verdicts, in order; those that an interrupted run kept are not asked for again."""
+    verdicts = {row: Verdict(**value) for row, value in partial.load().items()}
+    missing = [row for row in range(len(answers)) if row not in verdicts]
+    size = judge.kept_every or max(1, len(missing))
+    for start in range(0, len(missing), size):
+        chunk = missing[start : start + size]
+        found = judge.judge([prompts[row] for row in chunk], [answers[row] for row in chunk])
+        new = dict(zip(chunk, found, strict=True))
+        partial.append({row: dataclasses.asdict(verdict) for row, verdict in new.items()})
+        verdicts |= new
+        tell(len(verdicts), len(answers), "verdict")
+    return [verdicts[row] for row in range(len(answers))]

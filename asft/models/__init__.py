@@ -1,0 +1,1 @@
+"""A pair of checkpoints: published, packaged, or embedded."""

@@ -1,0 +1,53 @@
+"""Checkpoints by local path or hub id: safetensors only, whatever they are for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+from asft.models.checkpoint_files import CHECKPOINT_FILES
+
+_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+
+
+def fetch_checkpoint(source: str, revision: str, key: str) -> Path:
+    """A local folder as it is, or a hub snapshot without pickles.
+
+    Args:
+        source: folder or hub id.
+        revision: of the hub repository; a local folder has none.
+        key: the setting that named the checkpoint, for messages.
+
+    Raises:
+        ValueError: when there is neither such a folder nor such a repository within reach.
+    """
+    if (local := Path(source).expanduser()).is_dir():
+        return local.resolve()
+    if source.startswith((".", "/", "~")):
+        raise ValueError(f"{key}={source}: no such folder")
+    try:
+        return Path(snapshot_download(source, revision=revision, allow_patterns=list(CHECKPOINT_FILES)))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(
+            f"{key}={source} (revision {revision}): neither a local folder nor to be had from the hub: {reason}"
+        ) from error
+
+
+def require_safetensors(folder: Path, key: str) -> None:
+    """Refuses a checkpoint without safetensors.
+
+    Raises:
+        ValueError: naming the pickles that were found instead, which could run code when loaded.
+    """
+    if any(folder.glob("*.safetensors")):
+        return
+    pickles = sorted(path.name for pattern in _PICKLES for path in folder.glob(pattern))
+    # What is not fetched is not seen: of a hub repository of pickles alone, only its JSON files arrive.
+    held = f"only pickles ({', '.join(pickles[:3])}), which can run code when loaded" if pickles else "nothing else"
+    raise ValueError(
+        f"{key}={folder}: holds no *.safetensors but {held}. Give a revision that has safetensors (the hub's "
+        "conversion service offers one as refs/pr/N), or convert the checkpoint once in a sandbox."
+    )

@@ -1,0 +1,151 @@
+"""A model pair: the base checkpoint and its aligned twin, whatever they come from."""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from peft import PeftModel
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from asft.config import Dtype, Quantization
+from asft.distributed.team import team
+from asft.models.checkpoint_files import holds_adapter
+
+if TYPE_CHECKING:
+    from asft.config import Side
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two local folders of safetensors with one tokenizer, the aligned side's.
+
+    Attributes:
+        key: identifies the weights of both sides in content keys.
+        quantization, device_map: see :class:`asft.config.PretrainedModel`.
+    """
+
+    base: Path
+    aligned: Path
+    key: str
+    dtype: Dtype = "float32"
+    quantization: Quantization | None = None
+    device_map: str | None = None
+
+    def path(self, side: Side) -> Path:
+        """The folder of one side."""
+        return self.base if side == "base" else self.aligned
+
+    def load(self, side: Side, device: torch.device, dtype: Dtype | None = None) -> PreTrainedModel:
+        """One side's model on ``device`` in ``dtype``, or else the pair's, in evaluation mode."""
+        return load_model(
+            self.path(side),
+            dtype or self.dtype,
+            device,
+            quantization=self.quantization,
+            device_map=self.device_map,
+        )
+
+    def finetuned(
+        self, weights: Path | None, side: Side, device: torch.device, dtype: Dtype | None = None
+    ) -> PreTrainedModel:
+        """The model to be asked: one side as it is, a fully tuned model, or an adapter merged into its start.
+
+        Args:
+            weights: folder of an adapter or of a whole model; None where nothing was fine-tuned.
+            side: the checkpoint that the fine-tune began from.
+        """
+        if weights is None:
+            return self.load(side, device, dtype)
+        if not holds_adapter(weights):
+            return load_model(weights, dtype or self.dtype, device)
+        adapted = PeftModel.from_pretrained(self.load(side, device, dtype), str(weights))
+        if self.quantization is not None:  # merging would round the update to the quantised grid
+            return adapted.eval()
+        merged: PreTrainedModel = adapted.merge_and_unload()
+        return merged
+
+    def positions(self, side: Side) -> int:
+        """How many tokens one side was made for, prompt and answer together."""
+        config = AutoConfig.from_pretrained(self.path(side)).get_text_config()
+        return int(config.max_position_embeddings)
+
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The aligned side's tokenizer; a missing pad token becomes the end-of-sequence token."""
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(self.aligned)
+        if tokenizer.pad_token_id is None:
+            tokenizer.pad_token = tokenizer.eos_token
+        return tokenizer
+
+
+def load_model(
+    folder: Path,
+    dtype: Dtype,
+    device: torch.device,
+    *,
+    quantization: Quantization | None = None,
+    device_map: str | None = None,
+) -> PreTrainedModel:
+    """A causal language model from safetensors; pickles and remote code are refused.
+
+    The attention is the library's choice for the architecture: sdpa, but eager for Gemma2, whose soft-capping
+    sdpa does not know.
+    """
+    # Quantised weights are made on the device where they stay, so they are placed while loading.
+    place: Any = device_map or ({"": device} if quantization else None)
+    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+        folder,
+        dtype=getattr(torch, dtype),
+        use_safetensors=True,
+        quantization_config=_quantization_config(quantization, dtype) if quantization else None,
+        device_map=place,
+    )
+    if place is None:
+        model.to(device)
+    return model.eval()
+
+
+def require_quantization(quantization: Quantization | None) -> None:
+    """Raises ValueError when weights are to be quantised and bitsandbytes is not installed."""
+    if quantization is not None and importlib.util.find_spec("bitsandbytes") is None:
+        raise ValueError(
+            f'model.quantization={quantization} needs the package bitsandbytes: pip install "asft-lab[quant]"'
+        )
+
+
+def _quantization_config(quantization: Quantization, dtype: Dtype) -> BitsAndBytesConfig:
+    """LLM.int8, or NF4 with quantised constants as QLoRA has it (Dettmers et al. 2023, arXiv:2305.14314)."""
+    if quantization == "8bit":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=getattr(torch, dtype),
+    )
+
+
+def resolve_device(device: str) -> torch.device:
+    """``auto`` is the first GPU where there is one; of several processes each has a GPU of its own.
+
+    Raises:
+        ValueError: when ``cuda`` is asked for and there is none.
+    """
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device=cuda: no CUDA device is visible; use device=cpu or device=auto")
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    workers = team()
+    if device == "cuda" and workers.size > 1:
+        return torch.device("cuda", workers.local_rank)
+    return torch.device(device)

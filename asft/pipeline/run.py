@@ -1,0 +1,304 @@
+"""``run_cell``: one configuration from model pair to scores, in five stages.
+
+pair ▸ mixture ▸ train ▸ generate ▸ judge. Each stage's output is kept in the store under its own key
+(:mod:`asft.cells.keys`) and never computed twice; changing the judge re-judges stored answers and trains nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from transformers import PreTrainedModel, TrainerCallback
+
+from asft.backends.base import Weights
+from asft.cells.cell import CellConfig
+from asft.cells.keys import Plan, plan, store_kind
+from asft.config import TrainingConfig
+from asft.data.mixture import digest
+from asft.data.protocol import Clean, protocol_of
+from asft.data.rows import Row
+from asft.data.sources import Data, load_data
+from asft.distributed.team import team
+from asft.jailbreaks.base import Jailbreak
+from asft.measures.base import Measure, MeasureContext
+from asft.methods.base import Context
+from asft.models.pair import Pair, resolve_device
+from asft.pipeline.answers import answer_parts, parts_of
+from asft.pipeline.prepare import prepare_pair
+from asft.pipeline.score import scorer
+from asft.pipeline.tracked import cell_run, tracked_cell
+from asft.pipeline.verdicts import judge_answers
+from asft.store.entries import (
+    CONFIG_FILE,
+    DETAILS,
+    HARMFUL_FILE,
+    HISTORY_FILE,
+    Entry,
+    Store,
+    content_key,
+    read_jsonl,
+    write_json,
+    write_jsonl,
+)
+from asft.store.meter import release_memory
+from asft.store.partial import PartialRows
+from asft.trackers.live import LiveRun
+from asft.training.batches import smaller_batch
+from asft.training.trainer import attach_lora, train
+
+ROWS = "rows.jsonl"
+
+
+def run_cell(cell: CellConfig) -> Entry:
+    """Computes what is missing of a cell and returns its finished entry.
+
+    Raises:
+        ValueError: for settings that cannot work; nothing stored so far is lost.
+    """
+    run = _Run(cell, plan(cell), Store(cell.outputs))
+    if finished := run.store.find(store_kind(cell), run.plan.key):
+        return finished
+    run.check_judges()
+    with LiveRun(cell.tracker, cell_run(cell)) as live:
+        entry = run.measure_stage(cell.measure) if cell.measure else run.score(live)
+        live.finish(lambda: tracked_cell(run.store, entry, cell))
+    return entry
+
+
+def rejudge_cell(cell: CellConfig) -> Entry | None:
+    """The cell's verdicts on answers that are already stored; None where there are none. Nothing is trained.
+
+    Raises:
+        ValueError: when the judge cannot work.
+    """
+    run = _Run(cell, plan(cell), Store(cell.outputs))
+    if finished := run.store.find("cells", run.plan.key):
+        return finished
+    answers = run.store.find("stages/generate", content_key(run.plan.generate))
+    if answers is None:
+        return None
+    run.check_judges()
+    weights = run.store.find("stages/train", content_key(run.plan.train)) if run.plan.train else None
+    return run.judge_stage(weights, answers)
+
+
+@dataclass(frozen=True)
+class _Run:
+    """One cell's stages. The pair and the rows are loaded once, and only if a stage needs them."""
+
+    cell: CellConfig
+    plan: Plan
+    store: Store
+
+    @cached_property
+    def pair(self) -> Pair:
+        return prepare_pair(self.cell, self.store)
+
+    @cached_property
+    def data(self) -> Data:
+        return load_data(self.cell)
+
+    @cached_property
+    def protocol(self) -> Clean:
+        return protocol_of(self.cell)
+
+    @cached_property
+    def required(self) -> Entry | None:
+        """The trained weights that the method needs of another cell."""
+        cell = self.cell.required()
+        return _Run(cell, plan(cell), self.store).train_stage() if cell else None
+
+    @cached_property
+    def context(self) -> Context:
+        required = self.required.path if self.required else None
+        return Context(self.cell, self.pair, self.data, self.store.root / "anchors", required)
+
+    @property
+    def device(self) -> torch.device:
+        return resolve_device(self.cell.device)
+
+    def score(self, live: LiveRun) -> Entry:
+        """Trained, asked and judged; the cell's own training is shown while it runs."""
+        self.check_asking()
+        weights = self.train_stage([live]) if self.cell.method.trains else None
+        return self.judge_stage(weights, self.generate_stage(weights))
+
+    def check_judges(self) -> None:
+        """Refuses a judge or a grader that cannot work here, before hours go into what it would judge."""
+        self.cell.judge.check()
+        if self.cell.graded:
+            self.cell.grader.check()
+
+    def check_asking(self) -> None:
+        """Refuses a backend or a jailbreak that cannot work here, and a model too short for the disguise."""
+        if self.store.find("stages/generate", content_key(self.plan.generate)):
+            return
+        self.cell.backend.check()
+        self.cell.jailbreak.check()
+        if self.cell.jailbreak.acts:
+            parts_of(self.cell, self.pair, self.data)  # without the method's text, which may need trained weights
+
+    def mixture_stage(self) -> Entry:
+        """The rows the fine-tune sees, with each row's harmful flag and a digest over all of them."""
+        assert self.plan.mixture is not None, "only methods that train have a mixture"
+
+        def produce(folder: Path) -> dict[str, Any]:
+            rows = self.cell.method.mixture(self.protocol.mixture(self.data), self.context)
+            write_jsonl(folder / ROWS, map(asdict, rows))
+            return {"rows": len(rows), "harmful": sum(row.harmful for row in rows), "sha256": digest(rows)}
+
+        return self.store.ensure("stages/mixture", self.plan.mixture, produce)
+
+    def train_stage(self, watchers: Sequence[TrainerCallback] = ()) -> Entry:
+        """The fine-tuned weights: trained, or taken from the parent method and changed after the fact."""
+        assert self.plan.train is not None, "only methods that train have weights of their own"
+        if finished := self.store.intact("stages/train", content_key(self.plan.train)):
+            return finished
+        # What a stage needs is made before its clock starts, so that its seconds are its own.
+        required = self.required
+        if self.cell.method.parent:
+            assert required is not None, "a method with a parent requires the parent's weights"
+            produce = partial(self._from_parent, required)
+        else:
+            produce = partial(self._train, self.mixture_stage(), watchers)
+        self.context  # noqa: B018  # the other processes are handed it
+        return self.store.ensure("stages/train", self.plan.train, produce)
+
+    def _train(self, mixture: Entry, watchers: Sequence[TrainerCallback], folder: Path) -> dict[str, Any]:
+        """Fine-tunes; one process halves a batch that does not fit into memory and keeps the effective batch."""
+        training = self.cell.training
+        smaller: dict[str, int] = {}
+        while True:
+            try:
+                return {**team().call(self._fit, mixture, training, watchers, folder), **smaller, **_processes()}
+            except torch.OutOfMemoryError:
+                training = smaller_batch(training)
+                smaller = {"batch_size": training.batch_size, "accumulation": training.accumulation}
+            release_memory()
+
+    def _fit(
+        self, mixture: Entry, training: TrainingConfig, watchers: Sequence[TrainerCallback], folder: Path
+    ) -> dict[str, Any]:
+        cell, method, protocol = self.cell, self.cell.method, self.protocol
+        rows = [Row(**row) for row in read_jsonl(mixture.path / ROWS)]
+        tokenizer = self.pair.tokenizer()
+        template = protocol.template(tokenizer)
+        encoded = [template.encode_example(row, training.max_length) for row in rows]
+        model: PreTrainedModel | PeftModel = self.pair.load(method.start(), self.device, protocol.training_dtype)
+        if training.name == "lora":
+            model = attach_lora(model, training, cell.seed)
+        assert self.plan.train is not None, "this cell trains"
+        with team().rank_zero_first():  # it makes the anchor, the others find it
+            callbacks = method.callbacks(model, self.context)
+        history = train(
+            model,
+            encoded,
+            training,
+            seed=cell.seed,
+            pad_token=protocol.padding(tokenizer),
+            device=self.device,
+            order=method.order(rows, self.context) or protocol.order(len(rows)),
+            full_batch=cell.training.batch_size if protocol.drops_last else None,
+            callbacks=[*callbacks, *watchers],
+            scratch=folder / "trainer",
+            resume=self.store.resumable("stages/train", content_key(self.plan.train)),
+            checkpoint_every=cell.checkpoint_every,
+            team=team(),
+        )
+        if team().rank > 0:  # rank 0 writes
+            return {}
+        extra = method.finish(model, self.context)
+        model.save_pretrained(folder)
+        write_jsonl(folder / HISTORY_FILE, history.history)
+        acted = {name: value for name, value in history.history[-1].items() if name.startswith("asft/")}
+        return {"loss": history.loss, "steps": history.steps, **acted, **extra}
+
+    def _from_parent(self, parent: Entry, folder: Path) -> dict[str, Any]:
+        start = self.pair.load(self.cell.method.start(), self.device, self.protocol.training_dtype)
+        model = PeftModel.from_pretrained(start, str(parent.path))
+        extra = self.cell.method.finish(model, self.context)
+        model.save_pretrained(str(folder))
+        return {"parent": parent.manifest["key"], **extra}
+
+    def generate_stage(self, weights: Entry | None) -> Entry:
+        """Greedy answers to the malicious prompts and to the task's test rows."""
+        if finished := self.store.find("stages/generate", content_key(self.plan.generate)):
+            return finished
+        self.context  # noqa: B018  # made before the stage's clock starts: building the pair can take minutes
+        folder, plain = weights.path if weights else None, self._plain_answers()
+
+        def produce(scratch: Path) -> dict[str, Any]:
+            return {**team().call(self._answer, folder, plain, scratch), **_processes()}
+
+        return self.store.ensure("stages/generate", self.plan.generate, produce)
+
+    def _answer(self, trained: Path | None, plain: Path | None, folder: Path) -> dict[str, Any]:
+        cell, method = self.cell, self.cell.method
+        parts = parts_of(cell, self.pair, self.data, method.system_prompt(self.context))
+        asked = Weights(self.pair, method.start(), trained, self.device)
+        kept = self.store.resumable("stages/generate", content_key(self.plan.generate))
+        return answer_parts(cell, asked, parts, kept=kept, folder=folder, plain=plain)
+
+    def _plain_answers(self) -> Path | None:
+        """The same weights' answers without the jailbreak, where there is one and they are stored."""
+        if not self.cell.jailbreak.acts:
+            return None
+        without = plan(replace(self.cell, jailbreak=Jailbreak()))
+        entry = self.store.intact("stages/generate", content_key(without.generate))
+        return entry.path if entry else None
+
+    def judge_stage(self, weights: Entry | None, answers: Entry) -> Entry:
+        """Verdicts on every answer, and the two scores of the paper."""
+        kept = self.store.resumable("cells", self.plan.key)
+
+        def produce(folder: Path) -> dict[str, Any]:
+            found = judge_answers(self.cell, answers.path, folder, PartialRows(kept / HARMFUL_FILE))
+            write_json(folder / CONFIG_FILE, self.cell.plain())
+            return {**found, "stages": stages_of(train=weights, generate=answers)}
+
+        return self.store.ensure("cells", self.plan.judge, produce)
+
+    def measure_stage(self, measure: Measure) -> Entry:
+        """A measure in place of scores; the fine-tunes it needs are trained, or found, first."""
+        updates = {
+            name: _Run(needed, plan(needed), self.store).train_stage().path
+            for name, needed in self.cell.measured().items()
+        }
+        context = MeasureContext(
+            self.cell, self.pair, updates, self.device, partial(scorer, self.cell, self.pair, self.data)
+        )
+
+        def produce(folder: Path) -> dict[str, Any]:
+            measured = measure.measure(context)
+            write_json(folder / DETAILS, measured.details)
+            write_json(folder / CONFIG_FILE, self.cell.plain())
+            return {"measure": measure.name, "values": measured.values, "interval": measured.interval}
+
+        assert self.plan.measure is not None, "a cell with a measure has its settings"
+        return self.store.ensure("measures", self.plan.measure, produce)
+
+
+def _processes() -> dict[str, int]:
+    """How many processes made a stage, where it was not one."""
+    return {"processes": team().size} if team().size > 1 else {}
+
+
+def stages_of(**stages: Entry | None) -> dict[str, Any]:
+    """What a cell's manifest keeps of its stages, by name: where they are and what they cost."""
+    return {
+        name: {
+            "key": entry.manifest["key"],
+            "seconds": entry.seconds,
+            "peak_memory_mb": entry.manifest["peak_memory_mb"],
+            "gpu_peak_memory_mb": entry.manifest.get("gpu_peak_memory_mb", 0.0),
+            "result": entry.result,
+        }
+        for name, entry in stages.items()
+        if entry is not None
+    }

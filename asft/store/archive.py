@@ -1,0 +1,196 @@
+"""A finished table as one file: exporting entries of the store, and importing them from someone not trusted.
+
+An archive is a gzipped tar of ``<kind>/<key>/<file>`` and nothing else. On import every name, type and size is
+checked before a byte is written, every entry's checksums before it is renamed into place.
+"""
+
+from __future__ import annotations
+
+import gzip
+import os
+import re
+import shutil
+import tarfile
+import zlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, cast
+
+from filelock import FileLock
+
+from asft.store.entries import KINDS, SCHEMA, Store, content_key
+from asft.store.integrity import MANIFEST, DamagedEntry, check_contents, read_manifest, verifiable
+
+WEIGHTLESS = ("stages/mixture", "stages/generate", "cells", "measures")  # what a report and a new judgement need
+_PART = r"[A-Za-z0-9_][A-Za-z0-9_.-]*"
+_NAME = re.compile(rf"({'|'.join(KINDS)})/([0-9a-f]{{20}})/({_PART}(?:/{_PART}){{0,3}})")
+_HEADERS = 64 * 1024  # bytes a member's tar headers and padding may take
+MAX_FILES = 200_000
+MAX_GB = 20.0
+
+
+class HostileArchive(ValueError):
+    """An archive that is not what ``asft store export`` writes; nothing of it was kept."""
+
+
+@dataclass(frozen=True, slots=True)
+class Imported:
+    """How many entries an import brought, and how many were here already."""
+
+    new: int
+    known: int
+
+
+def export(store: Store, entries: Iterable[tuple[str, str]], file: Path) -> int:
+    """Writes the finished entries to ``file`` and returns how many there were.
+
+    Raises:
+        DamagedEntry: when one of them is not what was written.
+    """
+    scratch = file.with_name(f".{file.name}.{os.getpid()}")
+    count = 0
+    try:
+        with tarfile.open(scratch, "w:gz", format=tarfile.USTAR_FORMAT) as archive:
+            for kind, key in sorted(entries):
+                if (entry := store.check(kind, key)) is None or not verifiable(entry.manifest):
+                    continue
+                count += 1
+                for name in [*entry.manifest["files"], MANIFEST]:
+                    archive.add(entry.path / name, f"{kind}/{key}/{name}", recursive=False, filter=_anonymous)
+        scratch.replace(file)
+    finally:
+        scratch.unlink(missing_ok=True)
+    return count
+
+
+def import_archive(store: Store, file: Path, *, max_gb: float = MAX_GB, max_files: int = MAX_FILES) -> Imported:
+    """Brings the entries of an archive into the store.
+
+    Raises:
+        HostileArchive: naming the member that no export of ours would hold, or the limit that was passed.
+        DamagedEntry: for an entry whose files are not those of its manifest.
+    """
+    scratch = store.root / f".import-{os.getpid()}"
+    shutil.rmtree(scratch, ignore_errors=True)
+    try:
+        keys = _unpack(file, scratch, round(max_gb * 1e9), max_files)
+        for kind, key in keys:
+            _check_entry(scratch, kind, key)
+        new = sum(_place(store, scratch / kind / key, kind, key) for kind, key in keys)
+        return Imported(new, len(keys) - new)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _unpack(file: Path, target: Path, max_bytes: int, max_files: int) -> list[tuple[str, str]]:
+    """Writes the members below ``target`` by names that were checked, and returns their entries."""
+    keys: dict[tuple[str, str], None] = {}
+    total = 0
+    try:
+        with gzip.open(file) as unzipped:
+            stream = _Limited(unzipped)
+            with tarfile.open(fileobj=cast(IO[bytes], stream), mode="r|", bufsize=tarfile.BLOCKSIZE) as archive:
+                for number, member in enumerate(_members(archive, stream)):
+                    kind, key, name = _checked_name(member)
+                    total += member.size
+                    if number >= max_files:
+                        raise HostileArchive(f"{file}: more than {max_files} files; raise --max-files if you trust it")
+                    if total > max_bytes:
+                        raise HostileArchive(
+                            f"{file}: more than {max_bytes / 1e9:g} GB unpacked; raise --max-gb if you trust it"
+                        )
+                    keys[kind, key] = None
+                    _write(archive, member, target / kind / key / name)
+    except (tarfile.TarError, gzip.BadGzipFile, EOFError, zlib.error, UnicodeDecodeError) as error:
+        raise HostileArchive(f"{file}: not an archive of `asft store export` ({error})") from error
+    return list(keys)
+
+
+class _Limited:
+    """A stream that refuses to give more than was allowed: headers cannot grow without end."""
+
+    def __init__(self, stream: gzip.GzipFile) -> None:
+        self.stream, self.left = stream, _HEADERS  # the first member is read on opening
+
+    def allow(self, size: int) -> None:
+        """Allows the next member's headers and ``size`` bytes of content."""
+        self.left += size + _HEADERS
+
+    def read(self, size: int) -> bytes:
+        """The next bytes."""
+        data = self.stream.read(size)
+        self.left -= len(data)
+        if self.left < 0:
+            raise HostileArchive("the archive's headers are larger than any that `asft store export` writes")
+        return data
+
+
+def _members(archive: tarfile.TarFile, stream: _Limited) -> Iterator[tarfile.TarInfo]:
+    """Members one by one, each member's bytes allowed when it comes."""
+    while (member := archive.next()) is not None:
+        stream.allow(max(0, member.size))
+        yield member
+
+
+def _checked_name(member: tarfile.TarInfo) -> tuple[str, str, str]:
+    """Kind, key and path inside the entry.
+
+    Raises:
+        HostileArchive: for anything but a plain file of that form.
+    """
+    if member.type not in (tarfile.REGTYPE, tarfile.AREGTYPE) or member.issparse() or member.size < 0:
+        raise HostileArchive(f"{member.name!r}: not a plain file; links, folders and devices have no place here")
+    match = _NAME.fullmatch(member.name)
+    if match is None:
+        raise HostileArchive(f"{member.name!r}: not of the form KIND/KEY/FILE with KIND one of {', '.join(KINDS)}")
+    return match[1], match[2], match[3]
+
+
+def _write(archive: tarfile.TarFile, member: tarfile.TarInfo, path: Path) -> None:
+    """Copies a member's bytes into a new file; the archive's modes, owners and times are not taken over."""
+    source = archive.extractfile(member)
+    assert source is not None, "a plain file has contents"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with path.open("xb") as file:
+            shutil.copyfileobj(source, file)
+    except FileExistsError:
+        raise HostileArchive(f"{member.name!r}: comes twice") from None
+
+
+def _check_entry(scratch: Path, kind: str, key: str) -> None:
+    folder = scratch / kind / key
+    manifest = read_manifest(folder)
+    if not verifiable(manifest) or "sha256" not in manifest:
+        raise DamagedEntry(f"{kind}/{key}: its manifest has no checksums")
+    if manifest.get("schema") != SCHEMA:
+        raise DamagedEntry(f"{kind}/{key}: store schema {manifest.get('schema')}, this version reads {SCHEMA}")
+    if (manifest.get("kind"), manifest.get("key")) != (kind, key) or content_key(manifest["settings"]) != key:
+        raise DamagedEntry(f"{kind}/{key}: its manifest is that of another entry")
+    there = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    if there != {*manifest["files"], MANIFEST}:
+        raise DamagedEntry(f"{kind}/{key}: holds other files than its manifest lists")
+    check_contents(folder, manifest)
+
+
+def _place(store: Store, folder: Path, kind: str, key: str) -> bool:
+    """Renames a checked entry into place; one that is here already stays, a damaged one gives way."""
+    final = store.path(kind, key)
+    final.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(final.parent / f".{key}.lock"):
+        try:
+            if store.check(kind, key):
+                return False
+        except DamagedEntry:
+            store.set_aside(kind, key)
+        folder.replace(final)
+    return True
+
+
+def _anonymous(member: tarfile.TarInfo) -> Any:
+    """Leaves out who owns the file here."""
+    member.uid = member.gid = 0
+    member.uname = member.gname = ""
+    member.mode = 0o644
+    return member

@@ -1,0 +1,306 @@
+"""Results on disk: content keys, atomic commits under a lock, and what is finished.
+
+Layout below the outputs folder::
+
+    pairs/<key>/             a model pair
+    anchors/<key>/           an alignment anchor
+    stages/mixture/<key>/    training rows
+    stages/train/<key>/      an adapter or a model, and its training curve
+    stages/generate/<key>/   answers as JSONL
+    cells/<key>/             a finished cell: verdicts as JSONL, scores in the manifest
+    measures/<key>/          a finished cell that measures something else: numbers in the manifest, arrays beside it
+    failures/<key>.json      why a cell failed last time
+    damaged/<kind>/<key>-N/  what was found damaged and set aside (an anchor: anchors/damaged/<key>-N/)
+
+Every entry has a ``manifest.json`` with the size and SHA-256 of each of its files. It is written last, into a
+temporary folder that is then renamed into place, so an entry either is whole or is not there. Beside an entry
+in the making stand, by its key, ``.KEY.lock`` (the operating system's lock, gone with its process),
+``.KEY.running`` (:mod:`asft.store.heartbeat`), ``.KEY.tmp-PID`` and ``.KEY.resume`` (what an interrupted stage goes
+on from).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+import socket
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from asft.store.errors import MAKE_ROOM, DiskFull, OutOfStep, disk_full
+from asft.store.heartbeat import SUFFIX, Beat, Heartbeat, read_beat
+from asft.store.integrity import (
+    MANIFEST,
+    DamagedEntry,
+    check_contents,
+    check_sizes,
+    describe_files,
+    read_manifest,
+    seal,
+    set_aside,
+)
+from asft.store.meter import PeakMemory
+from asft.store.provenance import git_commit, library_versions
+
+log = logging.getLogger(__name__)
+SCHEMA = 1
+DETAILS = "details.json"  # arrays behind a measure's numbers
+CONFIG_FILE, HISTORY_FILE = "config.json", "history.jsonl"  # a cell's resolved configuration, a training's logs
+KINDS = ("pairs", "stages/mixture", "stages/train", "stages/generate", "cells", "measures")
+HARMFUL_FILE, TASK_FILE = "harmful.jsonl", "task.jsonl"  # answers and verdicts, by what was asked
+
+
+def content_key(settings: Mapping[str, Any]) -> str:
+    """The name of a result: 20 hex digits of the SHA-256 of its settings as canonical JSON."""
+    text = json.dumps(settings, sort_keys=True, ensure_ascii=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:20]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A finished result: its folder and its manifest."""
+
+    path: Path
+    manifest: dict[str, Any]
+
+    @property
+    def result(self) -> dict[str, Any]:
+        """What the producer returned: losses, counts, scores."""
+        result: dict[str, Any] = self.manifest["result"]
+        return result
+
+    @property
+    def seconds(self) -> float:
+        """Wall time that producing the entry took."""
+        return float(self.manifest["seconds"])
+
+
+@dataclass(frozen=True)
+class Store:
+    """The outputs folder. Any number of processes may share one."""
+
+    root: Path
+
+    def path(self, kind: str, key: str) -> Path:
+        """The folder of an entry, finished or not."""
+        return self.root / kind / key
+
+    def find(self, kind: str, key: str) -> Entry | None:
+        """The finished entry, or None; one whose manifest or file sizes are wrong is not finished.
+
+        Raises:
+            ValueError: when the entry was written by another schema version.
+        """
+        try:
+            return self._read(kind, key)
+        except (FileNotFoundError, DamagedEntry):
+            return None
+
+    def damage(self, kind: str, key: str) -> str | None:
+        """What is wrong with an entry at first look, or None."""
+        try:
+            self._read(kind, key)
+        except FileNotFoundError:
+            return None
+        except DamagedEntry as error:
+            return str(error)
+        return None
+
+    def check(self, kind: str, key: str) -> Entry | None:
+        """The finished entry after a look at every byte of it, or None where there is none.
+
+        Raises:
+            DamagedEntry: naming the file that is not what was written.
+        """
+        try:
+            entry = self._read(kind, key)
+        except FileNotFoundError:
+            return None
+        check_contents(entry.path, entry.manifest)
+        return entry
+
+    def intact(self, kind: str, key: str) -> Entry | None:
+        """Like :meth:`find`, for an entry that something will be computed from: its contents are checked too."""
+        try:
+            return self.check(kind, key)
+        except DamagedEntry:
+            return None
+
+    def ensure(self, kind: str, settings: Mapping[str, Any], produce: Callable[[Path], dict[str, Any]]) -> Entry:
+        """The entry of these settings, computed by ``produce(folder)`` only where it is not finished yet.
+
+        ``produce`` writes files into the temporary folder it is handed and returns JSON-able results. While it
+        runs, other processes that want the same entry wait; if it raises, nothing is left behind but what it
+        keeps in :meth:`resumable`. An entry found damaged is set aside and computed anew.
+
+        Raises:
+            DiskFull: when there is no room for the entry.
+        """
+        key = content_key(settings)
+        if entry := self.intact(kind, key):
+            return entry
+        final = self.path(kind, key)
+        final.parent.mkdir(parents=True, exist_ok=True)
+        if beat := self.running(kind, key):
+            log.info("waiting for %s/%s, which %s computes", kind, key, beat.where)
+        with FileLock(final.parent / f".{key}.lock"):
+            try:
+                if entry := self.check(kind, key):
+                    return entry
+            except DamagedEntry as error:
+                log.warning("damaged: %s. Set aside in %s", error, self.set_aside(kind, key))
+            for stale in final.parent.glob(f".{key}.tmp-*"):  # its writer died: we hold the lock
+                shutil.rmtree(stale)
+            scratch = final.parent / f".{key}.tmp-{os.getpid()}"
+            try:
+                scratch.mkdir()
+                with Heartbeat(final.parent / f".{key}{SUFFIX}", kind.rpartition("/")[2]), PeakMemory() as memory:
+                    started = time.perf_counter()
+                    result = produce(scratch)
+                    seconds = time.perf_counter() - started
+                write_json(scratch / MANIFEST, _manifest(kind, key, settings, result, seconds, memory, scratch))
+                scratch.replace(final)
+            except BaseException as error:
+                shutil.rmtree(scratch, ignore_errors=True)
+                if disk_full(error) and not isinstance(error, OutOfStep):  # that one must end the program
+                    raise DiskFull(
+                        f"outputs={self.root}: no room left for {kind}/{key} ({error}). {MAKE_ROOM}"
+                    ) from error
+                raise
+            shutil.rmtree(self.resumable(kind, key), ignore_errors=True)
+        return Entry(final, json.loads((final / MANIFEST).read_text()))
+
+    def resumable(self, kind: str, key: str) -> Path:
+        """A folder for what an unfinished stage can go on from; it outlives its process, not the finished entry."""
+        return self.root / kind / f".{key}.resume"
+
+    def running(self, kind: str, key: str) -> Beat | None:
+        """Who is computing an entry, or None."""
+        return read_beat(self.root / kind / f".{key}{SUFFIX}")
+
+    def working(self, cell: str) -> Beat | None:
+        """Who works on a cell, with the stage that is at work; None when nobody does."""
+        whole = self.running("cells", f"{cell}.claim")
+        if whole is None:
+            return None
+        beats = [read_beat(path) for kind in KINDS for path in (self.root / kind).glob(f".*{SUFFIX}")]
+        mine = (beat for beat in beats if beat and beat.cell == cell)
+        latest = max(mine, key=lambda beat: beat.started, default=whole)  # its worker may have just let go
+        return replace(latest, started=whole.started)
+
+    @contextmanager
+    def claim(self, key: str, *, wait: bool) -> Iterator[bool]:
+        """Takes a cell for this process, so that several sweeps over one folder share its cells out.
+
+        Yields whether the cell is ours; with ``wait`` it always is, once whoever has it lets go.
+        """
+        folder = self.root / "cells"
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / f".{key}.claim.lock")
+        try:
+            lock.acquire(timeout=-1 if wait else 0)
+        except Timeout:
+            yield False
+            return
+        try:
+            with Heartbeat(folder / f".{key}.claim{SUFFIX}", "between stages", key):
+                yield True
+        finally:
+            lock.release()
+
+    def set_aside(self, kind: str, key: str) -> Path:
+        """Moves a damaged entry to ``damaged/`` and returns where; the next run computes it anew."""
+        return set_aside(self.path(kind, key), self.root / "damaged" / kind)
+
+    def _read(self, kind: str, key: str) -> Entry:
+        folder = self.path(kind, key)
+        manifest = read_manifest(folder)
+        if manifest.get("schema") != SCHEMA:
+            raise ValueError(
+                f"{folder}: written with store schema {manifest.get('schema')}, this version reads {SCHEMA}. "
+                "Choose another outputs= folder, or move this one away to compute it anew."
+            )
+        check_sizes(folder, manifest)
+        return Entry(folder, manifest)
+
+    def record_failure(self, key: str, message: str, config: Mapping[str, Any], traceback: str) -> None:
+        """Keeps why a cell failed until it succeeds."""
+        folder = self.root / "failures"
+        folder.mkdir(parents=True, exist_ok=True)
+        scratch = folder / f".{key}.{os.getpid()}"
+        write_json(scratch, {"key": key, "message": message, "time": _now(), "config": config, "traceback": traceback})
+        scratch.replace(folder / f"{key}.json")
+
+    def clear_failure(self, key: str) -> None:
+        """Forgets an earlier failure of a cell that is about to run again."""
+        (self.root / "failures" / f"{key}.json").unlink(missing_ok=True)
+
+    def failure(self, key: str) -> str | None:
+        """Why the cell failed last time, or None."""
+        path = self.root / "failures" / f"{key}.json"
+        try:
+            return str(json.loads(path.read_text())["message"])
+        except FileNotFoundError:
+            return None
+        except (ValueError, KeyError, TypeError):
+            return f"unknown: {path} is damaged"
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes indented JSON with a final newline."""
+    path.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+
+
+def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Writes one JSON object a line."""
+    with path.open("w") as file:
+        for row in rows:
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
+    """Yields the objects of a JSONL file."""
+    with path.open() as file:
+        for line in file:
+            yield json.loads(line)
+
+
+def _manifest(
+    kind: str,
+    key: str,
+    settings: Mapping[str, Any],
+    result: dict[str, Any],
+    seconds: float,
+    memory: PeakMemory,
+    folder: Path,
+) -> dict[str, Any]:
+    manifest = {
+        "schema": SCHEMA,
+        "kind": kind,
+        "key": key,
+        "settings": settings,
+        "result": result,
+        "seconds": round(seconds, 3),
+        "peak_memory_mb": round(memory.host_mb, 1),
+        "gpu_peak_memory_mb": round(memory.gpu_mb, 1),
+        "host": socket.gethostname(),
+        "versions": library_versions(),
+        "commit": git_commit(),
+        "created": _now(),
+        "files": describe_files(folder),
+    }
+    return seal(json.loads(json.dumps(manifest)))  # as it will be read: tuples are lists
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,0 +1,1 @@
+"""Where runs are shown while they train and afterwards."""

@@ -1,0 +1,295 @@
+"""One trainer for every method: ``transformers.Trainer`` with an explicit row order and per-epoch decay."""
+
+from __future__ import annotations
+
+import logging
+import math
+import shutil
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch.utils.data import BatchSampler, DataLoader, Sampler
+from transformers import (
+    PreTrainedModel,
+    PrinterCallback,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
+
+from asft.config import TrainingConfig
+from asft.data.loading import Collator, DealtBatches, EncodedRows, EpochOrder, FullBatches
+from asft.data.templates import Encoded
+from asft.distributed.team import ALONE, Team
+from asft.store.heartbeat import tell
+from asft.training.resume import (
+    EVERY,
+    Checkpointer,
+    load_optimizer,
+    load_random_state,
+    load_weights,
+    steps_done,
+)
+
+log = logging.getLogger(__name__)
+_REPORT_EVERY = 20.0  # seconds
+_LOGGED_POINTS = 100  # at most so many points of a training curve are kept
+
+
+@dataclass(frozen=True)
+class TrainLog:
+    """What a fine-tune reports: logged metrics by step, and the last logged loss."""
+
+    history: list[dict[str, float]]
+    steps: int
+
+    @property
+    def loss(self) -> float:
+        """The training loss averaged over the last logging interval."""
+        return next(entry["loss"] for entry in reversed(self.history) if "loss" in entry)
+
+
+def attach_lora(model: PreTrainedModel, training: TrainingConfig, seed: int) -> PeftModel:
+    """A trainable LoRA on the target modules, B = 0; ``seed`` draws A.
+
+    Raises:
+        ValueError: when no module has a target name.
+    """
+    leaves = {name.rsplit(".", 1)[-1] for name, module in model.named_modules() if _is_linear(module)}
+    if missing := set(training.target_modules) - leaves:
+        raise ValueError(
+            f"training.target_modules: {sorted(missing)} match no linear module of this model; "
+            f"allowed: {', '.join(sorted(leaves))}"
+        )
+    torch.manual_seed(seed)
+    config = LoraConfig(
+        r=training.rank,
+        lora_alpha=training.alpha,
+        lora_dropout=training.dropout,
+        target_modules=list(training.target_modules),
+        bias="none",
+        task_type="CAUSAL_LM",
+    )
+    return get_peft_model(model, config)
+
+
+def train(
+    model: PreTrainedModel | PeftModel,
+    rows: Sequence[Encoded],
+    training: TrainingConfig,
+    *,
+    seed: int,
+    pad_token: int,
+    device: torch.device,
+    order: Sampler[int] | None = None,
+    full_batch: int | None = None,
+    callbacks: Sequence[TrainerCallback] = (),
+    scratch: Path,
+    resume: Path | None = None,
+    checkpoint_every: float = EVERY,
+    team: Team = ALONE,
+) -> TrainLog:
+    """Fine-tunes ``model`` in place on the response tokens of ``rows``.
+
+    A training that was interrupted goes on from its last checkpoint and ends, on a CPU, in the same weights bit
+    for bit. Where a callback cannot be resumed (:class:`asft.training.resume.Resumes`) it starts again.
+    Several processes share out every batch and take one process' steps, equal to rounding; each draws its own dropout.
+
+    Args:
+        rows: encoded examples.
+        pad_token: id that fills batches up on the right (mask 0).
+        device: where the model is; the Trainer is kept from moving it.
+        order: row indices of one epoch after another; without it a permutation drawn from ``seed`` each epoch.
+        full_batch: leave out each epoch's last rows that do not fill a batch of so many; a batch that was halved to fit
+            into memory leaves out the same.
+        callbacks: a method's callbacks.
+        scratch: a folder the Trainer may use; removed at the end.
+        resume: a folder for checkpoints that outlives this process; without it there are none.
+        checkpoint_every: seconds between two checkpoints.
+        team: the processes that call this together.
+
+    Raises:
+        ValueError: when the loss is no longer finite, naming the step and the batch's rows; when no batch is
+            full and one must be.
+    """
+    order = order or EpochOrder(len(rows), seed)
+    if full_batch is not None:
+        order = FullBatches(order, full_batch)
+    batches = math.ceil(len(order) / training.batch_size)  # type: ignore[arg-type]
+    steps_per_epoch = math.ceil(batches / training.accumulation)
+    keeper = Checkpointer(resume, callbacks, checkpoint_every, team) if resume else None
+    with team.announced():
+        trainer = _OrderedTrainer(
+            model=model,
+            args=_arguments(training, steps_per_epoch * training.epochs, seed, device, scratch),
+            train_dataset=EncodedRows(rows),
+            data_collator=Collator(pad_token, training.max_length if training.pad_to_max_length else None),
+            callbacks=[_Watch(), *callbacks, *([keeper] if keeper else [])],
+            order=order,
+            epoch_decay=training.epoch_decay,
+            keeper=keeper,
+            team=team,
+        )
+    trainer.remove_callback(PrinterCallback)  # _Watch tells the progress
+    model.train()
+    if team.rank > 0:  # else the units that drop out of its rows would be those of rank 0's
+        torch.manual_seed(seed + 1_000_003 * team.rank)
+    if keeper and keeper.start:
+        done = steps_done(keeper.start)
+        log.info("training goes on from step %d", done)
+        for _ in range(done // steps_per_epoch):  # an order counts its epochs: bring it to the present one
+            deque(order, maxlen=0)
+        trainer.train(resume_from_checkpoint=str(keeper.start))
+    else:
+        trainer.train()
+    model.eval()
+    if team.rank == 0:
+        shutil.rmtree(scratch, ignore_errors=True)
+    history = [entry for entry in trainer.state.log_history if "loss" in entry]
+    return TrainLog(history, trainer.state.global_step)
+
+
+class _OrderedTrainer(Trainer):
+    """A Trainer that takes rows in a given order, decays the learning rate once an epoch, and saves no pickles."""
+
+    def __init__(
+        self, *, order: Sampler[int], epoch_decay: float, keeper: Checkpointer | None, team: Team, **arguments: Any
+    ) -> None:
+        super().__init__(**arguments)
+        self._order, self._epoch_decay, self._keeper, self._team = order, epoch_decay, keeper, team
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
+        return self._order
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """The Trainer's own; where there are several processes, this one's share of every batch."""
+        if self._team.size == 1:
+            return super().get_train_dataloader()
+        if not self.model_accepts_loss_kwargs:  # its loss would be a mean over its own labels, whatever the others have
+            raise ValueError(
+                f"{type(self.model).__name__}: its loss cannot be averaged over several processes; start one process"
+            )
+        arguments, rows = self.args, self.train_dataset
+        batches = BatchSampler(self._order, arguments.per_device_train_batch_size, drop_last=False)
+        return DataLoader(
+            rows,
+            batch_sampler=DealtBatches(batches, self._team.rank, self._team.size, blank=len(rows)),
+            collate_fn=self.data_collator,
+            pin_memory=arguments.dataloader_pin_memory,
+        )
+
+    def create_scheduler(
+        self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
+    ) -> torch.optim.lr_scheduler.LRScheduler:
+        if self.lr_scheduler is None:  # type: ignore[has-type]
+            per_epoch = max(1, num_training_steps // int(self.args.num_train_epochs))
+            self.lr_scheduler = torch.optim.lr_scheduler.StepLR(
+                optimizer or self.optimizer, step_size=per_epoch, gamma=self._epoch_decay
+            )
+        return self.lr_scheduler
+
+    def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
+        """Stops at the first loss that is not finite, in every process: the rows behind it are known only here."""
+        row_ids = inputs.pop("row_ids")
+        loss: torch.Tensor = super().training_step(model, inputs, num_items_in_batch)
+        finite = bool(torch.isfinite(loss))
+        if self._team.any(not finite):
+            value, rows = next(part for part in self._team.gather(None if finite else (loss.item(), row_ids)) if part)
+            raise ValueError(
+                f"training: the loss became {value} at step {self.state.global_step + 1}, on the rows "
+                f"{', '.join(rows)}. Lower training.lr or the method's strength."
+            )
+        return loss
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        assert self._keeper is not None, "only a Checkpointer asks for checkpoints"
+        self._keeper.save(self.model, self.optimizer, self.lr_scheduler, self.state)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        load_weights(Path(resume_from_checkpoint), model or self.model)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if checkpoint is not None:
+            load_optimizer(Path(checkpoint), self.optimizer, self.lr_scheduler)
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        if checkpoint is not None:
+            load_random_state(Path(checkpoint), self._team.rank)
+
+
+class _Watch(TrainerCallback):
+    """Says how far training is: to the heartbeat at every step, in the log now and then."""
+
+    def __init__(self) -> None:
+        self.started = self.reported = time.monotonic()
+        self.first = 0  # steps done before this process took over
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        tell(state.global_step, state.max_steps, "step")
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self.first = state.global_step
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **_: Any,
+    ) -> None:
+        if not logs or "loss" not in logs or time.monotonic() - self.reported <= _REPORT_EVERY:
+            return
+        self.reported = time.monotonic()
+        done, left = state.global_step - self.first, state.max_steps - state.global_step
+        seconds = (self.reported - self.started) / done * left
+        log.info("step %d of %d, loss %.3f, %.0f s left", state.global_step, state.max_steps, logs["loss"], seconds)
+
+
+def _arguments(
+    training: TrainingConfig, steps: int, seed: int, device: torch.device, scratch: Path
+) -> TrainingArguments:
+    arguments = TrainingArguments(
+        output_dir=str(scratch),
+        per_device_train_batch_size=training.batch_size,  # the whole batch, which several processes share out
+        gradient_accumulation_steps=training.accumulation,
+        num_train_epochs=training.epochs,
+        learning_rate=training.lr,
+        weight_decay=training.weight_decay,
+        max_grad_norm=training.max_grad_norm,
+        gradient_checkpointing=training.gradient_checkpointing or None,  # its name changes in transformers 6
+        logging_steps=max(1, steps // _LOGGED_POINTS),
+        logging_nan_inf_filter=False,  # a loss that is not finite must be seen, not averaged away
+        save_strategy="no",  # the Checkpointer asks for checkpoints
+        report_to="none",
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        dataloader_pin_memory=device.type == "cuda",
+        use_cpu=device.type == "cpu",
+        ddp_find_unused_parameters=False,
+        seed=seed,
+    )
+    return one_gpu(arguments)
+
+
+def one_gpu(arguments: TrainingArguments) -> TrainingArguments:
+    """Keeps the Trainer on one GPU: where it sees several it takes DataParallel, and the batch grows with them.
+
+    Sets the attribute that the Trainer itself sets where a model is spread over GPUs.
+    """
+    if arguments.n_gpu > 1:
+        arguments._n_gpu = 1
+    return arguments
+
+
+def _is_linear(module: torch.nn.Module) -> bool:
+    weight = getattr(module, "weight", None)
+    return weight is not None and weight.ndim == 2 and not isinstance(module, torch.nn.Embedding)
