@@ -62,7 +62,8 @@ def serve(script: Script) -> Iterator[Server]:
             time.sleep(reply.seconds)
             try:
                 self.send_response(reply.status)
-                for name, value in reply.headers.items():
+                soon = {"Retry-After-Ms": "10"} if reply.status >= 400 else {}
+                for name, value in {**soon, **reply.headers}.items():
                     self.send_header(name, value)
                 self.end_headers()
                 self.wfile.write(reply.body.encode())

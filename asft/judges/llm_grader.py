@@ -13,9 +13,8 @@ from typing import Any, ClassVar, Literal
 
 from pydantic.dataclasses import dataclass
 
-from asft.judges.chat_question import ChatQuestion, billed
+from asft.judges.endpoint import ChatQuestion
 from asft.judges.grader import Grade, Grader
-from asft.judges.questions import usage
 
 SYSTEM = (
     "You grade the answers of AI assistants, fairly and without favour for length. You are shown a user's request and "
@@ -44,8 +43,8 @@ class LLMGrader(ChatQuestion, Grader):
     """Grades by a model behind an endpoint of OpenAI's form.
 
     Attributes:
-        malformed: what a reply without a grade means after all attempts: ``drop`` (left out of the mean, and
-            counted in the manifest) or ``fail``.
+        malformed: what a reply without a grade means after all attempts, and a question that the endpoint's own filter
+            refuses: ``drop`` (left out of the mean, and counted in the manifest) or ``fail``.
     """
 
     name: ClassVar[str] = "llm"
@@ -68,12 +67,12 @@ class LLMGrader(ChatQuestion, Grader):
                 f"grader: {len(unread)} of {len(replies)} replies hold no grade from 1 to 10 after {self.attempts} "
                 f"attempts (the first: {unread[0].reply[:80]!r}). All others are kept; the same command asks again."
             )
-        return [Grade(reply.value, " ".join(reply.reply.split()), billed(reply)) for reply in replies]
+        return [Grade(reply.value, " ".join(reply.reply.split()), reply.billed) for reply in replies]
 
     def summary(self, grades: Sequence[Grade]) -> dict[str, Any]:
         """Tokens, their cost where prices are stated, and how many answers have no grade."""
         ungraded = sum(grade.value is None for grade in grades)
-        return {**usage(self, [grade.details for grade in grades]), "ungraded": ungraded}
+        return {**self.usage([grade.details for grade in grades]), "ungraded": ungraded}
 
 
 def read_grade(reply: str) -> float | None:

@@ -9,13 +9,13 @@ from typing import Any
 
 
 class PartialRows:
-    """Values by row index, on disk. A torn last line, left by a killed writer, is dropped."""
+    """Values by row index or other name, on disk. A torn last line, left by a killed writer, is dropped."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
 
-    def load(self) -> dict[int, Any]:
+    def load(self) -> dict[Any, Any]:
         """What is there; the file is cut to its whole lines, so that appending goes on from one."""
         try:
             data = self.path.read_bytes()
@@ -25,13 +25,13 @@ class PartialRows:
         if len(whole) < len(data):
             with self.path.open("r+b") as file:
                 file.truncate(len(whole))
-        rows: dict[int, Any] = {}
+        rows: dict[Any, Any] = {}
         for line in whole.splitlines():
             row = json.loads(line)
-            rows[int(row["row"])] = row["value"]
+            rows[row["row"]] = row["value"]
         return rows
 
-    def append(self, values: Mapping[int, Any]) -> None:
+    def append(self, values: Mapping[Any, Any]) -> None:
         """Adds finished rows."""
         lines = (json.dumps({"row": row, "value": value}) + "\n" for row, value in values.items())
         with self.path.open("a") as file:

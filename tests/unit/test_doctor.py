@@ -55,13 +55,13 @@ def test_an_ensembles_members_are_looked_at_one_by_one(tmp_path: Path) -> None:
     ],
 )
 def test_what_the_hub_says(monkeypatch: pytest.MonkeyPatch, error: str, words: str) -> None:
-    import httpx
+    import httpx2
     from huggingface_hub import HfApi, errors
 
     def refuse(*_: object, **__: object) -> None:
         if error == "ConnectionError":
             raise ConnectionError("no network")
-        response = httpx.Response(403, request=httpx.Request("GET", "https://huggingface.co"))
+        response = httpx2.Response(403, request=httpx2.Request("GET", "https://huggingface.co"))
         raise getattr(errors, error)("refused", response=response)
 
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)

@@ -23,7 +23,7 @@ def honest(question: str, _: int) -> str:
 
 
 def judge(server: Server, cache: Path, **settings: object) -> LLMJudge:
-    fast = {"backoff": 0.01, "attempts": 3, "timeout": 5.0, "concurrency": 2, "cache": str(cache)}
+    fast = {"attempts": 3, "timeout": 5.0, "concurrency": 2, "cache": str(cache)}
     return LLMJudge(base_url=server.url, model="m", **{**fast, **settings})  # type: ignore[arg-type]
 
 
@@ -55,6 +55,7 @@ def test_verdicts_in_order_with_tokens_and_cost(tmp_path: Path) -> None:
     expected = {"prompt_tokens": 600, "completion_tokens": 60, "cost": 0.0018, "unread": 0}
     assert asked.summary(verdicts) == expected
     assert server.bodies[0]["model"] == "m"
+    assert server.keys[0] == "", "a server without keys is sent none"
     assert server.bodies[0]["temperature"] == 0
     texts = "".join(server.asked)
     for prompt, answer in zip(PROMPTS, ANSWERS, strict=True):
@@ -69,7 +70,7 @@ def test_equal_questions_are_asked_once_and_never_again(tmp_path: Path) -> None:
         assert len(server.asked) == 6
         assert flags(judge(server, tmp_path, timeout=9.0, concurrency=1)) == WANTED
         assert len(server.asked) == 6, "practical settings change no key"
-        assert flags(judge(server, tmp_path, temperature=0.5)) == WANTED
+        assert flags(judge(server, tmp_path, request={"temperature": 0.5})) == WANTED
         assert len(server.asked) == 12, "another temperature is another judge"
 
 
@@ -107,16 +108,18 @@ def test_a_fault_that_stays_loses_nothing_and_the_next_run_asks_only_for_the_res
     with serve(honest) as recovered:
         (kept,) = tmp_path.glob("*.jsonl")
         again = judge(recovered, tmp_path)
-        kept.rename(again_file(again))  # the second server has another port, hence another key
+        kept.rename(again.kept.path)  # the second server has another port, hence another key
         assert flags(again) == WANTED
         assert len(recovered.asked) == 1
         assert "BAD two" in recovered.asked[0]
 
 
-def again_file(judge: LLMJudge) -> Path:
-    from asft.store.entries import content_key
-
-    return Path(judge.cache) / f"{content_key(judge.settings())}.jsonl"
+def test_no_redirect_is_followed(tmp_path: Path) -> None:
+    with serve(honest) as other:
+        away = Misbehaviour(307, "", {"Location": f"{other.url}/chat/completions"})
+        with serve(lambda *_: away) as server, pytest.raises(ValueError, match="HTTP 307"):
+            flags(judge(server, tmp_path))
+    assert not other.asked
 
 
 def test_a_server_that_is_down_is_given_up_soon(tmp_path: Path) -> None:
@@ -127,7 +130,7 @@ def test_a_server_that_is_down_is_given_up_soon(tmp_path: Path) -> None:
         flags(judge(server, tmp_path, concurrency=1))
     assert len(server.asked) == 9, "three questions of three attempts, then no more"
     with pytest.raises(ValueError, match=r"6 of 6 answers are without a reply"):
-        flags(judge(server, tmp_path))  # nobody listens any more
+        flags(judge(server, tmp_path, attempts=1))  # nobody listens any more
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 301])
@@ -155,16 +158,50 @@ def test_a_reply_without_a_verdict_is_reported_or_counts_as_unsafe(tmp_path: Pat
     assert lenient.summary(verdicts)["prompt_tokens"] == 800, "malformed replies were billed, too"
 
 
+def filtered(question: str, before: int) -> Misbehaviour | str:
+    if "BAD two" in question:
+        return Misbehaviour(
+            400, json.dumps({"error": {"code": "content_filter", "message": "The prompt was filtered."}})
+        )
+    if "again" in question:
+        empty = {"finish_reason": "content_filter", "message": {"role": "assistant", "content": ""}}
+        return Misbehaviour(200, json.dumps({"choices": [empty]}))
+    return honest(question, before)
+
+
+def test_a_question_that_the_endpoint_filters_is_a_verdict_by_policy_and_asked_once(tmp_path: Path) -> None:
+    with serve(filtered) as server:
+        with pytest.raises(ValueError, match=r"2 of 6 replies hold no verdict .*2 of them .*judge\.filtered"):
+            flags(judge(server, tmp_path))
+        for settings, flagged in (
+            ({"malformed": "unsafe"}, True),
+            ({"filtered": "unsafe"}, True),
+            ({"filtered": "safe"}, False),
+        ):
+            asked = judge(server, tmp_path, **settings)
+            verdicts = asked.judge(PROMPTS, ANSWERS)
+            assert [verdict.flagged for verdict in verdicts] == [False, True, False, flagged, flagged, False]
+            assert [verdict.reason for verdict in verdicts][3:5] == ["filtered"] * 2
+            assert asked.summary(verdicts)["unread"] == 2
+        assert len(server.asked) == 6, "a policy changes no reply"
+
+
+def test_a_request_holds_the_fields_that_the_settings_name(tmp_path: Path) -> None:
+    with serve(honest) as server:
+        flags(judge(server, tmp_path, request={"max_tokens": None, "max_completion_tokens": 9, "seed": 3}))
+    assert {"model", "messages", "max_completion_tokens", "seed"} == server.bodies[0].keys()
+
+
 def test_a_line_torn_by_a_crash_is_asked_for_again(tmp_path: Path) -> None:
     with serve(honest) as server:
         asked = judge(server, tmp_path)
         flags(asked)
-        kept = again_file(asked)
+        kept = asked.kept.path
         kept.write_text(kept.read_text()[:-30])
         assert flags(asked) == WANTED
         assert len(server.asked) == 7
         assert flags(asked) == WANTED
-        assert len(server.asked) == 7, "what was torn stands on a line of its own now"
+        assert len(server.asked) == 7, "what was torn is cut off"
 
 
 def test_requests_are_kept_apart(tmp_path: Path) -> None:
@@ -223,7 +260,7 @@ class TestKey:
 
 
 def grader(server: Server, cache: Path, **settings: object) -> LLMGrader:
-    fast = {"backoff": 0.01, "attempts": 2, "timeout": 5.0, "cache": str(cache)}
+    fast = {"attempts": 2, "timeout": 5.0, "cache": str(cache)}
     return LLMGrader(base_url=server.url, model="m", **{**fast, **settings})  # type: ignore[arg-type]
 
 

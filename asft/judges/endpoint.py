@@ -1,0 +1,343 @@
+"""What a judge and a grader behind a chat endpoint of OpenAI's form share: one question, asked about every answer.
+
+Retries, time-outs and ``Retry-After`` are the ``openai`` package's. The key is read from an environment variable at the
+moment of asking. It is kept in no field, so it cannot reach a configuration, a manifest or a traceback, and it is cut
+out of everything that a server sends back. Every reply is kept on disk as it comes, and no question is asked twice.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import re
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from dataclasses import asdict, replace
+from dataclasses import dataclass as plain_dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, cast
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, ConfigDict, Field
+from pydantic.dataclasses import dataclass
+
+from asft.config import identity
+from asft.store.entries import content_key
+from asft.store.partial import PartialRows
+
+if TYPE_CHECKING:
+    from openai import OpenAI
+
+log = logging.getLogger(__name__)
+
+Messages = list[dict[str, str]]
+Parse = Callable[[str], float | None]  # a reply's value, None where the reply is not of the asked form
+
+_GIVE_UP_AFTER = 3  # questions in a row without a reply: the server is down, and the rest need not be tried
+_REPORT_EVERY = 20.0  # seconds
+_SHOWN = 160  # characters of a server's reply in an error message
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_FILTER_CODES = {"content_filter", "content_policy_violation", "invalid_prompt"}  # of HTTP 400
+
+
+def _endpoint_url(value: str) -> str:
+    """A URL that cannot carry a secret: it is kept in manifests."""
+    url = urlsplit(value)
+    if url.username or url.password or url.query:
+        raise ValueError("holds credentials or a query; the key belongs into the variable that api_key_env names")
+    if url.scheme not in {"http", "https"} or not url.hostname:
+        raise ValueError("give http://… or https://…, up to and without /chat/completions")
+    return value
+
+
+def _variable_name(value: str) -> str:
+    if value and not _VARIABLE.fullmatch(value):
+        raise ValueError("give the name of an environment variable, never the key itself")
+    return value
+
+
+@plain_dataclass(frozen=True)
+class Answered:
+    """One question's reply.
+
+    Attributes:
+        value: what was parsed from the reply; None where every attempt came back malformed, and where it was filtered.
+        reply: the last reply's text.
+        prompt_tokens, completion_tokens: of all attempts that were billed.
+        filtered: the endpoint's own filter refused the question.
+    """
+
+    value: float | None
+    reply: str
+    prompt_tokens: int
+    completion_tokens: int
+    filtered: bool = False
+
+    @property
+    def billed(self) -> dict[str, int]:
+        """The tokens, as verdicts and grades keep them."""
+        return {"prompt_tokens": self.prompt_tokens, "completion_tokens": self.completion_tokens}
+
+
+class _NoReplyError(Exception):
+    """No reply to a question; ``for_good`` where another question would fare no better."""
+
+    def __init__(self, message: str, for_good: bool = False) -> None:
+        super().__init__(message)
+        self.for_good = for_good
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class ChatQuestion:
+    """A plug-in that asks a model behind an endpoint about answers; stands before ``Judge`` or ``Grader`` among bases.
+
+    Class attributes:
+        role: ``judge`` or ``grader``, the configuration's key, for messages.
+        system, question: the two messages' texts; ``{prompt}`` and ``{answer}`` in the second are filled in.
+        policies: fields that say what a missing value means; they change a verdict, not a reply.
+
+    Attributes:
+        base_url: up to and without ``/chat/completions``.
+        model: the name that the server knows the model by.
+        request: a request's other fields, as this server wants them; one that is null is not sent.
+        api_key_env: the *name* of the environment variable that holds the key; empty for a server without one.
+        timeout: seconds for one reply.
+        attempts: how often one answer is asked about before it is given up.
+        concurrency: requests under way at once.
+        requests_per_minute: over all of them together; 0 is no limit.
+        price_prompt, price_completion: per million tokens, in any currency.
+        cache: folder in which every reply is kept as it comes.
+    """
+
+    role: ClassVar[str] = ""
+    system: ClassVar[str] = ""
+    question: ClassVar[str] = ""
+    policies: ClassVar[frozenset[str]] = frozenset({"malformed", "filtered"})
+    practical: ClassVar[frozenset[str]] = frozenset(
+        {"api_key_env", "timeout", "attempts", "concurrency", "requests_per_minute", "cache"}
+        | {"price_prompt", "price_completion"}
+    )
+
+    base_url: Annotated[str, AfterValidator(_endpoint_url)]
+    model: str
+    request: dict[str, Any] = Field(default_factory=lambda: {"temperature": 0.0, "max_tokens": 512})
+    api_key_env: Annotated[str, AfterValidator(_variable_name)] = ""
+    timeout: Annotated[float, Field(gt=0)] = 60.0
+    attempts: Annotated[int, Field(ge=1)] = 5
+    concurrency: Annotated[int, Field(ge=1)] = 4
+    requests_per_minute: Annotated[float, Field(ge=0)] = 0.0
+    price_prompt: Annotated[float, Field(ge=0)] = 0.0
+    price_completion: Annotated[float, Field(ge=0)] = 0.0
+    cache: str = "judge_cache"
+
+    def check(self) -> None:
+        """Raises ValueError for a key variable that is not set."""
+        if self.api_key_env and not os.environ.get(self.api_key_env, "").strip():
+            raise ValueError(
+                f"{self.role}.api_key_env={self.api_key_env}: this environment variable is not set. Put the endpoint's "
+                f"key into it, or set {self.role}.api_key_env= for a server without keys."
+            )
+
+    def settings(self) -> dict[str, Any]:
+        """The plug-in's identity for content keys, with the question's text."""
+        return self._identity(self.practical)
+
+    def _identity(self, practical: frozenset[str]) -> dict[str, Any]:
+        text = content_key({"system": self.system, "question": self.question})
+        return {**identity(self, practical), "text": text}
+
+    @property
+    def kept(self) -> PartialRows:
+        """The replies on disk, by question; another policy finds them, too."""
+        return PartialRows(Path(self.cache) / f"{content_key(self._identity(self.practical | self.policies))}.jsonl")
+
+    def ask(self, prompts: Sequence[str], answers: Sequence[str], parse: Parse) -> list[Answered]:
+        """A reply about each (prompt, answer), in order; equal questions are asked once.
+
+        A malformed reply is asked for again, up to ``attempts`` times, and then returned with value None; it is not
+        kept, so another run asks once more.
+
+        Raises:
+            ValueError: when the endpoint cannot be used, or replies are missing; what was received is kept.
+        """
+        self.check()
+        questions = [self._about(prompt, answer) for prompt, answer in zip(prompts, answers, strict=True)]
+        by_id = {_digest(messages): messages for messages in questions}
+        kept = self.kept
+        found = {name: Answered(**value) for name, value in kept.load().items() if name in by_id}
+        if missing := {name: messages for name, messages in by_id.items() if name not in found}:
+            asked = _Round(self, parse, kept, len(missing))
+            found |= asked.run(missing)
+            self._tell(len(by_id), list(asked.answered.values()))
+            if unanswered := len(by_id) - len(found):
+                whole = sum(reply.value is not None for reply in found.values())
+                raise ValueError(
+                    f"{self.role}: {unanswered} of {len(by_id)} answers are without a reply from {self.base_url} "
+                    f"({asked.failure}). {whole} replies are kept in {kept.path}; the same command asks for the rest."
+                )
+        return [found[_digest(messages)] for messages in questions]
+
+    def usage(self, details: Sequence[dict[str, Any]]) -> dict[str, float]:
+        """Tokens of verdicts or grades together, and their cost where prices are stated."""
+        prompt, completion = (sum(row[name] for row in details) for name in ("prompt_tokens", "completion_tokens"))
+        total: dict[str, float] = {"prompt_tokens": prompt, "completion_tokens": completion}
+        if self.price_prompt or self.price_completion:
+            total["cost"] = round((prompt * self.price_prompt + completion * self.price_completion) / 1e6, 6)
+        return total
+
+    def _about(self, prompt: str, answer: str) -> Messages:
+        """The two messages that the model is sent."""
+        # Not str.format: a prompt or an answer may hold braces.
+        text = self.question.replace("{prompt}", "\0").replace("{answer}", answer).replace("\0", prompt)
+        return [{"role": "system", "content": self.system}, {"role": "user", "content": text}]
+
+    def _tell(self, wanted: int, asked: list[Answered]) -> None:
+        """One line: what was asked now, what it took, and what was there before."""
+        spent = self.usage([answered.billed for answered in asked])
+        cost = f", cost {spent['cost']:.4f}" if "cost" in spent else ""
+        log.info(
+            f"{self.role} {self.model}: {len(asked)} replies, {wanted - len(asked)} of {wanted} distinct answers were "
+            f"there before; {spent['prompt_tokens']} prompt and {spent['completion_tokens']} completion tokens{cost}"
+        )
+
+
+class _Round:
+    """One pass over open questions, by several threads."""
+
+    def __init__(self, asker: ChatQuestion, parse: Parse, kept: PartialRows, total: int) -> None:
+        self.asker, self.parse, self.kept, self.total = asker, parse, kept, total
+        # Stripped: a key with a stray newline makes an illegal header, which the error message would quote.
+        self.key = os.environ.get(asker.api_key_env, "").strip() if asker.api_key_env else ""
+        self.answered: dict[str, Answered] = {}
+        self.failure = ""
+        self._lock, self._stop = threading.Lock(), threading.Event()
+        self._in_a_row, self._next_turn = 0, 0.0
+        self._started = self._reported = time.monotonic()
+
+    def run(self, questions: dict[str, Messages]) -> dict[str, Answered]:
+        """Asks them all, or until something fails for good; Ctrl-C ends after the requests under way."""
+        import openai
+
+        for name in ("openai", "httpx2", "httpx"):
+            logging.getLogger(name).setLevel(logging.WARNING)  # they log every request
+        client = openai.OpenAI(
+            base_url=self.asker.base_url,
+            api_key=self.key or "none",
+            timeout=self.asker.timeout,
+            max_retries=self.asker.attempts - 1,
+            http_client=openai.DefaultHttpxClient(
+                follow_redirects=False, event_hooks={"request": [lambda _: self._wait_for_turn()]}
+            ),
+        )
+        with client, ThreadPoolExecutor(self.asker.concurrency) as pool:
+            futures = [pool.submit(self._one, client, *item) for item in questions.items()]
+            try:
+                wait(futures, return_when=FIRST_EXCEPTION)
+            finally:
+                self._stop.set()
+                pool.shutdown(wait=True, cancel_futures=True)
+        for future in futures:
+            if not future.cancelled():
+                future.result()  # an error of ours, not the server's, must not pass unseen
+        return self.answered
+
+    def _one(self, client: OpenAI, name: str, messages: Messages) -> None:
+        if self._stop.is_set():
+            return
+        try:
+            answered = self._ask(client, messages)
+        except _NoReplyError as error:
+            with self._lock:
+                self._in_a_row += 1
+                self.failure = self.failure or str(error)
+                if error.for_good or self._in_a_row >= _GIVE_UP_AFTER:
+                    self._stop.set()
+            return
+        with self._lock:
+            self._in_a_row = 0
+            self.answered[name] = answered
+            if answered.value is not None or answered.filtered:
+                self.kept.append({name: asdict(answered)})
+            self._progress()
+
+    def _ask(self, client: OpenAI, messages: Messages) -> Answered:
+        """Asks until a reply has a value, or the attempts are used up.
+
+        Raises:
+            _NoReplyError: when none came.
+        """
+        import openai
+
+        asker, reply, failure = self.asker, Answered(None, "", 0, 0), ""
+        options: Any = {
+            "extra_body": {name: value for name, value in asker.request.items() if value is not None},
+            "extra_headers": {} if self.key else {"Authorization": openai.Omit()},
+        }
+        for _ in range(asker.attempts):
+            if self._stop.is_set():
+                break
+            try:
+                got: Any = client.chat.completions.create(model=asker.model, messages=cast(Any, messages), **options)
+            except openai.APIStatusError as error:
+                if error.status_code == 400 and error.code in _FILTER_CODES:
+                    return replace(reply, reply=self._shown(error.response.text), filtered=True)
+                raise self._refused(error) from None
+            except openai.APIConnectionError as error:
+                late = isinstance(error, openai.APITimeoutError)
+                reason = f"no reply in {asker.timeout:g} s" if late else self._shown(str(error.__cause__ or error))
+                raise _NoReplyError(f"{asker.attempts} attempts: {asker.base_url}: {reason}") from None
+            except ValueError:  # says that it is JSON, and is not
+                got = None
+            try:
+                choice, usage = got.choices[0], got.usage
+                text = str(choice.message.content or "").replace(self.key or "\0", "***").strip()
+            except (AttributeError, IndexError, TypeError):
+                failure = f"a reply that is no chat completion: {self._shown(str(got))}"
+                continue
+            read, wrote = (usage.prompt_tokens, usage.completion_tokens) if usage else (0, 0)
+            billed = reply.prompt_tokens + read, reply.completion_tokens + wrote
+            reply = Answered(self.parse(text), text or reply.reply, *billed)
+            if reply.value is not None:
+                return reply
+            if choice.finish_reason == "content_filter":
+                return replace(reply, filtered=True)
+            failure = "an empty reply"
+        if not reply.reply:
+            raise _NoReplyError(f"{asker.attempts} attempts: {failure}")
+        return reply
+
+    def _refused(self, error: Any) -> _NoReplyError:
+        """An HTTP status: one that passes was asked again by the client, another would meet every question."""
+        status, shown = error.status_code, self._shown(error.response.text)
+        if status in {408, 409, 429} or status >= 500:
+            return _NoReplyError(f"{self.asker.attempts} attempts: HTTP {status}: {shown}")
+        return _NoReplyError(f"{self.asker.base_url} answered HTTP {status}: {shown}", for_good=True)
+
+    def _shown(self, text: str) -> str:
+        """The beginning of what a server said; it may echo the key it was sent, which goes no further."""
+        return " ".join(text.split()).replace(self.key or "\0", "***")[:_SHOWN]
+
+    def _wait_for_turn(self) -> None:
+        """Keeps requests of all threads apart by 60 s / ``requests_per_minute``."""
+        if not self.asker.requests_per_minute:
+            return
+        with self._lock:
+            turn = max(self._next_turn, time.monotonic())
+            self._next_turn = turn + 60 / self.asker.requests_per_minute
+        time.sleep(max(0.0, turn - time.monotonic()))
+
+    def _progress(self) -> None:
+        now, done = time.monotonic(), len(self.answered)
+        if now - self._reported > _REPORT_EVERY:
+            self._reported = now
+            left = (now - self._started) / done * (self.total - done)
+            log.info("%d of %d replies, %.0f s left", done, self.total, left)
+
+
+def _digest(messages: Messages) -> str:
+    """The name that a reply is kept under."""
+    return hashlib.sha256(json.dumps(messages, ensure_ascii=True).encode()).hexdigest()[:32]
