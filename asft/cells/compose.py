@@ -105,25 +105,80 @@ def enumerate_cells(overrides: Sequence[str], *, sweep: bool) -> Sweep:
         return Sweep(axes, [SweepCell(chosen, build_cell(tree)) for chosen, tree in _trees(fixed, axes)])
 
 
-def _trees(fixed: list[str], axes: dict[str, list[str]]) -> Iterator[tuple[dict[str, str], dict[str, Any]]]:
+def _trees(
+    fixed: list[str], axes: dict[str, list[str]], mixed: Collection[str] = ()
+) -> Iterator[tuple[dict[str, str], dict[str, Any]]]:
     """Each combination of the axes with its resolved configuration, the last axis fastest.
 
-    Hydra takes tens of milliseconds to compose a configuration. It is asked once for each choice of config
-    groups; between cells that differ in plain values alone, these are set on the composed tree, as Hydra does
-    after composing.
+    Hydra takes a tenth of a second to compose a configuration. It is asked once for all choices of the groups that
+    keep to themselves: these are laid aside, and put in cell by cell. Of other groups (``mixed`` are known to be
+    such) it is asked for each choice. Plain values are set on the composed tree, as Hydra does after composing.
     """
     values = {key: _plain_values(key, texts) for key, texts in axes.items()}
-    composed: dict[tuple[str, ...], DictConfig] = {}
+    inner = {text.lstrip("+~").split(".")[0] for text in [*fixed, *axes] if "." in text.split("=")[0]}
+    groups = [key for key in axes if values[key] is None]
+    apart = [key for key in groups if key not in {*inner, *mixed} and _keeps_to_itself(key, axes[key])]
+    aside = [f"+{key}@_aside.{key}.v{index}={text}" for key in apart for index, text in enumerate(axes[key])]
+    composed: dict[tuple[str, ...], tuple[DictConfig, set[str]]] = {}
+    resolved: dict[tuple[str, ...], dict[str, Any]] = {}
     for texts in itertools.product(*axes.values()):
         chosen = dict(zip(axes, texts, strict=True))
-        groups = tuple(text for key, text in chosen.items() if values[key] is None)
-        if groups not in composed:
-            composed[groups] = _compose([*fixed, *(f"{key}={text}" for key, text in chosen.items())], False)
-        tree = composed[groups]
+        rest = {key: text for key, text in chosen.items() if key not in apart}
+        choice = tuple(text for key, text in rest.items() if key in groups)
+        if choice not in composed:
+            stated = [f"~{key}" for key in apart] + [f"{key}={text}" for key, text in rest.items()]
+            tree = _compose([*fixed, *stated, *aside], False)
+            if named := [key for key in apart if key in tree]:  # a file beside the group's own has a say in it
+                yield from _trees(fixed, axes, {*mixed, *named})
+                return
+            composed[choice] = tree, _interpolated(OmegaConf.to_container(tree))
+        tree, interpolated = composed[choice]
+        alone = {}  # values that nothing else is taken from
         for key, text in chosen.items():
-            if (known := values[key]) is not None:
+            if key in apart:
+                part = tree["_aside"][key][f"v{axes[key].index(text)}"]
+                OmegaConf.update(tree, key, part, merge=False, force_add=True)
+            elif (known := values[key]) is not None:
                 OmegaConf.update(tree, key, known[text])
-        yield chosen, plain(tree)
+                if interpolated.isdisjoint(key.split(".")) and not isinstance(known[text], str):
+                    alone[key] = known[text]
+        like = tuple(text for key, text in chosen.items() if key not in alone)
+        if like not in resolved:
+            resolved[like] = plain(tree)
+            resolved[like].pop("_aside", None)
+        found = resolved[like]
+        for key, value in alone.items():
+            found = _with(found, key.split("."), value)
+        yield chosen, found
+
+
+def _keeps_to_itself(group: str, names: Sequence[str]) -> bool:
+    """Whether the files of a group's choices, and those that they begin with, set nothing outside the group."""
+    sources = GlobalHydra.instance().config_loader().get_sources()
+    names = list(names)
+    for name in names:  # grows by what they begin with
+        source = next((source for source in sources if source.is_config(f"{group}/{name}")), None)
+        if source is None:
+            return False
+        file = source.load_config(f"{group}/{name}")
+        begins: list[Any] = list(file.config.get("defaults", [])) if isinstance(file.config, DictConfig) else [None]
+        if file.header["package"] or not all(isinstance(item, str) and re.fullmatch(r"\w+", item) for item in begins):
+            return False
+        names += [item for item in begins if item not in {"_self_", *names}]
+    return True
+
+
+def _interpolated(node: Any) -> set[str]:
+    """Every word of the strings that hold an interpolation."""
+    if isinstance(node, str):
+        return set(re.findall(r"\w+", node)) if "${" in node else set()
+    inside = node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()
+    return set().union(*map(_interpolated, inside))
+
+
+def _with(tree: dict[str, Any], path: Sequence[str], value: Any) -> dict[str, Any]:
+    """A copy of plain data with another value at one place."""
+    return {**tree, path[0]: _with(tree[path[0]], path[1:], value) if path[1:] else value}
 
 
 def _plain_values(key: str, texts: list[str]) -> dict[str, Any] | None:
@@ -147,7 +202,7 @@ def overrides_of(arguments: Sequence[str], flags: Collection[str] | None = ("-m"
     if flags is not None and (unknown := [flag for flag in given if flag.partition("=")[0] not in flags]):
         raise ConfigError(f"{unknown[0]}: unknown flag; allowed: {', '.join(flags)}, and KEY=VALUE")
     words = [argument for argument in arguments if not argument.startswith("-")]
-    if strays := [word for word in words if "=" not in word and not word.startswith("~")]:
+    if strays := [word for word in words if "=" not in word[1:] and not word.startswith("~")]:
         raise ConfigError(f"{strays[0]}: not of the form KEY=VALUE, e.g. experiment=table2")
     return words
 
@@ -161,9 +216,18 @@ def _parse(overrides: Sequence[str]) -> list[Override]:
     parser, parsed = OverridesParser.create(), []
     for text in overrides:
         try:
-            parsed.append(parser.parse_override(text))
+            parsed.append(found := parser.parse_override(text))
         except HydraException as error:
-            raise ConfigError(f"{text}: {one_line(error)}") from error
+            reason = one_line(error).partition(" expecting ")[0]
+            raise ConfigError(
+                f"{text}: cannot be read as KEY=VALUE ({reason}); a sweep's values are A,B, a list is [A,B], and what "
+                "holds spaces or unusual signs needs quotes within quotes"
+            ) from error
+        allowed = GlobalHydra.instance().config_loader().get_group_options(key := found.key_or_group)
+        if allowed and not found.is_sweep_override() and not isinstance(found.value(), str):
+            raise ConfigError(
+                f"{text}: {key} is one of {', '.join(allowed)}; several are a sweep: `asft run -m {key}=A,B`"
+            )
     return parsed
 
 
@@ -179,13 +243,17 @@ def _compose(overrides: list[str], hydra_too: bool) -> DictConfig:
 
 
 def _unknown_key(key: str, overrides: list[str]) -> str:
-    """Names the keys that stand where a misspelt one was given."""
-    rest = [text for text in overrides if text.partition("=")[0] != key]
+    """Names the keys that stand where a misspelt one was given, and where its name is a key."""
+    tree = _compose([text for text in overrides if text.partition("=")[0] != key], False)
     parent, _, name = key.rpartition(".")
-    node = OmegaConf.select(_compose(rest, False), parent) if parent else _compose(rest, False)
+    node = OmegaConf.select(tree, parent) if parent else tree
     allowed = [str(child) for child in node] if isinstance(node, DictConfig) else []
-    close = difflib.get_close_matches(name, allowed, n=1)
-    hint = f"; did you mean {close[0]}?" if close else "."
+    if not parent:  # groups of which nothing is chosen are not in the tree
+        allowed += sorted({*GlobalHydra.instance().config_loader().list_groups("")} - {"hydra", *allowed})
+    parts = [str(part) for part, inside in tree.items() if isinstance(inside, DictConfig) and name in inside]
+    places = [f"{part}.{name}" for part in parts]
+    close = places or [f"{parent}.{found}".lstrip(".") for found in difflib.get_close_matches(name, allowed, n=1)]
+    hint = f"; did you mean {' or '.join(close)}?" if close else "."
     return f"{key}: unknown key{hint} Allowed: {', '.join(allowed) or 'nothing below ' + parent}"
 
 

@@ -10,15 +10,18 @@ from __future__ import annotations
 
 import math
 from statistics import fmean
-from typing import Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
-import torch
 from pydantic import Field
 from pydantic.dataclasses import dataclass
-from torch import Tensor
 
 from asft.measures.base import Measure, MeasureContext, Measured, direction_of
-from asft.measures.directions import Direction, cosine, weights_of
+
+if TYPE_CHECKING:  # torch takes seconds to load, and whoever only looks at an experiment needs none
+    import torch
+    from torch import Tensor
+
+    from asft.measures.directions import Direction
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,8 @@ class Cosine(Measure):
 
     def measure(self, ctx: MeasureContext) -> Measured:
         """The cosine, or for ``random`` the mean over the draws and the range of 95% of them."""
+        from asft.measures.directions import cosine, weights_of
+
         training = ctx.cell.training
         weights = weights_of(ctx.pair.load("aligned", ctx.device), training.target_modules)
         alignment = direction_of("alignment", weights, ctx, self.seed)
@@ -78,6 +83,8 @@ def random_cosines(direction: Direction, rank: int, draws: int, seed: int) -> li
 
     All of a draw's modules make one vector. BA is never formed: ⟨V, BA⟩ = ⟨BᵀV, A⟩ and ‖BA‖² = ⟨BᵀB, AAᵀ⟩.
     """
+    import torch
+
     generator = torch.Generator().manual_seed(seed)
     inner, squared = torch.zeros(draws, dtype=torch.float64), torch.zeros(draws, dtype=torch.float64)
     for tensor in direction.values():
@@ -97,4 +104,6 @@ def gaussian_mean(size: int) -> float:
 
 
 def _normal(shape: tuple[int, int], generator: torch.Generator, like: Tensor) -> Tensor:
+    import torch
+
     return torch.randn(shape, generator=generator, dtype=torch.float64).to(like.device)

@@ -8,17 +8,19 @@ from __future__ import annotations
 
 from functools import partial
 from statistics import fmean
-from typing import Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
-from transformers import PreTrainedModel
 
-from asft.data.protocol import protocol_of
 from asft.measures.base import Measure, MeasureContext, Measured, Score, direction_of
-from asft.measures.directions import Direction, Weights, cosine, layer_normalised, orthogonalised, weights_of
 from asft.measures.epl import SAFE_HS, most_scorings, safe_stretch
-from asft.measures.perturb import Perturbed
+
+if TYPE_CHECKING:  # torch takes seconds to load, and whoever only looks at an experiment needs none
+    from transformers import PreTrainedModel
+
+    from asft.measures.directions import Direction, Weights
+    from asft.measures.perturb import Perturbed
 
 Modules = Literal["targets", "all"]
 
@@ -62,6 +64,9 @@ class _Around(Measure):
         The model is asked in the protocol's number format for malicious prompts, as in a cell. Directions are
         differences of weights, which that format would round away: they see the weights in the pair's own.
         """
+        from asft.data.protocol import protocol_of
+        from asft.measures.directions import weights_of
+
         dtype = protocol_of(ctx.cell).harmful_dtype
         model = ctx.pair.load("aligned", ctx.device, dtype)
         own = model if dtype in {None, ctx.pair.dtype} else ctx.pair.load("aligned", ctx.device)
@@ -69,6 +74,8 @@ class _Around(Measure):
         return model, weights_of(own, targets), ctx.score(model, self.prompts)
 
     def _direction(self, name: str, weights: Weights, ctx: MeasureContext, seed: int) -> Direction:
+        from asft.measures.directions import layer_normalised
+
         direction = direction_of(name, weights, ctx, seed)
         return layer_normalised(direction, weights) if self.normalise == "layer" else direction
 
@@ -120,6 +127,9 @@ class Plane(_OnGrid):
 
         ``cosine`` is that of x and y before y is made orthogonal.
         """
+        from asft.measures.directions import cosine, layer_normalised, orthogonalised
+        from asft.measures.perturb import Perturbed
+
         model, weights, score = self._start(ctx)
         x = self._direction(self.x, weights, ctx, self.seed)
         y = self._direction(self.y, weights, ctx, self.seed + 1)
@@ -164,6 +174,8 @@ class Lines(_OnGrid):
 
     def measure(self, ctx: MeasureContext) -> Measured:
         """The curves; ``mean_hs`` is the mean over the curve along the first direction."""
+        from asft.measures.perturb import Perturbed
+
         model, weights, score = self._start(ctx)
         steps = grid(self.points, self.extent)
 
@@ -208,6 +220,8 @@ class EPL(_Around):
 
     def measure(self, ctx: MeasureContext) -> Measured:
         """EPL, and how far the model stays safe ahead (+) and behind (−)."""
+        from asft.measures.perturb import Perturbed
+
         model, weights, score = self._start(ctx)
         count = self._count()
         stretches = []

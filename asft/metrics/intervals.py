@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from scipy import stats
-
 CONFIDENCE = 0.95
 
 
@@ -20,5 +18,7 @@ class Interval:
 
 def wilson(successes: int, total: int) -> Interval:
     """The Wilson score interval of ``successes`` out of ``total``, in percent."""
+    from scipy import stats  # half a second
+
     bounds = stats.binomtest(successes, total).proportion_ci(CONFIDENCE, method="wilson")
     return Interval(100 * bounds.low, 100 * bounds.high, "Wilson")

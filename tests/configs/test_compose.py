@@ -91,7 +91,7 @@ def test_every_yaml_says_what_it_is_for() -> None:
         (["model=llama9"], ["model=llama9", "tiny_llama"]),
         (["experiment=table99"], ["experiment=table99", "table2"]),
         (["attack.ratio=0.1"], ["attack.ratio", "source, p, n, mix"]),
-        (["method.lamb=2"], ["method.lamb", "did you mean lam?"]),
+        (["method.lamb=2"], ["method.lamb", "did you mean method.lam?"]),
         (["+attack.extra=1"], ["attack.extra", "unknown key", "source, p, n, mix"]),
         (["attack.mix=prepend"], ["attack.mix=prepend", "'replace' or 'append'"]),
         (["method.lam=high"], ["method.lam=high", "valid number"]),
@@ -105,6 +105,10 @@ def test_every_yaml_says_what_it_is_for() -> None:
         (["jailbreak=dra", "model=pair", *PAIR, "measure=epl"], ["jailbreak=dra", "measure=epl"]),
         (["jailbreak=artprompt", "jailbreak.words=0", "model=pair", *PAIR], ["jailbreak.words=0", "greater than"]),
         (["method=sft,asft"], ["method", "--multirun"]),
+        (["method=[sft,asft]"], ["method=[sft,asft]", "one of aligned, asft", "-m method=A,B"]),
+        (["attack=0.2"], ["attack=0.2", "one of advbench", "harmful"]),
+        (["p=0.2"], ["p: unknown key", "did you mean attack.p?", "experiment", "measure"]),
+        (["attack.p=0.1,"], ["attack.p=0.1,: cannot be read as KEY=VALUE"]),
         (["seed=${model.absent}"], ["seed: is taken from model.absent, which is not set"]),
         (["method=safe_lora", "training=full"], ["training=full", "safe_lora"]),
         (["method._target_=os.system"], ["method._target_=os.system", "asft.methods.base.Method"]),
@@ -162,6 +166,8 @@ def test_plain_configuration_holds_everything() -> None:
         ],
         ["++model.recipe.task_max_new_tokens=40,50", "method=sft,bea", "attack.n=8,9"],
         ["training=lora,full", "method=sft", "training.epochs=1,2"],
+        ["experiment=table2,fig4a", "method=sft,asft", "lam=1,2", "attack.p=0,0.1"],
+        ["method=sft,asft", "evaluation.n_harmful='${dataset.n_test}',20", "dataset.n_test=30,40"],
     ],
 )
 def test_a_sweep_composes_as_hydra_composes_each_cell(overrides: list[str]) -> None:
@@ -186,7 +192,7 @@ def test_enumerating_a_table_takes_a_moment(monkeypatch: pytest.MonkeyPatch) -> 
     sweep = enumerate_cells(["experiment=table2", f"method={methods}", f"attack.p={ratios}"], sweep=True)
     assert len(sweep.cells) == 40
     assert len({item.cell.attack.p for item in sweep.cells}) == 10
-    assert len(calls) == 5, "the sweep's own and one a method"
+    assert len(calls) == 2, "the sweep's own, and one that holds every method"
 
 
 def test_looking_a_table_up_loads_no_torch(tmp_path: Path) -> None:

@@ -60,6 +60,7 @@ def test_cfg_job_prints_the_configuration(cli: Cli) -> None:
         (["run", "metod=asft"], "did you mean method?"),
         (["run", "-m", "experiment=table2", "attack.q=1"], "attack.q: unknown key"),
         (["run", "experiment"], "not of the form KEY=VALUE"),
+        (["run", "="], "=: not of the form KEY=VALUE"),
         (["run", "model=smollm2_135m", "data.root=nowhere"], "data.root=nowhere: no folder ft_datasets"),
         (["report", "method=asft"], "name one, e.g. experiment=table2"),
         (["report", "experiment=table2"], "none of its"),
