@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import yaml
 
 from asft.cells.compose import Sweep, config_dir, enumerate_cells
 from asft.commands.report import report
@@ -36,9 +35,8 @@ SMALL = {
 
 def one_cell(experiment: str, pair_overrides: list[str]) -> tuple[Sweep, list[str]]:
     """The experiment cut to the last value of each axis, on the small pair."""
-    tree = yaml.safe_load((config_dir() / "experiment" / f"{experiment}.yaml").read_text())
-    last = {axis: str(values).split(",")[-1] for axis, values in tree["hydra"]["sweeper"]["params"].items()}
-    axes = {axis: value for axis, value in last.items() if axis != "model"}
+    sweep = enumerate_cells([f"experiment={experiment}"], sweep=True)
+    axes = {axis: values[-1] for axis, values in sweep.axes.items() if axis != "model"}
     kept = [text for text in pair_overrides if text.partition("=")[0] not in axes]
     chosen = [f"{axis}={value}" for axis, value in axes.items()]
     (item,) = enumerate_cells([f"experiment={experiment}", "model=tiny_llama", *chosen], sweep=True).cells
