@@ -206,8 +206,7 @@ class _Run:
             order=method.order(rows, self.context) or protocol.order(len(rows)),
             full_batch=cell.training.batch_size if protocol.drops_last else None,
             callbacks=[*callbacks, *watchers],
-            scratch=folder / "trainer",
-            resume=self.store.resumable("stages/train", content_key(self.plan.train)),
+            folder=self.store.resumable("stages/train", content_key(self.plan.train)),
             checkpoint_every=cell.checkpoint_every,
             team=team(),
         )

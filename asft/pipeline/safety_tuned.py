@@ -52,7 +52,7 @@ def build_safety_tuned(cell: CellConfig, model: SafetyTunedModel, store: Store, 
         seed=model.seed,
         pad_token=tokenizer.pad_token_id,
         device=device,
-        scratch=folder / "trainer",
+        folder=folder / "trainer",
     )
     network.save_pretrained(folder / "aligned")
     tokenizer.save_pretrained(folder / "aligned")

@@ -15,10 +15,11 @@ class DiskFull(ValueError):
 
 MAKE_ROOM = "Free some space (`asft store gc` lists what can go) and run again: finished stages are kept."
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_TORCH = ("unexpected pos", "PytorchStreamWriter failed")  # what torch.save says, without a number
 
 
 def disk_full(error: BaseException) -> bool:
-    """Whether an error says that a file could not grow; safetensors reports the system's number in its text."""
+    """Whether an error says that a file could not grow; libraries report it in their texts."""
     if isinstance(error, OSError):
         return error.errno in _FULL
-    return any(f"(os error {number})" in str(error) for number in _FULL)
+    return any(text in str(error) for text in (*_TORCH, *(f"(os error {number})" for number in _FULL)))

@@ -1,7 +1,7 @@
-"""Where an interrupted training goes on: weights, optimiser, scheduler, random state and callbacks, on disk.
+"""When an interrupted training saves, and what it goes on from: the Trainer's own checkpoints, sealed with checksums.
 
-Only safetensors and JSON are written and read; the Trainer's own checkpoints hold pickles. A checkpoint is
-written beside the last one, sealed with checksums and renamed, so a damaged one is noticed and left alone.
+A checkpoint counts once its manifest is there, which is written last, so a half-written or damaged one is noticed and
+left alone. What callbacks hold beyond the weights lies beside the Trainer's files.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ import json
 import logging
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from asft.distributed.team import ALONE, Team
 from asft.store.integrity import MANIFEST, DamagedEntry, check_contents, describe_files, read_manifest, seal
@@ -25,11 +25,7 @@ from asft.store.integrity import MANIFEST, DamagedEntry, check_contents, describ
 log = logging.getLogger(__name__)
 EVERY = 60.0  # seconds between two checkpoints
 _SHARE = 20  # saving takes at most one part in so many of the time
-_PREFIX = "checkpoint-"
-_WEIGHTS, _OPTIMIZER, _RANDOM, _CALLBACKS = (
-    f"{name}.safetensors" for name in ("weights", "optimizer", "random", "callbacks")
-)
-_STATE, _GROUPS, _SCHEDULER = "trainer_state.json", "groups.json", "scheduler.json"
+_CALLBACKS = "callbacks.safetensors"
 
 
 @runtime_checkable
@@ -53,17 +49,18 @@ class Checkpointer(TrainerCallback):
     last callback: the others' ``on_train_begin`` comes before their state.
 
     Args:
-        folder: where checkpoints are kept.
+        folder: the Trainer's, in which it saves.
         callbacks: the callbacks whose state is kept.
         every: seconds between two checkpoints.
         team: the processes that train together; rank 0 writes.
     """
 
     def __init__(self, folder: Path, callbacks: Sequence[TrainerCallback], every: float, team: Team = ALONE) -> None:
-        self.folder, self.callbacks, self.every, self.team = folder, callbacks, every, team
-        self.possible = all(isinstance(callback, Resumes) for callback in callbacks)
+        self.folder, self.every, self.team = folder, every, team
+        self.callbacks = [callback for callback in callbacks if isinstance(callback, Resumes)]
+        self.possible = len(self.callbacks) == len(callbacks)
         self.start = team.agree(last_checkpoint(folder) if self.possible and team.rank == 0 else None)
-        self._saved, self._wait = time.monotonic(), every
+        self._asked, self._saved, self._wait = 0.0, time.monotonic(), every
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Restores the callbacks' state from the checkpoint that training goes on from."""
@@ -71,59 +68,37 @@ class Checkpointer(TrainerCallback):
             return
         stored = load_file(self.start / _CALLBACKS)
         for index, callback in enumerate(self.callbacks):
-            assert isinstance(callback, Resumes)
-            callback.load_resume_state(_below(stored, str(index)))
+            start = f"{index}."
+            callback.load_resume_state({k.removeprefix(start): v for k, v in stored.items() if k.startswith(start)})
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Asks for a checkpoint when it is time."""
         at_log = state.global_step % int(args.logging_steps) == 0
         if self.possible and at_log and state.global_step < state.max_steps:
-            control.should_save |= self.team.agree(time.monotonic() - self._saved >= self._wait)
+            self._asked = time.monotonic()
+            control.should_save |= self.team.agree(self._asked - self._saved >= self._wait)
 
-    def save(
-        self,
-        model: nn.Module,
-        optimizer: torch.optim.Optimizer,
-        scheduler: torch.optim.lr_scheduler.LRScheduler,
-        state: TrainerState,
-    ) -> None:
-        """Writes a checkpoint and removes the one before; every process calls it, rank 0 writes."""
-        started = time.monotonic()
-        generators = self.team.gather(_random_state())
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Adds the callbacks' state to what the Trainer has saved, seals it, and removes the checkpoints before."""
+        self.team.gather(None)  # every process has written its random state
         if self.team.rank > 0:
             return
-        target = self.folder / f"{_PREFIX}{state.global_step}"
-        scratch = self.folder / f".{target.name}"
-        for half in self.folder.glob(f".{_PREFIX}*"):  # its writer was killed
-            shutil.rmtree(half)
-        scratch.mkdir(parents=True)
-        save_file({name: tensor.detach().clone() for name, tensor in _trainable(model)}, scratch / _WEIGHTS)
-        _save_optimizer(optimizer, scratch)
-        (scratch / _SCHEDULER).write_text(json.dumps(scheduler.state_dict()))
-        named = {_of_rank(rank, name): state for rank, part in enumerate(generators) for name, state in part.items()}
-        save_file(named, scratch / _RANDOM)
-        save_file(self._callback_state(), scratch / _CALLBACKS)
-        state.save_to_json(str(scratch / _STATE))
-        (scratch / MANIFEST).write_text(json.dumps(seal({"files": describe_files(scratch)})))
-        older = list(self.folder.glob(f"{_PREFIX}*"))
-        scratch.replace(target)
-        for folder in older:
-            shutil.rmtree(folder)
+        saved = self.folder / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
+        states = enumerate(callback.resume_state() for callback in self.callbacks)
+        save_file(
+            {f"{index}.{name}": held for index, state in states for name, held in state.items()}, saved / _CALLBACKS
+        )
+        (saved / MANIFEST).write_text(json.dumps(seal({"files": describe_files(saved)})))
+        for folder in self.folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
+            if folder != saved:
+                shutil.rmtree(folder)
         self._saved = time.monotonic()
-        self._wait = max(self.every, _SHARE * (self._saved - started)) if self.every else 0.0
-
-    def _callback_state(self) -> dict[str, Tensor]:
-        state: dict[str, Tensor] = {}
-        for index, callback in enumerate(self.callbacks):
-            assert isinstance(callback, Resumes)
-            state |= {f"{index}.{name}": tensor for name, tensor in callback.resume_state().items()}
-        return state
+        self._wait = max(self.every, _SHARE * (self._saved - self._asked)) if self.every else 0.0
 
 
 def last_checkpoint(folder: Path) -> Path | None:
     """The newest whole checkpoint; damaged ones are named and passed over."""
-    found = sorted(folder.glob(f"{_PREFIX}*"), key=lambda path: -int(path.name.removeprefix(_PREFIX)))
-    for path in found:
+    for path in sorted(folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*"), key=step_of, reverse=True):
         try:
             check_contents(path, read_manifest(path))
         except DamagedEntry as error:
@@ -133,67 +108,6 @@ def last_checkpoint(folder: Path) -> Path | None:
     return None
 
 
-def steps_done(checkpoint: Path) -> int:
+def step_of(checkpoint: Path) -> int:
     """Optimiser steps behind a checkpoint."""
-    return int(json.loads((checkpoint / _STATE).read_text())["global_step"])
-
-
-def load_weights(checkpoint: Path, model: nn.Module) -> None:
-    """Copies the trainable weights into ``model``."""
-    stored = load_file(checkpoint / _WEIGHTS)
-    with torch.no_grad():
-        for name, weight in _trainable(model):
-            weight.copy_(stored[name])
-
-
-def load_optimizer(
-    checkpoint: Path, optimizer: torch.optim.Optimizer, scheduler: torch.optim.lr_scheduler.LRScheduler
-) -> None:
-    """Restores moments, step counts, parameter groups and the learning rate's schedule."""
-    stored = load_file(checkpoint / _OPTIMIZER)
-    indices = sorted({int(name.partition(".")[0]) for name in stored})
-    groups = json.loads((checkpoint / _GROUPS).read_text())
-    optimizer.load_state_dict({"state": {i: _below(stored, str(i)) for i in indices}, "param_groups": groups})
-    scheduler.load_state_dict(json.loads((checkpoint / _SCHEDULER).read_text()))
-
-
-def load_random_state(checkpoint: Path, rank: int) -> None:
-    """Restores torch's generators, which draw dropout; a process that was not there before keeps its own."""
-    stored = load_file(checkpoint / _RANDOM)
-    if rank > 0:
-        stored = _below(stored, f"rank{rank}")
-    if "cpu" not in stored:
-        return
-    torch.set_rng_state(stored["cpu"])
-    if devices := [stored[name] for name in sorted(stored) if name.startswith("cuda")]:
-        torch.cuda.set_rng_state_all(devices)
-
-
-def _random_state() -> dict[str, Tensor]:
-    devices = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
-    return {"cpu": torch.get_rng_state()} | {f"cuda{index:03d}": state for index, state in enumerate(devices)}
-
-
-def _of_rank(rank: int, name: str) -> str:
-    return f"rank{rank}.{name}" if rank else name
-
-
-def _save_optimizer(optimizer: torch.optim.Optimizer, folder: Path) -> None:
-    state = optimizer.state_dict()
-    tensors = {
-        f"{index}.{name}": tensor.clone()
-        for index, values in state["state"].items()
-        for name, tensor in values.items()
-        if tensor is not None
-    }
-    save_file(tensors, folder / _OPTIMIZER)
-    (folder / _GROUPS).write_text(json.dumps(state["param_groups"]))
-
-
-def _trainable(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
-    return ((name, weight) for name, weight in model.named_parameters() if weight.requires_grad)
-
-
-def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    start = f"{prefix}."
-    return {name.removeprefix(start): tensor for name, tensor in tensors.items() if name.startswith(start)}
+    return int(checkpoint.name.rpartition("-")[2])

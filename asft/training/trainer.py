@@ -30,14 +30,7 @@ from asft.data.loading import Collator, DealtBatches, EncodedRows, EpochOrder, F
 from asft.data.templates import Encoded
 from asft.distributed.team import ALONE, Team
 from asft.store.heartbeat import tell
-from asft.training.resume import (
-    EVERY,
-    Checkpointer,
-    load_optimizer,
-    load_random_state,
-    load_weights,
-    steps_done,
-)
+from asft.training.resume import Checkpointer, step_of
 
 log = logging.getLogger(__name__)
 _REPORT_EVERY = 20.0  # seconds
@@ -92,9 +85,8 @@ def train(
     order: Sampler[int] | None = None,
     full_batch: int | None = None,
     callbacks: Sequence[TrainerCallback] = (),
-    scratch: Path,
-    resume: Path | None = None,
-    checkpoint_every: float = EVERY,
+    folder: Path,
+    checkpoint_every: float | None = None,
     team: Team = ALONE,
 ) -> TrainLog:
     """Fine-tunes ``model`` in place on the response tokens of ``rows``.
@@ -111,9 +103,8 @@ def train(
         full_batch: leave out each epoch's last rows that do not fill a batch of so many; a batch that was halved to fit
             into memory leaves out the same.
         callbacks: a method's callbacks.
-        scratch: a folder the Trainer may use; removed at the end.
-        resume: a folder for checkpoints that outlives this process; without it there are none.
-        checkpoint_every: seconds between two checkpoints.
+        folder: a folder for the Trainer, which keeps its checkpoints there; without any it is removed at the end.
+        checkpoint_every: seconds between two checkpoints; without it there are none.
         team: the processes that call this together.
 
     Raises:
@@ -125,46 +116,42 @@ def train(
         order = FullBatches(order, full_batch)
     batches = math.ceil(len(order) / training.batch_size)  # type: ignore[arg-type]
     steps_per_epoch = math.ceil(batches / training.accumulation)
-    keeper = Checkpointer(resume, callbacks, checkpoint_every, team) if resume else None
+    keeper = Checkpointer(folder, callbacks, checkpoint_every, team) if checkpoint_every is not None else None
     with team.announced():
         trainer = _OrderedTrainer(
             model=model,
-            args=_arguments(training, steps_per_epoch * training.epochs, seed, device, scratch),
+            args=_arguments(training, steps_per_epoch * training.epochs, seed, device, folder),
             train_dataset=EncodedRows(rows),
             data_collator=Collator(pad_token, training.max_length if training.pad_to_max_length else None),
             callbacks=[_Watch(), *callbacks, *([keeper] if keeper else [])],
             order=order,
             epoch_decay=training.epoch_decay,
-            keeper=keeper,
             team=team,
         )
     trainer.remove_callback(PrinterCallback)  # _Watch tells the progress
     model.train()
     if team.rank > 0:  # else the units that drop out of its rows would be those of rank 0's
         torch.manual_seed(seed + 1_000_003 * team.rank)
-    if keeper and keeper.start:
-        done = steps_done(keeper.start)
+    start = keeper.start if keeper else None
+    if start:
+        done = step_of(start)
         log.info("training goes on from step %d", done)
         for _ in range(done // steps_per_epoch):  # an order counts its epochs: bring it to the present one
             deque(order, maxlen=0)
-        trainer.train(resume_from_checkpoint=str(keeper.start))
-    else:
-        trainer.train()
+    trainer.train(resume_from_checkpoint=str(start) if start else None)
     model.eval()
-    if team.rank == 0:
-        shutil.rmtree(scratch, ignore_errors=True)
+    if keeper is None and team.rank == 0:
+        shutil.rmtree(folder, ignore_errors=True)
     history = [entry for entry in trainer.state.log_history if "loss" in entry]
     return TrainLog(history, trainer.state.global_step)
 
 
 class _OrderedTrainer(Trainer):
-    """A Trainer that takes rows in a given order, decays the learning rate once an epoch, and saves no pickles."""
+    """A Trainer that takes rows in a given order, and decays the learning rate once an epoch."""
 
-    def __init__(
-        self, *, order: Sampler[int], epoch_decay: float, keeper: Checkpointer | None, team: Team, **arguments: Any
-    ) -> None:
+    def __init__(self, *, order: Sampler[int], epoch_decay: float, team: Team, **arguments: Any) -> None:
         super().__init__(**arguments)
-        self._order, self._epoch_decay, self._keeper, self._team = order, epoch_decay, keeper, team
+        self._order, self._epoch_decay, self._team = order, epoch_decay, team
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
         return self._order
@@ -209,20 +196,11 @@ class _OrderedTrainer(Trainer):
             )
         return loss
 
-    def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        assert self._keeper is not None, "only a Checkpointer asks for checkpoints"
-        self._keeper.save(self.model, self.optimizer, self.lr_scheduler, self.state)
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        load_weights(Path(resume_from_checkpoint), model or self.model)
-
-    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        if checkpoint is not None:
-            load_optimizer(Path(checkpoint), self.optimizer, self.lr_scheduler)
-
-    def _load_rng_state(self, checkpoint: str | None) -> None:
-        if checkpoint is not None:
-            load_random_state(Path(checkpoint), self._team.rank)
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        """Refuses weights that a checkpoint names otherwise than the model does; the Trainer goes on without them."""
+        super()._issue_warnings_after_load(load_result)
+        if load_result.unexpected_keys:
+            raise ValueError(f"checkpoint: it holds weights that the model has not: {load_result.unexpected_keys[:3]}")
 
 
 class _Watch(TrainerCallback):
@@ -255,10 +233,10 @@ class _Watch(TrainerCallback):
 
 
 def _arguments(
-    training: TrainingConfig, steps: int, seed: int, device: torch.device, scratch: Path
+    training: TrainingConfig, steps: int, seed: int, device: torch.device, folder: Path
 ) -> TrainingArguments:
     arguments = TrainingArguments(
-        output_dir=str(scratch),
+        output_dir=str(folder),
         per_device_train_batch_size=training.batch_size,  # the whole batch, which several processes share out
         gradient_accumulation_steps=training.accumulation,
         num_train_epochs=training.epochs,

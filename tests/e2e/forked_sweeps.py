@@ -87,7 +87,7 @@ def wait(child: int, seconds: float, for_checkpoint: Path | None = None) -> bool
 
 
 def saved(outputs: Path) -> bool:
-    return any((outputs / "stages" / "train").glob(".*.resume/checkpoint-*"))
+    return any((outputs / "stages" / "train").glob(f".*.resume/checkpoint-*/{MANIFEST}"))
 
 
 def kill(outputs: Path, overrides: list[str]) -> dict[str, Any]:
@@ -133,7 +133,7 @@ def crowd(outputs: Path, overrides: list[str]) -> dict[str, Any]:
 
     def counted(*arguments: Any, **options: Any) -> Any:
         with lines.open("a") as file:
-            file.write(f"{options['resume'].name} {os.getpid()}\n")
+            file.write(f"{options['folder'].name} {os.getpid()}\n")
         return real(*arguments, **options)
 
     asft.pipeline.run.train = counted

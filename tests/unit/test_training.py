@@ -29,7 +29,7 @@ def run(
     pair: Path, tmp_path: Path, training: TrainingConfig, seed: int = 0
 ) -> tuple[dict[str, torch.Tensor], list[dict[str, float]]]:
     model = attach_lora(load_model(pair / "aligned", "float32", CPU), training, seed)
-    log = train(model, ROWS, training, seed=seed, pad_token=0, device=CPU, scratch=tmp_path)
+    log = train(model, ROWS, training, seed=seed, pad_token=0, device=CPU, folder=tmp_path)
     return {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}, log.history
 
 
@@ -82,7 +82,7 @@ def test_a_loss_that_is_not_finite_stops_with_the_step(random_pair: Path, tmp_pa
     with torch.no_grad():
         model.get_output_embeddings().weight.fill_(float("nan"))
     with pytest.raises(ValueError, match=r"loss became nan .* step 1"):
-        train(attach_lora(model, settings(), 0), ROWS, settings(), seed=0, pad_token=0, device=CPU, scratch=tmp_path)
+        train(attach_lora(model, settings(), 0), ROWS, settings(), seed=0, pad_token=0, device=CPU, folder=tmp_path)
 
 
 def test_targets_that_match_nothing_are_named_with_those_there_are(random_pair: Path) -> None:
@@ -125,7 +125,7 @@ def test_the_last_batch_is_dropped_where_it_is_not_full(random_pair: Path, tmp_p
         device=CPU,
         order=Watched(range(len(ROWS))),
         full_batch=5,
-        scratch=tmp_path,
+        folder=tmp_path,
     )
     assert log.steps == 4, "two full batches of five of twelve rows, twice"
     assert seen == [*range(12), *range(12)]
@@ -138,7 +138,7 @@ def test_a_halved_batch_leaves_out_the_rows_of_the_whole_one(random_pair: Path, 
     ends = []
     for training in (settings(batch_size=8), settings(batch_size=4, accumulation=2)):
         model = attach_lora(load_model(random_pair / "aligned", "float32", CPU), training, 0)
-        log = train(model, ROWS, training, seed=0, pad_token=0, device=CPU, full_batch=8, scratch=tmp_path)
+        log = train(model, ROWS, training, seed=0, pad_token=0, device=CPU, full_batch=8, folder=tmp_path)
         assert log.steps == 2, "one an epoch"
         ends.append(torch.cat([p.detach().flatten() for p in model.parameters() if p.requires_grad]))
     assert torch.allclose(*ends, rtol=0, atol=1e-6)
@@ -148,4 +148,4 @@ def test_fewer_rows_than_one_full_batch_are_refused(random_pair: Path, tmp_path:
     training = settings(batch_size=16)
     model = attach_lora(load_model(random_pair / "aligned", "float32", CPU), training, 0)
     with pytest.raises(ValueError, match=r"training.batch_size=16: .* only 12 rows"):
-        train(model, ROWS, training, seed=0, pad_token=0, device=CPU, full_batch=16, scratch=tmp_path)
+        train(model, ROWS, training, seed=0, pad_token=0, device=CPU, full_batch=16, folder=tmp_path)
