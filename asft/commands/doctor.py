@@ -8,7 +8,6 @@ from rich.console import Console
 
 from asft.cells.compose import enumerate_cells, overrides_of
 from asft.config import ConfigError
-from asft.console import quiet_libraries
 from asft.planning.doctor import Finding, examine
 
 _MARKS = {"ok": "ok", "note": "–", "missing": "MISSING"}
@@ -16,7 +15,6 @@ _MARKS = {"ok": "ok", "note": "–", "missing": "MISSING"}
 
 def doctor(arguments: list[str]) -> int:
     """Prints every check for a command line's cells; returns 1 when something they need is missing, else 0."""
-    quiet_libraries()
     try:
         sweep = enumerate_cells(overrides_of(arguments), sweep=True)
         findings = examine([item.cell for item in sweep.cells])

@@ -55,8 +55,8 @@ class ChatTemplate:
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         if not tokenizer.chat_template:
             raise ValueError(
-                "The tokenizer has no chat template, which protocol=clean needs. Point model.tokenizer at the "
-                "aligned (chat) model's tokenizer."
+                f"{tokenizer.name_or_path}: the tokenizer has no chat template, which protocol=clean needs. Name an "
+                "aligned (chat) model that has one, save one with its tokenizer, or use protocol=official."
             )
         self.tokenizer = tokenizer
         self.takes_system = _takes_system(tokenizer)

@@ -84,18 +84,6 @@ class Measure:
         """The measure in a few words, for log lines."""
         return f"{self.name} {' × '.join(self.directions())}"
 
-    def work(self, answer_tokens: int) -> int:
-        """What the measure's time grows with, at most, for :mod:`asft.planning.measure_time`.
-
-        Args:
-            answer_tokens: the most tokens of one answer.
-
-        Returns:
-            answer tokens that the model is asked for where ``asks`` is true; else a count of the measure's own, 0
-            where none is known.
-        """
-        return 0
-
     def check(self, cell: Settings) -> None:
         """Raises ValueError when the measure cannot run under this cell's settings."""
         for direction in self.directions():

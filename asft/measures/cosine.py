@@ -46,10 +46,6 @@ class Cosine(Measure):
         """The two vectors."""
         return "alignment", self.update
 
-    def work(self, answer_tokens: int) -> int:
-        """The draws behind the baseline, which every update is compared with."""
-        return self.draws
-
     def measure(self, ctx: MeasureContext) -> Measured:
         """The cosine, or for ``random`` the mean over the draws and the range of 95% of them."""
         from asft.measures.directions import cosine, weights_of

@@ -7,7 +7,6 @@ is the radius of the contiguous safe stretch around 0: the largest ρ such that 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -55,16 +54,6 @@ def safe_stretch(score: Callable[[float], float], *, threshold: float, limit: fl
 
     ends = {sign: _reach(lambda alpha, sign=sign: safe(sign * alpha), limit) for sign in (1.0, -1.0)}  # type: ignore[misc]
     return SafeStretch(ends[1.0], ends[-1.0], limit, tuple(sorted(seen.items())))
-
-
-def most_scorings() -> int:
-    """The most values of α that :func:`safe_stretch` scores: 0, and on either side all growing steps and a bisection.
-
-    A bisection from the first step, whose inside is 0, takes more halvings, but after one growing step only.
-    """
-    growing = math.ceil(math.log(1 / FINEST, RATIO) - 1e-9)
-    last = math.ceil(math.log2((1 - 1 / RATIO) / TOLERANCE))
-    return 1 + 2 * (growing + 1 + last)
 
 
 def _reach(safe: Callable[[float], bool], limit: float) -> float:

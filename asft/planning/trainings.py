@@ -43,11 +43,10 @@ def trainings(cells: Iterable[CellConfig]) -> Trainings:
     for cell in cells:
         needed = dict(_fine_tunes(cell))
         unshared += len(needed)
-        for key, needing in needed.items():
-            distinct.setdefault(key, needing)
+        distinct |= {**needed, **distinct}
         store = Store(cell.outputs)
         if store.find(store_kind(cell), plan(cell).key) is None:
-            missing.update(key for key, _ in _missing(cell, store))
+            missing.update(key for key, _ in _fine_tunes(cell, store))
     return Trainings(distinct, unshared, frozenset(missing))
 
 
@@ -63,33 +62,20 @@ def rows(cell: CellConfig) -> int:
     return cell.attack.benign_count() + cell.attack.harmful_count()
 
 
-def _fine_tunes(cell: CellConfig) -> Iterator[tuple[str, CellConfig]]:
-    """Every fine-tune that a cell needs, its own last, with the cell that stands for it."""
-    if cell.measure is not None:
-        for needed in cell.measured().values():
-            yield from _fine_tunes(needed)
-        return
-    settings = plan(cell).train
-    if settings is None:
-        return
-    required = cell.required()
-    if required is not None:
-        yield from _fine_tunes(required)
-    if cell.method.parent is None:
-        yield content_key(settings), cell
+def _fine_tunes(cell: CellConfig, store: Store | None = None) -> Iterator[tuple[str, CellConfig]]:
+    """Every fine-tune that a cell needs, its own last, with the cell that stands for it.
 
-
-def _missing(cell: CellConfig, store: Store) -> Iterator[tuple[str, CellConfig]]:
-    """Those that are not in the store; where a cell's own weights are, nothing before them is needed."""
-    if cell.measure is not None:
-        for needed in cell.measured().values():
-            yield from _missing(needed, store)
-        return
+    With a store those that are not in it: where a cell's own weights are, nothing before them is needed.
+    """
+    for needed in cell.measured().values():
+        yield from _fine_tunes(needed, store)
     settings = plan(cell).train
-    if settings is None or store.find("stages/train", content_key(settings)):
+    if cell.measure is not None or settings is None:
         return
-    required = cell.required()
-    if required is not None:
-        yield from _missing(required, store)
+    key = content_key(settings)
+    if store is not None and store.find("stages/train", key):
+        return
+    if (required := cell.required()) is not None:
+        yield from _fine_tunes(required, store)
     if cell.method.parent is None:
-        yield content_key(settings), cell
+        yield key, cell

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -89,7 +90,7 @@ def test_an_endpoint_without_its_key_is_missing(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_package_that_the_model_needs_is_missing(monkeypatch: pytest.MonkeyPatch, official: Path) -> None:
-    monkeypatch.setattr("asft.planning.doctor._installed", lambda package: package != "gguf")
+    monkeypatch.setattr("asft.planning.doctor._installed", lambda package: None if package == "gguf" else "1.0")
     assert found([])["gguf"].state == "note"
     finding = found(["model=smollm2_135m", f"data.root={official}", "attack.n=100"])["gguf"]
     assert finding.state == "missing"
@@ -108,6 +109,21 @@ def test_a_real_model_on_synthetic_rows_is_told(pair_overrides: list[str]) -> No
     assert finding.state == "note", "tests do it"
     assert "synthetic rows" in finding.text
     assert "data" not in found([]), "the embedded pair belongs there"
+
+
+def test_a_pair_without_a_chat_template_is_told(pair_overrides: list[str], random_pair: Path, tmp_path: Path) -> None:
+    assert "chat template" not in found(pair_overrides)
+    bare = shutil.copytree(random_pair / "aligned", tmp_path / "bare")
+    for path in bare.glob("chat_template*"):
+        path.unlink()
+    finding = found([*pair_overrides, f"model.aligned={bare}"])["chat template"]
+    assert finding.state == "missing"
+    assert str(bare) in finding.text
+    assert "chat template" not in found([*pair_overrides, f"model.aligned={bare}", "protocol=official"])
+
+
+def test_packages_are_named_as_pip_knows_them() -> None:
+    assert not [what for what in found([]) if "_" in what and "=" not in what]
 
 
 def test_outputs_that_cannot_be_written() -> None:

@@ -17,7 +17,6 @@ from asft.jailbreaks.artprompt import ArtPrompt
 from asft.jailbreaks.base import Jailbreak, asked, require_context
 from asft.jailbreaks.dra import CARRIERS, DRA
 from asft.pipeline.tracked import cell_run
-from asft.planning.tokens import disguised_tokens
 from asft.report.collect import table_spec
 
 MakeCell = Callable[..., CellConfig]
@@ -116,20 +115,6 @@ def test_the_report_says_how_prompts_were_asked_and_what_the_keyword_judge_makes
     assert "HS is an upper bound there" in notes
     plain = enumerate_cells(["experiment=demo", "method=sft"], sweep=True)
     assert "disguises" not in "\n".join(table_spec(plain, "").notes)
-
-
-def test_disguised_prompts_are_counted_for_the_plan(cell: MakeCell) -> None:
-    assert disguised_tokens(cell()) is None
-    found = disguised_tokens(cell("jailbreak=dra"))
-    assert found is not None
-    assert found.counted
-    assert found.longest >= found.mean > 200, "a request of a dozen words becomes a puzzle and its rules"
-
-
-def test_the_plan_does_without_the_package_that_draws(cell: MakeCell, monkeypatch: pytest.MonkeyPatch) -> None:
-    chosen = cell("jailbreak=artprompt")
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    assert disguised_tokens(chosen) is None
 
 
 def test_a_tracker_does_not_average_disguises_as_if_they_were_seeds(published: Path) -> None:

@@ -1,0 +1,146 @@
+"""Memory and disk: estimates whose formulas are stated, from a model's size."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+from asft.cells.cell import CellConfig
+from asft.cells.keys import plan
+from asft.config import OrganismModel, PretrainedModel
+from asft.methods.asft import AsFT
+from asft.planning.needs import BYTES, checkpoints, local_snapshot, parameters_in_name
+from asft.planning.times import answer_tokens
+from asft.store.entries import Store, content_key
+
+_CONTEXT = 2**30  # bytes that a CUDA context and the allocator's slack take
+_PROMPT, _DISGUISED = 256, 2048  # tokens in front of an answer, as asked and under a jailbreak
+_ASPECT = 128  # width per layer of the Llama family: 4096 / 32
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What memory and disk depend on.
+
+    Attributes:
+        parameters: of one side of the pair.
+        layers, width, kv_width, vocabulary: of the decoder; ``kv_width`` is that of all key heads together.
+        adapted: (outputs, inputs) of each linear module that ``training.target_modules`` names.
+        exact: whether all this was read from the weights, not guessed from the name.
+    """
+
+    parameters: int
+    layers: int
+    width: int
+    kv_width: int
+    vocabulary: int
+    adapted: tuple[tuple[int, int], ...]
+    exact: bool
+
+    def lora_parameters(self, rank: int) -> int:
+        """r · (o + i) over the adapted modules."""
+        return rank * sum(outputs + inputs for outputs, inputs in self.adapted)
+
+
+def model_shape(cell: CellConfig) -> Shape | None:
+    """The shape of the cell's aligned model; None where it is not here and its name tells no size."""
+    targets, model = cell.training.target_modules, cell.model
+    if isinstance(model, PretrainedModel):
+        folder, name = local_snapshot(model.aligned, model.aligned_revision), model.aligned
+    else:
+        folder, name = Store(cell.outputs).path("pairs", content_key(plan(cell).pair)) / "aligned", model.name
+    if folder is not None and (files := sorted(folder.glob("*.safetensors"))):
+        return _of_weights(files, targets)
+    parameters = 10**6 if isinstance(model, OrganismModel) else parameters_in_name(name)
+    if parameters is None:
+        return None
+    # A decoder of that size in the Llama family's proportions: N ≈ 12 · layers · width².
+    layers = max(1, round((parameters / (12 * _ASPECT**2)) ** (1 / 3)))
+    width = _ASPECT * layers
+    return Shape(parameters, layers, width, width, 32_000, ((width, width),) * (layers * len(targets)), False)
+
+
+def _of_weights(files: Collection[Path], targets: Collection[str]) -> Shape:
+    """From the headers of a checkpoint's files; no weight is read."""
+    from safetensors import safe_open
+
+    shapes: dict[str, tuple[int, ...]] = {}
+    for file in files:
+        with safe_open(file, "np") as handle:
+            shapes |= {key: tuple(handle.get_slice(key).get_shape()) for key in handle.keys()}  # noqa: SIM118 (no dict)
+    matrices = {name.removesuffix(".weight"): shape for name, shape in shapes.items() if len(shape) == 2}
+    vocabulary, width = max(matrices.values())  # the embedding has the most rows
+    layers = {match[1] for name in shapes if (match := re.search(r"\.(\d+)\.", name))}
+    keys = [shape[0] for name, shape in matrices.items() if name.endswith(".k_proj")]
+    adapted = tuple((shape[0], shape[1]) for name, shape in matrices.items() if name.rpartition(".")[2] in targets)
+    parameters = sum(map(math.prod, shapes.values()))
+    return Shape(parameters, len(layers), width, max(keys, default=width), vocabulary, adapted, True)
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes on the device while training, generating and judging."""
+
+    train: float
+    generate: float
+    judge: float
+
+    @property
+    def peak(self) -> float:
+        """The largest stage: the three do not overlap, since a judge rests in host memory in between."""
+        return max(self.train, self.generate, self.judge)
+
+
+def device_memory(cell: CellConfig, shape: Shape) -> Memory:
+    """An estimate of device memory, for rows that fill ``training.max_length``.
+
+    With N parameters of b bytes, P trained ones, t = batch · max_length, L layers of width h and a vocabulary v:
+
+    - weights: N · b
+    - training: 16 · P for LoRA (float32 weight, gradient, AdamW's two moments), 3 · N · b beside the weights for
+      full fine-tuning; activations 34 · t · h · L · b/2 (Korthikanti et al. 2022, arXiv:2205.05198, Eq. 2 without
+      the attention matrix, which sdpa does not keep), with gradient checkpointing t · h · b a layer and one layer
+      whole; logits t · v · (b + 8)
+    - the anchor's matrices of a method that has one: 4 · Σ o²
+    - generating: key-value cache 2 · L · kv · b · batch · (prompt + answer), logits 4 · batch · v
+    - judging: the judge's parameters times its bytes; its activations are small beside that
+    - 1 GiB for the CUDA context
+    """
+    model, training = cell.model, cell.training
+    size = BYTES[model.dtype] if isinstance(model, PretrainedModel) else 4
+    weights = shape.parameters * size
+    tokens = training.batch_size * training.max_length
+    layer = 34 * tokens * shape.width * size / 2
+    activations = layer * shape.layers
+    if training.gradient_checkpointing:
+        activations = tokens * shape.width * size * shape.layers + layer
+    trained = 16 * shape.lora_parameters(training.rank) if training.name == "lora" else 3 * weights
+    logits = tokens * shape.vocabulary * (size + 8)
+    anchor = 4 * sum(outputs**2 for outputs, _ in shape.adapted) if isinstance(cell.method, AsFT) else 0
+    prompt = _DISGUISED if cell.jailbreak.acts else _PROMPT
+    answer = prompt + max(cell.evaluation.harmful_max_new_tokens, cell.dataset.max_new_tokens)
+    batch = cell.evaluation.batch_size
+    cache = 2 * shape.layers * shape.kv_width * size * batch * answer
+    judging = [item.size for item in checkpoints([cell]) if item.purpose.startswith("judge=")]
+    return Memory(
+        train=_CONTEXT + weights + trained + activations + logits + anchor,
+        generate=_CONTEXT + weights + cache + 4 * batch * shape.vocabulary,
+        judge=_CONTEXT + max(judging, default=0),
+    )
+
+
+def disk_bytes(fine_tunes: Collection[CellConfig], cells: Collection[CellConfig], shape: Shape) -> float:
+    """Bytes that fine-tunes, anchors and answers take below ``outputs``, at most.
+
+    A post-hoc method's adapter is a fine-tune's in size; an anchor holds two o×o matrices a module; answers are kept
+    twice, the second time with their verdicts, at four bytes a token.
+    """
+    stored = [*fine_tunes, *(cell for cell in cells if cell.method.parent is not None)]
+    lora = sum(4 * shape.lora_parameters(cell.training.rank) for cell in stored if cell.training.name == "lora")
+    full = sum(2 * shape.parameters for cell in stored if cell.training.name != "lora")
+    answers = sum(2 * 4 * answer_tokens(cell.plain()) for cell in cells)
+    variants = {cell.method.variant for cell in cells if isinstance(cell.method, AsFT)}
+    return lora + full + answers + len(variants) * 2 * 4 * sum(outputs**2 for outputs, _ in shape.adapted)

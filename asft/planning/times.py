@@ -1,0 +1,92 @@
+"""What is still to do takes how long: learned from the store's finished cells of the same model, else not known."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Mapping
+from statistics import median
+from typing import Any
+
+from asft.cells.cell import CellConfig
+from asft.planning.trainings import steps
+from asft.store.entries import CONFIG_FILE, Entry, Store
+
+# Seconds of finished work by what it was and of which kind: ("step", method), ("token", task), ("judge", name),
+# ("repair", method), ("measure", name). Medians are used: a machine that was busy otherwise leaves outliers.
+_ASKED = ("backend", "jailbreak")  # a disguised cell copies the answers to the task's rows
+Learned = Mapping[tuple[str, str], list[float]]
+
+
+def learned(cell: CellConfig) -> tuple[Learned, int]:
+    """What finished cells of the cell's model on its device took, and how many there are."""
+    store, found, count, seen = Store(cell.outputs), defaultdict[tuple[str, str], list[float]](list), 0, set()
+    wanted = json.loads(json.dumps(cell.plain(), default=str))
+    for entry, config in [*_finished(store, "cells"), *_finished(store, "measures")]:
+        if any(config[part] != wanted[part] for part in ("model", "device")):
+            continue
+        count += 1
+        method, task = config["method"]["name"], config["dataset"]["name"]
+        if config.get("measure"):
+            found["measure", config["measure"]["name"]].append(entry.seconds)
+            continue
+        found["judge", config["judge"]["name"]].append(entry.seconds)
+        for stage in filter(None, (entry.result["stages"].get(name) for name in ("train", "generate"))):
+            result, seconds = stage["result"], stage["seconds"]
+            if stage["key"] in seen:
+                continue
+            seen.add(stage["key"])
+            if "parent" in result:
+                found["repair", method].append(seconds)
+            elif "steps" in result and config["training"]["name"] == cell.training.name:
+                found["step", method].append(seconds / result["steps"])
+            elif "steps" not in result and all(config[part]["name"] == wanted[part]["name"] for part in _ASKED):
+                found["token", task].append(seconds / answer_tokens(config))
+    return found, count
+
+
+def seconds_left(
+    fine_tunes: Collection[CellConfig], cells: Collection[CellConfig], known: Learned
+) -> dict[str, float | None]:
+    """Seconds of the fine-tunes and cells that are still to do, by part; None for what nothing finished tells."""
+    scored = [cell for cell in cells if cell.measure is None]
+    measures = [cell.measure.name for cell in cells if cell.measure is not None]
+    repairs = [_like(known, "repair", cell.method.name) or 0.0 for cell in scored if cell.method.parent is not None]
+    verdicts = [_like(known, "judge", cell.judge.name, alone=True) or 0.0 for cell in scored]
+    parts = {
+        "training": [_times(steps(cell), _like(known, "step", cell.method.name)) for cell in fine_tunes],
+        "answers and verdicts": [
+            _times(answer_tokens(cell.plain()), _like(known, "token", cell.dataset.name)) for cell in scored
+        ],
+        "measures": [_like(known, "measure", name, alone=True) for name in measures],
+    }
+    found = {name: None if None in each else sum(filter(None, each)) for name, each in parts.items() if each}
+    if (answers := found.get("answers and verdicts")) is not None:
+        found["answers and verdicts"] = answers + sum(repairs) + sum(verdicts)
+    return found
+
+
+def answer_tokens(config: Mapping[str, Any]) -> int:
+    """Tokens that a cell generates at most: answers that end early make it less."""
+    evaluation, dataset = config["evaluation"], config["dataset"]
+    harmful: int = evaluation["n_harmful"] * evaluation["harmful_max_new_tokens"]
+    task: int = dataset["n_test"] * dataset["max_new_tokens"]
+    return harmful + task
+
+
+def _like(known: Learned, what: str, name: str, *, alone: bool = False) -> float | None:
+    """The median of the same kind, unless ``alone`` else of any kind; None where nothing is finished."""
+    any_kind = [] if alone else [value for (other, _), values in known.items() if other == what for value in values]
+    values = known.get((what, name)) or any_kind
+    return median(values) if values else None
+
+
+def _times(count: int, seconds: float | None) -> float | None:
+    return None if seconds is None else count * seconds
+
+
+def _finished(store: Store, kind: str) -> Iterator[tuple[Entry, dict[str, Any]]]:
+    """Each finished cell of a kind with its resolved configuration."""
+    for folder in sorted((store.root / kind).glob("*/")):
+        if (entry := store.find(kind, folder.name)) and (folder / CONFIG_FILE).exists():
+            yield entry, json.loads((folder / CONFIG_FILE).read_text())
