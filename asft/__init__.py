@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from asft.anchor.anchor import Anchor
     from asft.anchor.callback import AsFTCallback, FullAsFTCallback
-    from asft.anchor.project import project_adapter
-    from asft.anchor.projection import safe_lora
+    from asft.anchor.projection import project_adapter, safe_lora
 
 __version__ = "0.1.0"
 
@@ -20,7 +19,7 @@ _HOMES = {
     "Anchor": "asft.anchor.anchor",
     "AsFTCallback": "asft.anchor.callback",
     "FullAsFTCallback": "asft.anchor.callback",
-    "project_adapter": "asft.anchor.project",
+    "project_adapter": "asft.anchor.projection",
     "safe_lora": "asft.anchor.projection",
 }
 

@@ -38,8 +38,7 @@ from transformers import (
 
 from asft import Anchor, AsFTCallback
 from asft.anchor.binding import lora_factors
-from asft.anchor.forms import Gram
-from asft.anchor.module import AnchoredModule
+from asft.anchor.forms import AnchoredModule, Gram
 from asft.anchor.penalty import Penalty
 
 RANK = 8

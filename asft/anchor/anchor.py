@@ -14,8 +14,7 @@ import torch
 
 from asft.anchor import cache
 from asft.anchor.difference import CheckpointPair
-from asft.anchor.forms import LowRank, on_host
-from asft.anchor.module import AnchoredModule
+from asft.anchor.forms import AnchoredModule, LowRank, on_host
 from asft.anchor.names import stem
 from asft.anchor.saved_adapter import SavedAdapter, read_adapter
 from asft.anchor.spec import AnchorSpec, FormName, Variant, build_form, update_spectrum
@@ -82,7 +81,7 @@ class Anchor(Mapping[str, AnchoredModule]):
         device: str | torch.device = "cpu",
         cache_dir: str | Path | None = None,
     ) -> Anchor:
-        """Stream V = W_aligned − W_base of the target modules out of two checkpoints (methods.md §2).
+        """Stream V = W_aligned − W_base of the target modules out of two checkpoints (AsFT, arXiv:2506.08473).
 
         Args:
             base: directory of safetensors before alignment (or one file).
@@ -117,7 +116,7 @@ class Anchor(Mapping[str, AnchoredModule]):
     def from_adapter(
         cls, adapter: str | Path, *, surrogate: Surrogate = "projector", device: str | torch.device = "cpu"
     ) -> Anchor:
-        """Harmful directions from a LoRA adapter fine-tuned on harmful data (AsFT_Alt, methods.md §4).
+        """Harmful directions from a LoRA adapter fine-tuned on harmful data (AsFT_Alt, the paper's Table 8).
 
         With Δ_h = s·B_hA_h per module the penalty acts on the part of ΔW *along* Δ_h: R = λ‖Ĉ_h ΔW‖². Both
         surrogates are exact and cost two products with an o×r matrix.

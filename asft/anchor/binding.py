@@ -9,6 +9,7 @@ from peft import PeftModel
 from peft.tuners.adalora import AdaLoraLayer
 from peft.tuners.lora import LoraLayer
 from peft.tuners.lora.layer import Embedding, MultiheadAttention, ParamWrapper, _ConvNd
+from peft.tuners.trainable_tokens import TrainableTokensLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 from torch._dynamo import OptimizedModule
@@ -16,7 +17,7 @@ from torch.distributed.tensor import DTensor
 
 from asft.anchor.anchor import Anchor
 from asft.anchor.names import PEFT_PREFIX, stem
-from asft.anchor.saved_adapter import SHIFTING_INITS
+from asft.anchor.saved_adapter import COMPILED, check_config
 
 NOT_LINEAR = (_ConvNd, Embedding, MultiheadAttention, ParamWrapper)
 BUILD_HINT = "build the anchor with the adapter's target_modules"
@@ -53,15 +54,15 @@ def lora_factors(model: nn.Module) -> list[LoraFactors]:
 
     Raises:
         ValueError: no LoRA layer, another adapter type, a LoRA variant whose update is not s·BA, several
-            active adapters, or parameters sharded over devices.
+            active adapters, one that is merged into the base weight, or parameters sharded over devices.
     """
     model = unwrap(model)
     if isinstance(model, PeftModel):
-        _check_config(model)
+        check_config(model.peft_config[model.active_adapter].to_dict(), f"The adapter {model.active_adapter!r}")
     layers = {
-        name.removeprefix(PEFT_PREFIX): layer
+        name.replace(COMPILED, "").removeprefix(PEFT_PREFIX): layer
         for name, layer in model.named_modules()
-        if isinstance(layer, BaseTunerLayer)
+        if isinstance(layer, BaseTunerLayer) and not isinstance(layer, TrainableTokensLayer)
     }
     found = [factors for name, layer in layers.items() for factors in _factors(name, layer)]
     if not found:
@@ -72,38 +73,25 @@ def lora_factors(model: nn.Module) -> list[LoraFactors]:
     return found
 
 
-def _check_config(model: PeftModel) -> None:
-    config = model.peft_config[model.active_adapter]
-    if config.peft_type.value != "LORA":
-        raise ValueError(
-            f"peft_type={config.peft_type.value} is not supported: the penalty is defined on plain LoRA (BA)."
-        )
-    init = config.init_lora_weights
-    if isinstance(init, str) and init.lower().startswith(SHIFTING_INITS):
-        raise ValueError(
-            f"init_lora_weights={init!r} moves part of the base weight into BA, which then is not the change "
-            "of the weight: use True, 'gaussian', 'eva' or 'orthogonal'."
-        )
-    if config.layer_replication:
-        raise ValueError("layer_replication is not supported: its layers do not match the anchor's names.")
-
-
 def _factors(name: str, layer: BaseTunerLayer) -> list[LoraFactors]:
     """The active factors of one adapter layer: one, or none where no adapter is active."""
     kind = type(layer).__name__
-    if isinstance(layer, AdaLoraLayer):
-        raise ValueError(f"AdaLoRA is not supported (layer {name!r}): its update is PΛQ, not BA; use LoRA.")
-    if not isinstance(layer, LoraLayer):
-        raise ValueError(f"Adapter layer {kind} at {name!r} is not supported; use LoRA.")
+    if isinstance(layer, AdaLoraLayer) or not isinstance(layer, LoraLayer):
+        raise ValueError(f"Adapter layer {kind} at {name!r} is not supported: its update is not BA; use LoRA.")
     if isinstance(layer, NOT_LINEAR):
         raise ValueError(f"LoRA on {kind} at {name!r} is not supported: only linear modules are.")
+    if layer.merged:
+        raise ValueError(
+            f"Module {name!r} has its adapter merged into the base weight, where a change of BA has no effect: call "
+            "unmerge_adapter() first."
+        )
     adapters = [adapter for adapter in layer.active_adapters if adapter in layer.lora_A]
     if len(adapters) > 1:
         raise ValueError(f"Module {name!r} has {len(adapters)} active adapters {adapters}: activate one.")
     for adapter in adapters:
-        if adapter in layer.lora_variant:
-            variant = type(layer.lora_variant[adapter]).__name__
-            label = "DoRA" if variant.startswith("Dora") else variant
+        variant = type(layer.lora_variant[adapter]).__name__ if adapter in layer.lora_variant else None
+        label = variant or ("lora_bias" if layer.lora_bias.get(adapter) else None)
+        if label:
             raise ValueError(f"{label} is not supported (layer {name!r}): its update is not BA; use plain LoRA.")
         a, b = layer.lora_A[adapter], layer.lora_B[adapter]
         check_whole(name, a.weight)

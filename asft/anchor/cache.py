@@ -18,8 +18,7 @@ from filelock import FileLock
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from asft.anchor.forms import FORMS
-from asft.anchor.module import AnchoredModule
+from asft.anchor.forms import FORMS, AnchoredModule
 from asft.store.anchors import DAMAGED, read_meta, write_meta
 from asft.store.integrity import DamagedEntry, set_aside
 

@@ -106,7 +106,7 @@ class PenaltyCallback(TrainerCallback, ABC):
 
 
 class AsFTCallback(PenaltyCallback):
-    """AsFT for LoRA: the gradient of λ Σ_l ‖Π_l B_l A_l‖² (methods.md §2), added before each optimiser step.
+    """AsFT for LoRA: the gradient of λ Σ_l ‖Π_l B_l A_l‖² (arXiv:2506.08473), added before each optimiser step.
 
     >>> anchor = Anchor.build("base", "aligned", ["q_proj", "v_proj"])
     >>> Trainer(model=peft_model, ..., callbacks=[AsFTCallback(anchor, lam=1.0)])
@@ -151,7 +151,7 @@ class AsFTCallback(PenaltyCallback):
 
 
 class FullAsFTCallback(PenaltyCallback):
-    """AsFT for full-parameter training: the gradient 2λGΔW of λ Σ_l ‖Π_l ΔW_l‖² (methods.md §3, our reading).
+    """AsFT for full-parameter training: the gradient 2λGΔW of λ Σ_l ‖Π_l ΔW_l‖² (our reading).
 
     ΔW = W − W(0), W(0) being the weights when training begins, which must be the aligned model's. Only the
     anchored 2-D linear weights are covered; embeddings, norms, biases and other linears train freely. λ acts

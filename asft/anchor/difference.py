@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import torch
 from torch import Tensor
 
 from asft.anchor.checkpoint import Checkpoint
-from asft.anchor.names import is_target
+from asft.anchor.names import is_target, spellings
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,16 +22,12 @@ class PairedModule:
         name: as the model class spells it, e.g. ``model.layers.0.self_attn.q_proj``.
         out_features: o, rows of the o×i matrix that multiplies a column vector.
         in_features: i.
-        base_key: tensor key in the base checkpoint.
-        aligned_key: tensor key in the aligned checkpoint.
         transposed: stored as i×o (``transformers.pytorch_utils.Conv1D``, as in GPT-2).
     """
 
     name: str
     out_features: int
     in_features: int
-    base_key: str
-    aligned_key: str
     transposed: bool
 
 
@@ -45,51 +40,67 @@ class CheckpointPair:
     Args:
         base: checkpoint before alignment, a directory of safetensors or one file.
         aligned: checkpoint after alignment, of equal shapes in the target modules.
-        targets: module names or trailing path components of them, e.g. ``["q_proj", "v_proj"]``.
+        targets: module names or trailing path components of them, e.g. ``["q_proj", "v_proj"]``. A whole name may
+            also be a key of the checkpoint that names no module (one expert of fused ones).
+        allow_equal: accept modules that are the same on both sides, as long as one differs.
+
+    Attributes:
+        modules: by name.
+        equal: names of modules that are the same on both sides (V = 0) and so have no alignment direction.
 
     Raises:
         ValueError: targets that match nothing, unequal shapes, a target missing on one side, equal weights.
     """
 
-    def __init__(self, base: str | Path, aligned: str | Path, targets: Sequence[str]) -> None:
+    def __init__(
+        self, base: str | Path, aligned: str | Path, targets: Sequence[str], *, allow_equal: bool = False
+    ) -> None:
         if isinstance(targets, str) or not targets:
             raise ValueError(f"targets={targets!r} must be a list with a module name in it, e.g. ['q_proj', 'v_proj'].")
         self.base, self.aligned = Checkpoint(base, "base"), Checkpoint(aligned, "aligned")
-        self.modules = {name: self._pair(name, transposed) for name, transposed in self._select(targets)}
-        self._check_difference()
+        shared = self.aligned.architecture or self.base.architecture
+        for side in (self.base, self.aligned):
+            side.architecture = side.architecture or shared
+        linears = shared.linears if shared else self.aligned.linears_by_key()
+        self.modules = {name: self._pair(name, linears.get(name, False)) for name in self._select(targets, linears)}
+        self.equal = frozenset(name for name, module in self.modules.items() if self._is_same(module))
+        self._check_difference(allow_equal)
 
-    def _select(self, targets: Sequence[str]) -> list[tuple[str, bool]]:
-        linears = linear_modules(self.aligned) or linear_modules(self.base) or _linears_by_key(self.aligned)
-        unmatched = [target for target in targets if not any(is_target(name, [target]) for name in linears)]
+    def _select(self, targets: Sequence[str], linears: Iterable[str]) -> list[str]:
+        found = [name for name in linears if is_target(name, targets)]
+        unmatched = []
+        for target in [target for target in targets if not any(is_target(name, [target]) for name in found)]:
+            stored = [name for name in spellings(target) if f"{name}.weight" in self.aligned.stored]
+            found += stored[:1]
+            unmatched += [] if stored else [target]
         if unmatched:
             available = ", ".join(sorted({name.rpartition(".")[2] for name in linears}))
             raise ValueError(
-                f"targets={list(targets)}: {unmatched[0]!r} matches no linear module of {self.aligned}; "
-                f"available: {available}."
+                f"target {unmatched[0]!r} ({len(unmatched)} of {len(targets)}) matches no linear module of "
+                f"{self.aligned}; available: {available}."
             )
-        return [(name, transposed) for name, transposed in linears.items() if is_target(name, targets)]
+        return found
 
     def _pair(self, name: str, transposed: bool) -> PairedModule:
-        base_key, aligned_key = (_weight_key(side, name) for side in (self.base, self.aligned))
-        base_shape, aligned_shape = self.base.shapes[base_key], self.aligned.shapes[aligned_key]
+        base_shape, aligned_shape = (side.shape(f"{name}.weight") for side in (self.base, self.aligned))
         if base_shape != aligned_shape or len(base_shape) != 2:
             raise ValueError(
                 f"Module {name!r} has shape {base_shape} in {self.base} but {aligned_shape} in "
                 f"{self.aligned}: give two checkpoints of one architecture and size."
             )
         o, i = reversed(base_shape) if transposed else base_shape
-        return PairedModule(name, o, i, base_key, aligned_key, transposed)
+        return PairedModule(name, o, i, transposed)
 
-    def _check_difference(self) -> None:
-        same = [name for name, module in self.modules.items() if self._is_same(module)]
-        if len(same) == len(self.modules):
+    def _check_difference(self, allow_equal: bool) -> None:
+        if len(self.equal) == len(self.modules):
             raise ValueError(
-                f"{self.base} and {self.aligned} are the same in all {len(same)} target modules (V = 0), so "
+                f"{self.base} and {self.aligned} are the same in all {len(self.equal)} target modules (V = 0), so "
                 "there is no alignment direction: give two different models."
             )
-        if same:
+        if self.equal and not allow_equal:
+            first = next(name for name in self.modules if name in self.equal)
             raise ValueError(
-                f"Module {same[0]!r} is the same in {self.base} and {self.aligned} (V = 0; {len(same)} of "
+                f"Module {first!r} is the same in {self.base} and {self.aligned} (V = 0; {len(self.equal)} of "
                 f"{len(self.modules)} modules), so it has no alignment direction: leave it out of targets."
             )
 
@@ -98,8 +109,7 @@ class CheckpointPair:
         return all(torch.equal(before.double(), after.double()) for _, before, after in self._blocks(module))
 
     def _blocks(self, module: PairedModule) -> Iterator[tuple[slice, Tensor, Tensor]]:
-        base = self.base.row_blocks(module.base_key)
-        aligned = self.aligned.row_blocks(module.aligned_key)
+        base, aligned = (side.row_blocks(f"{module.name}.weight") for side in (self.base, self.aligned))
         for (rows, before), (_, after) in zip(base, aligned, strict=True):
             yield rows, before, after
 
@@ -129,45 +139,9 @@ class CheckpointPair:
         """SHA-256 over name, layout, type, shape and bytes of every target weight on both sides."""
         total = hashlib.sha256()
         for name, module in sorted(self.modules.items()):
-            for side, key in ((self.base, module.base_key), (self.aligned, module.aligned_key)):
-                weight = side.tensor(key)
+            for side in (self.base, self.aligned):
+                weight = side.tensor(f"{name}.weight")
                 traits = (name, side.role, module.transposed, str(weight.dtype), tuple(weight.shape))
                 total.update(repr(traits).encode())
                 total.update(weight.contiguous().view(torch.uint8).numpy().data)
         return total.hexdigest()
-
-
-def _weight_key(side: Checkpoint, name: str) -> str:
-    key = side.weight_key(name)
-    if key is None:
-        raise ValueError(f"{side} has no weight for module {name!r}: give two checkpoints of one architecture.")
-    return key
-
-
-def _linears_by_key(checkpoint: Checkpoint) -> dict[str, bool]:
-    """Fall-back without a config: every 2-D ``.weight`` but the embeddings, taken as o×i."""
-    return {
-        key.removesuffix(".weight"): False
-        for key, shape in checkpoint.shapes.items()
-        if key.endswith(".weight") and len(shape) == 2 and "embed" not in key
-    }
-
-
-def linear_modules(checkpoint: Checkpoint) -> dict[str, bool]:
-    """Linear modules of the class that ``config.json`` names, in model order: name → stored transposed.
-
-    The model is built on the meta device, which takes no memory. Empty when there is no config, or one that
-    only remote code could build (which is never run).
-    """
-    file = checkpoint.path / "config.json"
-    if not file.is_file() or "auto_map" in json.loads(file.read_text()):
-        return {}
-    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoModel, AutoModelForCausalLM
-    from transformers.pytorch_utils import Conv1D
-
-    config = AutoConfig.from_pretrained(checkpoint.path)
-    family = AutoModelForCausalLM if type(config) in MODEL_FOR_CAUSAL_LM_MAPPING else AutoModel
-    with torch.device("meta"):
-        model = family.from_config(config)
-    linears = (torch.nn.Linear, Conv1D)
-    return {name: isinstance(part, Conv1D) for name, part in model.named_modules() if isinstance(part, linears)}

@@ -1,4 +1,4 @@
-"""AsFT on full-parameter training: R = λ Σ_l ‖Π_l (W_l − W_l(0))‖², gradient 2λ G ΔW (methods.md §3)."""
+"""AsFT on full-parameter training: R = λ Σ_l ‖Π_l (W_l − W_l(0))‖², gradient 2λ G ΔW (our reading)."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from asft.anchor.anchor import Anchor
+from asft.anchor.architecture import linear_modules
 from asft.anchor.binding import check_shape, check_whole, unwrap
 from asft.anchor.forms import Form
 from asft.anchor.penalty import Norms, accumulation_dtype
@@ -24,19 +25,24 @@ class FullPenalty:
         model: an unadapted model at the aligned weights, possibly wrapped by DDP or torch.compile.
 
     Raises:
-        ValueError: the model holds adapters, lacks an anchored module, or has it frozen, sharded or in
-            another shape.
+        ValueError: the model holds adapters, lacks an anchored module or has it sharded or in another shape, or all of
+            them are frozen.
     """
 
     def __init__(self, anchor: Anchor, model: nn.Module) -> None:
         self._terms = _terms(anchor, unwrap(model))
+        if not any(term.trained for term in self._terms):
+            raise ValueError(
+                f"All {len(anchor)} anchored modules are frozen (requires_grad=False): choose other targets."
+            )
         self.names = tuple(anchor)
 
     @torch.no_grad()
     def add_gradients(self, lam: float) -> None:
-        """Add 2λ G ΔW to the ``.grad`` of every covered weight."""
+        """Add 2λ G ΔW to the ``.grad`` of every covered weight that requires a gradient now."""
         for term in self._terms:
-            term.add_gradient(lam)
+            if term.trained:
+                term.add_gradient(lam)
 
     @torch.no_grad()
     def norms(self) -> Norms:
@@ -52,6 +58,10 @@ class _Term:
         self._start = weight.detach().clone()
         self._dtype = accumulation_dtype(weight.dtype)
         self._form = form.to(weight.device, self._dtype)
+
+    @property
+    def trained(self) -> bool:
+        return self._weight.requires_grad
 
     def _change(self) -> Tensor:
         change = self._weight.to(self._dtype) - self._start.to(self._dtype)
@@ -73,28 +83,22 @@ class _Term:
 
 
 def _terms(anchor: Anchor, model: nn.Module) -> list[_Term]:
-    found: dict[str, _Term] = {}
-    for name, module in model.named_modules():
-        if isinstance(module, BaseTunerLayer):
-            raise ValueError(
-                f"{type(model).__name__} holds adapters, first at {name!r}: use AsFTCallback, made for them."
-            )
-        if name in anchor and isinstance(module, nn.Linear | Conv1D):
-            found[anchor[name].name] = _term(anchor, name, module)
+    adapter = next((name for name, module in model.named_modules() if isinstance(module, BaseTunerLayer)), None)
+    if adapter is not None:
+        raise ValueError(f"{type(model).__name__} holds adapters, first at {adapter!r}: use AsFTCallback.")
+    found = {anchor[name].name: name for name in linear_modules(model) if name in anchor}
     missing = [name for name in anchor if name not in found]
     if missing:
         raise ValueError(
             f"{type(model).__name__} lacks {len(missing)} of {len(anchor)} anchored modules, first "
             f"{missing[0]!r}: build the anchor from checkpoints of this model."
         )
-    return list(found.values())
+    return [_term(anchor, name, model.get_submodule(name)) for name in found.values()]
 
 
-def _term(anchor: Anchor, name: str, module: nn.Linear | Conv1D) -> _Term:
-    weight, transposed = module.weight, isinstance(module, Conv1D)
+def _term(anchor: Anchor, name: str, module: nn.Module) -> _Term:
+    weight, transposed = module.get_parameter("weight"), isinstance(module, Conv1D)
     check_whole(name, weight)
     o, i = reversed(weight.shape) if transposed else weight.shape
     check_shape(anchor, name, (o, i))
-    if not weight.requires_grad:
-        raise ValueError(f"Module {name!r} is anchored but frozen (requires_grad=False): leave it out of targets.")
     return _Term(weight, anchor[name].form, transposed)

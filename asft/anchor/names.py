@@ -19,6 +19,11 @@ def stem(name: str) -> str:
     return name
 
 
+def spellings(name: str) -> tuple[str, ...]:
+    """The ways to write ``name``, as given first: with either backbone prefix and without one."""
+    return (name, *(f"{prefix}{stem(name)}" for prefix in ("", *BACKBONE_PREFIXES)))
+
+
 def is_target(name: str, targets: Iterable[str]) -> bool:
     """Whether ``name`` ends in one of ``targets``, compared by whole path components as PEFT does."""
     return any(name == target or name.endswith(f".{target}") for target in targets)

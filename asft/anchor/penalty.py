@@ -1,4 +1,4 @@
-"""R = λ Σ_l tr[(BᵀGB)(AAᵀ)] and its gradients in closed form, added to ``.grad`` (methods.md §2).
+"""R = λ Σ_l tr[(BᵀGB)(AAᵀ)] (AsFT, arXiv:2506.08473) and its gradients in closed form, added to ``.grad``.
 
     ∇_B R = 2λ (G B)(A Aᵀ)          ∇_A R = 2λ (Bᵀ G B) A
 
@@ -76,7 +76,7 @@ class Penalty:
 
     @torch.no_grad()
     def add_gradients(self, lam: float) -> None:
-        """Add λ∇R to the ``.grad`` of every factor that requires a gradient."""
+        """Add λ∇R to the ``.grad`` of every factor that requires a gradient now."""
         for group in self._groups:
             group.add_gradients(lam)
 
@@ -93,7 +93,7 @@ def _grouped(anchor: Anchor, factors: Sequence[LoraFactors]) -> list[list[LoraFa
         form = anchor[factor.name].form
         shapes = tuple((key, tensor.shape) for key, tensor in form.tensors().items())
         a, b = factor.a, factor.b
-        traits = (a.shape, b.shape, a.dtype, a.device, a.requires_grad, b.requires_grad, factor.scaling)
+        traits = (a.shape, b.shape, a.dtype, a.device, factor.scaling)
         groups[form.kind, form.side, shapes, traits].append(factor)
     return list(groups.values())
 
@@ -131,9 +131,9 @@ class _Group:
         a, bt = self._load()
         bt_g = self._product(bt)
         factor = 2 * lam * self._weight
-        if self._b_params[0].requires_grad:
+        if any(param.requires_grad for param in self._b_params):
             _accumulate(self._b_params, ((a @ a.mT) @ bt_g).mT, factor)
-        if self._a_params[0].requires_grad:
+        if any(param.requires_grad for param in self._a_params):
             _accumulate(self._a_params, (bt_g @ bt.mT) @ a, factor)
 
     def squares(self) -> Tensor:
@@ -152,8 +152,9 @@ def _inner(x: Tensor, y: Tensor, k: Tensor) -> Tensor:
 
 
 def _accumulate(params: Sequence[Tensor], gradient: Tensor, factor: float) -> None:
-    grads = [_grad(param) for param in params]
-    torch._foreach_add_(grads, list(gradient.unbind()), alpha=factor)
+    """Adds to the ``.grad`` of those parameters that are trained at this moment; a callback may switch them."""
+    trained = [(param, block) for param, block in zip(params, gradient.unbind(), strict=True) if param.requires_grad]
+    torch._foreach_add_([_grad(param) for param, _ in trained], [block for _, block in trained], alpha=factor)
 
 
 def _grad(param: Tensor) -> Tensor:

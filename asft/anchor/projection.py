@@ -1,4 +1,4 @@
-"""Safe LoRA: project the LoRA updates that point away from the alignment direction (methods.md §5).
+"""Safe LoRA: project the LoRA updates that point away from the alignment direction (arXiv:2405.16833).
 
 Per module, with V = W_aligned − W_base and Ĉ = VVᵀ/‖V‖ (never formed):
 
@@ -6,26 +6,38 @@ Per module, with V = W_aligned − W_base and Ĉ = VVᵀ/‖V‖ (never formed):
     c = cos(vec(MA), vec(BA)) = tr(MᵀB·AAᵀ) / √[tr(MᵀM·AAᵀ) · tr(BᵀB·AAᵀ)],  rounded to 5 decimals
 
 ``threshold`` mode projects modules with c ≤ τ; ``number`` mode takes for τ the K-th smallest c, so that ties
-project more than K modules, as in the authors' code. A is never changed.
+project more than K modules, as in the authors' code. A is never changed. Where nothing is said K is 10, the authors'
+default, or all modules of a smaller adapter.
 """
 
 from __future__ import annotations
 
+import json
+import logging
 import math
-from collections.abc import Iterator, Mapping
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from asft.anchor.binding import lora_factors
+from asft.anchor.binding import lora_factors, unwrap
 from asft.anchor.difference import CheckpointPair
-from asft.anchor.names import stem
+from asft.anchor.names import is_target, stem
+from asft.anchor.saved_adapter import PICKLED_NAME, WEIGHTS_NAME, read_adapter
+
+logger = logging.getLogger(__name__)
 
 Mode = Literal["number", "threshold"]
+NUMBER, THRESHOLD = 10, 0.5  # the authors' defaults
 DECIMALS = 5
+REPORT_NAME = "safe_lora.json"
+TEMPLATES_NAME = "additional_chat_templates"  # where transformers keeps a tokenizer's further templates
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +46,9 @@ class ProjectedModule:
 
     Attributes:
         name: base module name.
-        cosine: c, rounded to 5 decimals; 0 where ĈB is zero, and None where the update BA itself is zero and has
-            no direction: such a module is never selected and does not count among the K smallest.
+        cosine: c, rounded to 5 decimals; 0 where ĈB is zero, and None where there is no direction to compare, since
+            the update BA is zero or the weight the same on both sides (V = 0): such a module is never selected and
+            does not count among the K smallest.
         projected: whether B was replaced by ĈB.
         norm_before: ‖BA‖.
         norm_after: ‖BA‖ of what the module holds now.
@@ -92,9 +105,10 @@ def safe_lora(
     base: str | Path,
     aligned: str | Path,
     *,
-    mode: Mode = "number",
-    number: int = 10,
-    threshold: float = 0.5,
+    mode: Mode | None = None,
+    number: int | None = None,
+    threshold: float | None = None,
+    targets: Sequence[str] | None = None,
 ) -> SafeLoraReport:
     """Project the active LoRA adapter of ``model`` in place.
 
@@ -102,21 +116,105 @@ def safe_lora(
         model: a PEFT model with plain LoRA.
         base: checkpoint before alignment (directory of safetensors, or one file).
         aligned: checkpoint after alignment.
-        mode: ``number`` or ``threshold``.
+        mode: ``number`` or ``threshold``; by default the one of the two that is given.
         number: K of ``number`` mode; no effect in the other.
         threshold: τ of ``threshold`` mode; no effect in the other.
+        targets: look only at modules of these names or trailing parts of names; by default at all of the adapter.
 
     Raises:
-        ValueError: unknown mode, K above the number of modules, unequal shapes, or an unsupported
-            adapter.
+        ValueError: number and threshold without a mode, K above the number of modules, unequal shapes, or an adapter
+            that is not supported or changes more than its projection could undo.
     """
     factors = {factor.name: factor for factor in lora_factors(model)}
+    for config in getattr(unwrap(model), "peft_config", {}).values():
+        _check_bias(config.bias, (name for name, _ in model.named_parameters()), "The model's adapter")
     updates = {name: Update(factor.a.detach(), factor.b.detach()) for name, factor in factors.items()}
-    projected, report = project(updates, base, aligned, mode=mode, number=number, threshold=threshold)
+    projected, report = project(_chosen(updates, targets), base, aligned, mode=mode, number=number, threshold=threshold)
     with torch.no_grad():
         for name, b in projected.items():
             factors[name].b.copy_(b)
     return report
+
+
+def project_adapter(
+    adapter: str | Path,
+    base: str | Path,
+    aligned: str | Path,
+    out: str | Path,
+    *,
+    mode: Mode | None = None,
+    number: int | None = None,
+    threshold: float | None = None,
+    targets: Sequence[str] | None = None,
+) -> SafeLoraReport:
+    """Write a projected copy of ``adapter`` to ``out``, with ``safe_lora.json`` beside it.
+
+    All other tensors, settings and files (tokenizer, chat template, model card) are kept, and B keeps its stored
+    type, so whatever reads the adapter reads the result alike. ``out`` is complete or absent.
+
+    Args:
+        adapter: directory with ``adapter_config.json`` and ``adapter_model.safetensors``.
+        base: checkpoint before alignment.
+        aligned: checkpoint after alignment.
+        out: a directory that does not exist yet or is empty.
+        mode: see :func:`safe_lora`.
+        number: K of ``number`` mode.
+        threshold: τ of ``threshold`` mode.
+        targets: see :func:`safe_lora`.
+
+    Raises:
+        ValueError: ``out`` in use, or as :func:`asft.anchor.saved_adapter.read_adapter` and :func:`safe_lora`.
+    """
+    target = Path(out).absolute()
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise ValueError(f"out={str(out)!r} exists and is not an empty directory: give a new one.")
+    saved = read_adapter(adapter)
+    _check_bias(saved.config.get("bias"), saved.tensors, f"adapter={str(adapter)!r}")
+    tensors = dict(saved.tensors)
+    updates = {name: Update(tensors[keys.a], tensors[keys.b]) for name, keys in saved.keys.items()}
+    projected, report = project(_chosen(updates, targets), base, aligned, mode=mode, number=number, threshold=threshold)
+    for name, b in projected.items():
+        key = saved.keys[name].b
+        tensors[key] = b.to(tensors[key].dtype).contiguous()
+    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
+    partial.mkdir(parents=True)
+    try:
+        _copy_files(saved.path, partial)
+        save_file(tensors, partial / WEIGHTS_NAME, metadata=saved.metadata)
+        (partial / REPORT_NAME).write_text(json.dumps(report.to_dict(), indent=1))
+        os.replace(partial, target)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return report
+
+
+def _copy_files(source: Path, target: Path) -> None:
+    """All that lies beside the adapter's weights. Other folders stay behind: other adapters and trainer checkpoints,
+    which nothing was projected in; and so do the same weights pickled."""
+    for file in source.iterdir():
+        if file.is_file() and file.name not in (WEIGHTS_NAME, PICKLED_NAME):
+            shutil.copyfile(file, target / file.name)
+        elif file.name == TEMPLATES_NAME:
+            shutil.copytree(file, target / file.name)
+
+
+def _check_bias(bias: str | None, names: Iterable[str], where: str) -> None:
+    if bias not in (None, "none") and any(name.endswith(".bias") for name in names):
+        raise ValueError(
+            f"{where} has bias={bias!r}: it trains biases of the base model, which no projection undoes; only "
+            "bias='none' is supported."
+        )
+
+
+def _chosen(updates: Mapping[str, Update], targets: Sequence[str] | None) -> dict[str, Update]:
+    """The updates of the target modules."""
+    if targets is None:
+        return dict(updates)
+    unmatched = [target for target in targets if not any(is_target(name, [target]) for name in updates)]
+    if unmatched or not targets or isinstance(targets, str):
+        available = ", ".join(sorted({name.rpartition(".")[2] for name in updates}))
+        raise ValueError(f"targets={targets!r}: give a list of adapted modules; available: {available}.")
+    return {name: update for name, update in updates.items() if is_target(name, targets)}
 
 
 def project(
@@ -124,9 +222,9 @@ def project(
     base: str | Path,
     aligned: str | Path,
     *,
-    mode: Mode,
-    number: int,
-    threshold: float,
+    mode: Mode | None = None,
+    number: int | None = None,
+    threshold: float | None = None,
 ) -> tuple[dict[str, Tensor], SafeLoraReport]:
     """The new B of every selected module, and the report; inputs are left as they are.
 
@@ -136,7 +234,7 @@ def project(
     Raises:
         ValueError: as :func:`safe_lora`.
     """
-    check_selection(mode, number, threshold, len(updates))
+    mode, number, threshold = _selection(mode, number, threshold, len(updates))
     candidates = dict(_candidates(updates, base, aligned))
     cut = threshold if mode == "threshold" else _kth_smallest(candidates, number)
     chosen = {name for name, c in candidates.items() if cut is not None and c.cosine is not None and c.cosine <= cut}
@@ -149,21 +247,36 @@ def project(
     return {name: candidates[name].projected_b for name in chosen}, SafeLoraReport(mode, cut, modules)
 
 
-def check_selection(mode: Mode, number: int, threshold: float, modules: int) -> None:
-    """Raise ValueError for a selection that cannot be made among ``modules`` modules."""
-    if mode not in ("number", "threshold"):
-        raise ValueError(f"mode={mode!r} is unknown; allowed: number, threshold.")
+def _selection(mode: Mode | None, number: int | None, threshold: float | None, modules: int) -> tuple[Mode, int, float]:
+    """What is asked for among ``modules`` modules, defaults put in."""
+    if mode is None and number is not None and threshold is not None:
+        raise ValueError(f"number={number} and threshold={threshold} are two ways to select modules: give one.")
+    if mode is None:
+        mode = "number" if threshold is None else "threshold"
+    if mode not in get_args(Mode):
+        raise ValueError(f"mode={mode!r} is unknown; allowed: {', '.join(get_args(Mode))}.")
+    number = min(NUMBER, modules) if number is None else number
+    threshold = THRESHOLD if threshold is None else threshold
     if mode == "number" and not 1 <= number <= modules:
         raise ValueError(f"number={number} must lie between 1 and {modules}, the number of adapted modules.")
     if mode == "threshold" and not -1 <= threshold <= 1:
         raise ValueError(f"threshold={threshold} must lie between -1 and 1: it is compared with a cosine.")
+    return mode, number, threshold
 
 
 def _candidates(
     updates: Mapping[str, Update], base: str | Path, aligned: str | Path
 ) -> Iterator[tuple[str, _Candidate]]:
-    pair = CheckpointPair(base, aligned, [stem(name) for name in updates])
+    pair = CheckpointPair(base, aligned, [stem(name) for name in updates], allow_equal=True)
     names = {stem(name): name for name in pair.modules}
+    if pair.equal:
+        logger.warning(
+            "%d of %d modules are the same in base and aligned (V = 0), first %s: they have no alignment direction and "
+            "keep their updates.",
+            len(pair.equal),
+            len(names),
+            next(iter(pair.equal)),
+        )
     for name, update in updates.items():
         v = pair.difference(names[stem(name)], update.b.device)
         shape = (update.b.shape[0], update.a.shape[1])
@@ -178,10 +291,11 @@ def _candidates(
 def _candidate(v: Tensor, update: Update) -> _Candidate:
     b, a = update.b.to(torch.promote_types(v.dtype, update.b.dtype)), update.a.double()
     v = v.to(b.dtype)
-    m = v @ (v.mT @ b) / torch.linalg.matrix_norm(v)
+    size = torch.linalg.matrix_norm(v)
+    m = v @ (v.mT @ b) / size if size > 0 else b
     k = a @ a.mT
     before, after = (math.sqrt(max(_inner(x, x, k), 0.0)) for x in (b, m))
-    if before == 0:
+    if before == 0 or size == 0:
         return _Candidate(m, None, before, after)
     cosine = _inner(m, b, k) / (after * before) if after > 0 else 0.0
     return _Candidate(m, round(cosine, DECIMALS), before, after)

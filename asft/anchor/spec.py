@@ -3,7 +3,7 @@
 =========  ===================================  ====================================================
 variant    penalised part of ΔW                 Ĉ
 =========  ===================================  ====================================================
-asft       orthogonal to the alignment          VVᵀ/‖V‖, as in the authors' code (methods.md §2)
+asft       orthogonal to the alignment          VVᵀ/‖V‖, as in the authors' code (arXiv:2506.08473)
 projector  orthogonal to the k leading          U_k U_kᵀ, a true projector (ours)
            directions
 parallel   along the alignment                  VVᵀ/‖V‖ (the paper's Fig. 4b)

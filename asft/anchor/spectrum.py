@@ -1,4 +1,4 @@
-"""Is AsFT more than weight decay on BA here? The eigenvalues of Ĉ answer it (methods.md §2).
+"""Is AsFT more than weight decay on BA here? The eigenvalues of Ĉ answer it.
 
 Along the j-th eigenvector of Ĉ = VVᵀ/‖V‖ AsFT penalises an update (1 − s_j)² times as much as plain decay
 λ‖BA‖² does. All s_j near 0: AsFT is that decay. s_j = 1: the direction is free. s_j > 2: it is penalised
@@ -16,7 +16,7 @@ from statistics import median
 from torch import Tensor
 
 from asft.anchor.anchor import Anchor
-from asft.anchor.module import AnchoredModule
+from asft.anchor.forms import AnchoredModule
 
 KEPT = 32  # eigenvalues listed per module; the counts and sums are over all of them
 NOTICEABLE, HALF = 0.1, 0.5

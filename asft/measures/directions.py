@@ -53,11 +53,8 @@ def difference(weights: Weights, other: Path, *, towards: bool) -> Direction:
     """
     checkpoint, sign, direction = Checkpoint(other, "checkpoint"), 1.0 if towards else -1.0, {}
     for name, weight in weights.items():
-        key = name if name in checkpoint.shapes else checkpoint.weight_key(name.removesuffix(".weight"))
-        if key is None:
-            raise ValueError(f"{checkpoint} has no tensor {name!r}: give a checkpoint of the same architecture.")
-        if checkpoint.shapes[key] == tuple(weight.shape):
-            there = checkpoint.tensor(key).to(weight.device, torch.float32)
+        if checkpoint.shape(name) == tuple(weight.shape):
+            there = checkpoint.tensor(name).to(weight.device, torch.float32)
             direction[name] = sign * (there - weight.float())
     return direction
 

@@ -1,4 +1,4 @@
-"""Safe LoRA: after training, project chosen modules' updates onto the alignment direction (methods.md §5).
+"""Safe LoRA: after training, project chosen modules' updates onto the alignment direction (arXiv:2405.16833).
 
 Per module c = cos(ĈBA, BA); where c is at or below the cut, B becomes ĈB. Nothing is trained: the adapter is
 that of plain SFT.

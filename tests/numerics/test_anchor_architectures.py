@@ -126,7 +126,7 @@ def test_targets_match_whole_components_only(tmp_path: Path) -> None:
         "model.layers.1.self_attn.q_proj",
         "model.layers.1.self_attn.v_proj",
     ]
-    with pytest.raises(ValueError, match="'proj' matches no linear module"):
+    with pytest.raises(ValueError, match=r"target 'proj' \(1 of 1\) matches no linear module"):
         Anchor.build(tmp_path / "base", tmp_path / "aligned", ["proj"])
 
 

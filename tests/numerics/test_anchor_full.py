@@ -114,8 +114,8 @@ def test_bf16_weights_are_subtracted_in_float32(tmp_path: Path) -> None:
 def test_refusals(tmp_path: Path) -> None:
     model = save_pair(tmp_path, "llama")
     anchor = Anchor.build(tmp_path / "base", tmp_path / "aligned", ["q_proj"])
-    model.model.layers[1].self_attn.q_proj.weight.requires_grad_(False)
-    with pytest.raises(ValueError, match=r"'model.layers.1.self_attn.q_proj' is anchored but frozen"):
+    model.requires_grad_(False)
+    with pytest.raises(ValueError, match=r"All 2 anchored modules are frozen"):
         FullPenalty(anchor, model)
     with pytest.raises(ValueError, match=r"lacks 2 of 2 anchored modules, first 'model.layers.0.self_attn.q_proj'"):
         FullPenalty(anchor, torch.nn.Linear(3, 3))

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from asft.anchor.anchor import Anchor
 from asft.anchor.binding import LoraFactors, lora_factors
-from asft.anchor.module import AnchoredModule
+from asft.anchor.forms import AnchoredModule
 from asft.anchor.penalty import Penalty
 from asft.anchor.products import SMALL_BYTES, products
 from asft.anchor.spec import AnchorSpec, build_form

@@ -42,7 +42,7 @@ def refuses(message: str) -> pytest.RaisesExc:
 
 
 def test_targets_that_match_nothing_list_what_there_is(base: Path, aligned: Path) -> None:
-    with refuses("targets=['q_proj', 'k_proj']: 'k_proj' matches no linear module of aligned="):
+    with refuses("target 'k_proj' (1 of 2) matches no linear module of aligned="):
         Anchor.build(base, aligned, ["q_proj", "k_proj"])
     with refuses("available: q_proj, up."):
         Anchor.build(base, aligned, ["proj"])
@@ -114,7 +114,7 @@ def test_missing_shard(aligned: Path, tmp_path: Path) -> None:
 
 def test_quantised_weights(aligned: Path, tmp_path: Path) -> None:
     quantised = write(tmp_path / "int8", layers__0__q_proj=torch.ones(6, 4, dtype=torch.int8))
-    with refuses("is stored as torch.int8: give an unquantised checkpoint"):
+    with refuses("is stored as I8: give an unquantised checkpoint"):
         Anchor.build(quantised, aligned, ["q_proj"])
 
 
@@ -148,6 +148,7 @@ def test_names() -> None:
 
 def test_key_with_and_without_the_prefix(base: Path) -> None:
     checkpoint = Checkpoint(base, "base")
-    assert checkpoint.weight_key("model.layers.0.up") == "layers.0.up.weight"
-    assert checkpoint.weight_key("layers.0.up") == "layers.0.up.weight"
-    assert checkpoint.weight_key("layers.0.down") is None
+    for name in ("model.layers.0.up.weight", "layers.0.up.weight"):
+        assert torch.equal(checkpoint.tensor(name), load_file(base / "model.safetensors")["layers.0.up.weight"])
+    with refuses("has no weight for module 'layers.0.down'"):
+        checkpoint.shape("layers.0.down.weight")

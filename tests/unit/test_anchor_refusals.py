@@ -14,7 +14,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainingArgumen
 from asft import Anchor, AsFTCallback, FullAsFTCallback
 from asft.anchor.binding import check_whole
 from asft.anchor.callback import check_training
-from asft.anchor.module import AnchoredModule
+from asft.anchor.forms import AnchoredModule
 from asft.anchor.penalty import Penalty
 from asft.anchor.spec import AnchorSpec, build_form
 
@@ -48,11 +48,11 @@ def refuses(message: str) -> pytest.RaisesExc:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"use_dora": True}, "DoRA is not supported (layer 'model.layers.0.self_attn.q_proj')"),
-        ({"init_lora_weights": "mica"}, "MiCALinearVariant is not supported"),
-        ({"init_lora_weights": "pissa"}, "init_lora_weights='pissa' moves part of the base weight into BA"),
+        ({"use_dora": True}, "The adapter 'default' uses DoRA: its update is not BA"),
+        ({"init_lora_weights": "mica"}, "init_lora_weights='mica'"),
+        ({"init_lora_weights": "pissa"}, "init_lora_weights='pissa', which moves part of the base weight into BA"),
         ({"init_lora_weights": "olora"}, "init_lora_weights='olora'"),
-        ({"layer_replication": [(0, 1), (0, 1)]}, "layer_replication is not supported"),
+        ({"layer_replication": [(0, 1), (0, 1)]}, "uses layer_replication"),
     ],
 )
 def test_lora_variants(anchor: Anchor, settings: dict[str, object], message: str) -> None:
@@ -61,19 +61,19 @@ def test_lora_variants(anchor: Anchor, settings: dict[str, object], message: str
 
 
 def test_other_adapter_types(anchor: Anchor) -> None:
-    with refuses("peft_type=ADALORA is not supported"):
+    with refuses("has peft_type=ADALORA: only LORA is supported"):
         Penalty(anchor, get_peft_model(tiny(), AdaLoraConfig(target_modules=TARGETS, total_step=10)))
-    with refuses("peft_type=IA3 is not supported"):
+    with refuses("has peft_type=IA3: only LORA is supported"):
         Penalty(anchor, get_peft_model(tiny(), IA3Config(target_modules=TARGETS, feedforward_modules=[])))
 
 
 def test_other_adapter_types_without_the_peft_wrapper(anchor: Anchor) -> None:
     """`model.add_adapter` injects layers into a plain model, which then carries no PEFT config."""
     adalora = get_peft_model(tiny(), AdaLoraConfig(target_modules=TARGETS, total_step=10)).base_model.model
-    with refuses("AdaLoRA is not supported"):
+    with refuses("Adapter layer SVDLinear at 'model.layers.0.self_attn.q_proj' is not supported"):
         Penalty(anchor, adalora)
     ia3 = get_peft_model(tiny(), IA3Config(target_modules=TARGETS, feedforward_modules=[])).base_model.model
-    with refuses("is not supported; use LoRA"):
+    with refuses("is not supported: its update is not BA; use LoRA"):
         Penalty(anchor, ia3)
     injected = tiny()
     injected.add_adapter(LoraConfig(r=2, target_modules=TARGETS))
@@ -87,7 +87,7 @@ def test_adapters_on_other_layers(anchor: Anchor) -> None:
     experts.block = nn.Module()
     experts.block.gate = nn.Parameter(torch.zeros(3, 8, 8))
     experts.block.forward = lambda x: x
-    with refuses("LoRA on ParamWrapper at 'block' is not supported"):
+    with refuses("uses target_parameters"):
         Penalty(anchor, get_peft_model(experts, LoraConfig(r=2, target_modules=[], target_parameters=["gate"])))
 
 
@@ -189,7 +189,7 @@ def test_refusal_comes_before_the_first_step(anchor: Anchor, tmp_path: Path) -> 
     trainer = Trainer(
         model=lora(use_dora=True), args=arguments, train_dataset=rows, callbacks=[AsFTCallback(anchor, 1.0)]
     )
-    with refuses("DoRA is not supported"):
+    with refuses("uses DoRA"):
         trainer.train()
     assert trainer.state.global_step == 0
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from asft import Anchor
-from asft.anchor.module import AnchoredModule
+from asft.anchor.forms import AnchoredModule
 from asft.anchor.spec import AnchorSpec, build_form
 from asft.anchor.spectrum import inspect, summary, to_json
 from asft.report.writers.spectrum import spectrum_figure
