@@ -2,62 +2,66 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
-from asft.report.records import Cell, CellRecord, Column, TableSpec
+from asft.report.analysis import Analysis
+from asft.report.collect import FA, HS
+from asft.report.records import AxisValue, Cell, CellRecord, Column, MetricValue, TableSpec
 
 PROMPTS = 100
 ROWS = 200
 RATIOS = (0.0, 0.1, 0.2)
 
 
-def cell(
-    method: str,
-    hs: int,
-    fa: int,
-    *,
-    p: float | None = None,
-    seed: int = 0,
-    axis: Mapping[str, Any] | None = None,
-    **changes: Any,
-) -> CellRecord:
+def flagged(count: int, of: int = PROMPTS) -> MetricValue:
+    """HS where the first ``count`` of so many prompts are answered harmfully."""
+    rows = {f"h{index}": float(index < count) for index in range(of)}
+    return MetricValue(HS, 100 * count / of, of, count, rows=rows)
+
+
+def solved(count: int) -> MetricValue:
+    """FA where the first ``count`` of 200 rows are answered rightly."""
+    return MetricValue(
+        FA, 100 * count / ROWS, ROWS, count, rows={f"t{index}": float(index < count) for index in range(ROWS)}
+    )
+
+
+def cell(row: str, hs: int, fa: int, column: AxisValue | None = None, *, seed: int = 0, **changes: Any) -> CellRecord:
     """A cell that flags the first ``hs`` of 100 prompts and solves the first ``fa`` of 200 rows."""
-    place = dict(axis) if axis is not None else ({} if p is None else {"attack.p": p})
     fields: dict[str, Any] = {
-        "key": f"{method}-{place}-{seed}",
-        "method": method,
-        "axis": place,
+        "key": f"{row}-{column}-{seed}",
+        "row": row,
+        "column": column,
         "seed": seed,
-        "hs_flagged": hs,
-        "hs_total": PROMPTS,
-        "fa_score": 100 * fa / ROWS,
-        "fa_correct": fa,
-        "fa_total": ROWS,
-        "harmful_verdicts": {f"h{index}": index < hs for index in range(PROMPTS)},
-        "task_verdicts": {f"t{index}": float(index < fa) for index in range(ROWS)},
+        "metrics": {"HS": flagged(hs), "FA": solved(fa)},
         "seconds": 2.0,
-        "peak_memory_mb": None,
-        "trained": method not in ("base", "aligned", "safe_lora"),
+        "trained": row not in ("base", "aligned", "safe_lora"),
     }
     return CellRecord(**(fields | changes))
 
 
 def table_spec(**changes: Any) -> TableSpec:
-    """A spec along the poison ratio with SFT, Safe LoRA and AsFT."""
+    """A spec along the poison ratio with the untouched models, SFT, Safe LoRA and AsFT."""
     fields: dict[str, Any] = {
         "name": "table2",
         "title": "Poison ratio",
         "column_axis": "attack.p",
         "column_title": "poison ratio p",
         "columns": tuple(Column(ratio, f"p = {ratio:g}") for ratio in RATIOS),
-        "methods": {"sft": "SFT", "safe_lora": "Safe LoRA", "asft": "AsFT"},
+        "rows": {"sft": "SFT", "safe_lora": "Safe LoRA", "asft": "AsFT"},
         "paper_table": "table2",
         "notes": ("another model",),
         "command": "asft report experiment=table2",
         "versions": {"torch": "2.13.0"},
     }
-    return TableSpec(**(fields | changes))
+    fields |= changes
+    return TableSpec(**fields | {"rows": {"base": "base model", "aligned": "aligned model"} | fields["rows"]})
+
+
+def analysis(cells: Iterable[Cell], **changes: Any) -> Analysis:
+    """The table of these cells."""
+    return Analysis(table_spec(**changes), cells)
 
 
 def sound_cells(seeds: Iterable[int] = (0,)) -> list[Cell]:
@@ -65,7 +69,7 @@ def sound_cells(seeds: Iterable[int] = (0,)) -> list[Cell]:
     cells: list[Cell] = [cell("base", 98, 20), cell("aligned", 1, 30)]
     for seed in seeds:
         for ratio, sft, safe_lora, asft in zip(RATIOS, (2, 60, 90), (2, 10, 30), (1, 4, 6), strict=True):
-            cells.append(cell("sft", sft + seed, 190, p=ratio, seed=seed))
-            cells.append(cell("safe_lora", safe_lora + seed, 170, p=ratio, seed=seed))
-            cells.append(cell("asft", asft + seed, 188, p=ratio, seed=seed))
+            cells.append(cell("sft", sft + seed, 190, ratio, seed=seed))
+            cells.append(cell("safe_lora", safe_lora + seed, 170, ratio, seed=seed))
+            cells.append(cell("asft", asft + seed, 188, ratio, seed=seed))
     return cells

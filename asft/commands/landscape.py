@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from asft.cells.compose import enumerate_cells, overrides_of
-from asft.commands.report import report_measures
+from asft.commands.report import report_sweep
 from asft.commands.run import run
 from asft.config import ConfigError
 
@@ -28,4 +28,4 @@ def landscape(arguments: list[str]) -> int:
     if any(item.cell.measure is None for item in sweep.cells):
         raise ConfigError("this experiment scores cells and measures no landscape; launch it by `asft run -m`")
     failed = run(["-m", *words] if whole else words)
-    return failed or report_measures(sweep, words)
+    return failed or report_sweep(sweep, words)

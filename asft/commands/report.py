@@ -5,19 +5,15 @@ from __future__ import annotations
 import shlex
 import sys
 from dataclasses import asdict
-from pathlib import Path
 
 from rich.console import Console
 
 from asft.cells.compose import Sweep, enumerate_cells, overrides_of
 from asft.cells.keys import plan
-from asft.config import ConfigError, ExperimentConfig
-from asft.report.collect import experiment_of, records, table_spec
-from asft.report.collect_measures import measure_table, measures_in, single_table
-from asft.report.records import MissingCell
-from asft.report.writers.measure_print import write_measures_for_print
-from asft.report.writers.measures import print_measures, write_measures
-from asft.report.writers.write import PRINT_FORMATS, print_report, write_for_print, write_report
+from asft.config import ConfigError
+from asft.report.collect import analysis_of, measures_in
+from asft.report.writers.terminal import print_analysis
+from asft.report.writers.write import PRINT_FORMATS, write_for_print, write_report
 from asft.store.entries import content_key
 
 
@@ -30,54 +26,27 @@ def report(arguments: list[str]) -> int:
         ConfigError: when no cell of the experiment is finished, or the configuration is wrong.
     """
     kind, arguments = _format(arguments)
-    sweep = enumerate_cells(overrides_of(arguments), sweep=True)
-    if measures_in(sweep):
-        return report_measures(sweep, arguments, kind)
-    experiment, cells = experiment_of(sweep), records(sweep)
-    if all(isinstance(cell, MissingCell) for cell in cells):
+    return report_sweep(enumerate_cells(overrides_of(arguments), sweep=True), arguments, kind)
+
+
+def report_sweep(sweep: Sweep, arguments: list[str], kind: str | None = None) -> int:
+    """The report of a sweep that ``arguments`` stand for, for print too as :func:`report`."""
+    launched = f"{'asft landscape' if measures_in(sweep) else 'asft run -m'} {shlex.join(arguments)}"
+    analysis = analysis_of(sweep, launched)
+    if not analysis.records:
         raise ConfigError(
-            f"experiment={experiment.name}: none of its {len(cells)} cells is finished; "
-            f"first launch `asft run -m {shlex.join(arguments)}`"
+            f"experiment={analysis.spec.name}: none of its {len(analysis.cells)} cells is finished; "
+            f"first launch `{launched}`"
         )
-    spec = table_spec(sweep, f"asft run -m {shlex.join(arguments)}")
-    folder = sweep.cells[0].cell.outputs / "reports" / _folder_name(sweep, experiment)
-    paths = write_report(spec, cells, folder)
+    folder = sweep.cells[0].cell.outputs / "reports" / _folder_name(sweep, analysis.spec.name)
+    paths = write_report(analysis, folder)
     terminal = Console(file=sys.stdout, highlight=False)
-    print_report(spec, cells, terminal)
+    print_analysis(analysis, terminal)
     terminal.print(f"\nPage: {paths.html.resolve()}", soft_wrap=True)
     if kind is not None:
-        _tell(kind, write_for_print(spec, cells, folder, kind), terminal)
+        for path in write_for_print(analysis, folder, kind):
+            terminal.print(f"{kind}: {path.resolve()}", soft_wrap=True)
     return 0
-
-
-def report_measures(sweep: Sweep, arguments: list[str], kind: str | None = None) -> int:
-    """The report of an experiment whose cells measure something else than scores, for print too as :func:`report`.
-
-    Raises:
-        ConfigError: when nothing is measured yet.
-    """
-    if sweep.cells[0].cell.experiment is None and len(sweep.cells) == 1:
-        table = single_table(sweep.cells[0], f"asft landscape {shlex.join(arguments)}")
-        name = f"landscape_{plan(sweep.cells[0].cell).key}"
-    else:
-        table = measure_table(sweep, f"asft landscape {shlex.join(arguments)}")
-        name = _folder_name(sweep, experiment_of(sweep))
-    if not table.records:
-        raise ConfigError(f"{table.spec.name}: nothing is measured yet; first `asft run -m {shlex.join(arguments)}`")
-    folder = sweep.cells[0].cell.outputs / "reports" / name
-    paths = write_measures(table, folder)
-    terminal = Console(file=sys.stdout, highlight=False)
-    print_measures(table, terminal)
-    terminal.print(f"\nPage: {paths.html.resolve()}", soft_wrap=True)
-    if kind is not None:
-        _tell(kind, write_measures_for_print(table, folder, kind), terminal)
-    return 0
-
-
-def _tell(kind: str, paths: list[Path], terminal: Console) -> None:
-    """Names the files for print."""
-    for path in paths:
-        terminal.print(f"{kind}: {path.resolve()}", soft_wrap=True)
 
 
 def _format(arguments: list[str]) -> tuple[str | None, list[str]]:
@@ -94,8 +63,8 @@ def _format(arguments: list[str]) -> tuple[str | None, list[str]]:
     return kind, rest
 
 
-def _folder_name(sweep: Sweep, experiment: ExperimentConfig) -> str:
-    """The experiment and its model; other cells or another layout under the same names get a folder of their own."""
-    cells = sorted(plan(item.cell).key for item in sweep.cells)
-    identity = content_key({"cells": cells, "layout": asdict(experiment)})
-    return f"{experiment.name}_{sweep.cells[0].cell.model.name}_{identity[:6]}"
+def _folder_name(sweep: Sweep, name: str) -> str:
+    """The table and its model; other cells or another layout under the same names get a folder of their own."""
+    first, cells = sweep.cells[0].cell, sorted(plan(item.cell).key for item in sweep.cells)
+    layout = asdict(first.experiment) if first.experiment else {}
+    return f"{name}_{first.model.name}_{content_key({'cells': cells, 'layout': layout})[:6]}"

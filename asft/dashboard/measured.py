@@ -1,12 +1,10 @@
-"""Measured values for the pages: landscapes as curves and grids, tables in the shape of the score tables."""
+"""Measured landscapes for the pages, as curves and grids."""
 
 from __future__ import annotations
 
 import json
 from typing import Any
 
-from asft.report.measure_table import MeasureEntry, MeasureTable, interval_text
-from asft.report.writers.measures import quantities, render_latex
 from asft.store.entries import CONFIG_FILE, DETAILS, Entry
 
 WORDS = {
@@ -52,57 +50,5 @@ def landscape_data(entry: Entry) -> dict[str, Any] | None:
     return None
 
 
-def measured_table(table: MeasureTable) -> dict[str, Any]:
-    """Everything the table page shows of an experiment that measures; there are no controls to judge it by."""
-    spec = table.spec
-    return {
-        "name": spec.name,
-        "title": spec.title,
-        "axis": spec.column_title,
-        "columns": [column.label for column in spec.columns],
-        "metrics": {"value": quantities(table)},
-        "significant": True,
-        "rows": [
-            {
-                "label": label,
-                "control": row == "random",
-                "spans": False,
-                "entries": {"value": [_entry(entry) for entry in table.row_entries(row)]},
-            }
-            for row, label in spec.rows.items()
-        ],
-        "seeds": max((entry.seeds for entry in table.entries), default=0),
-        "health": None,
-        "gaps": table.gaps,
-        "notes": spec.notes,
-        "differences": [],
-        "comparisons": "",
-        "methods": [],
-        "command": spec.command,
-        "keys": [record.key for record in table.records],
-        "csv": table.values_frame().to_csv(index=False),
-        "latex": render_latex(table),
-    }
-
-
 def _axis(name: str, values: list[float]) -> dict[str, Any]:
     return {"name": name, "values": values}
-
-
-def _entry(entry: MeasureEntry) -> dict[str, Any]:
-    delta = None if entry.value is None or entry.paper is None else entry.value - entry.paper
-    return {
-        "ours": entry.value,
-        "interval": interval_text(entry),
-        "how": entry.interval,
-        "spread": "",
-        "paper": entry.paper,
-        "delta": delta,
-        "good": None,
-        "best": False,
-        "n": 0,  # no rows are counted
-        "seeds": entry.seeds,
-        "missing": 0,
-        "status": entry.status,
-        "reason": "",
-    }

@@ -8,14 +8,12 @@ from typing import Any
 
 from asft.cells.compose import Sweep, config_dir, enumerate_cells
 from asft.config import ConfigError
-from asft.dashboard.measured import measured_table
 from asft.report import text
-from asft.report.analysis import Analysis, analyse
-from asft.report.collect import experiment_of, records, table_spec
-from asft.report.collect_measures import measure_table, measures_in
-from asft.report.frame import Entry, long_frame
-from asft.report.measure_table import MeasureTable, MissingMeasure
-from asft.report.records import Cell, MissingCell
+from asft.report.analysis import Analysis
+from asft.report.collect import analysis_of, experiment_of
+from asft.report.contrast import finding
+from asft.report.records import MissingCell
+from asft.report.table import Entry
 from asft.report.writers.latex import render_latex
 
 
@@ -51,72 +49,67 @@ def experiment_page(experiment: Experiment) -> tuple[dict[str, Any], dict[str, A
     if experiment.sweep is None:
         return {**words, "problem": experiment.problem}, None
     command = " ".join(["asft run -m", f"experiment={experiment.name}", *experiment.overrides])
-    if measures_in(experiment.sweep):
-        return _measured_page(words, measure_table(experiment.sweep, command))
-    cells = records(experiment.sweep)
-    failed = sum(isinstance(cell, MissingCell) and cell.status == "failed" for cell in cells)
-    missing = sum(isinstance(cell, MissingCell) and cell.status == "missing" for cell in cells)
-    done = len(cells) - failed - missing
-    words |= {"done": done, "failed": failed, "total": len(cells), "title": experiment_of(experiment.sweep).title}
+    analysis = analysis_of(experiment.sweep, command)
+    statuses = [cell.status for cell in analysis.cells if isinstance(cell, MissingCell)]
+    done = len(analysis.cells) - len(statuses)
+    words |= {"done": done, "failed": statuses.count("failed"), "total": len(analysis.cells)}
+    words["title"] = analysis.spec.title
     if not done:
         return words, None
-    analysis = analyse(table_spec(experiment.sweep, command), cells)
-    return {**words, "verdict": analysis.health.verdict}, table_data(analysis, cells)
+    return {**words, "verdict": analysis.health.verdict if analysis.health else None}, table_data(analysis)
 
 
-def _measured_page(words: dict[str, Any], table: MeasureTable) -> tuple[dict[str, Any], dict[str, Any] | None]:
-    """The same for an experiment that measures something else than scores."""
-    failed = sum(isinstance(cell, MissingMeasure) and cell.status == "failed" for cell in table.cells)
-    line = {**words, "title": table.spec.title, "total": len(table.cells), "failed": failed, "done": len(table.records)}
-    return line, measured_table(table) if table.records else None
-
-
-def table_data(analysis: Analysis, cells: Sequence[Cell]) -> dict[str, Any]:
-    """Everything the table page shows or hands out."""
-    spec = analysis.spec
+def table_data(analysis: Analysis) -> dict[str, Any]:
+    """Everything the table page shows or hands out; one that measures has no controls to judge it by."""
+    spec, health = analysis.spec, analysis.health
+    lines = {name: {line.row: line for line in analysis.lines(name)} for name in analysis.metrics}
     return {
         "name": spec.name,
         "title": spec.title,
         "axis": spec.axis_words,
         "columns": [column.label for column in spec.columns],
-        "metrics": {metric: text.metric_title(metric) for metric in spec.metrics},
+        "metrics": {name: metric.title for name, metric in analysis.metrics.items()},
+        "significant": health is None,
         "rows": [
             {
-                "label": spec.label(row),
+                "label": label,
                 "control": row not in spec.candidates,
-                "spans": analysis.grid.spans(row),
+                "spans": analysis.spans(row),
                 "entries": {
-                    metric: [_entry(entry) for entry in analysis.row_entries(metric, row)] for metric in spec.metrics
+                    name: [_entry(entry) for entry in of[row].entries] if row in of else [NOTHING] * len(spec.columns)
+                    for name, of in lines.items()
                 },
             }
-            for row in spec.rows
+            for row, label in spec.rows.items()
         ],
         "seeds": analysis.seeds,
-        "health": {
-            "verdict": analysis.health.verdict,
-            "headline": analysis.health.headline,
-            "why": analysis.health.why,
-            "findings": [asdict(finding) for finding in analysis.health.findings],
-        },
+        "health": {"headline": health.headline, **asdict(health)} if health else None,
+        "finding": finding(analysis),
+        "glossary": text.glossary(analysis),
         "gaps": analysis.gaps,
         "notes": spec.notes,
-        "differences": text.difference_sentences(analysis.holding, spec.label),
-        "comparisons": text.holding_count(len(analysis.holding), len(analysis.comparisons)),
-        "methods": [text.METHOD_OF_INTERVALS, text.METHOD_OF_TESTS],
+        "differences": text.difference_sentences(analysis),
+        "comparisons": text.holding_count(analysis),
+        "methods": [text.METHOD_OF_INTERVALS, text.METHOD_OF_TESTS] if health else [],
         "command": spec.command,
-        "keys": [cell.key for cell in cells if not isinstance(cell, MissingCell)],
-        "csv": long_frame(analysis.entries).to_csv(index=False),
+        "keys": [record.key for record in analysis.records],
+        "csv": (analysis.frame() if health else analysis.cells_frame()).to_csv(index=False),
         "latex": render_latex(analysis),
     }
 
 
+NOTHING: dict[str, Any] = {"ours": None, "interval": "", "how": "", "spread": "", "paper": None, "delta": None}
+NOTHING |= {"good": None, "best": False, "n": 0, "seeds": 0, "missing": 0, "status": "–", "reason": ""}
+
+
 def _entry(entry: Entry) -> dict[str, Any]:
     """One place of the table; ``good`` is the direction of Δ."""
+    shown = text.shown(entry)
     return {
         "ours": entry.ours,
-        "interval": text.interval(entry),
+        "interval": shown.interval,
         "how": entry.interval,
-        "spread": text.spread(entry),
+        "spread": shown.spread,
         "paper": entry.paper,
         "delta": entry.delta,
         "good": entry.better_than_paper,

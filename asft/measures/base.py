@@ -65,11 +65,13 @@ class Measure:
     Class attributes:
         name: as in ``measure=NAME``.
         headline: the value that a table shows.
+        quantity: what it is, in a few words for a table's heading.
         asks: whether the model is asked malicious prompts, so that judge and prompts belong to the key.
     """
 
     name: ClassVar[str] = ""
     headline: ClassVar[str] = ""
+    quantity: ClassVar[str] = ""
     asks: ClassVar[bool] = True
 
     def directions(self) -> tuple[str, ...]:
@@ -83,6 +85,10 @@ class Measure:
     def describe(self) -> str:
         """The measure in a few words, for log lines."""
         return f"{self.name} {' × '.join(self.directions())}"
+
+    def notes(self) -> list[str]:
+        """How its numbers are made, in sentences for a report."""
+        return []
 
     def check(self, cell: Settings) -> None:
         """Raises ValueError when the measure cannot run under this cell's settings."""

@@ -37,6 +37,7 @@ class Cosine(Measure):
 
     name: ClassVar[str] = "cosine"
     headline: ClassVar[str] = "abs_cos"
+    quantity: ClassVar[str] = "|cos| with the alignment direction; in brackets 95% of the random updates"
     asks: ClassVar[bool] = False
     update: Literal["harmful", "benign", "random"] = "harmful"
     draws: Annotated[int, Field(ge=20)] = 1000
@@ -45,6 +46,15 @@ class Cosine(Measure):
     def directions(self) -> tuple[str, ...]:
         """The two vectors."""
         return "alignment", self.update
+
+    def notes(self) -> list[str]:
+        """What the paper leaves open."""
+        return [
+            "All adapted modules are one vector; the update is sBA. The paper does not say how its random direction is "
+            "drawn. Here it is BA with Gaussian factors of the fine-tune's rank; `gaussian_abs_cos` is the exact mean "
+            "for a full Gaussian vector, `p_random` the add-one estimate of the share of random updates with at least "
+            "that |cos|."
+        ]
 
     def measure(self, ctx: MeasureContext) -> Measured:
         """The cosine, or for ``random`` the mean over the draws and the range of 95% of them."""

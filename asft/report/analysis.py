@@ -1,80 +1,78 @@
-"""Everything a writer needs of one table, worked out once."""
+"""A table with what its controls and tests say of it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
-from asft.report.frame import Entry, table_entries
-from asft.report.grid import ALL_COLUMNS, Grid
 from asft.report.health import Health, check_health
-from asft.report.records import AxisValue, Cell, Column, TableSpec
-from asft.report.statistics import Difference, compare
+from asft.report.records import Metric
+from asft.report.statistics import ALPHA, PairedTest, holm, pair_by_seed, paired_test
+from asft.report.table import ALL_COLUMNS, Table
 
 
 @dataclass(frozen=True)
-class Analysis:
-    """One table with its verdict and its tested differences."""
+class Difference:
+    """One tested comparison of a table: ``method`` against ``reference`` in one column.
 
-    spec: TableSpec
-    grid: Grid
-    health: Health
-    entries: tuple[Entry, ...]
-    comparisons: tuple[Difference, ...]
+    ``p_holm`` is the p-value after Holm's correction over every comparison of the table.
+    """
 
-    def entry(self, metric: str, row: str, column: Column) -> Entry:
-        """The entry at a place; for a row that spans the columns the same one everywhere."""
-        value: AxisValue = ALL_COLUMNS if self.grid.spans(row) else column.value
-        return next(entry for entry in self.entries if (entry.metric, entry.row, entry.column) == (metric, row, value))
-
-    def ours(self, metric: str, row: str, column: Column) -> float | None:
-        """The score at a place; None where there is no result, or no such row in the table."""
-        return self.entry(metric, row, column).ours if row in self.spec.rows else None
-
-    def lacking(self, rows: Iterable[str], columns: Sequence[Column]) -> str:
-        """Which of these rows are not in the table, or have no result in some column, in words; empty if none."""
-        words = []
-        for row in rows:
-            empty = [column.label for column in columns if self.ours(self.spec.metrics[0], row, column) is None]
-            if row not in self.spec.rows:
-                words.append(f"{row} is not in this sweep")
-            elif empty:
-                where = "" if len(empty) == len(columns) else f" at {', '.join(empty)}"
-                words.append(f"{self.spec.label(row)} has no result{where}")
-        return "; ".join(words)
-
-    def row_entries(self, metric: str, row: str) -> tuple[Entry, ...]:
-        """One entry per column of a row."""
-        return tuple(self.entry(metric, row, column) for column in self.spec.columns)
+    metric: Metric
+    column: str
+    method: str
+    reference: str
+    result: PairedTest
+    p_holm: float
 
     @property
-    def seeds(self) -> int:
-        """Seeds per place of the table, the most there are anywhere."""
-        return max((entry.seeds + entry.seeds_missing for entry in self.entries), default=0)
+    def holds(self) -> bool:
+        """Whether the difference is significant at 5% after the correction."""
+        return self.p_holm < ALPHA
+
+    @property
+    def better(self) -> bool:
+        """Whether the method is on the good side of the reference."""
+        return (self.result.difference < 0) == self.metric.lower_is_better
+
+
+class Analysis(Table):
+    """A table, its verdict and its tested differences, each worked out once and only where it is asked for."""
+
+    @cached_property
+    def health(self) -> Health | None:
+        """What the controls say; None for a table of measured values, which has none."""
+        return check_health(self, self.spec.undefended) if self.spec.undefended else None
+
+    @cached_property
+    def comparisons(self) -> tuple[Difference, ...]:
+        """Every row against each row of ``spec.compare_to``, per column and metric, corrected over the table.
+
+        The untouched models are no rows to compare. Two rows that both span the columns are compared once.
+        """
+        spec = self.spec
+        rows = [name for name in spec.rows if not self.untouched(name)]
+        references = [name for name in spec.compare_to if name in rows]
+        # An earlier reference has already been tested against a later one.
+        contests = [
+            (name, reference)
+            for position, reference in enumerate(references)
+            for name in rows
+            if name not in references[: position + 1]
+        ]
+        tested: list[tuple[Metric, str, str, str, PairedTest]] = []
+        for metric in self.metrics.values():
+            for name, reference in contests:
+                once = self.spans(name) and self.spans(reference)
+                for column in spec.columns[:1] if once else spec.columns:
+                    own, theirs = (self.at(row, column).records for row in (name, reference))
+                    result = paired_test(pair_by_seed(own, theirs, metric.name))
+                    if result is not None:
+                        tested.append((metric, ALL_COLUMNS if once else column.label, name, reference, result))
+        corrected = holm([result.p_value for *_, result in tested])
+        return tuple(Difference(*item, p_holm=p) for item, p in zip(tested, corrected, strict=True))
 
     @property
     def holding(self) -> tuple[Difference, ...]:
         """The differences that hold after the correction."""
         return tuple(difference for difference in self.comparisons if difference.holds)
-
-    @property
-    def gaps(self) -> tuple[str, ...]:
-        """One line per place that lacks a result, in whole or for some seeds."""
-        lines = []
-        for entry in self.entries:
-            if entry.status == "done" or entry.metric != self.spec.metrics[0]:
-                continue
-            what = (
-                entry.status
-                if entry.status != "partial"
-                else (f"{entry.seeds} of {entry.seeds + entry.seeds_missing} seeds")
-            )
-            reason = f" ({entry.reason})" if entry.reason else ""
-            lines.append(f"{entry.label}, {entry.column_label}: {what}{reason}")
-        return tuple(lines)
-
-
-def analyse(spec: TableSpec, cells: Iterable[Cell]) -> Analysis:
-    """Works out entries, health and comparisons of one table."""
-    grid = Grid(spec, cells)
-    return Analysis(spec, grid, check_health(grid), table_entries(grid), compare(grid))

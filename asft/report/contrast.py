@@ -1,31 +1,31 @@
-"""Two rows of a table compared over its columns, with what the paper says of the same difference."""
+"""Two rows compared over a table's columns, and the one sentence that a report leads with.
+
+A contrast is paired on the same prompts and averaged over the columns in which the attack works; prompts (and seeds,
+where there are several) are resampled, the columns are not: they are the tasks, sources, models or ratios that the
+table is about. It counts where p < 0.05 after Holm's correction over the contrasts that are looked at together.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
-
-import numpy as np
+from typing import Literal
 
 from asft.report.analysis import Analysis
-from asft.report.health import MIN_RISE
-from asft.report.paper import paper_value
-from asft.report.records import CellRecord, Column
-from asft.report.statistics import ALPHA, bootstrap_p_value, holm, pair_by_seed, summarise, verdicts
+from asft.report.health import HARM, attacked_columns
+from asft.report.records import Column
+from asft.report.statistics import ALPHA, holm, pair_by_seed, paired_p_over_columns
 
-SAME, NOT_SHOWN, CONTRADICTED, MIXED = "same direction", "not shown", "contradicted", "mixed"
-REFERENCES = ("sft", "safe_lora")
-DIRECTION_CONTROLS = ("l2", "asft_random", "asft_projector")
+Verdict = Literal["lower", "higher", "mixed", "not shown"]
 
 
 @dataclass(frozen=True)
 class Contrast:
-    """``first − second`` in points, mean over columns; ``paper`` the same from the paper's figures.
+    """``first − second`` in points of one metric, mean over columns; ``paper`` the same from the paper's figures.
 
-    ``p_value`` is None where the columns share no prompts (other test rows in each). ``claimed_lower`` is what the
-    paper says of the sign, None where it says nothing. ``better`` and ``worse`` name the columns in which the
-    difference holds by itself after the table's correction, with its size.
+    ``p_value`` is None where the columns share no prompts (other test rows in each). ``lower`` and ``higher`` name
+    the columns in which the difference holds by itself after the table's correction, with its size.
     """
 
     first: str
@@ -36,127 +36,89 @@ class Contrast:
     paper: float | None
     lower_in: int
     columns: int
-    claimed_lower: bool | None
-    better: tuple[str, ...] = ()
-    worse: tuple[str, ...] = ()
+    lower: tuple[str, ...] = ()
+    higher: tuple[str, ...] = ()
 
     @property
-    def significant(self) -> bool:
-        """Whether the paired test bears the difference out."""
-        return self.p_value is not None and self.p_value < ALPHA
-
-    @property
-    def verdict(self) -> str:
-        """Against the paper's sign; an untested or insignificant difference shows nothing."""
-        if self.better and self.worse:
-            return MIXED
-        if not self.significant or self.claimed_lower is None:
-            return NOT_SHOWN
-        return SAME if (self.difference < 0) == self.claimed_lower else CONTRADICTED
-
-
-def attacked_columns(analysis: Analysis) -> list[Column]:
-    """The columns in which plain fine-tuning raised HS by at least five points over the aligned model."""
-    found = []
-    for column in analysis.spec.columns:
-        undefended = analysis.ours("HS", analysis.spec.undefended, column)
-        aligned = analysis.ours("HS", "aligned", column)
-        if undefended is not None and aligned is not None and undefended - aligned >= MIN_RISE:
-            found.append(column)
-    return found
+    def verdict(self) -> Verdict:
+        """The direction that is borne out; mixed where columns point both ways."""
+        if self.lower and self.higher:
+            return "mixed"
+        if self.p_value is None or self.p_value >= ALPHA:
+            return "not shown"
+        return "lower" if self.difference < 0 else "higher"
 
 
 def contrast(
-    analysis: Analysis, first: str, second: str, metric: str, columns: Sequence[Column], claim: bool | None = None
+    analysis: Analysis, first: str, second: str, columns: Sequence[Column], metric: str = HARM
 ) -> Contrast | None:
-    """Compares two rows over columns; None where a cell is missing or a row is not in the table.
-
-    Args:
-        claim: whether the paper claims the first to be lower, where it prints no figures.
-    """
-    grid, spec = analysis.grid, analysis.spec
-    if {first, second} - set(spec.rows) or not columns:
+    """Compares two rows over columns; None where a cell is missing or a row is not in the table."""
+    ours = [[analysis.ours(metric, row, column) for row in (first, second)] for column in columns]
+    differences = [one - other for one, other in ours if one is not None and other is not None]
+    if not columns or len(differences) < len(columns):
         return None
-    groups = [(grid.at(first, column).records, grid.at(second, column).records) for column in columns]
-    if not all(one and other for one, other in groups):
-        return None
-    differences = [summarise(one, metric).mean - summarise(other, metric).mean for one, other in groups]
-    paper = _paper_difference(analysis, first, second, metric, columns)
-    better, worse = _holding(analysis, first, second, metric, columns)
+    papers = [[analysis.paper(metric, row, column) for row in (first, second)] for column in columns]
+    printed = [one - other for one, other in papers if one is not None and other is not None]
+    places = [(analysis.at(first, column).records, analysis.at(second, column).records) for column in columns]
+    lower, higher = _holding(analysis, first, second, metric, columns)
     return Contrast(
         first,
         second,
         metric,
         difference=fmean(differences),
-        p_value=_p_over_columns(groups, metric),
-        paper=paper,
+        p_value=paired_p_over_columns([pair_by_seed(one, other, metric) for one, other in places]),
+        paper=fmean(printed) if printed else None,
         lower_in=sum(difference < 0 for difference in differences),
         columns=len(columns),
-        claimed_lower=claim if paper is None else paper < 0,
-        better=better,
-        worse=worse,
+        lower=lower,
+        higher=higher,
     )
 
 
-def _p_over_columns(groups: Sequence[tuple[Sequence[CellRecord], Sequence[CellRecord]]], metric: str) -> float | None:
-    """Two-sided p of a mean difference of zero over fixed columns: per prompt and seed the mean over the columns."""
-    pairs = [pair_by_seed(one, other) for one, other in groups]
-    seeds = min(len(found) for found in pairs)
-    tables = [[(verdicts(a, metric), verdicts(b, metric)) for a, b in found[:seeds]] for found in pairs]
-    flat = [side for column in tables for pair in column for side in pair]
-    shared = sorted(set.intersection(*(set(side) for side in flat))) if flat else []
-    if not shared:
-        return None
-    differences = np.array(
-        [[[a[key] - b[key] for key in shared] for a, b in column] for column in tables], dtype=np.float64
-    )  # [columns, seeds, prompts]
-    return bootstrap_p_value(differences.mean(axis=0))
+def contrasts(analysis: Analysis, first: str, others: Sequence[str]) -> list[Contrast]:
+    """A row against others on HS where the attack works, with Holm's correction over those that have a p-value."""
+    columns = attacked_columns(analysis, analysis.spec.undefended) if analysis.spec.undefended else []
+    found = [item for other in others if (item := contrast(analysis, first, other, columns)) is not None]
+    values = iter(holm([item.p_value for item in found if item.p_value is not None]))
+    return [item if item.p_value is None else replace(item, p_value=next(values)) for item in found]
+
+
+def finding(analysis: Analysis) -> str:
+    """What the table says of the defence that all are compared to, in one sentence; empty where it says nothing."""
+    spec = analysis.spec
+    first = next((row for row in reversed(spec.compare_to) if row in spec.candidates), None)
+    if first is None:
+        return ""
+    found = contrasts(analysis, first, [row for row in spec.rows if row != first and not analysis.untouched(row)])
+    words: dict[Verdict, list[str]] = {}
+    for item in found:
+        points = "" if item.verdict == "not shown" else f" ({item.difference:+.1f})".replace("-", "−")
+        words.setdefault(item.verdict, []).append(spec.label(item.second) + points)
+    says = {"lower": "lower than", "higher": "higher than", "mixed": "both, by column, against"}
+    parts = [f"{says[verdict]} {_listed(words[verdict])}" for verdict in says if verdict in words]
+    if "not shown" in words:
+        parts.append(f"not shown to differ from {_listed(words['not shown'])}")
+    if not found:
+        return ""
+    where = "the column" if found[0].columns == 1 else f"the {found[0].columns} columns"
+    return f"Over {where} in which the attack works {spec.label(first)}'s HS is, in points: {'; '.join(parts)}."
+
+
+def _listed(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 def _holding(
     analysis: Analysis, first: str, second: str, metric: str, columns: Sequence[Column]
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The columns in which the first is better, and worse, than the second by a tested difference that holds."""
+    """The columns in which the first is lower, and higher, than the second by a tested difference that holds."""
     labels = {column.label for column in columns}
-    better: list[str] = []
-    worse: list[str] = []
+    lower: list[str] = []
+    higher: list[str] = []
     for item in analysis.holding:
         sign = {(first, second): 1, (second, first): -1}.get((item.method, item.reference))
-        if sign is None or item.metric != metric or item.column not in labels:
+        if sign is None or item.metric.name != metric or item.column not in labels:
             continue
         words = f"{item.column} (by {abs(item.result.difference):.1f})"
-        (better if item.better == (sign > 0) else worse).append(words)
-    return tuple(better), tuple(worse)
-
-
-def contrasts(
-    analysis: Analysis, method: str = "asft", references: Sequence[str] = REFERENCES, *, claimed: bool = False
-) -> list[Contrast]:
-    """A defence against its references and the direction's controls on HS, corrected over all of them.
-
-    Args:
-        claimed: whether the paper claims in words that the defence lowers the HS of plain fine-tuning.
-    """
-    columns = attacked_columns(analysis)
-    found = [
-        contrast(analysis, method, other, "HS", columns, True if claimed and other == "sft" else None)
-        for other in (*references, *DIRECTION_CONTROLS)
-    ]
-    return corrected([item for item in found if item is not None])
-
-
-def corrected(contrasts: list[Contrast]) -> list[Contrast]:
-    """Holm's correction over the contrasts that have a p-value."""
-    values = iter(holm([item.p_value for item in contrasts if item.p_value is not None]))
-    return [item if item.p_value is None else replace(item, p_value=next(values)) for item in contrasts]
-
-
-def _paper_difference(
-    analysis: Analysis, first: str, second: str, metric: str, columns: Sequence[Column]
-) -> float | None:
-    pairs = [
-        [paper_value(analysis.spec.paper_table, metric, row, column.paper_value) for row in (first, second)]
-        for column in columns
-    ]
-    known = [(one, other) for one, other in pairs if one is not None and other is not None]
-    return fmean(one - other for one, other in known) if known else None
+        (lower if item.result.difference * sign < 0 else higher).append(words)
+    return tuple(lower), tuple(higher)

@@ -33,9 +33,8 @@ class CellCost:
 def method_costs(analysis: Analysis) -> tuple[MethodCost, ...]:
     """The cost of each row that has a finished cell."""
     costs = []
-    grid = analysis.grid
     for row in analysis.spec.rows:
-        records = [record for record in grid.records if grid.row(record) == row]
+        records = analysis.row_records(row)
         if not records:
             continue
         peaks = [record.peak_memory_mb for record in records if record.peak_memory_mb is not None]
@@ -53,8 +52,8 @@ def method_costs(analysis: Analysis) -> tuple[MethodCost, ...]:
 
 def cell_costs(analysis: Analysis) -> tuple[CellCost, ...]:
     """Every finished cell in table order."""
-    grid, spec = analysis.grid, analysis.spec
-    return tuple(CellCost(spec.label(grid.row(record)), grid.column_label(record), record) for record in grid.records)
+    label, column = analysis.spec.label, analysis.column_label
+    return tuple(CellCost(label(record.row), column(record), record) for record in analysis.records)
 
 
 def shared_settings(records: Sequence[CellRecord]) -> dict[str, str]:

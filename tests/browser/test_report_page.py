@@ -10,7 +10,7 @@ import pytest
 pytest.importorskip("playwright", reason="the browser extra is not installed")
 
 from playwright.sync_api import Page
-from report_cells import sound_cells, table_spec
+from report_cells import analysis, sound_cells
 from screenshots import browser, chromium_path
 
 from asft.report.writers.write import write_report
@@ -27,7 +27,7 @@ def phone() -> Iterator[Page]:
 
 
 def test_a_phone_does_not_scroll_sideways(phone: Page, tmp_path: Path) -> None:
-    paths = write_report(table_spec(), sound_cells(), tmp_path)
+    paths = write_report(analysis(sound_cells()), tmp_path)
     phone.goto(paths.html.as_uri())
     phone.wait_for_selector("#along-columns .main-svg")
     assert phone.evaluate("document.documentElement.scrollWidth") <= 390

@@ -15,7 +15,7 @@ from asft.cells.keys import plan
 from asft.commands.judge import judge
 from asft.config import ConfigError
 from asft.pipeline.run import run_cell
-from asft.report.collect import records, table_spec
+from asft.report.collect import cells_of, table_spec
 from asft.report.records import MissingCell
 from asft.store.entries import TASK_FILE, Store, read_jsonl
 
@@ -83,7 +83,7 @@ def test_it_judges_what_has_answers_and_trains_nothing(
 
 def test_the_report_takes_the_verdicts_of_the_judge_asked_for(swept: list[str]) -> None:
     judge([*swept, PHRASES])
-    first, second = (records(enumerate_cells([*swept, *more], sweep=True)) for more in ([], [PHRASES]))
+    first, second = (cells_of(enumerate_cells([*swept, *more], sweep=True)) for more in ([], [PHRASES]))
     assert [isinstance(cell, MissingCell) for cell in first] == [isinstance(cell, MissingCell) for cell in second]
     assert {cell.key for cell in first}.isdisjoint(cell.key for cell in second)
 
@@ -115,7 +115,7 @@ def test_one_loaded_guard_judges_all_cells(swept: list[str], guard_path: Path, m
     monkeypatch.setattr(llama_guard, "load_guard", counted)
     options = [*swept, "judge=llama_guard", f"judge.model={guard_path}", "judge.dtype=float32"]
     judge(options)
-    cells = records(enumerate_cells(options, sweep=True))
+    cells = cells_of(enumerate_cells(options, sweep=True))
     done = {cell.key for cell in cells if not isinstance(cell, MissingCell)}
     assert len(done) == 2
     assert len(loads) == 1

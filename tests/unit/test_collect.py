@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from asft.cells.compose import Sweep, enumerate_cells
 from asft.cells.keys import plan
-from asft.report.collect import column_free, records
-from asft.report.collect_measures import measure_table
+from asft.report.collect import cells_of, column_free
+from asft.report.records import MissingCell
 from asft.store.entries import DETAILS, Store, write_json
 
 Overrides = list[str]
@@ -21,21 +20,18 @@ def of(experiment: str, pair: Overrides, *axes: str) -> Sweep:
     return enumerate_cells([f"experiment={experiment}", *kept, *axes], sweep=True)
 
 
-def small_tables(pair: Overrides) -> dict[str, tuple[Sweep, Callable[[Sweep], list[object]]]]:
-    measured = of("table1", pair, "measure.update=random", "attack.n=24")
-    scored = of("table2", pair, "method=aligned", "attack.p=0.1")
-    return {"measures": (measured, lambda sweep: [*measure_table(sweep, "").cells]), "cells": (scored, records)}
-
-
 @pytest.mark.parametrize("kind", ["cells", "measures"])
 def test_damage_failure_and_absence_are_told_alike_of_scores_and_measures(pair_overrides: Overrides, kind: str) -> None:
-    sweep, collected = small_tables(pair_overrides)[kind]
+    chosen = {"measures": ("table1", "measure.update=random", "attack.n=24"), "cells": ("table2", "method=aligned")}
+    name, *axes = chosen[kind]
+    sweep = of(name, pair_overrides, *axes, *(["attack.p=0.1"] if kind == "cells" else []))
     (item,) = sweep.cells
     store, stages = Store(item.cell.outputs), plan(item.cell)
 
     def told() -> tuple[str, str]:
-        (cell,) = collected(sweep)
-        return cell.status, cell.reason  # type: ignore[attr-defined]
+        (cell,) = cells_of(sweep)
+        assert isinstance(cell, MissingCell)
+        return cell.status, cell.reason
 
     assert told() == ("missing", "")
 
@@ -55,7 +51,7 @@ def test_damage_failure_and_absence_are_told_alike_of_scores_and_measures(pair_o
 def test_rows_that_do_not_depend_on_the_column_are_known_over_seeds_too(pair_overrides: Overrides) -> None:
     sweep = of("table1", pair_overrides, "measure.update=harmful,random", "attack.n=24,48", "seed=0,1")
     assert column_free(sweep, lambda item: item.axes["measure.update"], "attack.n") == {"random"}
-    places = {(cell.row, cell.column) for cell in measure_table(sweep, "").cells}
+    places = {(cell.row, cell.column) for cell in cells_of(sweep)}
     assert places == {("harmful", 24), ("harmful", 48), ("random", None)}
     scored = of("table2", pair_overrides, "method=aligned,sft", "attack.p=0.1,0.2", "seed=0,1")
     assert column_free(scored, lambda item: item.cell.method.name, "attack.p") == {"aligned"}

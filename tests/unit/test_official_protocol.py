@@ -24,7 +24,7 @@ from asft.data.protocol import protocol_of
 from asft.data.rows import Row
 from asft.data.sources import load_data
 from asft.data.templates import IGNORED
-from asft.report.collect import differences
+from asft.report.differences import differences
 
 MakeCell = Callable[..., CellConfig]
 

@@ -9,100 +9,104 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from asft.report.measure_table import MeasureRecord, MeasureSpec, MeasureTable, MissingMeasure, number
-from asft.report.paper import paper_measure
-from asft.report.records import Column
-from asft.report.writers.measure_print import draw_all, write_measures_for_print, write_static
-from asft.report.writers.measures import print_measures, render_measures, write_measures
+from asft.metrics.intervals import Interval
+from asft.report.analysis import Analysis
+from asft.report.paper import paper_value
+from asft.report.records import CellRecord, Column, Metric, MetricValue, MissingCell, TableSpec
+from asft.report.text import number
+from asft.report.writers.measure_print import draw_all, write_static
+from asft.report.writers.terminal import print_analysis
+from asft.report.writers.write import write_for_print, write_report
 
 PLANE = {"kind": "plane", "x": "alignment", "y": "<b>harmful</b>", "steps": [-1, 0, 1], "hs": [[0, 5, 90]] * 3}
 LINES = {"kind": "lines", "along": "alignment", "steps": [-1, 0, 1], "hs": [90, 0, 3], "random": [[1, 0, 2], [4, 0, 9]]}
 
 
-def table(*cells: MeasureRecord | MissingMeasure, **changes: object) -> MeasureTable:
+EPL = Metric("epl", "the safe length")
+
+
+def table(*cells: CellRecord | MissingCell, **changes: object) -> Analysis:
     fields: dict[str, object] = {
         "name": "table7",
         "title": "Table 7: lengths & <tags>",
         "column_title": "model",
         "columns": (Column("tiny_llama", "tiny_llama", "llama2_7b"), Column("tiny_qwen2", "tiny_qwen2", "qwen2_7b")),
         "rows": {"alignment": "alignment direction", "random": "random directions"},
-        "headline": {"alignment": "epl", "random": "epl"},
+        "controls": (),
+        "undefended": None,
+        "compare_to": (),
+        "metrics": ("epl",),
         "paper_rows": {"alignment": "aligned"},
         "paper_table": "table7",
         "command": "asft landscape experiment=table7",
         "versions": {"torch": "2.13.0"},
     }
-    return MeasureTable(MeasureSpec(**(fields | changes)), cells)  # type: ignore[arg-type]
+    return Analysis(TableSpec(**(fields | changes)), cells)  # type: ignore[arg-type]
 
 
-def record(row: str, column: str | None, value: float, seed: int = 0, **changes: object) -> MeasureRecord:
-    fields: dict[str, object] = {
-        "interval": None,
-        "details": {},
-        "seconds": 2.0,
-        "values": {"epl": value, "ahead": 1.0},
-    }
-    fields |= changes
-    return MeasureRecord(key=f"{row}{column}{seed}", row=row, column=column, seed=seed, **fields)  # type: ignore[arg-type]
+def record(
+    row: str,
+    column: str | int | None,
+    value: float,
+    seed: int = 0,
+    interval: Interval | None = None,
+    metric: Metric = EPL,
+    **changes: object,
+) -> CellRecord:
+    metrics = {metric.name: MetricValue(metric, value, interval=interval)}
+    return CellRecord(f"{row}{column}{seed}", row, column, seed, metrics, 2.0, **changes)  # type: ignore[arg-type]
 
 
 def test_seeds_are_averaged_with_students_interval() -> None:
     cells = [record("alignment", "tiny_llama", value, seed) for seed, value in enumerate((0.1, 0.2, 0.3))]
     entry = table(*cells).entries[0]
-    assert entry.value == pytest.approx(0.2)
+    assert entry.ours == pytest.approx(0.2)
     assert entry.lo == pytest.approx(0.2 - 4.302653 * 0.1 / 3**0.5)
+    assert entry.lo < 0, "only what is in percent is cut"
     assert entry.paper == 0.1287
 
 
-def test_two_cells_at_one_place_are_refused() -> None:
-    with pytest.raises(ValueError, match="two cells for row alignment, tiny_llama, seed 0"):
-        table(record("alignment", "tiny_llama", 0.1), record("alignment", "tiny_llama", 0.2))
-
-
-def test_a_failure_stays_in_its_own_column() -> None:
+def test_a_failure_stays_in_its_own_column_and_is_told_with_its_reason() -> None:
     found = table(
-        MissingMeasure("alignment", "tiny_llama", 0, "failed"), MissingMeasure("alignment", "tiny_qwen2", 0, "missing")
+        MissingCell("a", "alignment", "tiny_llama", 0, "failed", "no memory", ("epl",)),
+        MissingCell("b", "alignment", "tiny_qwen2", 0, "missing", "", ("epl",)),
     )
-    assert [entry.status for entry in found.row_entries("alignment")] == ["failed", "missing"]
+    assert [entry.status for entry in found.line("epl", "alignment").entries] == ["failed", "missing"]
+    assert found.gaps[0] == "alignment direction, tiny_llama: failed (no memory)"
 
 
 def test_one_seed_keeps_the_measures_own_interval_and_spanning_rows_stand_in_every_column() -> None:
-    found = table(record("random", None, 0.4, interval=(0.1, 0.9, "range")))
-    assert [(e.value, e.lo, e.hi) for e in found.row_entries("random")] == [(0.4, 0.1, 0.9)] * 2
-    assert [e.status for e in found.row_entries("alignment")] == ["missing", "missing"]
+    found = table(record("random", None, 0.4, interval=Interval(0.1, 0.9, "range")))
+    line = found.line("epl", "random")
+    assert line.spans
+    assert [(e.ours, e.lo, e.hi, e.interval) for e in line.entries] == [(0.4, 0.1, 0.9, "range")] * 2
+    assert [e.status for e in found.line("epl", "alignment").entries] == ["missing", "missing"]
 
 
-def test_a_failure_is_told_with_its_reason() -> None:
-    found = table(MissingMeasure("alignment", "tiny_llama", 0, "failed", "no memory"))
-    assert found.gaps == ("alignment direction, tiny_llama: failed (no memory)",)
-    assert found.entries[0].status == "failed"
-
-
-def test_the_papers_figures_of_both_tables_are_found() -> None:
-    assert paper_measure("table1", "harmful", 50) == 5.96e-4
-    assert paper_measure("table1", "random", 500) == 8.489e-3
-    assert paper_measure("table1", "benign", 50) is None
-    assert paper_measure("table7", "harmful", "gemma2_9b") == 0.0046
-    assert paper_measure("table7", "harmful", "elsewhere") is None
-    assert paper_measure(None, "harmful", 50) is None
+def test_a_spanning_row_has_an_entry_per_column_where_the_papers_figures_differ() -> None:
+    found = table(record("alignment", None, 0.4)).line("epl", "alignment")
+    assert not found.spans
+    assert [(entry.ours, entry.paper) for entry in found.entries] == [(0.4, 0.1287), (0.4, 0.6594)]
 
 
 def test_numbers_have_three_digits() -> None:
-    assert [number(value) for value in (0.1234567, 6.3e-4, 0.0, 12.0, None)] == ["0.123", "6.30e-04", "0", "12", ""]
+    shown = [number(value, EPL) for value in (0.1234567, 6.3e-4, 0.0, 12.0, None)]
+    assert shown == ["0.123", "6.30e-04", "0", "12", ""]
 
 
 def test_every_writer_writes(tmp_path: Path) -> None:
     found = table(
-        record("alignment", "tiny_llama", 0.25, details=PLANE, values={"epl": 0.25, "cosine": 0.5}),
+        record("alignment", "tiny_llama", 0.25, details=PLANE, extra={"cosine": 0.5}),
         record("random", None, 0.5, details=LINES),
     )
-    paths = write_measures(found, tmp_path)
+    paths = write_report(found, tmp_path)
     page = paths.html.read_text()
     assert "lengths &amp; &lt;tags&gt;" in page
     assert "<b>harmful</b>" not in page.split("<script", 1)[0]
-    assert "0.25" in paths.markdown.read_text()
+    assert "| alignment direction | 0.25 · paper 0.129 |" in paths.markdown.read_text()
     assert r"lengths \& \textless{}tags\textgreater{}" in paths.latex.read_text()
     assert "0.25" in paths.csv.read_text()
+    assert (tmp_path / "values.csv").read_text().splitlines()[0] == "row,column,seed,epl,cosine,seconds"
     images = sorted(path.name for path in tmp_path.glob("*.[sp][vn]g"))
     assert images == ["00_plane.png", "00_plane.svg", "01_lines.png", "01_lines.svg"]
     assert all((tmp_path / name).stat().st_size > 1000 for name in images)
@@ -124,11 +128,11 @@ def test_lengths_are_drawn_over_their_columns(tmp_path: Path) -> None:
 
 def test_cosines_are_drawn_beside_the_papers_with_gaps_left_out(tmp_path: Path) -> None:
     columns = (Column(10, "n = 10"), Column(50, "n = 50"))
-    cosines = {"alignment": "abs_cos", "random": "abs_cos"}
+    cosine = Metric("abs_cos")
     found = table(
-        record("alignment", 50, 0.1, details={"null": [0.1]}, values={"abs_cos": 0.1}, interval=(0.05, 0.3, "range")),
+        record("alignment", 50, 0.1, interval=Interval(0.05, 0.3, "range"), metric=cosine, details={"null": [0.1]}),
         columns=columns,
-        headline=cosines,
+        metrics=("abs_cos",),
         paper_table="table1",
         paper_rows={"alignment": "harmful"},
     )
@@ -137,35 +141,32 @@ def test_cosines_are_drawn_beside_the_papers_with_gaps_left_out(tmp_path: Path) 
     ours, paper = axes.containers[0].lines[0], next(line for line in axes.lines if line.get_linestyle() == ":")
     assert name == "cosines"
     assert [tuple(point) for point in ours.get_xydata()] == [(1.0, 0.1)]
-    assert list(paper.get_ydata()) == [paper_measure("table1", "harmful", 10), paper_measure("table1", "harmful", 50)]
+    assert list(paper.get_ydata()) == [paper_value("table1", "abs_cos", "harmful", n) for n in (10, 50)]
     (bar,) = axes.containers[0].lines[2][0].get_segments()
     assert list(bar[:, 1]) == pytest.approx([0.05, 0.3])
 
 
 def test_the_same_figures_go_into_a_paper(tmp_path: Path) -> None:
     found = table(record("alignment", "tiny_llama", 0.25, details=PLANE), record("random", None, 0.5, details=LINES))
-    write_measures(found, tmp_path)
-    document, table_file, *figures = write_measures_for_print(found, tmp_path, "tex")
+    write_report(found, tmp_path)
+    document, table_file, *figures = write_for_print(found, tmp_path, "tex")
     assert [path.name for path in figures] == ["00_plane.pdf", "01_lines.pdf"]
     assert b"/Type3" not in figures[1].read_bytes(), "conferences refuse Type 3 fonts"
     assert table_file.exists()
     assert not re.search("[α-ω]", table_file.read_text()), "LaTeX knows no bare Greek letters"
     named = re.findall(r"\\includegraphics\[.*\]\{(.*)\}", document.read_text())
     assert named == ["00_plane", "01_lines"]
-    assert write_measures_for_print(found, tmp_path, "pdf") == figures
+    assert write_for_print(found, tmp_path, "pdf") == figures
 
 
 def test_the_terminal_shows_value_range_and_paper() -> None:
     out = io.StringIO()
-    found = table(record("alignment", "tiny_llama", 0.25), record("random", None, 0.5, interval=(0.1, 0.9, "range")))
-    print_measures(found, Console(file=out, width=80))
+    found = table(
+        record("alignment", "tiny_llama", 0.25), record("random", None, 0.5, interval=Interval(0.1, 0.9, "range"))
+    )
+    print_analysis(found, Console(file=out, width=80))
     text = out.getvalue()
     assert "0.25" in text
     assert "0.1–0.9" in text
     assert "0.129" in text
     assert max(map(len, text.splitlines())) <= 80
-
-
-def test_markdown_names_what_is_missing() -> None:
-    text = render_measures(table(record("random", None, 0.5), MissingMeasure("alignment", "tiny_qwen2", 0, "missing")))
-    assert "- alignment direction, tiny\\_qwen2: missing" in text

@@ -7,17 +7,18 @@ import re
 from pathlib import Path
 
 import pytest
-from report_cells import RATIOS, cell, sound_cells, table_spec
+from report_cells import RATIOS, analysis, cell, sound_cells
 from rich.console import Console
 
 from asft.commands.report import report
 from asft.config import ConfigError
 from asft.report.records import Column, MissingCell
-from asft.report.writers.write import print_report, write_for_print
+from asft.report.writers.terminal import print_analysis
+from asft.report.writers.write import write_for_print
 
 
 def test_pdf_holds_the_table_and_both_figures(tmp_path: Path) -> None:
-    paths = write_for_print(table_spec(), sound_cells(), tmp_path, "pdf")
+    paths = write_for_print(analysis(sound_cells()), tmp_path, "pdf")
     assert {path.name for path in paths} == {"table.pdf", "along-columns.pdf", "trade-off.pdf"}
     for path in paths:
         content = path.read_bytes()
@@ -26,18 +27,18 @@ def test_pdf_holds_the_table_and_both_figures(tmp_path: Path) -> None:
 
 
 def test_the_same_cells_give_the_same_bytes(tmp_path: Path) -> None:
-    first, second = (write_for_print(table_spec(), sound_cells(), tmp_path / name, "pdf") for name in "ab")
+    first, second = (write_for_print(analysis(sound_cells()), tmp_path / name, "pdf") for name in "ab")
     assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
 
 
 def test_a_cell_without_result_leaves_a_gap_and_no_error(tmp_path: Path) -> None:
-    cells = [c for c in sound_cells() if not (c.method == "asft" and c.axis == {"attack.p": RATIOS[1]})]
-    gap = MissingCell("gap", "asft", {"attack.p": RATIOS[1]}, 0, "failed", "out of memory")
-    assert len(write_for_print(table_spec(), [*cells, gap], tmp_path, "pdf")) == 3
+    cells = [c for c in sound_cells() if not (c.row == "asft" and c.column == RATIOS[1])]
+    gap = MissingCell("gap", "asft", RATIOS[1], 0, "failed", "out of memory")
+    assert len(write_for_print(analysis([*cells, gap]), tmp_path, "pdf")) == 3
 
 
 def test_tex_names_files_that_are_there(tmp_path: Path) -> None:
-    document = write_for_print(table_spec(title="50% & more"), sound_cells(), tmp_path, "tex")[0].read_text()
+    document = write_for_print(analysis(sound_cells(), title="50% & more"), tmp_path, "tex")[0].read_text()
     assert r"50\% \& more" in document
     figures = re.findall(r"\\includegraphics\[.*\]\{(.*)\}", document)
     assert sorted(figures) == ["along-columns", "trade-off"]
@@ -53,12 +54,11 @@ def test_an_unknown_format_names_the_allowed_ones(arguments: list[str]) -> None:
 
 def test_many_columns_fit_80_columns_without_colour() -> None:
     ratios = [position / 20 for position in range(14)]
-    spec = table_spec(columns=tuple(Column(p, f"p = {p:g}") for p in ratios))
-    cells = [cell(method, 10, 180, p=p) for method in ("sft", "safe_lora", "asft") for p in ratios]
+    columns = tuple(Column(p, f"p = {p:g}") for p in ratios)
+    cells = [cell(row, 10, 180, p) for row in ("sft", "safe_lora", "asft") for p in ratios]
+    table = analysis([cell("base", 98, 20), cell("aligned", 1, 30), *cells], columns=columns)
     out = io.StringIO()
-    print_report(
-        spec, [cell("base", 98, 20), cell("aligned", 1, 30), *cells], Console(file=out, width=80, no_color=True)
-    )
+    print_analysis(table, Console(file=out, width=80, no_color=True))
     shown = out.getvalue()
     assert "\x1b" not in shown
     assert max(map(len, shown.splitlines())) <= 80

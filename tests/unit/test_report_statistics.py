@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from report_cells import cell, sound_cells, table_spec
+from report_cells import analysis, cell, flagged, sound_cells
 
 from asft.metrics.intervals import wilson
-from asft.report.grid import Grid
+from asft.report.collect import FA
+from asft.report.records import MetricValue
 from asft.report.statistics import (
     bootstrap_means,
-    compare,
-    differences_that_hold,
     holm,
     mcnemar,
+    own_interval,
     pair_by_seed,
+    paired_p_over_columns,
     paired_test,
     student_t,
     summarise,
@@ -44,7 +45,7 @@ def test_student_t_interval_of_three_seeds() -> None:
 
 
 def test_several_seeds_are_summarised_by_mean_range_and_t() -> None:
-    summary = summarise([cell("asft", hs, 190, seed=seed) for seed, hs in enumerate((10, 12, 14))], "HS")
+    summary = summarise([flagged(10), flagged(12), flagged(14)])
     assert (summary.mean, summary.minimum, summary.maximum, summary.seeds) == (12.0, 10.0, 14.0, 3)
     assert summary.interval is not None
     assert summary.interval.kind == "Student t over seeds"
@@ -52,7 +53,7 @@ def test_several_seeds_are_summarised_by_mean_range_and_t() -> None:
 
 
 def test_equal_seeds_do_not_claim_certainty() -> None:
-    summary = summarise([cell("asft", 0, 190, seed=seed) for seed in range(3)], "HS")
+    summary = summarise([flagged(0)] * 3)
     assert summary.interval is not None
     assert summary.interval.hi == pytest.approx(wilson(0, 100).hi)
     assert "all seeds equal" in summary.interval.kind
@@ -60,13 +61,11 @@ def test_equal_seeds_do_not_claim_certainty() -> None:
 
 def test_graded_task_gets_a_bootstrap_interval_or_none() -> None:
     graded = {f"t{index}": 0.4 + 0.2 * (index % 2) for index in range(100)}
-    record = cell("asft", 0, 0, fa_score=50.0, fa_correct=None, fa_total=100, task_verdicts=graded)
-    interval = summarise([record], "FA").interval
+    interval = own_interval(MetricValue(FA, 50.0, 100, rows=graded))
     assert interval is not None
     # standard error of the mean: 10 / sqrt(100) = 1 point
     assert (interval.lo, interval.hi) == pytest.approx((48.04, 51.96), abs=0.3)
-    unscored = cell("asft", 0, 0, fa_score=50.0, fa_correct=None, task_verdicts={})
-    assert summarise([unscored], "FA").interval is None
+    assert own_interval(MetricValue(FA, 50.0, 100)) is None
 
 
 def test_mcnemar_exact() -> None:
@@ -93,8 +92,8 @@ def test_bootstrap_has_the_spread_of_both_seeds_and_prompts() -> None:
 def test_one_seed_of_verdicts_is_tested_with_mcnemar_several_with_the_bootstrap() -> None:
     sft = [cell("sft", 40, 190, seed=seed) for seed in range(3)]
     asft = [cell("asft", 10, 190, seed=seed) for seed in range(3)]
-    one = paired_test(pair_by_seed(asft[:1], sft), "HS")
-    several = paired_test(pair_by_seed(asft, sft), "HS")
+    one = paired_test(pair_by_seed(asft[:1], sft, "HS"))
+    several = paired_test(pair_by_seed(asft, sft, "HS"))
     assert one is not None
     assert several is not None
     assert (one.test, one.difference, one.n, one.seeds) == ("McNemar exact", pytest.approx(-30.0), 100, 1)
@@ -106,16 +105,17 @@ def test_one_seed_of_verdicts_is_tested_with_mcnemar_several_with_the_bootstrap(
 def test_a_difference_that_one_seed_contradicts_does_not_hold() -> None:
     sft = [cell("sft", 40, 190, seed=seed) for seed in range(3)]
     asft = [cell("asft", hs, 190, seed=seed) for seed, hs in enumerate((5, 5, 75))]
-    result = paired_test(pair_by_seed(asft, sft), "HS")
+    result = paired_test(pair_by_seed(asft, sft, "HS"))
     assert result is not None
     assert result.p_value > 0.05
 
 
 def test_records_without_a_common_seed_or_prompt_are_not_compared() -> None:
-    assert pair_by_seed([cell("sft", 1, 1, seed=0)], [cell("asft", 1, 1, seed=1)]) == []
-    assert paired_test([], "HS") is None
-    other = cell("asft", 1, 1, harmful_verdicts={"another prompt": True})
-    assert paired_test([(cell("sft", 1, 1), other)], "HS") is None
+    assert pair_by_seed([cell("sft", 1, 1, seed=0)], [cell("asft", 1, 1, seed=1)], "HS") == []
+    assert pair_by_seed([cell("sft", 1, 1)], [cell("asft", 1, 1, metrics={})], "HS") == []
+    assert paired_test([]) is None
+    assert paired_test([({"one": 1.0}, {"another": 1.0})]) is None
+    assert paired_p_over_columns([[({"one": 1.0}, {"one": 0.0})], []]) is None
 
 
 def test_holm_steps_down_and_stays_monotone() -> None:
@@ -125,23 +125,21 @@ def test_holm_steps_down_and_stays_monotone() -> None:
 
 
 def test_differences_that_hold_are_corrected_over_the_table() -> None:
-    grid = Grid(table_spec(), sound_cells())
-    comparisons = compare(grid)
+    table = analysis(sound_cells())
     # (safe_lora, asft) against sft and safe_lora against asft, three columns, two metrics
-    assert len(comparisons) == 18
-    assert {(item.method, item.reference) for item in comparisons} == {
+    assert len(table.comparisons) == 18
+    assert {(item.method, item.reference) for item in table.comparisons} == {
         ("safe_lora", "sft"),
         ("asft", "sft"),
         ("safe_lora", "asft"),
     }
-    holding = differences_that_hold(grid)
-    assert all(item.p_holm >= item.result.p_value for item in comparisons)
-    hs = {(item.method, item.column) for item in holding if item.metric == "HS" and item.reference == "sft"}
-    assert hs == {
+    assert all(item.p_holm >= item.result.p_value for item in table.comparisons)
+    hs = [item for item in table.holding if item.metric.name == "HS"]
+    assert {(item.method, item.column) for item in hs if item.reference == "sft"} == {
         ("safe_lora", "p = 0.1"),
         ("asft", "p = 0.1"),
         ("safe_lora", "p = 0.2"),
         ("asft", "p = 0.2"),
     }
-    assert all(item.better for item in holding if item.metric == "HS" and item.reference == "sft")
-    assert not any(item.better for item in holding if item.metric == "FA" and item.method == "safe_lora")
+    assert all(item.better for item in hs if item.reference == "sft")
+    assert not any(item.better for item in table.holding if item.metric.name == "FA" and item.method == "safe_lora")

@@ -2,41 +2,30 @@
 
 from __future__ import annotations
 
-import pandas as pd
 import pytest
-from report_cells import RATIOS, cell, sound_cells, table_spec
+from report_cells import RATIOS, analysis, cell, flagged, sound_cells, table_spec
 
-from asft.report.analysis import analyse
-from asft.report.frame import Entry, long_frame, table_entries, wide_frame
-from asft.report.grid import Grid
+from asft.metrics.intervals import Interval
+from asft.report.collect import FA, HS
 from asft.report.paper import paper_tables, paper_value
-from asft.report.records import Cell, Column, MissingCell
+from asft.report.records import Cell, Column, Metric, MetricValue, MissingCell
+from asft.report.table import Entry, Table
+from asft.report.text import shown
+from asft.report.writers.markdown import render_markdown
 
 
 def entries_by_place(cells: list[Cell], **changes: object) -> dict[tuple[str, str, str], Entry]:
-    entries = table_entries(Grid(table_spec(**changes), cells))
-    return {(entry.metric, entry.row, entry.column_label): entry for entry in entries}
+    entries = analysis(cells, **changes).entries
+    return {(entry.metric.name, entry.row, entry.column_label): entry for entry in entries}
 
 
 @pytest.mark.parametrize(
-    "changes",
-    [
-        {"hs_flagged": 101},
-        {"hs_total": 0, "hs_flagged": 0},
-        {"fa_score": 100.5},
-        {"fa_score": float("nan")},
-        {"fa_total": 0},
-        {"fa_correct": 201},
-    ],
+    ("metric", "value", "n", "hits"),
+    [(HS, 101, 100, 101), (HS, 0, 0, 1), (FA, 100.5, 9, None), (FA, float("nan"), 9, None), (FA, 1, -1, None)],
 )
-def test_impossible_counts_are_refused(changes: dict[str, float]) -> None:
-    with pytest.raises(ValueError, match="cell k: "):
-        cell("asft", 1, 1, key="k", **changes)
-
-
-def test_scores_are_percent() -> None:
-    record = cell("asft", 4, 150)
-    assert (record.hs, record.fa) == (4.0, 75.0)
+def test_impossible_numbers_are_refused(metric: Metric, value: float, n: int, hits: int | None) -> None:
+    with pytest.raises(ValueError, match=f"{metric.name}[=:]"):
+        MetricValue(metric, value, n, hits)
 
 
 @pytest.mark.parametrize(
@@ -50,6 +39,11 @@ def test_scores_are_percent() -> None:
         (("table2", "HS", "l2", 0.1), None),
         (("table2", "HS", "asft", 0.3), None),
         (("table2", "EPL", "asft", 0.1), None),
+        (("table1", "abs_cos", "harmful", 50), 5.96e-4),
+        (("table1", "abs_cos", "random", 500), 8.489e-3),
+        (("table1", "abs_cos", "benign", 50), None),
+        (("table7", "epl", "harmful", "gemma2_9b"), 0.0046),
+        (("table7", "epl", "harmful", "elsewhere"), None),
         (("table9", "HS", "asft", 0.1), None),
         (("notes", "HS", "asft", 0.1), None),
         ((None, "HS", "asft", 0.1), None),
@@ -60,11 +54,13 @@ def test_paper_value(place: tuple[str, str, str, float], value: float | None) ->
 
 
 def test_every_row_of_the_paper_is_as_long_as_its_axis() -> None:
-    for name, table in paper_tables().items():
-        if name.startswith("table") and "HS" in table:
-            for metric in ("HS", "FA"):
-                lengths = {method: len(values) for method, values in table[metric].items()}
-                assert set(lengths.values()) == {len(table["axis"]["values"])}, (name, metric, lengths)
+    metrics = {"HS", "FA", "abs_cos", "epl"}
+    tables = {name: table for name, table in paper_tables().items() if name.startswith("table")}
+    assert len(tables) == 8
+    for name, table in tables.items():
+        shown = metrics & table.keys()
+        lengths = {len(values) for metric in shown for values in table[metric].values()}
+        assert lengths == {len(table["axis"]["values"])}, name
 
 
 def test_entry_holds_ours_the_paper_and_the_distance() -> None:
@@ -79,15 +75,15 @@ def test_entry_holds_ours_the_paper_and_the_distance() -> None:
 
 def test_columns_may_go_by_another_name_in_the_paper() -> None:
     columns = (Column("tiny_llama", "tiny Llama", paper="llama2_7b"), Column("own", "own model"))
-    cells: list[Cell] = [cell("asft", 4, 150, axis={"model": "tiny_llama"})]
+    cells: list[Cell] = [cell("asft", 4, 150, "tiny_llama")]
     places = entries_by_place(cells, column_axis="model", columns=columns, paper_table="table6")
     assert places["FA", "asft", "tiny Llama"].paper == 84.3
     assert places["FA", "asft", "own model"].paper is None
 
 
 def test_best_is_among_defences_only_and_ties_share_it() -> None:
-    cells = [item for item in sound_cells() if item.axis.get("attack.p") != 0]
-    cells += [cell("sft", 0, 200, p=0.0), cell("safe_lora", 1, 150, p=0.0), cell("asft", 1, 160, p=0.0)]
+    cells = [item for item in sound_cells() if item.column != 0]
+    cells += [cell("sft", 0, 200, 0.0), cell("safe_lora", 1, 150, 0.0), cell("asft", 1, 160, 0.0)]
     places = entries_by_place(cells)
     best = {place for place, entry in places.items() if entry.best and place[2] == "p = 0"}
     # SFT and the aligned model score better than either, but defend nothing.
@@ -107,61 +103,75 @@ def test_untouched_models_span_the_columns() -> None:
 
 
 def test_missing_failed_and_partial_places() -> None:
-    cells = [item for item in sound_cells(seeds=(0, 1)) if item.method != "asft"]
+    cells = [item for item in sound_cells(seeds=(0, 1)) if item.row != "asft"]
     cells += [
-        cell("asft", 1, 188, p=0.0, seed=0),
-        MissingCell("a", "asft", {"attack.p": 0.0}, 1, "missing"),
-        MissingCell("b", "asft", {"attack.p": 0.1}, 0, "failed", "out of memory"),
-        MissingCell("c", "asft", {"attack.p": 0.1}, 1, "missing"),
+        cell("asft", 1, 188, 0.0, seed=0),
+        MissingCell("a", "asft", 0.0, 1, "missing"),
+        MissingCell("b", "asft", 0.1, 0, "failed", "out of memory"),
+        MissingCell("c", "asft", 0.1, 1, "missing"),
     ]
     places = entries_by_place(cells)
     partial, failed, unknown = (places["HS", "asft", f"p = {ratio:g}"] for ratio in RATIOS)
     assert (partial.status, partial.ours, partial.seeds, partial.seeds_missing) == ("partial", 1.0, 1, 1)
     assert (failed.status, failed.ours, failed.paper, failed.reason) == ("failed", None, 4.0, "out of memory")
     assert (unknown.status, unknown.ours) == ("missing", None)
-    assert analyse(table_spec(), cells).gaps == (
+    assert analysis(cells).gaps == (
         "AsFT, p = 0: 1 of 2 seeds",
         "AsFT, p = 0.1: failed (out of memory)",
         "AsFT, p = 0.2: missing",
     )
 
 
-def test_rows_may_be_an_axis_instead_of_a_method() -> None:
-    spec = table_spec(row_axis="method.lam", methods={"sft": "SFT", "1": "λ = 1", "10": "λ = 10"})
-    cells = [cell("asft", 5, 180, axis={"method.lam": lam, "attack.p": 0.1}) for lam in (1, 10)]
-    grid = Grid(spec, [*cells, cell("sft", 60, 190, p=0.1)])
-    assert [grid.row(record) for record in grid.records] == ["sft", "1", "10"]
-
-
 @pytest.mark.parametrize(
     ("cells", "message"),
     [
-        ([cell("vaccine", 1, 1, p=0.1)], r"row 'vaccine' .*allowed: \['base', 'aligned', 'sft'"),
-        ([cell("asft", 1, 1, p=0.3)], r"attack.p=0.3 .*allowed: \[0.0, 0.1, 0.2\]"),
-        ([cell("asft", 1, 1, p=0.1), cell("asft", 2, 1, p=0.1)], "one place for them"),
-        ([cell("asft", 1, 1, p=0.1), cell("asft", 2, 1)], "cells for all columns and for"),
+        ([cell("vaccine", 1, 1, 0.1)], r"row 'vaccine' .*allowed: \['base', 'aligned', 'sft'"),
+        ([cell("asft", 1, 1, 0.3)], r"attack.p=0.3 .*allowed: \[0.0, 0.1, 0.2\]"),
+        ([cell("asft", 1, 1, 0.1), cell("asft", 2, 1, 0.1)], "row asft, p = 0.1, seed 0; the table has one place"),
+        ([cell("asft", 1, 1, 0.1), cell("asft", 2, 1)], "cells for all columns and for"),
     ],
 )
 def test_cells_without_a_place_are_refused(cells: list[Cell], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        Grid(table_spec(), cells)
+        Table(table_spec(), cells)
 
 
-def test_spec_refuses_unknown_metrics_and_double_columns() -> None:
-    with pytest.raises(ValueError, match=r"metrics=\['EPL'\]; allowed: \['HS', 'FA'\]"):
-        table_spec(metrics=("EPL",))
+def test_spec_refuses_double_columns() -> None:
     with pytest.raises(ValueError, match="columns="):
         table_spec(columns=(Column(0.1, "a"), Column(0.1, "b")))
     with pytest.raises(ValueError, match="column labels="):
         table_spec(columns=(Column(0.1, "a"), Column(0.2, "a")))
 
 
-def test_frames_are_long_and_wide() -> None:
-    entries = table_entries(Grid(table_spec(), sound_cells()))
-    frame = long_frame(entries)
-    # two metrics: two spanning controls and three methods in three columns
-    assert len(frame) == 2 * (2 + 3 * 3)
-    wide = wide_frame(entries)
-    assert list(wide.index) == ["base model", "aligned model", "SFT", "Safe LoRA", "AsFT"]
-    assert wide.loc["AsFT", ("HS", "p = 0.2")] == 6.0
-    assert pd.isna(wide.loc["AsFT", ("HS", "all")])
+def test_a_third_metric_is_shown_by_what_comes_with_it() -> None:
+    refusals = Metric("OR", "over-refusal", True, "%", 1, "the share of harmless prompts refused.")
+    length = Metric("EPL", "safe length")
+
+    def measured(row: str, refused: int, column: float) -> Cell:
+        value = MetricValue(length, refused / 1e5, interval=Interval(0.0, 0.5, "its own"))
+        metrics = {"HS": flagged(5), "OR": MetricValue(refusals, refused, 100, refused), "EPL": value}
+        return cell(row, 5, 190, column, metrics=metrics)
+
+    table = analysis([measured(row, 10 + len(row), ratio) for row in ("sft", "asft") for ratio in RATIOS])
+    assert list(table.metrics) == ["HS", "OR", "EPL"]
+    places = {(entry.metric.name, entry.row): entry for entry in table.entries if entry.column == 0.1}
+    assert places["OR", "asft"].best, "the only defence"
+    assert not places["EPL", "asft"].best, "no good direction"
+    assert (shown(places["OR", "asft"]).value, shown(places["OR", "asft"]).interval) == ("14.0", "8.5–22.1")
+    assert (shown(places["EPL", "asft"]).value, shown(places["EPL", "asft"]).interval) == ("1.40e-04", "0–0.5")
+    written = render_markdown(table)
+    assert "## OR, over-refusal in % (lower is better)" in written
+    assert "- OR: the share of harmless prompts refused." in written
+    assert "## EPL, safe length\n" in written
+
+
+def test_a_row_stands_in_the_tables_of_its_own_metrics_alone() -> None:
+    share, length = Metric("share"), Metric("length")
+    cells: list[Cell] = [cell("sft", 0, 0, metrics={"share": MetricValue(share, 0.5)})]
+    cells += [cell("asft", 0, 0, 0.1, metrics={"length": MetricValue(length, 2.0)})]
+    cells += [MissingCell("k", "safe_lora", 0.1, 0, "failed", "no memory", ("length",))]
+    table = analysis(cells, metrics=("share", "length"), controls=(), undefended=None, compare_to=())
+    rows = {name: [line.row for line in table.lines(name)] for name in table.metrics}
+    assert rows == {"share": ["base", "aligned", "sft"], "length": ["base", "aligned", "safe_lora", "asft"]}
+    assert table.health is None
+    assert "Safe LoRA, p = 0.1: failed (no memory)" in table.gaps

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import re
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
-from report_cells import cell, sound_cells, table_spec
+from report_cells import analysis, cell, sound_cells
 from rich.console import Console
 
-from asft.report.analysis import analyse
-from asft.report.frame import long_frame
 from asft.report.records import Cell, Column, MissingCell
 from asft.report.text import signed
 from asft.report.writers.figures import report_figures
@@ -22,7 +22,8 @@ from asft.report.writers.latex import escape as escape_latex
 from asft.report.writers.latex import render_latex
 from asft.report.writers.markdown import escape as escape_markdown
 from asft.report.writers.markdown import render_markdown
-from asft.report.writers.write import print_report, write_report
+from asft.report.writers.terminal import print_analysis
+from asft.report.writers.write import write_report
 
 HOSTILE = "<script>alert(1)</script></table>|javascript:$x_1 & 50%"
 
@@ -60,7 +61,7 @@ class Page(HTMLParser):
 def terminal_output(cells: list[Cell], width: int = 80, **changes: object) -> str:
     stream = io.StringIO()
     console = Console(file=stream, width=width, no_color=True, force_terminal=False)
-    print_report(table_spec(**changes), cells, console)
+    print_analysis(analysis(cells, **changes), console)
     return stream.getvalue()
 
 
@@ -78,18 +79,18 @@ def many_methods() -> tuple[dict[str, str], list[Cell]]:
     }
     ratios = (0, 0.05, 0.1, 0.15, 0.2)
     cells: list[Cell] = [cell("base", 100, 2), cell("aligned", 0, 30)]
-    cells += [cell(name, 100, 200, p=ratio) for name in names for ratio in ratios]
+    cells += [cell(name, 100, 200, ratio) for name in names for ratio in ratios]
     return names, cells
 
 
 def test_report_writes_its_four_files(tmp_path: Path) -> None:
-    paths = write_report(table_spec(), sound_cells(), tmp_path / "new" / "table2")
+    paths = write_report(analysis(sound_cells()), tmp_path / "new" / "table2")
     written = {path.name for path in (paths.html, paths.markdown, paths.csv, paths.latex) if path.is_file()}
     assert written == {"index.html", "table.md", "table.csv", "table.tex"}
 
 
 def test_page_loads_nothing_and_forbids_it(tmp_path: Path) -> None:
-    page = Page(write_report(table_spec(), sound_cells(), tmp_path).html.read_text("utf-8"))
+    page = Page(write_report(analysis(sound_cells()), tmp_path).html.read_text("utf-8"))
     assert page.links
     assert all(link.startswith("data:text/plain") for link in page.links)
     assert "default-src 'none'" in page.policy
@@ -97,7 +98,7 @@ def test_page_loads_nothing_and_forbids_it(tmp_path: Path) -> None:
 
 
 def test_page_names_no_upload_button(tmp_path: Path) -> None:
-    content = write_report(table_spec(), sound_cells(), tmp_path).html.read_text("utf-8")
+    content = write_report(analysis(sound_cells()), tmp_path).html.read_text("utf-8")
     assert 'plotlyServerURL: ""' in content
     buttons = re.search(r"modeBarButtons: (\[\[.*?\]\])", content)
     assert buttons is not None
@@ -105,7 +106,7 @@ def test_page_names_no_upload_button(tmp_path: Path) -> None:
 
 
 def test_page_starts_with_the_verdict_and_holds_every_section(tmp_path: Path) -> None:
-    text = Page(write_report(table_spec(), sound_cells(), tmp_path).html.read_text("utf-8")).text
+    text = Page(write_report(analysis(sound_cells()), tmp_path).html.read_text("utf-8")).text
     order = [
         "The controls are in order.",
         "What differs from the paper",
@@ -123,39 +124,35 @@ def test_page_starts_with_the_verdict_and_holds_every_section(tmp_path: Path) ->
 
 @pytest.mark.parametrize("suffix", ["html", "markdown", "latex"])
 def test_a_table_that_shows_nothing_says_so_first(tmp_path: Path, suffix: str) -> None:
-    cells: list[Cell] = [item for item in sound_cells() if item.method != "sft"]
-    cells += [cell("sft", 2, 190, p=ratio) for ratio in (0.0, 0.1, 0.2)]
-    content = getattr(write_report(table_spec(), cells, tmp_path), suffix).read_text("utf-8")
+    cells: list[Cell] = [item for item in sound_cells() if item.row != "sft"]
+    cells += [cell("sft", 2, 190, ratio) for ratio in (0.0, 0.1, 0.2)]
+    content = getattr(write_report(analysis(cells), tmp_path), suffix).read_text("utf-8")
     body = Page(content).text if suffix == "html" else content
     verdict = body.index("This table shows nothing about any defence.")
     assert verdict < body.index("The attack does not raise HS") < body.index("harmful score in")
 
 
 def test_hostile_text_stays_text_in_the_page(tmp_path: Path) -> None:
-    spec = table_spec(
-        title=HOSTILE,
-        notes=(HOSTILE,),
-        methods={"sft": "SFT", "asft": HOSTILE, "safe_lora": "Safe LoRA"},
-        columns=tuple(Column(ratio, f"{HOSTILE} {ratio:g}") for ratio in (0.0, 0.1, 0.2)),
-        command=HOSTILE,
-        versions={HOSTILE: HOSTILE},
-    )
-    config = {HOSTILE: HOSTILE}
-    cells = [item for item in sound_cells() if item.axis != {"attack.p": 0.2} or item.method != "asft"]
-    cells = [cell(item.method, 5, 180, axis=item.axis, config=config, extra={HOSTILE: 1.0}) for item in cells]
-    cells.append(MissingCell("k", "asft", {"attack.p": 0.2}, 0, "failed", HOSTILE))
-    content = write_report(spec, cells, tmp_path).html.read_text("utf-8")
+    columns = tuple(Column(ratio, f"{HOSTILE} {ratio:g}") for ratio in (0.0, 0.1, 0.2))
+    changes = {"title": HOSTILE, "notes": (HOSTILE,), "command": HOSTILE, "versions": {HOSTILE: HOSTILE}}
+    cells = [item for item in sound_cells() if item.column != 0.2 or item.row != "asft"]
+    logged: dict[str, Any] = {"config": {HOSTILE: HOSTILE}, "extra": {HOSTILE: 1.0}}
+    cells = [cell(item.row, 5, 180, item.column, **logged) for item in cells]
+    cells.append(MissingCell("k", "asft", 0.2, 0, "failed", HOSTILE))
+    rows = {"sft": "SFT", "asft": HOSTILE, "safe_lora": "Safe LoRA"}
+    hostile = analysis(cells, rows=rows, columns=columns, **changes)
+    content = write_report(hostile, tmp_path).html.read_text("utf-8")
     page = Page(content)
-    plain = Page(write_report(table_spec(), sound_cells(), tmp_path).html.read_text("utf-8"))
+    plain = Page(write_report(analysis(sound_cells()), tmp_path).html.read_text("utf-8"))
     assert "<script>alert" not in content
     assert page.tags.count("script") == plain.tags.count("script") == 3
     assert page.text.count(HOSTILE) > 10
 
 
 def test_figures_escape_labels_and_survive_gaps() -> None:
-    spec = table_spec(methods={"sft": "SFT", "asft": "<a href='javascript:1'>x</a>", "safe_lora": "Safe LoRA"})
-    cells = [item for item in sound_cells() if item.axis != {"attack.p": 0.1}]
-    figures = report_figures(analyse(spec, cells))
+    rows = {"sft": "SFT", "asft": "<a href='javascript:1'>x</a>", "safe_lora": "Safe LoRA"}
+    cells = [item for item in sound_cells() if item.column != 0.1]
+    figures = report_figures(analysis(cells, rows=rows))
     assert set(figures) == {"along-columns", "trade-off"}
     assert "<a" not in json.dumps(figures)
     traces = [trace for trace in figures["along-columns"]["data"] if trace.get("legendgroup") == "asft"]
@@ -167,40 +164,40 @@ def test_figures_escape_labels_and_survive_gaps() -> None:
 def test_one_run_for_all_columns_is_drawn_along_them() -> None:
     columns = (Column(1, "λ = 1"), Column(10, "λ = 10"))
     cells: list[Cell] = [cell("aligned", 1, 30), cell("sft", 80, 190)]
-    cells += [cell("asft", 5, 185, axis={"method.lam": lam}) for lam in (1, 10)]
-    figures = report_figures(analyse(table_spec(column_axis="method.lam", columns=columns), cells))
+    cells += [cell("asft", 5, 185, lam) for lam in (1, 10)]
+    figures = report_figures(analysis(cells, column_axis="method.lam", columns=columns))
     lines = {trace["name"]: trace["y"] for trace in figures["along-columns"]["data"] if trace["yaxis"] == "y"}
     assert lines["SFT"] == [80.0, 80.0]
     assert "aligned model" not in lines
 
 
 def test_trade_off_shows_each_cell_once() -> None:
-    figures = report_figures(analyse(table_spec(), sound_cells(seeds=(0, 1))))
+    figures = report_figures(analysis(sound_cells(seeds=(0, 1))))
     points = {trace["name"]: len(trace["x"]) for trace in figures["trade-off"]["data"]}
     assert points == {"base model": 1, "aligned model": 1, "SFT": 6, "Safe LoRA": 6, "AsFT": 6}
 
 
-def test_csv_reads_back_as_the_long_frame(tmp_path: Path) -> None:
-    cells = sound_cells()[:-1]
-    path = write_report(table_spec(methods={"sft": 'S,"F"\nT', "safe_lora": "Safe", "asft": "A"}), cells, tmp_path)
-    spec = table_spec(methods={"sft": 'S,"F"\nT', "safe_lora": "Safe", "asft": "A"})
-    expected = long_frame(analyse(spec, cells).entries)
-    text_columns = {"column": str, "interval": str, "reason": str}
-    read = pd.read_csv(path.csv, dtype=text_columns, keep_default_na=False, na_values={"ours": "", "paper": ""})
-    assert list(read.columns) == list(expected.columns)
-    assert read["label"].tolist() == expected["label"].tolist()
-    assert read["column"].tolist() == [str(value) for value in expected["column"]]
-    pd.testing.assert_series_equal(read["ours"], expected["ours"].astype(float))
-    pd.testing.assert_series_equal(read["paper"], expected["paper"].astype(float))
-    assert read["status"].tolist() == expected["status"].tolist()
-    assert read["best"].tolist() == expected["best"].tolist()
+def test_csv_reads_back_as_the_entries(tmp_path: Path) -> None:
+    table = analysis(sound_cells()[:-1], rows={"sft": 'S,"F"\nT', "safe_lora": "Safe", "asft": "A"})
+    text = {"column": str, "interval": str, "reason": str}
+    path = write_report(table, tmp_path).csv
+    read = pd.read_csv(path, dtype=text, keep_default_na=False, na_values={"ours": "", "paper": ""})
+    # two metrics: two spanning controls and three methods in three columns
+    assert len(read) == len(table.entries) == 2 * (2 + 3 * 3)
+    for name in ("label", "status", "best", "n"):
+        assert read[name].tolist() == [getattr(entry, name) for entry in table.entries]
+    assert read["metric"].tolist() == [entry.metric.name for entry in table.entries]
+    assert read["column"].tolist() == [str(entry.column) for entry in table.entries]
+    for name in ("ours", "paper"):
+        expected = [getattr(entry, name) for entry in table.entries]
+        assert [None if math.isnan(value) else value for value in read[name]] == expected
 
 
 def test_markdown_table_is_well_formed() -> None:
-    spec = table_spec(methods={"sft": "a|b", "safe_lora": "*bold* <i>", "asft": "AsFT"})
-    content = render_markdown(analyse(spec, sound_cells()[:-1]))
-    rows = [line for line in content.splitlines() if line.startswith("|")]
-    assert {len(re.findall(r"(?<!\\)\|", row)) for row in rows} == {5}
+    rows = {"sft": "a|b", "safe_lora": "*bold* <i>", "asft": "AsFT"}
+    content = render_markdown(analysis(sound_cells()[:-1], rows=rows))
+    lines = [line for line in content.splitlines() if line.startswith("|")]
+    assert {len(re.findall(r"(?<!\\)\|", line)) for line in lines} == {5}
     assert r"a\|b" in content
     assert r"\*bold\* \<i\>" in content
     assert r"**4.0** \[1.6–9.8\] · paper 4.00 (Δ +0.0)" in content
@@ -216,8 +213,8 @@ def test_escapes() -> None:
 
 
 def test_latex_table_has_as_many_cells_as_columns() -> None:
-    spec = table_spec(methods={"sft": "S & T", "safe_lora": "50%", "asft": "AsFT"}, title="a_b")
-    content = render_latex(analyse(spec, sound_cells()[:-1]))
+    labels = {"sft": "S & T", "safe_lora": "50%", "asft": "AsFT"}
+    content = render_latex(analysis(sound_cells()[:-1], rows=labels, title="a_b"))
     assert r"\caption{a\_b." in content
     rows = [line for line in content.splitlines() if line.endswith(r"\\") and "multicolumn" not in line]
     assert {len(re.findall(r"(?<!\\)&", row)) for row in rows} == {3}
@@ -230,18 +227,18 @@ def test_latex_table_has_as_many_cells_as_columns() -> None:
 
 @pytest.mark.parametrize("metrics", [("HS", "FA"), ("HS",), ("FA",)])
 def test_a_table_without_any_cell_is_still_a_report(tmp_path: Path, metrics: tuple[str, ...]) -> None:
-    spec = table_spec(methods={"sft": "SFT"}, metrics=metrics, notes=(), versions={}, command="", paper_table=None)
-    paths = write_report(spec, [], tmp_path)
+    bare = {"notes": (), "versions": {}, "command": "", "paper_table": None}
+    paths = write_report(analysis([], rows={"sft": "SFT"}, metrics=metrics, **bare), tmp_path)
     assert "Controls are missing, so this table is unproven." in Page(paths.html.read_text("utf-8")).text
     assert paths.latex.read_text("utf-8").count(r"\textit{missing}") == 9 * len(metrics)
     assert "SFT, p = 0.2: missing" in paths.markdown.read_text("utf-8")
-    assert "missing" in terminal_output([], methods={"sft": "SFT"}, metrics=metrics)
+    assert "missing" in terminal_output([], rows={"sft": "SFT"}, metrics=metrics)
 
 
 def test_terminal_fits_eighty_columns_without_colour() -> None:
     names, cells = many_methods()
     columns = tuple(Column(ratio, f"p = {ratio:g}") for ratio in (0, 0.05, 0.1, 0.15, 0.2))
-    output = terminal_output(cells, methods=names, columns=columns)
+    output = terminal_output(cells, rows=names, columns=columns)
     assert max(map(len, output.splitlines())) <= 80
     assert "\x1b" not in output
     # All five columns stand side by side, nothing is cut.
@@ -254,13 +251,13 @@ def test_terminal_fits_eighty_columns_without_colour() -> None:
 def test_terminal_breaks_wide_tables_into_blocks() -> None:
     names, cells = many_methods()
     columns = tuple(Column(ratio, f"p = {ratio:g}") for ratio in (0, 0.05, 0.1, 0.15, 0.2))
-    output = terminal_output(cells, width=60, methods=names, columns=columns)
+    output = terminal_output(cells, width=60, rows=names, columns=columns)
     assert max(map(len, output.splitlines())) <= 60
     assert re.search(r"^ +p = 0.15 +p = 0.2 *$", output, re.MULTILINE)
 
 
 def test_terminal_marks_best_gaps_and_verdict() -> None:
-    cells = [*sound_cells()[:-1], MissingCell("k", "asft", {"attack.p": 0.2}, 0, "failed", "out of memory")]
+    cells = [*sound_cells()[:-1], MissingCell("k", "asft", 0.2, 0, "failed", "out of memory")]
     output = terminal_output(cells)
     assert output.splitlines()[1].startswith("The controls are in order.")
     asft = next(line for line in output.splitlines() if line.startswith("AsFT"))
@@ -270,7 +267,7 @@ def test_terminal_marks_best_gaps_and_verdict() -> None:
 
 
 def test_markup_in_labels_is_not_interpreted_by_the_terminal() -> None:
-    output = terminal_output(sound_cells(), methods={"sft": "SFT", "safe_lora": "[red]x[/red]", "asft": "AsFT"})
+    output = terminal_output(sound_cells(), rows={"sft": "SFT", "safe_lora": "[red]x[/red]", "asft": "AsFT"})
     assert any(line.startswith("[red]x[/red] ") for line in output.splitlines())
 
 

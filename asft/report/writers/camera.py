@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from asft.report import text
 from asft.report.analysis import Analysis
-from asft.report.frame import Entry
+from asft.report.table import Entry
 from asft.report.writers.figures import CONTROL_COLOUR, PALETTE
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def write_pdf(analysis: Analysis, folder: Path) -> list[Path]:
     """Writes ``table.pdf``, ``along-columns.pdf`` and, where there are both scores, ``trade-off.pdf``."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = [_table(analysis, folder), _along_columns(analysis, folder)]
-    if set(analysis.spec.metrics) == {"HS", "FA"}:
+    if {"HS", "FA"} <= analysis.metrics.keys():
         paths.append(_trade_off(analysis, folder))
     return paths
 
@@ -89,14 +89,14 @@ def _style(analysis: Analysis, row: str) -> dict[str, Any]:
 def _along_columns(analysis: Analysis, folder: Path) -> Path:
     """Each metric over the columns with 95% intervals, the paper's figures dotted."""
     spec, path = analysis.spec, folder / "along-columns.pdf"
-    rows = [row for row in spec.rows if not analysis.grid.spans(row)]
+    rows = [row for row in spec.rows if not analysis.spans(row)]
     places = list(range(len(spec.columns)))
-    with _figure(path, len(spec.metrics), COLUMN_WIDTH, 1.7 * len(spec.metrics) + 0.5) as axes:
-        for ax, metric in zip(axes, spec.metrics, strict=True):
+    with _figure(path, len(analysis.metrics), COLUMN_WIDTH, 1.7 * len(analysis.metrics) + 0.5) as axes:
+        for ax, metric in zip(axes, analysis.metrics, strict=True):
             for position, row in enumerate(rows):
                 # A little aside each, so that intervals do not cover one another.
                 shift = 0.3 * (position / max(1, len(rows) - 1) - 0.5)
-                _draw_row(ax, analysis, row, analysis.row_entries(metric, row), [place + shift for place in places])
+                _draw_row(ax, analysis, row, analysis.line(metric, row).entries, [place + shift for place in places])
             ax.set_ylabel(f"{metric}, %")
         axes[-1].set_xticks(places, [column.label for column in spec.columns])
         axes[-1].set_xlabel(spec.axis_words)
@@ -127,10 +127,10 @@ def _trade_off(analysis: Analysis, folder: Path) -> Path:
     path = folder / "trade-off.pdf"
     with _figure(path, 1, COLUMN_WIDTH, 2.8) as (ax,):
         for row in analysis.spec.rows:
-            records = [record for record in analysis.grid.records if analysis.grid.row(record) == row]
-            if records and not (row in analysis.spec.controls and analysis.grid.spans(row)):
+            records = analysis.row_records(row)
+            if records and not analysis.untouched(row):
                 style, label = _style(analysis, row), analysis.spec.label(row)
-                hs, fa = [record.hs for record in records], [record.fa for record in records]
+                hs, fa = ([record.metrics[name].value for record in records] for name in ("HS", "FA"))
                 ax.plot(hs, fa, linestyle="none", label=label, **style)
         ax.set_xlabel("HS, % (lower is better)")
         ax.set_ylabel("FA, % (higher is better)")
@@ -164,13 +164,10 @@ def _table_lines(analysis: Analysis) -> Iterator[tuple[str, list[str], list[bool
     spec = analysis.spec
     plain = [False] * len(spec.columns)
     yield spec.axis_words, [column.label for column in spec.columns], plain, 0.9
-    for metric in spec.metrics:
-        yield text.metric_title(metric), [""] * len(spec.columns), plain, 0.5
-        for row in spec.rows:
-            entries = analysis.row_entries(metric, row)
-            shown = [entry.status if entry.ours is None else text.score(entry.ours) for entry in entries]
-            yield spec.label(row), shown, [entry.best for entry in entries], 0
-            if any(entry.paper is not None for entry in entries):
-                deltas = [("" if entry.delta is None else f" {text.signed(entry.delta)}") for entry in entries]
-                printed = [text.paper(entry) + delta for entry, delta in zip(entries, deltas, strict=True)]
-                yield "    paper, Δ", printed, plain, 0
+    for name, metric in analysis.metrics.items():
+        yield metric.title, [""] * len(spec.columns), plain, 0.5
+        for line in analysis.lines(name):
+            shown = [text.shown(entry) for entry in line.entries]
+            yield line.label, [place.value for place in shown], [entry.best for entry in line.entries], 0
+            if any(place.paper for place in shown):
+                yield "    paper, Δ", [f"{place.paper} {place.delta}".strip() for place in shown], plain, 0

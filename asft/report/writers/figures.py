@@ -12,8 +12,8 @@ from plotly.subplots import make_subplots
 
 from asft.report import text
 from asft.report.analysis import Analysis
-from asft.report.frame import Entry
 from asft.report.records import Column
+from asft.report.table import Entry
 
 # Mid-tones that keep their contrast on white and near-black; symbols tell methods apart without colour.
 PALETTE = (
@@ -36,7 +36,7 @@ MARKER_SIZES = (8.0, 15.0)
 def report_figures(analysis: Analysis) -> dict[str, dict[str, Any]]:
     """Element id to figure JSON: the HS–FA scatter and both metrics along the columns."""
     figures = {"along-columns": along_columns(analysis)}
-    if set(analysis.spec.metrics) == {"HS", "FA"}:
+    if {"HS", "FA"} <= analysis.metrics.keys():
         figures["trade-off"] = trade_off(analysis)
     return {name: json.loads(figure.to_json()) for name, figure in figures.items()}
 
@@ -63,14 +63,14 @@ def trade_off(analysis: Analysis) -> go.Figure:
 def along_columns(analysis: Analysis) -> go.Figure:
     """Each metric over the columns with 95% intervals; the paper's figures as dotted lines, off at first."""
     spec = analysis.spec
-    figure = make_subplots(rows=len(spec.metrics), cols=1, shared_xaxes=True, vertical_spacing=0.08)
-    rows = [row for row in spec.rows if not _untouched(analysis, row)]
-    for panel, metric in enumerate(spec.metrics, start=1):
+    figure = make_subplots(rows=len(analysis.metrics), cols=1, shared_xaxes=True, vertical_spacing=0.08)
+    rows = [row for row in spec.rows if not analysis.untouched(row)]
+    for panel, metric in enumerate(analysis.metrics, start=1):
         for row in rows:
-            entries = analysis.row_entries(metric, row)
+            entries = analysis.line(metric, row).entries
             figure.add_trace(_ours(analysis, row, entries, first=panel == 1), row=panel, col=1)
         for row in rows:
-            entries = analysis.row_entries(metric, row)
+            entries = analysis.line(metric, row).entries
             if any(entry.paper is not None for entry in entries):
                 figure.add_trace(_paper(analysis, row, entries), row=panel, col=1)
         figure.update_yaxes(
@@ -84,7 +84,7 @@ def along_columns(analysis: Analysis) -> go.Figure:
     figure.update_xaxes(type="category", categoryorder="array", categoryarray=_headings(spec.columns))
     figure.update_layout(
         template="none",
-        height=300 * len(spec.metrics) + 80,
+        height=300 * len(analysis.metrics) + 80,
         margin={"l": 56, "r": 16, "t": 16, "b": 56},
         legend={"orientation": "h", "y": -0.09, "yanchor": "top"},
         scattermode="group",
@@ -95,32 +95,27 @@ def along_columns(analysis: Analysis) -> go.Figure:
 
 
 def _points(analysis: Analysis, row: str) -> go.Scatter:
-    grid, spec = analysis.grid, analysis.spec
+    spec = analysis.spec
     cells = [
         (record, _size(position, len(spec.columns)))
-        for position, column in enumerate(spec.columns[:1] if grid.spans(row) else spec.columns)
-        for record in grid.at(row, column).records
+        for position, column in enumerate(spec.columns[:1] if analysis.spans(row) else spec.columns)
+        for record in analysis.at(row, column).records
     ]
     label = escape(spec.label(row))
     return go.Scatter(
         name=label,
         mode="markers",
-        x=[record.hs for record, _ in cells],
-        y=[record.fa for record, _ in cells],
-        customdata=[[escape(grid.column_label(record)), record.seed, record.key[:12]] for record, _ in cells],
+        x=[record.metrics["HS"].value for record, _ in cells],
+        y=[record.metrics["FA"].value for record, _ in cells],
+        customdata=[[escape(analysis.column_label(record)), record.seed, record.key[:12]] for record, _ in cells],
         hovertemplate=(
             f"<b>{label}</b>, %{{customdata[0]}}, seed %{{customdata[1]}}<br>"
             "HS %{x:.1f}, FA %{y:.1f}<br>cell %{customdata[2]}<extra></extra>"
         ),
         marker={**_style(analysis, row), "size": [size for _, size in cells], "opacity": 0.85},
         # The untouched models lie far off; shown at once they would press everything else into a corner.
-        visible="legendonly" if _untouched(analysis, row) else True,
+        visible="legendonly" if analysis.untouched(row) else True,
     )
-
-
-def _untouched(analysis: Analysis, row: str) -> bool:
-    """Whether a row is a control that no training and no column changes."""
-    return row in analysis.spec.controls and analysis.grid.spans(row)
 
 
 def _ours(analysis: Analysis, row: str, entries: Sequence[Entry], first: bool) -> go.Scatter:
@@ -133,7 +128,7 @@ def _ours(analysis: Analysis, row: str, entries: Sequence[Entry], first: bool) -
         x=_headings(analysis.spec.columns),
         y=[entry.ours for entry in entries],
         error_y=_error_bars(entries, style["color"]),
-        customdata=[[text.interval(entry), text.spread(entry)] for entry in entries],
+        customdata=[[shown.interval, shown.spread] for shown in map(text.shown, entries)],
         hovertemplate=(f"<b>{label}</b>, %{{x}}<br>%{{y:.1f}} [%{{customdata[0]}}] %{{customdata[1]}}<extra></extra>"),
         marker={**style, "size": 8},
         line={"color": style["color"], "width": 1.5},
@@ -142,7 +137,7 @@ def _ours(analysis: Analysis, row: str, entries: Sequence[Entry], first: bool) -
 
 def _range(analysis: Analysis, metric: str, rows: Sequence[str]) -> list[float] | None:
     """Just what the intervals span: grouped points would otherwise pull the axis to zero."""
-    entries = [entry for entry in analysis.entries if entry.metric == metric and entry.row in rows]
+    entries = [entry for entry in analysis.entries if entry.metric.name == metric and entry.row in rows]
     ends = [end for entry in entries for end in (entry.ours, entry.lo, entry.hi) if end is not None]
     if not ends:
         return None

@@ -9,7 +9,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from asft.report import text
 from asft.report.analysis import Analysis
-from asft.report.frame import Entry
+from asft.report.table import Entry
 
 _ESCAPES = {
     "\\": r"\textbackslash{}",
@@ -47,7 +47,7 @@ def escape(value: str) -> str:
 def render_latex(analysis: Analysis) -> str:
     """A ``table*`` float with one panel per metric; needs ``booktabs`` only."""
     template = _environment().get_template("table.tex.j2")
-    return template.render(analysis=analysis, spec=analysis.spec, text=text, value=_value, paper=_paper)
+    return template.render(analysis=analysis, spec=analysis.spec, value=_value, paper=_paper)
 
 
 def render_document(title: str, figures: Mapping[str, str]) -> str:
@@ -75,15 +75,14 @@ def _environment() -> Environment:
 
 def _value(entry: Entry) -> str:
     """Our figure with its interval; the words where there is none."""
+    shown = text.shown(entry)
     if entry.ours is None:
-        return rf"\textit{{{entry.status}}}"
-    shown = rf"\textbf{{{text.score(entry.ours)}}}" if entry.best else text.score(entry.ours)
-    return shown if entry.lo is None else rf"{shown} {{\scriptsize [{escape(text.interval(entry))}]}}"
+        return rf"\textit{{{shown.value}}}"
+    value = rf"\textbf{{{shown.value}}}" if entry.best else shown.value
+    return rf"{value} {{\scriptsize [{escape(shown.interval)}]}}" if shown.interval else value
 
 
 def _paper(entry: Entry) -> str:
     """The paper's figure and our distance from it."""
-    if entry.paper is None:
-        return ""
-    shown = rf"\textit{{{text.paper(entry)}}}"
-    return shown if entry.delta is None else rf"{shown} {escape(text.signed(entry.delta))}"
+    shown = text.shown(entry)
+    return " ".join(part for part in (shown.paper and rf"\textit{{{shown.paper}}}", escape(shown.delta)) if part)

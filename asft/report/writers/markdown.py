@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from asft.report import text
 from asft.report.analysis import Analysis
-from asft.report.frame import Entry
+from asft.report.contrast import finding
+from asft.report.table import Entry
 
 _SPECIAL = re.compile(r"([\\`*_\[\]<>|#~$])")
 
@@ -19,45 +20,49 @@ def escape(value: str) -> str:
 
 def render_markdown(analysis: Analysis) -> str:
     """The whole report of one table."""
-    spec = analysis.spec
+    spec, health = analysis.spec, analysis.health
+    over = f"Mean of {analysis.seeds} seeds.\n\n" if analysis.seeds > 1 else ""
+    differences = [
+        *map(escape, text.difference_sentences(analysis)),
+        f"{text.holding_count(analysis)} {text.METHOD_OF_TESTS}",
+    ]
     sections = [
         f"# {escape(spec.title)}",
-        f"**{analysis.health.headline}** {escape(analysis.health.why)}",
-        *(_metric_section(analysis, metric) for metric in spec.metrics),
-        f"Bold is the best defence of a column. {text.METHOD_OF_INTERVALS}",
+        f"**{health.headline}** {escape(health.why)}" if health else "",
+        escape(finding(analysis)),
+        "\n".join(f"- {escape(line)}" for line in text.glossary(analysis)),
+        *(
+            f"## {escape(metric.title)}\n\n{over}{metric_table(analysis, name)}"
+            for name, metric in analysis.metrics.items()
+        ),
+        f"Bold is the best defence of a column. {text.METHOD_OF_INTERVALS}" if health else "",
         section("No result", map(escape, analysis.gaps)),
-        section("Differences that hold", _differences(analysis)),
+        section("Differences that hold", differences),
         section("What differs from the paper", map(escape, spec.notes)),
-        section("Controls", (escape(finding.text) for finding in analysis.health.findings)),
+        section("Controls", (escape(finding.text) for finding in health.findings) if health else ()),
         _made(analysis),
     ]
     return "\n\n".join(section for section in sections if section) + "\n"
 
 
-def _metric_section(analysis: Analysis, metric: str) -> str:
-    spec = analysis.spec
-    header = ["method", *(escape(column.label) for column in spec.columns)]
-    rows = [
-        [escape(spec.label(row)), *(_cell(entry) for entry in analysis.row_entries(metric, row))] for row in spec.rows
+def metric_table(analysis: Analysis, metric: str, place: Callable[[Entry], str] | None = None) -> str:
+    """One metric's table; ``place`` writes a place otherwise than the report does."""
+    header = ["method" if analysis.health else "", *(escape(column.label) for column in analysis.spec.columns)]
+    lines = [[escape(line.label), *map(place or _place, line.entries)] for line in analysis.lines(metric)]
+    return table(header, lines)
+
+
+def _place(entry: Entry) -> str:
+    shown = text.shown(entry)
+    parts = [
+        f"**{shown.value}**" if entry.best else shown.value,
+        shown.reason and f"({escape(shown.reason)})",
+        shown.interval and f"\\[{shown.interval}\\]",
+        shown.seeds,
+        shown.paper and f"· paper {shown.paper}",
+        shown.delta and f"(Δ {shown.delta})",
     ]
-    over = f"Mean of {analysis.seeds} seeds.\n\n" if analysis.seeds > 1 else ""
-    return f"## {text.metric_title(metric)}\n\n{over}{table(header, rows)}"
-
-
-def _cell(entry: Entry) -> str:
-    if entry.ours is None:
-        shown = [f"{entry.status} ({escape(entry.reason)})" if entry.reason else entry.status]
-    else:
-        score = text.score(entry.ours)
-        shown = [f"**{score}**" if entry.best else score]
-        if entry.lo is not None:
-            shown.append(f"\\[{text.interval(entry)}\\]")
-        if entry.status == "partial":
-            shown.append(f"{entry.seeds} of {entry.seeds + entry.seeds_missing} seeds")
-    if entry.paper is not None:
-        delta = "" if entry.delta is None else f" (Δ {text.signed(entry.delta)})"
-        shown.append(f"· paper {text.paper(entry)}{delta}")
-    return " ".join(shown)
+    return " ".join(part for part in parts if part)
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -72,17 +77,8 @@ def section(title: str, lines: Iterable[str]) -> str:
     return "\n".join([f"## {title}", "", *items]) if items else ""
 
 
-def _differences(analysis: Analysis) -> list[str]:
-    if not analysis.comparisons:
-        return []
-    sentences = text.difference_sentences(analysis.holding, analysis.spec.label)
-    count = text.holding_count(len(analysis.holding), len(analysis.comparisons))
-    return [*map(escape, sentences), f"{count} {text.METHOD_OF_TESTS}"]
-
-
 def _made(analysis: Analysis) -> str:
     spec = analysis.spec
-    versions = ", ".join(f"{name} {version}" for name, version in spec.versions.items())
-    parts = [f"    {spec.command}" if spec.command else "", escape(versions)]
+    parts = [f"    {spec.command}" if spec.command else "", escape(text.versions(spec.versions))]
     body = "\n\n".join(part for part in parts if part)
     return f"## How this was made\n\n{body}" if body else ""

@@ -12,13 +12,14 @@ from typing import Any
 import plotly.graph_objects as go
 
 from asft.measures.epl import SAFE_HS
-from asft.report.measure_table import MeasureRecord, MeasureTable
+from asft.report.analysis import Analysis
+from asft.report.records import CellRecord
 
 COLOURS = ("#2a78c2", "#d1580f", "#1f9a7a", "#b65fa0", "#b98b00", "#5b62c9")
 _MAP = "Viridis"
 
 
-def page_figures(table: MeasureTable) -> dict[str, dict[str, Any]]:
+def page_figures(table: Analysis) -> dict[str, dict[str, Any]]:
     """Element id to Plotly figure JSON, in table order."""
     figures: dict[str, go.Figure] = {}
     for record in table.records:
@@ -35,13 +36,13 @@ def page_figures(table: MeasureTable) -> dict[str, dict[str, Any]]:
     return {name: json.loads(figure.to_json()) for name, figure in figures.items()}
 
 
-def title_of(table: MeasureTable, record: MeasureRecord) -> str:
+def title_of(table: Analysis, record: CellRecord) -> str:
     """Row, column and seed of a record in words."""
-    column = "" if record.column is None else f", {table.column_label(record.column)}"
+    column = "" if record.column is None else f", {table.column_label(record)}"
     return f"{table.spec.rows[record.row]}{column}, seed {record.seed}"
 
 
-def _contours(table: MeasureTable, record: MeasureRecord) -> go.Figure:
+def _contours(table: Analysis, record: CellRecord) -> go.Figure:
     details = record.details
     figure = go.Figure(
         [
@@ -73,7 +74,7 @@ def _contours(table: MeasureTable, record: MeasureRecord) -> go.Figure:
     return _titled(figure, table, record, _axis(details["x"], "α"), _axis(details["y"], "β"))
 
 
-def _surface(table: MeasureTable, record: MeasureRecord) -> go.Figure:
+def _surface(table: Analysis, record: CellRecord) -> go.Figure:
     details = record.details
     surface = go.Surface(
         x=details["steps"],
@@ -98,7 +99,7 @@ def _surface(table: MeasureTable, record: MeasureRecord) -> go.Figure:
     return figure
 
 
-def _lines(table: MeasureTable, record: MeasureRecord) -> go.Figure:
+def _lines(table: Analysis, record: CellRecord) -> go.Figure:
     details = record.details
     figure = go.Figure()
     for index, line in enumerate(details["random"]):
@@ -122,7 +123,7 @@ def _lines(table: MeasureTable, record: MeasureRecord) -> go.Figure:
     return _titled(figure, table, record, "α", "HS %")
 
 
-def _profiles(table: MeasureTable) -> go.Figure:
+def _profiles(table: Analysis) -> go.Figure:
     """HS against α along every direction of Table 7, the random ones in grey."""
     figure = go.Figure()
     for index, record in enumerate(r for r in table.records if r.details.get("kind") == "epl"):
@@ -150,24 +151,24 @@ def _profiles(table: MeasureTable) -> go.Figure:
     return figure
 
 
-def _cosines(table: MeasureTable) -> go.Figure:
+def _cosines(table: Analysis) -> go.Figure:
     """|cos| by row over the columns, above the range of 95% of random updates."""
     figure = go.Figure()
     headings = [column.label for column in table.spec.columns]
     for index, (row, label) in enumerate(table.spec.rows.items()):
-        entries = table.row_entries(row)
+        entries = table.line("abs_cos", row).entries
         colour = COLOURS[index % len(COLOURS)]
         figure.add_scatter(
             x=headings,
-            y=[entry.value for entry in entries],
+            y=[entry.ours for entry in entries],
             mode="lines+markers",
             name=escape(label),
             line={"color": colour},
             error_y={
                 "type": "data",
                 "symmetric": False,
-                "array": [entry.hi - entry.value if entry.hi and entry.value else None for entry in entries],
-                "arrayminus": [entry.value - entry.lo if entry.lo and entry.value else None for entry in entries],
+                "array": [entry.hi - entry.ours if entry.hi and entry.ours else None for entry in entries],
+                "arrayminus": [entry.ours - entry.lo if entry.lo and entry.ours else None for entry in entries],
             },
         )
         if any(entry.paper is not None for entry in entries):
@@ -183,7 +184,7 @@ def _cosines(table: MeasureTable) -> go.Figure:
     return figure
 
 
-def _titled(figure: go.Figure, table: MeasureTable, record: MeasureRecord, x: str, y: str) -> go.Figure:
+def _titled(figure: go.Figure, table: Analysis, record: CellRecord, x: str, y: str) -> go.Figure:
     figure.update_layout(
         title=_heading(table, record),
         height=460,
@@ -194,7 +195,7 @@ def _titled(figure: go.Figure, table: MeasureTable, record: MeasureRecord, x: st
     return figure
 
 
-def _heading(table: MeasureTable, record: MeasureRecord) -> dict[str, Any]:
+def _heading(table: Analysis, record: CellRecord) -> dict[str, Any]:
     """The title in two lines, since Plotly breaks none and a phone has room for some forty letters."""
     row, _, rest = title_of(table, record).partition(", ")
     return {"text": f"{escape(row)}<br>{escape(rest)}", "font": {"size": 14}}

@@ -12,7 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from asft.measures.epl import SAFE_HS
-from asft.report.measure_table import MeasureRecord, MeasureTable
+from asft.report.analysis import Analysis
+from asft.report.records import CellRecord
 from asft.report.writers.camera import COLUMN_WIDTH, STYLE
 from asft.report.writers.latex import render_document
 from asft.report.writers.measure_figures import COLOURS, title_of
@@ -23,7 +24,7 @@ _ACROSS = 2  # axes beside one another
 _UNDATED = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}  # the same numbers give the same file
 
 
-def draw_all(table: MeasureTable, width: float = _WIDTH) -> Iterator[tuple[str, str, Figure]]:
+def draw_all(table: Analysis, width: float = _WIDTH) -> Iterator[tuple[str, str, Figure]]:
     """File name, what it shows, and figure: planes and lines in table order, then lengths and cosines as a whole."""
     yield from draw_places(table, width)
     if any(record.details.get("kind") == "epl" for record in table.records):
@@ -32,7 +33,7 @@ def draw_all(table: MeasureTable, width: float = _WIDTH) -> Iterator[tuple[str, 
         yield "cosines", "the range of random updates as bars; dotted, the paper's figures", _cosines(table, width)
 
 
-def draw_places(table: MeasureTable, width: float = _WIDTH) -> Iterator[tuple[str, str, Figure]]:
+def draw_places(table: Analysis, width: float = _WIDTH) -> Iterator[tuple[str, str, Figure]]:
     """The planes and lines alone, one figure each."""
     for index, record in enumerate(table.records):
         kind = str(record.details.get("kind"))
@@ -45,12 +46,12 @@ def draw_places(table: MeasureTable, width: float = _WIDTH) -> Iterator[tuple[st
         yield f"{index:02d}_{kind}", title_of(table, record), figure
 
 
-def write_static(table: MeasureTable, folder: Path) -> list[Path]:
+def write_static(table: Analysis, folder: Path) -> list[Path]:
     """Every figure of the table as SVG and PNG."""
     return [path for name, _, figure in draw_all(table) for path in saved(figure, folder / name, ("svg", "png"))]
 
 
-def write_measures_for_print(table: MeasureTable, folder: Path, kind: str) -> list[Path]:
+def write_measures_for_print(table: Analysis, folder: Path, kind: str) -> list[Path]:
     """The figures as PDFs in the style of the camera figures; for ``tex`` a document with them and the table."""
     with rc_context(STYLE):
         drawn = [
@@ -73,7 +74,7 @@ def saved(figure: Figure, path: Path, formats: Sequence[str]) -> list[Path]:
     return targets
 
 
-def _draw_plane(axes: Axes, record: MeasureRecord) -> None:
+def _draw_plane(axes: Axes, record: CellRecord) -> None:
     details = record.details
     steps, hs = np.asarray(details["steps"]), np.asarray(details["hs"])
     filled = axes.pcolormesh(steps, steps, hs, vmin=0, vmax=100, cmap="viridis", shading="nearest")
@@ -85,7 +86,7 @@ def _draw_plane(axes: Axes, record: MeasureRecord) -> None:
     axes.figure.colorbar(filled, ax=axes, label="HS %")
 
 
-def _draw_lines(axes: Axes, record: MeasureRecord) -> None:
+def _draw_lines(axes: Axes, record: CellRecord) -> None:
     details = record.details
     for label, line in _labelled(details["random"]):
         axes.plot(details["steps"], line, color=_GREY, linewidth=0.7, alpha=0.6, label=label)
@@ -101,7 +102,7 @@ def _labelled(lines: list[list[float]]) -> Iterator[tuple[str | None, list[float
         yield "random directions" if index == 0 else None, line
 
 
-def _profiles(table: MeasureTable, width: float) -> Figure:
+def _profiles(table: Analysis, width: float) -> Figure:
     """HS against α along every direction, axes for each column; a row of several directions is grey."""
     columns = table.spec.columns
     across = min(_ACROSS, len(columns))
@@ -110,7 +111,7 @@ def _profiles(table: MeasureTable, width: float) -> Figure:
     places = list(figure.subplots(down, across, squeeze=False, sharex=True, sharey=True).flat)
     for axes, column in zip(places, columns, strict=False):
         for index, (row, label) in enumerate(table.spec.rows.items()):
-            for record in table.at(row, column):
+            for record in table.at(row, column).records:
                 _draw_profile(axes, record, label, COLOURS[index % len(COLOURS)])
         axes.axhline(SAFE_HS, color="black", linestyle=":", linewidth=0.7)
         axes.set_title(column.label, fontsize=9)
@@ -125,7 +126,7 @@ def _profiles(table: MeasureTable, width: float) -> Figure:
     return figure
 
 
-def _draw_profile(axes: Axes, record: MeasureRecord, label: str, colour: str) -> None:
+def _draw_profile(axes: Axes, record: CellRecord, label: str, colour: str) -> None:
     lines = record.details["points"]
     many = len(lines) > 1
     colour, width, alpha, order = (_GREY, 0.7, 0.6, 1) if many else (colour, 1.5, 1.0, 2)
@@ -133,14 +134,14 @@ def _draw_profile(axes: Axes, record: MeasureRecord, label: str, colour: str) ->
         axes.plot(*zip(*points, strict=True), label=label, color=colour, linewidth=width, alpha=alpha, zorder=order)
 
 
-def _cosines(table: MeasureTable, width: float) -> Figure:
+def _cosines(table: Analysis, width: float) -> Figure:
     """|cos| by row over the columns with its interval, and the paper's."""
     figure = Figure(figsize=(width, width * _ASPECT), layout="constrained")
     axes = figure.subplots()
     headings = [column.label for column in table.spec.columns]
     for index, (row, label) in enumerate(table.spec.rows.items()):
-        entries, colour = table.row_entries(row), COLOURS[index % len(COLOURS)]
-        done = [(k, entry, entry.value) for k, entry in enumerate(entries) if entry.value is not None]
+        entries, colour = table.line("abs_cos", row).entries, COLOURS[index % len(COLOURS)]
+        done = [(k, entry, entry.ours) for k, entry in enumerate(entries) if entry.ours is not None]
         reach = [[abs(value - end) if (end := entry.lo) is not None else 0.0 for _, entry, value in done]]
         reach += [[abs(end - value) if (end := entry.hi) is not None else 0.0 for _, entry, value in done]]
         places, values = [k for k, _, _ in done], [value for _, _, value in done]

@@ -12,8 +12,8 @@ from rich.text import Text
 
 from asft.report import text
 from asft.report.analysis import Analysis
-from asft.report.frame import Entry
-from asft.report.records import Column
+from asft.report.contrast import finding
+from asft.report.table import Entry
 
 CELL_WIDTH = 11  # holds "84.30 -12.3" and "98.5–100.0"
 LABEL_WIDTH = 15
@@ -22,77 +22,71 @@ HEALTH_STYLES = {"sound": "green", "partial": "yellow", "unchecked": "yellow", "
 
 
 def print_analysis(analysis: Analysis, console: Console) -> None:
-    """Prints the verdict, one table per metric, what is missing, and the differences that hold."""
-    spec = analysis.spec
+    """Prints the verdict and the finding, one table per metric, what is missing, and the differences that hold."""
+    spec, health = analysis.spec, analysis.health
     console.print(Text(f"{spec.name}: {spec.title}", style="bold"))
-    health = analysis.health
-    console.print(Text(f"{health.headline} {health.why}", style=HEALTH_STYLES[health.verdict]))
-    for metric in spec.metrics:
+    if health:
+        console.print(Text(f"{health.headline} {health.why}", style=HEALTH_STYLES[health.verdict]))
+    if found := finding(analysis):
+        console.print(Text(found))
+    for name, metric in analysis.metrics.items():
         console.print()
         over = f", mean of {analysis.seeds} seeds" if analysis.seeds > 1 else ""
-        console.print(Text(text.metric_title(metric) + over, style="bold"))
-        for columns in _blocks(spec.columns, console.width):
-            console.print(_table(analysis, metric, columns))
-    console.print(Text(_legend(analysis), style="dim"))
+        console.print(Text(metric.title + over, style="bold"))
+        for start, end in _blocks(len(spec.columns), console.width):
+            console.print(_table(analysis, name, slice(start, end)))
+    console.print(Text("\n".join([" ".join(_legend(analysis)), *text.glossary(analysis)]), style="dim"))
+    differences = [*text.difference_sentences(analysis), text.holding_count(analysis)]
     _print_list("No result", analysis.gaps, console)
-    _print_list("Differences that hold", _differences(analysis), console)
+    _print_list("Differences that hold", differences if analysis.comparisons else (), console)
     _print_list("What differs from the paper", spec.notes, console)
 
 
-def _blocks(columns: Sequence[Column], width: int) -> Iterator[Sequence[Column]]:
+def _blocks(columns: int, width: int) -> Iterator[tuple[int, int]]:
     """The columns in blocks that the console has room for."""
     fitting = max(1, (width - LABEL_WIDTH) // (CELL_WIDTH + 1))
-    return (columns[start : start + fitting] for start in range(0, len(columns), fitting))
+    return ((start, start + fitting) for start in range(0, columns, fitting))
 
 
-def _table(analysis: Analysis, metric: str, columns: Sequence[Column]) -> Table:
-    spec = analysis.spec
+def _table(analysis: Analysis, metric: str, block: slice) -> Table:
     table = Table(box=box.SIMPLE_HEAD, padding=0, pad_edge=False, show_edge=False)
     table.add_column("", width=LABEL_WIDTH, overflow="fold")
-    for column in columns:
+    for column in analysis.spec.columns[block]:
         table.add_column(Text(column.label), justify="right", width=CELL_WIDTH, overflow="fold")
-    for row in spec.rows:
-        entries = [analysis.entry(metric, row, column) for column in columns]
-        table.add_row(Text(spec.label(row)), *(_value(entry) for entry in entries))
+    for line in analysis.lines(metric):
+        entries = line.entries[block]
+        table.add_row(Text(line.label), *map(_value, entries))
         if any(entry.lo is not None for entry in entries):
-            intervals = (Text(text.interval(entry), style="dim") for entry in entries)
-            table.add_row(Text("  95%", style="dim"), *intervals)
+            intervals = (Text(text.shown(entry).interval, style="dim") for entry in entries)
+            table.add_row(Text("  95%" if analysis.health else "  range", style="dim"), *intervals)
         if any(entry.paper is not None for entry in entries):
-            table.add_row(Text("  paper, Δ", style="dim"), *(_paper(entry) for entry in entries))
+            table.add_row(Text("  paper, Δ" if analysis.health else "  paper", style="dim"), *map(_paper, entries))
     return table
 
 
 def _value(entry: Entry) -> Text:
+    shown = text.shown(entry).value
     if entry.ours is None:
-        return Text(entry.status, style="red" if entry.status == "failed" else "yellow")
-    shown = text.score(entry.ours) + ("†" if entry.status == "partial" else "")
-    if entry.best:
-        return Text(f"*{shown}", style="bold green")
-    return Text(shown)
+        return Text(shown, style="red" if entry.status == "failed" else "yellow")
+    shown += "†" if entry.status == "partial" else ""
+    return Text(f"*{shown}", style="bold green") if entry.best else Text(shown)
 
 
 def _paper(entry: Entry) -> Text:
-    line = Text(text.paper(entry), style="dim")
-    if entry.delta is not None:
-        style = {True: "green", False: "red", None: "dim"}[entry.better_than_paper]
-        line.append(f" {text.signed(entry.delta)}", style=style)
+    shown = text.shown(entry)
+    line = Text(shown.paper, style="dim")
+    if shown.delta:
+        line.append(f" {shown.delta}", style={True: "green", False: "red", None: "dim"}[entry.better_than_paper])
     return line
 
 
-def _legend(analysis: Analysis) -> str:
-    parts = ["* best defence of the column."]
-    if any(entry.paper is not None for entry in analysis.entries):
-        parts.append("Δ is ours minus the paper's, in points.")
+def _legend(analysis: Analysis) -> Iterator[str]:
+    if analysis.health:
+        yield "* best defence of the column."
+        if any(entry.paper is not None for entry in analysis.entries):
+            yield "Δ is ours minus the paper's, in points."
     if any(entry.status == "partial" for entry in analysis.entries):
-        parts.append("† some seeds have no result.")
-    return " ".join(parts)
-
-
-def _differences(analysis: Analysis) -> tuple[str, ...]:
-    if not analysis.comparisons:
-        return ()
-    sentences = text.difference_sentences(analysis.holding, analysis.spec.label)
-    return (*sentences, text.holding_count(len(analysis.holding), len(analysis.comparisons)))
+        yield "† some seeds have no result."
 
 
 def _print_list(heading: str, lines: Sequence[str], console: Console) -> None:

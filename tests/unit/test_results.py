@@ -1,0 +1,103 @@
+"""The results page: its contrasts and verdicts follow from the numbers, reached from tables made for them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pytest
+import results
+from report_cells import RATIOS, analysis, cell
+
+from asft.report.analysis import Analysis
+from asft.report.contrast import Contrast, contrast, contrasts, finding
+from asft.report.health import attacked_columns
+from asft.report.records import Cell
+
+ROWS = {"sft": "SFT", "safe_lora": "Safe LoRA", "asft": "AsFT", "l2": "L2", "asft_random": "random"}
+SCORES = {"sft": 60, "safe_lora": 20, "asft": 20, "l2": 20, "asft_random": 20}
+
+
+def table(scores: Mapping[str, int], at: Mapping[tuple[str, float], int] | None = None, **changes: object) -> Analysis:
+    """HS by row, 0 without attack; ``at`` replaces single places."""
+    cells: list[Cell] = [cell("base", 100, 0), cell("aligned", 0, 0)]
+    for p in RATIOS:
+        cells += [cell(row, (at or {}).get((row, p), hs if p else 0), 180, p) for row, hs in scores.items()]
+    controls = ("base", "aligned", "l2", "asft_random")
+    return analysis(cells, rows={row: ROWS[row] for row in scores}, controls=controls, **changes)
+
+
+def against(found: Analysis, other: str) -> Contrast:
+    (item,) = contrasts(found, "asft", [other])
+    return item
+
+
+@pytest.mark.parametrize(
+    ("asft", "verdict", "told"),
+    [
+        (20, "lower", "lower; as in the paper"),
+        (90, "higher", "higher; in the paper lower"),
+        (60, "not shown", "not shown; in the paper lower"),
+    ],
+)
+def test_a_verdict_is_the_direction_that_is_borne_out(asft: int, verdict: str, told: str) -> None:
+    found = table(SCORES | {"asft": asft})
+    item = against(found, "sft")
+    assert (item.verdict, item.columns, item.difference) == (verdict, 2, pytest.approx(asft - 60))
+    row = results._contrast(found, item, "table2")
+    assert (row[0], row[1], row[-1]) == ("AsFT − SFT", f"{asft - 60:+.1f}", told)
+    assert row[4:7] == ["-27.2", "+0.0", "-0.5"], "the paper's HS, ours and the paper's FA"
+
+
+def test_what_the_paper_claims_in_words_alone_is_a_direction_too() -> None:
+    found = table(SCORES, paper_table=None)
+    claimed = results._contrast(found, against(found, "sft"), "full")
+    assert (claimed[4], claimed[-1]) == ("lower", "lower; as in the paper")
+    assert results._contrast(found, against(found, "l2"), "full")[-1] == "not shown"
+
+
+def test_one_column_among_many_counts() -> None:
+    found = table(SCORES, {("asft", RATIOS[1]): 60})
+    item = contrast(found, "asft", "l2", found.spec.columns[1:])
+    assert item is not None
+    assert (item.difference, item.verdict) == (pytest.approx(20.0), "higher"), "columns are fixed, prompts resampled"
+    assert (item.lower, item.higher) == ((), ("p = 0.1 (by 40.0)",))
+    assert results._control(item) == "+20.0 (p < 0.001); less safe at p = 0.1 (by 40.0)"
+
+
+def test_columns_that_point_both_ways_are_mixed() -> None:
+    found = table(SCORES, {("asft", RATIOS[1]): 90})
+    item = against(found, "sft")
+    assert item.verdict == "mixed"
+    told = results._contrast(found, item, "table2")[-1]
+    assert told == "mixed: lower at p = 0.2 (by 40.0); higher at p = 0.1 (by 30.0); in the paper lower"
+
+
+def test_an_attack_that_fails_and_a_row_that_is_missing_leave_nothing_to_compare() -> None:
+    failed = table(SCORES | {"sft": 2})
+    assert attacked_columns(failed, "sft") == []
+    assert contrasts(failed, "asft", ["sft"]) == []
+    assert finding(failed) == ""
+    assert contrast(table(SCORES), "asft", "bea", table(SCORES).spec.columns) is None
+
+
+def test_the_finding_names_every_other_defence_in_one_sentence() -> None:
+    assert finding(table(SCORES | {"safe_lora": 5})) == (
+        "Over the 2 columns in which the attack works AsFT's HS is, in points: lower than SFT (−40.0); higher than "
+        "Safe LoRA (+15.0); not shown to differ from L2 and random."
+    )
+
+
+def test_the_ranking_is_by_mean_harmful_score() -> None:
+    said = results.ranking(table({"sft": 60, "safe_lora": 30, "asft": 10}))
+    assert said.endswith("attack works: AsFT 10.0 / 90.0; Safe LoRA 30.0 / 90.0; SFT 60.0 / 90.0.")
+    assert results.ranking(table({"safe_lora": 30, "asft": 10})) == ""
+
+
+def test_a_falling_curve_is_told_by_its_ends() -> None:
+    cells: list[Cell] = [cell("sft", 60, 180)]
+    cells += [cell("asft", hs, 180 - hs, p) for p, hs in zip(RATIOS, (60, 30, 5), strict=True)]
+    found = analysis(cells, rows={"sft": "SFT", "asft": "AsFT"})
+    row = results._ends(found, "asft", "lower")
+    assert row == ["AsFT, p = 0.2 − p = 0", "-55.0", "", "< 0.001", "", "+27.5", "", "lower; as in the paper"]
+    assert results._ends(found, "asft", "as high")[-1] == "lower; in the paper as high"
+    assert results._ends(found, "safe_lora", "lower") == []
