@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 from asft.report import text
 from asft.report.analysis import Analysis
@@ -65,9 +65,9 @@ def _place(entry: Entry) -> str:
     return " ".join(part for part in parts if part)
 
 
-def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table of cells that are Markdown already; the first column to the left, the others to the right."""
-    lines = [header, ["---", *("---:" for _ in header[1:])], *rows]
+def table(header: Sequence[str], rows: Iterable[Sequence[str]], words: Collection[int] = (0,)) -> str:
+    """A table of cells that are Markdown already; columns of words to the left, the others to the right."""
+    lines = [header, ["---" if column in words else "---:" for column in range(len(header))], *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
