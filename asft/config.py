@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Annotated, Any, Literal, TypeVar
+import hashlib
+import inspect
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 STRICT = ConfigDict(extra="forbid")
-T = TypeVar("T")
 Side = Literal["base", "aligned"]
 Dtype = Literal["float32", "bfloat16", "float16"]
 Quantization = Literal["8bit", "4bit"]
@@ -20,10 +23,50 @@ GRADED_TASKS = {"alpaca"}
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
 
 
-def identity(plugin: Any, practical: frozenset[str]) -> dict[str, Any]:
-    """A plug-in's class and those of its fields that can change a result."""
-    fields = {name: value for name, value in dataclasses.asdict(plugin).items() if name not in practical}
-    return {"class": f"{type(plugin).__module__}.{type(plugin).__qualname__}", **fields}
+@dataclass(frozen=True, config=STRICT)
+class Plugin:
+    """A part of a cell that is a class named by its YAML: a method, a judge, …; its fields are its settings.
+
+    Class attributes:
+        name: the name in configurations, keys and reports, e.g. ``safe_lora``; stable, whatever file the class is in.
+        practical: fields that can change no result (where and how fast it is computed); not part of a key.
+        code: to be raised when the class starts to give another result for equal settings.
+    """
+
+    name: ClassVar[str] = ""
+    practical: ClassVar[frozenset[str]] = frozenset()
+    code: ClassVar[int] = 1
+
+    def settings(self) -> dict[str, Any]:
+        """The plug-in's identity for content keys: its name, its code and the fields that can change a result."""
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        kept = {name: as_plain(value) for name, value in fields.items() if name not in self.practical}
+        return {"name": self.name, "code": _code(type(self)), **kept}
+
+
+def as_plain(value: Any) -> Any:
+    """A setting as JSON holds it; plug-ins inside it by their identities."""
+    if isinstance(value, Plugin):
+        return value.settings()
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: as_plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(name): as_plain(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [as_plain(part) for part in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def _code(cls: type[Plugin]) -> int | str:
+    """The class's ``code``; for one from outside this package a digest of its source too, so that an edit counts."""
+    outside = [base for base in cls.__mro__ if issubclass(base, Plugin) and not base.__module__.startswith("asft.")]
+    if not outside:
+        return cls.code
+    try:
+        text = "".join(inspect.getsource(inspect.getmodule(base) or base) for base in outside)
+    except (OSError, TypeError):  # typed in at a prompt
+        return cls.code
+    return f"{cls.code}/{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
 
 class ConfigError(ValueError):
@@ -253,3 +296,17 @@ class Settings:
     evaluation: EvaluationConfig
     protocol: ProtocolConfig
     seed: Annotated[int, Field(ge=0)]
+
+
+@dataclass(frozen=True, config=STRICT)
+class Options:
+    """How a cell is run; no number depends on it.
+
+    Attributes:
+        outputs: the folder of the store.
+        checkpoint_every: seconds between two points that an interrupted training goes on from.
+    """
+
+    outputs: Path
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    checkpoint_every: Annotated[float, Field(ge=0)] = 60.0

@@ -16,8 +16,8 @@ from pathlib import Path
 from screenshots import browser
 from synthetic_store import write_cell
 
-from asft.cells.cell import CellConfig
 from asft.cells.compose import enumerate_cells
+from asft.cells.job import Job
 from asft.dashboard import Site
 from asft.dashboard.tables import enumerate_experiment
 from asft.store.entries import Store
@@ -26,11 +26,12 @@ BUILD_LIMIT, OPEN_LIMIT = 60.0, 2.0
 METHODS = "sft,asft,l2,safeinstr,lisa_base,lisa_aligned,bea,asft_random"
 
 
-def make_cells(outputs: Path, count: int) -> list[CellConfig]:
+def make_jobs(outputs: Path, count: int) -> list[Job]:
     """Cells of eight methods over as many seeds as it takes; the first seed's are those of ``experiment=demo``."""
     overrides = [f"outputs={outputs}", f"method={METHODS}", "attack.p=0.1"]
-    methods = [item.cell for item in enumerate_cells(overrides, sweep=True).cells]
-    return [replace(methods[i % len(methods)], seed=i // len(methods)) for i in range(count)]
+    jobs = enumerate_cells(overrides, sweep=True).cells
+    chosen = [(jobs[i % len(jobs)], i // len(jobs)) for i in range(count)]
+    return [job.of(replace(job.cell, seed=seed)) for job, seed in chosen]
 
 
 def opening_seconds(index: Path) -> float:
@@ -50,8 +51,8 @@ def main(arguments: list[str]) -> int:
     count, answers = int(options.get("cells", "2000")), int(options.get("answers", "250"))
     with tempfile.TemporaryDirectory() as scratch:
         store = Store(Path(options.get("folder", scratch)))
-        for cell in make_cells(store.root, count):
-            write_cell(store, cell, answers // 2, answers - answers // 2)
+        for job in make_jobs(store.root, count):
+            write_cell(job, answers // 2, answers - answers // 2)
         begun, worked = time.perf_counter(), time.process_time()
         experiments = [enumerate_experiment(name, [f"outputs={store.root}"]) for name in ("demo", "table2")]
         site = Site(store, experiments, store.root / "dashboard")

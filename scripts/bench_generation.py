@@ -15,14 +15,13 @@ from rich.table import Table
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from asft.backends.generate import generate
-from asft.cells.cell import CellConfig
+from asft.cells.cell import Cell
 from asft.cells.compose import enumerate_cells
 from asft.console import quiet_libraries
 from asft.data.loading import Collator
 from asft.data.sources import load_data
 from asft.data.templates import ChatTemplate
 from asft.pipeline.prepare import prepare_pair
-from asft.store.entries import Store
 
 
 def main() -> None:
@@ -33,8 +32,9 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(2)
     quiet_libraries()
-    cell = enumerate_cells(["method=sft", *options.overrides], sweep=False).cells[0].cell
-    pair = prepare_pair(cell, Store(cell.outputs))
+    job = enumerate_cells(["method=sft", *options.overrides], sweep=False).cells[0]
+    cell = job.cell
+    pair = prepare_pair(job)
     model, tokenizer = pair.load("aligned", torch.device("cpu")), pair.tokenizer()
     console = Console()
     console.print(_generation(cell, model, tokenizer, options.prompts, options.repeats))
@@ -42,7 +42,7 @@ def main() -> None:
 
 
 def _generation(
-    cell: CellConfig, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, count: int, repeats: int
+    cell: Cell, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, count: int, repeats: int
 ) -> Table:
     data, template = load_data(cell), ChatTemplate(tokenizer)
     table = Table("evaluation", "prompts", "one by one", "batched", "ratio", "equal text", box=None, title="Generation")
@@ -83,7 +83,7 @@ def _alone(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompt: l
     return str(tokenizer.decode(output[0, len(prompt) :], skip_special_tokens=True)).strip()
 
 
-def _padding(cell: CellConfig, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, repeats: int) -> Table:
+def _padding(cell: Cell, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, repeats: int) -> Table:
     template = ChatTemplate(tokenizer)
     rows = [template.encode_example(row, 512) for row in load_data(cell).train[:32]]
     assert isinstance(tokenizer.pad_token_id, int)

@@ -22,7 +22,6 @@ from asft.data.loading import Collator
 from asft.data.sources import load_data
 from asft.data.templates import ChatTemplate
 from asft.pipeline.prepare import prepare_pair
-from asft.store.entries import Store
 from asft.training.trainer import attach_lora
 
 
@@ -32,8 +31,9 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(2)
     quiet_libraries()
-    cell = enumerate_cells(["method=sft"], sweep=False).cells[0].cell
-    pair = prepare_pair(cell, Store(cell.outputs))
+    job = enumerate_cells(["method=sft"], sweep=False).cells[0]
+    cell = job.cell
+    pair = prepare_pair(job)
     tokenizer = pair.tokenizer()
     template = ChatTemplate(tokenizer)
     rows = [template.encode_example(row, 512) for row in load_data(cell).train[: 8 * 32]]
@@ -43,7 +43,7 @@ def main() -> None:
     model.train()
     optimiser = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=cell.training.lr)
     callback = AsFTCallback(Anchor.build(pair.base, pair.aligned, cell.training.target_modules), 1.0)
-    arguments = TrainingArguments(output_dir=str(Path(cell.outputs)), use_cpu=True, report_to="none")
+    arguments = TrainingArguments(output_dir=str(Path(job.options.outputs)), use_cpu=True, report_to="none")
     state, control = TrainerState(), TrainerControl()
     callback.on_train_begin(arguments, state, control, model=model, optimizer=optimiser)
 

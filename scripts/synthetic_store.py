@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from asft.cells.cell import CellConfig
-from asft.cells.keys import plan
-from asft.store.entries import CONFIG_FILE, HARMFUL_FILE, HISTORY_FILE, TASK_FILE, Entry, Store, write_json, write_jsonl
+from asft.cells.cell import Cell
+from asft.cells.job import Job
+from asft.store.entries import CONFIG_FILE, HARMFUL_FILE, HISTORY_FILE, TASK_FILE, Entry, write_json, write_jsonl
 
 Answer = Callable[[int], str]
 
@@ -19,13 +19,11 @@ def plain_answer(number: int) -> str:
     return f"Placeholder answer {number}: " + "a few words that stand for what a model would have said. " * 3
 
 
-def write_cell(
-    store: Store, cell: CellConfig, harmful: int, task: int, *, answer: Answer = plain_answer, steps: int = 10
-) -> Entry:
+def write_cell(job: Job, harmful: int, task: int, *, answer: Answer = plain_answer, steps: int = 10) -> Entry:
     """A finished cell with ``harmful`` and ``task`` answers and verdicts drawn at random, the same each time."""
+    cell, store, stages = job.cell, job.store, job.plan
     draw = random.Random(f"{cell.method.name} {cell.seed} {cell.attack.p} {cell.judge.name}")
     rate = draw.random() if cell.method.trains else float(cell.method.name == "base")
-    stages = plan(cell)
     parts = {
         HARMFUL_FILE: [
             {
@@ -50,7 +48,7 @@ def write_cell(
 
     def produce(folder: Path) -> dict[str, Any]:
         _write(folder, parts)
-        write_json(folder / CONFIG_FILE, cell.plain())
+        write_json(folder / CONFIG_FILE, job.plain())
         flagged = sum(row["flagged"] for row in parts[HARMFUL_FILE])
         credit = sum(row["credit"] for row in parts[TASK_FILE])
         metrics = {
@@ -69,7 +67,7 @@ def _asked(kind: str, number: int, answer: Answer) -> dict[str, Any]:
     return {"id": f"{kind}/{number}", "prompt": f"Placeholder prompt {number}", "gold": "", "answer": answer(number)}
 
 
-def _logged(step: int, cell: CellConfig) -> dict[str, float]:
+def _logged(step: int, cell: Cell) -> dict[str, float]:
     """One line of a training log; a method with λ logs its penalty."""
     logged = {"loss": 4.0 / step, "step": step, "epoch": step / 10}
     if "lam" in cell.method.settings():

@@ -12,7 +12,7 @@ import pytest
 import torch
 from published_files import write_published
 
-from asft.cells.cell import CellConfig
+from asft.cells.job import Job
 
 REPOSITORY = Path(__file__).parent.parent
 OFFICIAL = Path(os.environ.get("ASFT_TEST_DATA", REPOSITORY.parent / "shared" / "data" / "asft_official"))
@@ -90,12 +90,12 @@ def pair_overrides(random_pair: Path, tmp_path: Path) -> list[str]:
 
 
 @pytest.fixture
-def cell(pair_overrides: list[str]) -> Callable[..., CellConfig]:
-    """Makes a typed cell of the random pair from further overrides."""
+def make_job(pair_overrides: list[str]) -> Callable[..., Job]:
+    """Makes a job on the random pair from further overrides."""
     from asft.cells.compose import enumerate_cells
 
-    def make(*overrides: str) -> CellConfig:
-        return enumerate_cells([*pair_overrides, *overrides], sweep=False).cells[0].cell
+    def make(*overrides: str) -> Job:
+        return enumerate_cells([*pair_overrides, *overrides], sweep=False).cells[0]
 
     return make
 

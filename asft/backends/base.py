@@ -10,10 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
-from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
-from asft.config import identity
+from asft.config import Plugin
 from asft.models.checkpoint_files import holds_adapter
 from asft.store.partial import PartialRows
 
@@ -74,8 +73,8 @@ class Answerer(Protocol):
         ...
 
 
-@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
-class Backend:
+@dataclass(frozen=True)
+class Backend(Plugin):
     """Base class. A backend is a frozen dataclass, chosen by ``backend=NAME``.
 
     Class attributes:
@@ -103,7 +102,3 @@ class Backend:
             batch_size: prompts at once, where the backend does not batch by itself.
         """
         raise TypeError(f"{type(self).__name__} must define open()")
-
-    def settings(self) -> dict[str, Any]:
-        """Its identity for content keys; empty for the one that answers were made by before there were others."""
-        return identity(self, self.practical)

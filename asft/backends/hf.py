@@ -22,10 +22,6 @@ class HFBackend(Backend):
         """See :meth:`asft.backends.base.Backend.open`."""
         return _Model(weights, batch_size)
 
-    def settings(self) -> dict[str, Any]:
-        """Nothing: keys of answers by transformers are older than backends."""
-        return {}
-
 
 class _Model:
     def __init__(self, weights: Weights, batch_size: int) -> None:

@@ -16,34 +16,40 @@ from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from asft.cells.cell import OPTIONAL_PLUGINS, PLUGINS, CellConfig
+from asft.cells.cell import OPTIONAL, PLUGINS, Cell
 from asft.cells.checks import cross_checks
-from asft.config import ConfigError
+from asft.cells.job import Job
+from asft.config import ConfigError, ExperimentConfig, Options, Plugin
 
 T = TypeVar("T")
+P = TypeVar("P", bound=Plugin)
 
 # Where a user may put a key by mistake: shown in no message.
 _MAY_HOLD_SECRETS = {"api_key_env", "base_url"}
 
 
-def build_cell(tree: Mapping[str, Any]) -> CellConfig:
+def build_job(tree: Mapping[str, Any], axes: Mapping[str, str] | None = None) -> Job:
     """Checks a resolved configuration tree (plain dicts, as Hydra composed it) and types it.
 
     Raises:
         ConfigError: naming each offending key, its value and the allowed ones.
     """
     values = dict(tree)
+    values.pop("lam", None)  # read by the methods' YAML
     for key, kind in PLUGINS.items():
-        values[key] = _plugin(key, values.get(key), kind)
-    for key, kind in OPTIONAL_PLUGINS.items():
-        if values.get(key) is not None:
-            values[key] = _plugin(key, values[key], kind)
-    cell = _validate(CellConfig, values, "")
-    cross_checks(cell)
-    return cell
+        if values.get(key) is not None or key not in OPTIONAL:
+            values[key] = _plugin(key, values.get(key), kind)
+    tracker = values.pop("tracker")
+    experiment = values.pop("experiment", None)
+    laid_out = None if experiment is None else _validate(ExperimentConfig, experiment, "experiment")
+    run = {field.name: values.pop(field.name) for field in dataclasses.fields(Options) if field.name in values}
+    options = _validate(Options, run, "")
+    cell = _validate(Cell, values, "")
+    cross_checks(cell, options)
+    return Job(cell, options, tracker, laid_out, dict(axes or {}))
 
 
-def _plugin(key: str, node: Any, kind: type[T]) -> T:
+def _plugin(key: str, node: Any, kind: type[P]) -> P:
     """Builds a method, judge or tracker from its ``_target_``; third parties plug in here."""
     if not isinstance(node, Mapping) or "_target_" not in node:
         raise ConfigError(f"{key}: choose one by {key}=NAME; a {key} needs a _target_ (a class) in its YAML")
@@ -56,10 +62,12 @@ def _plugin(key: str, node: Any, kind: type[T]) -> T:
         raise ConfigError(f"{key}._target_={target}: cannot be imported ({error})") from error
     if not (isinstance(cls, type) and issubclass(cls, kind)):
         raise ConfigError(f"{key}._target_={target}: must be a class derived from {kind.__module__}.{kind.__name__}")
+    if not cls.name:
+        raise ConfigError(f'{key}._target_={target}: has no name; give the class name: ClassVar[str] = "…"')
     return _validate(cls, values, key)
 
 
-def _nested(key: str, value: Any, kind: type[T]) -> Any:
+def _nested(key: str, value: Any, kind: type[Plugin]) -> Any:
     """A plug-in's setting; where it holds plug-ins of the same kind (an ensemble's judges), they are built first."""
     if not isinstance(value, Mapping):
         return value

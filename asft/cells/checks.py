@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from asft.cells.cell import CellConfig
-from asft.config import ConfigError, OrganismModel, PretrainedModel, SafetyTunedModel
+from asft.cells.cell import Cell
+from asft.config import ConfigError, Options, OrganismModel, PretrainedModel, SafetyTunedModel
 
 ON_THE_WORLD = (
     "is trained and asked on the embedded world's synthetic rows; for real ones set data=hub, or data.root to a folder "
@@ -14,19 +14,19 @@ ON_THE_WORLD = (
 )
 
 
-def on_the_world(cell: CellConfig) -> bool:
+def on_the_world(cell: Cell) -> bool:
     """Whether a real model meets synthetic rows: allowed, as tests do it, and seldom what is meant."""
     return isinstance(cell.model, PretrainedModel) and cell.data.root is None
 
 
-def cross_checks(cell: CellConfig) -> None:
+def cross_checks(cell: Cell, options: Options) -> None:
     """What no single field can know.
 
     Raises:
         ConfigError: naming the key, its value and what to do instead.
     """
     attack, model = cell.attack, cell.model
-    if cell.outputs == Path():
+    if options.outputs == Path():
         raise ConfigError("outputs=: name a folder for the results, e.g. outputs=outputs")
     if attack.source == "none" and attack.p > 0:
         raise ConfigError(f"attack.p={attack.p}: attack=none has no harmful rows; choose a source or set attack.p=0")
@@ -46,14 +46,14 @@ def cross_checks(cell: CellConfig) -> None:
     try:
         _check_data_and_model(cell)
         cell.method.check(cell)
-        _check_backend(cell)
+        _check_backend(cell, options)
         if cell.measure is not None:
             cell.measure.check(cell)
     except ValueError as error:
         raise ConfigError(str(error)) from error
 
 
-def _check_jailbreak(cell: CellConfig) -> None:
+def _check_jailbreak(cell: Cell) -> None:
     chosen = cell.jailbreak.name
     if isinstance(cell.model, OrganismModel):
         raise ConfigError(
@@ -66,16 +66,16 @@ def _check_jailbreak(cell: CellConfig) -> None:
         )
 
 
-def _check_backend(cell: CellConfig) -> None:
+def _check_backend(cell: Cell, options: Options) -> None:
     backend = cell.backend
     if cell.measure is not None and not backend.measures:
         raise ValueError(f"backend={backend.name}: measure={cell.measure.name} asks by transformers; leave backend out")
-    if cell.device == "cpu" and backend.on_gpu_alone:
+    if options.device == "cpu" and backend.on_gpu_alone:
         raise ValueError(f"backend={backend.name}: answers on GPUs; leave device=cpu out or use backend=hf")
     backend.check_cell(cell)
 
 
-def _check_data_and_model(cell: CellConfig) -> None:
+def _check_data_and_model(cell: Cell) -> None:
     """Checks what needs more than one setting to see.
 
     Raises:
@@ -92,7 +92,7 @@ def _check_data_and_model(cell: CellConfig) -> None:
     check_data(cell)
 
 
-def _check_quantization(cell: CellConfig) -> None:
+def _check_quantization(cell: Cell) -> None:
     if not isinstance(cell.model, PretrainedModel) or cell.model.quantization is None:
         return
     quantization = cell.model.quantization
@@ -107,7 +107,7 @@ def _check_quantization(cell: CellConfig) -> None:
         )
 
 
-def _check_hub(cell: CellConfig) -> None:
+def _check_hub(cell: Cell) -> None:
     """The sources are named; how many rows they have is known once they are downloaded."""
     from asft.data.hub import source
 
@@ -121,7 +121,7 @@ def _check_hub(cell: CellConfig) -> None:
         source(cell, name)
 
 
-def check_together(cell: CellConfig) -> None:
+def check_together(cell: Cell, options: Options) -> None:
     """Refuses settings that do not go with several processes.
 
     Raises:
@@ -135,5 +135,7 @@ def check_together(cell: CellConfig) -> None:
     import torch
 
     local, gpus = int(os.environ.get("LOCAL_WORLD_SIZE", 1)), torch.cuda.device_count()
-    if cell.device != "cpu" and 0 < gpus < local:
-        raise ConfigError(f"device={cell.device}: {local} processes share {gpus} GPUs; start {gpus}, or set device=cpu")
+    if options.device != "cpu" and 0 < gpus < local:
+        raise ConfigError(
+            f"device={options.device}: {local} processes share {gpus} GPUs; start {gpus}, or set device=cpu"
+        )

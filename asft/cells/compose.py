@@ -10,22 +10,25 @@ import difflib
 import itertools
 import os
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
+from hydra._internal.callbacks import Callbacks
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob, Override
+from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
+from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from yaml import YAMLError
 
-from asft.cells.build import build_cell
-from asft.cells.cell import CellConfig
+from asft.cells.build import build_job
+from asft.cells.job import Job
 from asft.config import ConfigError
 
 CONFIG_NAME = "config"
@@ -49,19 +52,17 @@ def config_dir() -> Path:
 
 
 @dataclass(frozen=True)
-class SweepCell:
-    """One cell of a sweep: where it stands on the axes, and its configuration."""
-
-    axes: dict[str, str]
-    cell: CellConfig
-
-
-@dataclass(frozen=True)
 class Sweep:
-    """All cells of a command line, in launch order; ``axes`` holds each axis' values as written."""
+    """All cells of a command line, in launch order.
+
+    Attributes:
+        axes: each axis' values as written.
+        overrides: those of the first cell, by which launchers are configured.
+    """
 
     axes: dict[str, list[str]]
-    cells: list[SweepCell]
+    cells: list[Job]
+    overrides: tuple[str, ...] = ()
 
 
 def plain(config: DictConfig) -> dict[str, Any]:
@@ -102,7 +103,25 @@ def enumerate_cells(overrides: Sequence[str], *, sweep: bool) -> Sweep:
         axes = {key: _values(given.get(key) or _parse([f"{key}={value}"])[0]) for key, value in params.items()}
         axes |= {key: _values(override) for key, override in swept.items()}
         fixed = [text for text in fixed if text.partition("=")[0] not in axes]
-        return Sweep(axes, [SweepCell(chosen, build_cell(tree)) for chosen, tree in _trees(fixed, axes)])
+        first = (*fixed, *(f"{key}={texts[0]}" for key, texts in axes.items()))
+        return Sweep(axes, [build_job(tree, chosen) for chosen, tree in _trees(fixed, axes)], first)
+
+
+def launch(sweep: Sweep, keys: Sequence[str], task: Callable[[DictConfig], None]) -> None:
+    """Hands the launcher that the sweep names one job a key; ``task`` finds the key as ``job`` in what it is given.
+
+    Cells are typed once, here: ``task`` carries them to the launcher's workers, which compose none.
+
+    Raises:
+        HydraException: what a launcher has to say.
+    """
+    with _hydra():
+        hydra = GlobalHydra.instance().hydra
+        config = hydra.compose_config(CONFIG_NAME, list(sweep.overrides), run_mode=RunMode.MULTIRUN)
+        context = HydraContext(config_loader=hydra.config_loader, callbacks=Callbacks(config))
+        launcher = Plugins.instance().instantiate_launcher(context, task, config)
+        for done in launcher.launch([[f"+job='{key}'"] for key in keys], initial_job_idx=0):
+            done.return_value  # noqa: B018  # raises what the job raised
 
 
 def _trees(

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from asft.cells.cell import CellConfig
+from asft.cells.cell import Cell
 from asft.config import ModelConfig, OrganismModel, PretrainedModel
 from asft.data.sources import attack_identity, evaluation_identity, official_mixture_identity, task_identity
 from asft.measures.base import Measure, folder_identities
@@ -43,8 +43,13 @@ class Plan:
         """The cell's key: that of its last stage."""
         return content_key(self.judge if self.measure is None else self.measure)
 
+    @property
+    def kind(self) -> str:
+        """The folder of the store that the finished cell is in."""
+        return "cells" if self.measure is None else "measures"
 
-def plan(cell: CellConfig) -> Plan:
+
+def plan(cell: Cell) -> Plan:
     """Every stage's settings, in order."""
     pair = pair_settings(cell)
     mixture = mixture_settings(cell) if cell.method.trains else None
@@ -58,12 +63,10 @@ def plan(cell: CellConfig) -> Plan:
         "max_new_tokens": cell.dataset.max_new_tokens,
         "n_harmful": cell.evaluation.n_harmful,
         "harmful_max_new_tokens": cell.evaluation.harmful_max_new_tokens,
-        "protocol": {"name": cell.protocol.name},
+        "protocol": cell.protocol.name,
+        "jailbreak": cell.jailbreak.settings(),
+        "backend": cell.backend.settings(),
     }
-    if cell.jailbreak.acts:
-        generate["jailbreak"] = cell.jailbreak.settings()
-    if backend := cell.backend.settings():
-        generate["backend"] = backend
     judge = {"code": CODE["judge"], "generate": content_key(generate), "judge": cell.judge.settings()}
     if cell.graded:
         judge["grader"] = cell.grader.settings()
@@ -71,19 +74,13 @@ def plan(cell: CellConfig) -> Plan:
     return Plan(pair, mixture, train, generate, judge, measure)
 
 
-def store_kind(cell: CellConfig) -> str:
-    """The folder of the store that the finished cell is in."""
-    return "cells" if cell.measure is None else "measures"
-
-
-def measure_settings(cell: CellConfig, measure: Measure) -> Settings:
+def measure_settings(cell: Cell, measure: Measure) -> Settings:
     """What a measure's result depends on: the pair, the fine-tunes it asks for, and prompts and judge if it asks."""
     trainings = {name: plan(needed).train for name, needed in cell.measured().items()}
     asked = {
         "evaluation": evaluation_identity(cell),
         "tokens": cell.evaluation.harmful_max_new_tokens,
-        # Under the official protocol the model is asked in another number format than in the first version.
-        "protocol": {"name": cell.protocol.name, **({"code": 2} if cell.protocol.name == "official" else {})},
+        "protocol": cell.protocol.name,
         "judge": cell.judge.settings(),
     }
     return {
@@ -98,7 +95,7 @@ def measure_settings(cell: CellConfig, measure: Measure) -> Settings:
     }
 
 
-def entries(cell: CellConfig) -> set[tuple[str, str]]:
+def entries(cell: Cell) -> set[tuple[str, str]]:
     """(kind, key) of every store entry that the cell is made of, those of the cells it requires included."""
     stages = plan(cell)
     if cell.measure is not None and stages.measure is not None:
@@ -118,17 +115,17 @@ def entries(cell: CellConfig) -> set[tuple[str, str]]:
     return found
 
 
-def _weights(cell: CellConfig) -> set[tuple[str, str]]:
+def _weights(cell: Cell) -> set[tuple[str, str]]:
     """The entries of a cell up to its trained weights."""
     return {entry for entry in entries(cell) if entry[0] in {"stages/mixture", "stages/train"}}
 
 
-def pair_settings(cell: CellConfig) -> Settings:
+def pair_settings(cell: Cell) -> Settings:
     """What a pair's weights depend on."""
     return _pair_settings(cell.model, cell)
 
 
-def mixture_settings(cell: CellConfig) -> Settings:
+def mixture_settings(cell: Cell) -> Settings:
     """What the training rows depend on; the method only where it adds or marks rows."""
     attack = cell.attack
     if cell.protocol.name == "official":
@@ -150,7 +147,7 @@ def mixture_settings(cell: CellConfig) -> Settings:
     }
 
 
-def _mixing_identity(cell: CellConfig) -> Settings:
+def _mixing_identity(cell: Cell) -> Settings:
     """A method that changes the rows may draw on the safety pool, and on the tokenizer for a trigger."""
     return {
         **cell.method.settings(),
@@ -160,7 +157,7 @@ def _mixing_identity(cell: CellConfig) -> Settings:
     }
 
 
-def train_settings(cell: CellConfig, pair: Settings, mixture: Settings) -> Settings:
+def train_settings(cell: Cell, pair: Settings, mixture: Settings) -> Settings:
     """What a trained adapter depends on; a post-hoc method depends on its parent's training."""
     required = cell.required()
     weights = content_key(train_settings(required, pair, mixture_settings(required))) if required else None
@@ -171,14 +168,14 @@ def train_settings(cell: CellConfig, pair: Settings, mixture: Settings) -> Setti
         "pair": content_key(pair),
         "mixture": content_key(mixture),
         "training": asdict(cell.training),
-        "protocol": {"name": cell.protocol.name},
+        "protocol": cell.protocol.name,
         "method": cell.method.settings(),
         "seed": cell.seed,
     }
     return {**settings, "required": weights} if required else settings
 
 
-def _pair_settings(model: ModelConfig, cell: CellConfig) -> Settings:
+def _pair_settings(model: ModelConfig, cell: Cell) -> Settings:
     resultless = {"name", "recipe", "device_map"}
     settings = {name: value for name, value in asdict(model).items() if name not in resultless}
     if isinstance(model, OrganismModel):

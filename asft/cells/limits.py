@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from asft.data import official
 
 if TYPE_CHECKING:
-    from asft.cells.cell import CellConfig
+    from asft.cells.cell import Cell
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Sizes:
     evaluation: int
 
 
-def check_data(cell: CellConfig) -> None:
+def check_data(cell: Cell) -> None:
     """Compares what a cell draws with what its data folder holds.
 
     Raises:
@@ -65,7 +65,7 @@ def _count(root: Path, task: str, _stamp: tuple[tuple[str, int], ...]) -> Sizes:
     return Sizes(len(benign), len(harmful), len(safety), len(evaluation))
 
 
-def _check_rows(cell: CellConfig, root: Path, sizes: Sizes) -> None:
+def _check_rows(cell: Cell, root: Path, sizes: Sizes) -> None:
     attack = cell.attack
     needed = cell.method.safety_rows(cell)
     if needed > sizes.safety:
@@ -90,7 +90,7 @@ def _check_rows(cell: CellConfig, root: Path, sizes: Sizes) -> None:
         )
 
 
-def _check_safety_tuned(cell: CellConfig, sizes: Sizes) -> None:
+def _check_safety_tuned(cell: Cell, sizes: Sizes) -> None:
     from asft.config import SafetyTunedModel
 
     model = cell.model

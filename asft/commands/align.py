@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from asft.cells.compose import enumerate_cells, overrides_of
 from asft.console import console, quiet_libraries, show_log
-from asft.store.entries import Store
 
 
 def align(arguments: list[str]) -> int:
     """Builds, safety-tunes or downloads the pair of ``model=…``; does nothing where that was done before."""
-    cell = enumerate_cells(overrides_of(arguments), sweep=False).cells[0].cell
+    job = enumerate_cells(overrides_of(arguments), sweep=False).cells[0]
     from asft.pipeline.prepare import prepare_pair  # loads torch
 
     quiet_libraries()
     show_log()
-    pair = prepare_pair(cell, Store(cell.outputs))
+    pair = prepare_pair(job)
     console.print(f"base     {pair.base}\naligned  {pair.aligned}", soft_wrap=True)
     return 0

@@ -11,7 +11,6 @@ from rich.table import Table
 from asft.cells.compose import enumerate_cells, overrides_of
 from asft.config import ConfigError
 from asft.console import quiet_libraries
-from asft.store.entries import Store
 
 if TYPE_CHECKING:
     from asft.anchor.spectrum import ModuleSpectrum
@@ -25,7 +24,8 @@ def anchor(arguments: list[str]) -> int:
     """
     if arguments[:1] != ["inspect"]:
         raise ConfigError("say `asft anchor inspect model=NAME [method=asft …]`; inspect is the only action")
-    cell = enumerate_cells(overrides_of(arguments[1:]), sweep=False).cells[0].cell
+    job = enumerate_cells(overrides_of(arguments[1:]), sweep=False).cells[0]
+    cell, store = job.cell, job.store
     from asft.anchor import spectrum  # loads torch
     from asft.methods.asft import AsFT
     from asft.models.pair import resolve_device
@@ -35,10 +35,9 @@ def anchor(arguments: list[str]) -> int:
     if not isinstance(cell.method, AsFT):
         raise ConfigError(f"method={cell.method.name}: has no anchor to inspect; choose asft or one of its variants")
     quiet_libraries()
-    store = Store(cell.outputs)
-    pair = prepare_pair(cell, store)
+    pair = prepare_pair(job)
     targets = cell.training.target_modules
-    built = cell.method.anchor(pair, targets, resolve_device(cell.device), store.root / "anchors")
+    built = cell.method.anchor(pair, targets, resolve_device(job.options.device), store.root / "anchors")
     spectra = spectrum.inspect(built)
     folder = store.root / "reports" / f"anchor_{cell.model.name}_{cell.method.name}"
     folder.mkdir(parents=True, exist_ok=True)

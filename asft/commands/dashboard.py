@@ -29,7 +29,7 @@ def dashboard(arguments: list[str]) -> int:
     overrides = overrides_of(arguments, flags=("--serve",))
     chosen = [text.removeprefix("experiment=") for text in overrides if text.startswith("experiment=")]
     others = [text for text in overrides if not text.startswith("experiment=")]
-    outputs = enumerate_cells(others, sweep=True).cells[0].cell.outputs
+    outputs = enumerate_cells(others, sweep=True).cells[0].options.outputs
     experiments = _enumerate(_names(chosen), others)
     site = Site(Store(outputs), experiments, outputs / "dashboard", live=port is not None)
     counts = site.build()

@@ -17,7 +17,7 @@ def doctor(arguments: list[str]) -> int:
     """Prints every check for a command line's cells; returns 1 when something they need is missing, else 0."""
     try:
         sweep = enumerate_cells(overrides_of(arguments), sweep=True)
-        findings = examine([item.cell for item in sweep.cells])
+        findings = examine(sweep.cells)
     except ConfigError as error:  # what the settings name is not there: that is what a doctor is asked for
         findings = [Finding("settings", "missing", str(error))]
     width = max(len(finding.what) for finding in findings)

@@ -10,14 +10,14 @@ import time
 from rich.console import Console
 from rich.table import Table
 
-from asft.cells.compose import Sweep, SweepCell, enumerate_cells, overrides_of
-from asft.cells.keys import plan
+from asft.cells.compose import Sweep, enumerate_cells, overrides_of
+from asft.cells.job import Job
 from asft.commands.run import describe, distinct
 from asft.config import ConfigError
 from asft.console import quiet_libraries, show_log
 from asft.judges.agreement import Agreement, agreement
 from asft.report.judge_notes import agreement_words, cells_agreement
-from asft.store.entries import Entry, Store
+from asft.store.entries import Entry
 
 _JUDGE_OVERRIDE = re.compile(r"[+~]*judge(?=[=.@]|$)")
 
@@ -42,7 +42,7 @@ def judge(arguments: list[str]) -> int:
     terminal = Console(file=sys.stdout, highlight=False, markup=False)
     open_cells = _judge_all(distinct(sweep.cells), terminal)
     for item in open_cells:
-        terminal.print(f"  no answers yet: {describe(item.cell)}", soft_wrap=True)
+        terminal.print(f"  no answers yet: {describe(item)}", soft_wrap=True)
     if open_cells:
         terminal.print(f"  `asft run -m {' '.join(rest)}` makes them", soft_wrap=True)
     if options.agreement:
@@ -53,7 +53,7 @@ def judge(arguments: list[str]) -> int:
     return 1 if open_cells else 0
 
 
-def _judge_all(cells: dict[str, SweepCell], terminal: Console) -> list[SweepCell]:
+def _judge_all(cells: dict[str, Job], terminal: Console) -> list[Job]:
     """Judges cell after cell in this process, so that a judge that is a model is loaded once.
 
     Returns:
@@ -64,17 +64,17 @@ def _judge_all(cells: dict[str, SweepCell], terminal: Console) -> list[SweepCell
     name = next(iter(cells.values())).cell.judge.name
     before, open_cells = 0, []
     for key, item in cells.items():
-        if Store(item.cell.outputs).find("cells", key):
+        if item.store.find("cells", key):
             before += 1
             continue
         started = time.monotonic()
-        entry = rejudge_cell(item.cell)
+        entry = rejudge_cell(item)
         if entry is None:
             open_cells.append(item)
             continue
         metrics, seconds = entry.result["metrics"], time.monotonic() - started
         scores = f"HS {metrics['hs']:5.1f}  FA {metrics['fa']:5.1f}"
-        terminal.print(f"{describe(item.cell)}  {scores}  ({name}, {seconds:.0f} s)", soft_wrap=True)
+        terminal.print(f"{describe(item)}  {scores}  ({name}, {seconds:.0f} s)", soft_wrap=True)
     now = len(cells) - before - len(open_cells)
     terminal.print(f"judge={name}: {now} cells judged now, {before} judged before, {len(open_cells)} without answers")
     return open_cells
@@ -93,7 +93,7 @@ def _print_agreement(first: Sweep, second: Sweep, terminal: Console) -> None:
         flags = cells_agreement(entries[0], entries[1])
         pooled[0].extend(flags[0])
         pooled[1].extend(flags[1])
-        table.add_row(describe(item.cell), *_columns(*flags))
+        table.add_row(describe(item), *_columns(*flags))
     if not pooled[0]:
         terminal.print(f"{names[0]} and {names[1]} have judged no cell in common")
         return
@@ -109,9 +109,9 @@ def _columns(first: list[bool], second: list[bool]) -> list[str]:
     return [str(found.answers), *scores, f"{100 * found.observed:.1f} %", kappa]
 
 
-def _place(item: SweepCell) -> tuple[tuple[str, str], ...]:
+def _place(item: Job) -> tuple[tuple[str, str], ...]:
     return tuple(item.axes.items())
 
 
-def _entry(item: SweepCell) -> Entry | None:
-    return Store(item.cell.outputs).find("cells", plan(item.cell).key)
+def _entry(item: Job) -> Entry | None:
+    return item.store.find("cells", item.key)

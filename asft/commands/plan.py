@@ -9,17 +9,16 @@ from collections.abc import Iterator
 
 from rich.console import Console
 
-from asft.cells.cell import CellConfig
+from asft.cells.cell import Cell
 from asft.cells.compose import enumerate_cells, overrides_of
-from asft.cells.keys import plan as cell_plan
-from asft.cells.keys import store_kind
+from asft.cells.job import Job
 from asft.commands.run import distinct
 from asft.commands.standing import duration
 from asft.planning.needs import downloads
 from asft.planning.size import device_memory, disk_bytes, model_shape
 from asft.planning.times import learned, seconds_left
 from asft.planning.trainings import Trainings, trainings
-from asft.store.entries import Store, content_key
+from asft.store.entries import content_key
 
 _GIB = 2**30
 
@@ -28,38 +27,42 @@ def plan(arguments: list[str]) -> int:
     """Prints cells, distinct trainings, memory, time, downloads and disk of a command line's sweep."""
     sweep = enumerate_cells(overrides_of(arguments), sweep=True)
     terminal = Console(file=sys.stdout, highlight=False, markup=False)
-    by_pair: dict[str, dict[str, CellConfig]] = {}
-    for key, item in distinct(sweep.cells).items():
-        by_pair.setdefault(content_key(cell_plan(item.cell).pair), {})[key] = item.cell
-    for index, cells in enumerate(by_pair.values()):
+    by_pair: dict[str, list[Job]] = {}
+    for job in distinct(sweep.cells).values():
+        by_pair.setdefault(content_key(job.plan.pair), []).append(job)
+    for index, jobs in enumerate(by_pair.values()):
         if index:
             terminal.print()
-        for what, found in _lines(cells):
+        for what, found in _lines(jobs):
             terminal.print(f"{what:<11}{found}", soft_wrap=True)  # one line each, so that a pipe keeps them whole
     return 0
 
 
-def _lines(cells: dict[str, CellConfig]) -> Iterator[tuple[str, str]]:
+def _lines(jobs: list[Job]) -> Iterator[tuple[str, str]]:
     """The plan of all cells of one model pair."""
-    first = next(iter(cells.values()))
-    store, shape, needed = Store(first.outputs), model_shape(first), trainings(cells.values())
-    left = [cell for key, cell in cells.items() if store.find(store_kind(cell), key) is None]
+    first, outputs, cells = jobs[0], jobs[0].options.outputs, [job.cell for job in jobs]
+    shape, needed = model_shape(first), trainings(jobs)
+    left = [job for job in jobs if job.find() is None]
     fine_tunes = [needed.distinct[key] for key in sorted(needed.missing)]
     size = f"{shape.parameters / 1e6:,.1f} M parameters a side" if shape else "its size is not known until it is here"
-    yield "model", f"{first.model.name}, {size}" + ("" if shape is None or shape.exact else " (an estimate)")
+    yield "model", f"{first.cell.model.name}, {size}" + ("" if shape is None or shape.exact else " (an estimate)")
     yield "cells", f"{len(cells)} distinct, {len(cells) - len(left)} finished"
     yield "trainings", _trainings_words(needed)
     if shape is not None:
-        peak = max((device_memory(cell, shape) for cell in cells.values()), key=lambda memory: memory.peak)
+        peak = max((device_memory(cell, shape) for cell in cells), key=lambda memory: memory.peak)
         parts = f"train {peak.train / _GIB:.1f}, generate {peak.generate / _GIB:.1f}, judge {peak.judge / _GIB:.1f}"
         yield "memory", f"about {peak.peak / _GIB:.1f} GiB a device at most ({parts})"
     yield "time", _time_words(fine_tunes, left)
-    for item in downloads(cells.values()):
+    for item in downloads(cells):
         size = f"about {item.size / _GIB:.1f} GiB, by its name" if item.size else "size unknown"
         yield "download", f"{item.source} for {item.purpose}, {size}"
-    wanted = f"at most {disk_bytes(fine_tunes, left, shape) / _GIB:.2f} GiB" if shape else "what is written"
-    folder = next(path for path in (first.outputs.resolve(), *first.outputs.resolve().parents) if path.exists())
-    yield "disk", f"{wanted} below {first.outputs}; {shutil.disk_usage(folder).free / _GIB:.0f} GiB free"
+    wanted = (
+        f"at most {disk_bytes(fine_tunes, [job.cell for job in left], shape) / _GIB:.2f} GiB"
+        if shape
+        else "what is written"
+    )
+    folder = next(path for path in (outputs.resolve(), *outputs.resolve().parents) if path.exists())
+    yield "disk", f"{wanted} below {outputs}; {shutil.disk_usage(folder).free / _GIB:.0f} GiB free"
 
 
 def _trainings_words(needed: Trainings) -> str:
@@ -71,12 +74,12 @@ def _trainings_words(needed: Trainings) -> str:
     )
 
 
-def _time_words(fine_tunes: list[CellConfig], left: list[CellConfig]) -> str:
+def _time_words(fine_tunes: list[Cell], left: list[Job]) -> str:
     """The sum of what is left, one after another, or that nothing is known of it yet."""
     if not left:
         return "nothing left to do"
     known, finished = learned(left[0])
-    parts = seconds_left(fine_tunes, left, known)
+    parts = seconds_left(fine_tunes, [job.cell for job in left], known)
     told = {name: seconds for name, seconds in parts.items() if seconds is not None}
     if not told:
         return "not known yet; once a cell of this model is finished, it is"

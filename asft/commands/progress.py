@@ -9,7 +9,7 @@ from types import TracebackType
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from asft.cells.cell import CellConfig
+from asft.cells.job import Job
 from asft.commands.standing import CellState, duration, seconds_left, state_of
 from asft.console import console
 
@@ -22,8 +22,8 @@ class SweepProgress:
     On a terminal it is one line that is renewed; elsewhere a plain line a minute, where something changed.
     """
 
-    def __init__(self, cells: Mapping[str, CellConfig]) -> None:
-        self.cells = dict(cells)
+    def __init__(self, jobs: Mapping[str, Job]) -> None:
+        self.jobs = dict(jobs)
         self.states: dict[str, CellState] = {}
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, name="progress", daemon=True)
@@ -40,9 +40,9 @@ class SweepProgress:
 
     def look(self) -> str:
         """Reads the store again and says in one line how the sweep stands."""
-        for key, cell in self.cells.items():
+        for key, job in self.jobs.items():
             if key not in self.states or self.states[key].standing != "done":  # what is done stays done
-                self.states[key] = state_of(key, cell)
+                self.states[key] = state_of(job)
         beats = [state.beat for state in self.states.values() if state.beat]
         left = seconds_left(self.states)
         working = "; ".join(beat.progress for beat in beats[:2]) + (f"; {len(beats) - 2} more" if beats[2:] else "")
@@ -62,7 +62,7 @@ class SweepProgress:
     def _draw(self) -> None:
         columns = TextColumn("cells"), BarColumn(24), MofNCompleteColumn(), TextColumn("{task.description}")
         with Progress(*columns, TimeElapsedColumn(), console=console, transient=True) as progress:
-            task = progress.add_task("starting", total=len(self.cells))
+            task = progress.add_task("starting", total=len(self.jobs))
             while not self._over.wait(_LOOK_EVERY):
                 progress.update(task, description=self.look(), completed=self.done)
 
@@ -74,4 +74,4 @@ class SweepProgress:
             told = time.monotonic()
             if (new := f"{self.look()}") != text:
                 text = new
-                console.print(f"{self.done} of {len(self.cells)} cells done · {text}", soft_wrap=True, markup=False)
+                console.print(f"{self.done} of {len(self.jobs)} cells done · {text}", soft_wrap=True, markup=False)

@@ -9,7 +9,6 @@ from dataclasses import asdict
 from rich.console import Console
 
 from asft.cells.compose import Sweep, enumerate_cells, overrides_of
-from asft.cells.keys import plan
 from asft.config import ConfigError
 from asft.report.collect import analysis_of, measures_in
 from asft.report.writers.terminal import print_analysis
@@ -38,7 +37,7 @@ def report_sweep(sweep: Sweep, arguments: list[str], kind: str | None = None) ->
             f"experiment={analysis.spec.name}: none of its {len(analysis.cells)} cells is finished; "
             f"first launch `{launched}`"
         )
-    folder = sweep.cells[0].cell.outputs / "reports" / _folder_name(sweep, analysis.spec.name)
+    folder = sweep.cells[0].options.outputs / "reports" / _folder_name(sweep, analysis.spec.name)
     paths = write_report(analysis, folder)
     terminal = Console(file=sys.stdout, highlight=False)
     print_analysis(analysis, terminal)
@@ -65,6 +64,6 @@ def _format(arguments: list[str]) -> tuple[str | None, list[str]]:
 
 def _folder_name(sweep: Sweep, name: str) -> str:
     """The table and its model; other cells or another layout under the same names get a folder of their own."""
-    first, cells = sweep.cells[0].cell, sorted(plan(item.cell).key for item in sweep.cells)
+    first, cells = sweep.cells[0], sorted(job.key for job in sweep.cells)
     layout = asdict(first.experiment) if first.experiment else {}
-    return f"{name}_{first.model.name}_{content_key({'cells': cells, 'layout': layout})[:6]}"
+    return f"{name}_{first.cell.model.name}_{content_key({'cells': cells, 'layout': layout})[:6]}"

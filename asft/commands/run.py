@@ -1,4 +1,4 @@
-"""``asft run``: one cell, or a sweep through Hydra's multirun with any launcher."""
+"""``asft run``: one cell, or a sweep of typed cells through any of Hydra's launchers."""
 
 from __future__ import annotations
 
@@ -7,37 +7,34 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext, suppress
+from functools import partial
 
 import hydra
-from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
-from hydra.types import RunMode
 from omegaconf import DictConfig
 from rich.markup import escape
 
-from asft.cells.build import build_cell
-from asft.cells.cell import CellConfig
 from asft.cells.checks import ON_THE_WORLD, check_together, on_the_world
-from asft.cells.compose import CONFIG_NAME, SweepCell, config_dir, enumerate_cells, one_line, overrides_of, plain
-from asft.cells.keys import plan, store_kind
+from asft.cells.compose import CONFIG_NAME, Sweep, config_dir, enumerate_cells, launch, one_line, overrides_of
+from asft.cells.job import Job
 from asft.commands.progress import SweepProgress
 from asft.config import ConfigError
 from asft.console import console, quiet_libraries
 from asft.distributed.team import started_together, team
 from asft.store.celllog import cell_log
-from asft.store.entries import Entry, Store
+from asft.store.entries import Entry
 from asft.store.errors import MAKE_ROOM, DiskFull, OutOfStep, disk_full
 from asft.trackers.base import USUAL, unusual
 
 log = logging.getLogger("asft.run")
 _MULTIRUN = {"-m", "--multirun"}
-_left_to_others: set[str] = set()  # cells of this process' jobs that another process was working on
+_left_to_others: set[str] = set()  # cells of this process that another process was working on
 
 
 def run(arguments: list[str]) -> int:
-    """Checks every cell, launches Hydra, and says at the end which cells failed.
+    """Checks every cell, launches those that are not finished, and says at the end which failed.
 
     Returns:
         0, or 1 when a cell failed.
@@ -56,29 +53,30 @@ def run(arguments: list[str]) -> int:
 
 def _lead(arguments: list[str]) -> int:
     if _informational(arguments):
-        _launch(arguments)
+        _ask_hydra(arguments)
         return 0
-    sweep = bool(_MULTIRUN & set(arguments))
-    cells = distinct(enumerate_cells(overrides_of(arguments, flags=None), sweep=sweep).cells)
-    open_cells = {key: item for key, item in cells.items() if _finished(key, item) is None}
+    is_sweep = bool(_MULTIRUN & set(arguments))
+    sweep = enumerate_cells(overrides_of(arguments, flags=None), sweep=is_sweep)
+    jobs = distinct(sweep.cells)
+    todo = {key: job for key, job in jobs.items() if job.find() is None}
     if team().size > 1:
-        _check_together(arguments, [item.cell for item in open_cells.values()])
-    if sweep:
-        console.print(f"{len(cells)} cells, {len(cells) - len(open_cells)} finished already")
-    for name in sorted({item.cell.model.name for item in open_cells.values() if on_the_world(item.cell)}):
+        _check_together(arguments, list(todo.values()))
+    if is_sweep:
+        console.print(f"{len(jobs)} cells, {len(jobs) - len(todo)} finished already")
+    for name in sorted({job.cell.model.name for job in todo.values() if on_the_world(job.cell)}):
         console.print(f"[yellow]model={name} {ON_THE_WORLD}[/]", soft_wrap=True)
-    for key, item in open_cells.items():
-        Store(item.cell.outputs).clear_failure(key)
-    if open_cells:
-        _work(arguments, {key: item.cell for key, item in (cells if sweep else open_cells).items()}, sweep)
-        return _summary(open_cells, sweep)
-    if not sweep:
-        ((key, item),) = cells.items()
-        console.print(_line(item.cell, _finished(key, item), "done before"), soft_wrap=True)
+    for key, job in todo.items():
+        job.store.clear_failure(key)
+    if todo:
+        _work(sweep, jobs, todo, is_sweep)
+        return _summary(todo, is_sweep)
+    if not is_sweep:
+        (job,) = jobs.values()
+        console.print(_line(job, job.find(), "done before"), soft_wrap=True)
     return 0
 
 
-def _check_together(arguments: list[str], cells: list[CellConfig]) -> None:
+def _check_together(arguments: list[str], jobs: list[Job]) -> None:
     """Refuses what several processes cannot do together.
 
     Raises:
@@ -91,32 +89,18 @@ def _check_together(arguments: list[str], cells: list[CellConfig]) -> None:
                 f"{key}={launcher}: starts processes of its own, and {team().size} were started already; leave it out, "
                 "or start one process"
             )
-    for cell in cells:
-        check_together(cell)
+    for job in jobs:
+        check_together(job.cell, job.options)
 
 
-def _work(arguments: list[str], cells: dict[str, CellConfig], sweep: bool) -> None:
+def _work(sweep: Sweep, jobs: dict[str, Job], todo: dict[str, Job], is_sweep: bool) -> None:
     """Launches the jobs, then sees to the cells that another sweep was working on when their turn came."""
-    with SweepProgress(cells) if sweep else nullcontext():
-        _launch(arguments)
-        for key, cell in cells.items():
-            if key in _left_to_others or Store(cell.outputs).working(key):
-                _run_cell(key, cell, wait=True)
-
-
-def _launch(arguments: list[str]) -> None:
-    """Hands the command line to Hydra as the user typed it.
-
-    Raises:
-        ConfigError: what Hydra or a launcher has to say, in one line.
-        DiskFull: when there is no room for a job's folder.
-    """
-    sys.argv = ["asft run", *arguments]
-    if "COMP_LINE" in os.environ:  # Hydra's completion expects the overrides right after the program's name
-        os.environ["COMP_LINE"] = os.environ["COMP_LINE"].replace(" run ", " ", 1)
-    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors come here instead of ending the process
     try:
-        _main()
+        with SweepProgress(jobs) if is_sweep else nullcontext():
+            launch(sweep, list(todo), partial(_task, todo, wait=not is_sweep))
+            for key, job in todo.items():
+                if key in _left_to_others or job.store.working(key):
+                    _run_job(job, wait=True)
     except HydraException as error:
         raise ConfigError(one_line(error)) from error
     except OSError as error:
@@ -125,65 +109,81 @@ def _launch(arguments: list[str]) -> None:
         raise
 
 
-@hydra.main(version_base="1.3", config_path=str(config_dir()), config_name=CONFIG_NAME)
-def _main(config: DictConfig) -> None:
-    """One Hydra job: runs a cell; a failure is recorded and told, and does not stop the sweep."""
-    cell = build_cell(plain(config))
-    _run_cell(plan(cell).key, cell, wait=HydraConfig.get().mode == RunMode.RUN)
+def _task(jobs: Mapping[str, Job], config: DictConfig, *, wait: bool) -> None:
+    """One of the launcher's jobs: a failure is recorded and told, and does not stop the sweep."""
+    _run_job(jobs[config.job], wait=wait)
 
 
-def _run_cell(key: str, cell: CellConfig, *, wait: bool) -> None:
+def _ask_hydra(arguments: list[str]) -> None:
+    """Hands Hydra the command line as the user typed it: help, the composed configuration, shell completion.
+
+    Raises:
+        ConfigError: what Hydra has to say, in one line.
+    """
+    sys.argv = ["asft run", *arguments]
+    if "COMP_LINE" in os.environ:  # Hydra's completion expects the overrides right after the program's name
+        os.environ["COMP_LINE"] = os.environ["COMP_LINE"].replace(" run ", " ", 1)
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors come here instead of ending the process
+    main = hydra.main(version_base="1.3", config_path=str(config_dir()), config_name=CONFIG_NAME)
+    try:
+        main(lambda config: None)()
+    except HydraException as error:
+        raise ConfigError(one_line(error)) from error
+
+
+def _run_job(job: Job, *, wait: bool) -> None:
     """Runs a cell unless it is finished or has failed, or without ``wait`` is being worked on by another process."""
-    store = Store(cell.outputs)
-    if store.find(store_kind(cell), key):  # a control that stands in several columns, or another worker was faster
+    store, key = job.store, job.key
+    if job.find():  # a control that stands in several columns, or another worker was faster
         return
     if wait and (beat := store.working(key)):
-        log.info("%s  waits for %s, which is at work on it", describe(cell), beat.where)
+        log.info("%s  waits for %s, which is at work on it", describe(job), beat.where)
     with store.claim(key, wait=wait) as ours:
         if not ours:
             _left_to_others.add(key)
-        elif store.find(store_kind(cell), key) is None and store.failure(key) is None:
-            with cell_log(cell.outputs, key):
-                _compute(key, cell, store)
+        elif job.find() is None and store.failure(key) is None:
+            with cell_log(job.options.outputs, key):
+                _compute(job)
 
 
-def _compute(key: str, cell: CellConfig, store: Store) -> None:
+def _compute(job: Job) -> None:
     started = time.monotonic()
 
     def record(error: Exception) -> None:
         message = str(error) if isinstance(error, ValueError | OutOfStep) else f"{type(error).__name__}: {error}"
         with suppress(OSError):  # on a full disk there is no room for the record either
-            store.record_failure(key, message, cell.plain(), "".join(traceback.format_exception(error)))
-        log.error("%s  failed: %s", describe(cell), message)
+            text = "".join(traceback.format_exception(error))
+            job.store.record_failure(job.key, message, job.plain(), text)
+        log.error("%s  failed: %s", describe(job), message)
 
     try:
         from asft.pipeline.run import run_cell  # torch and transformers load only where something is to be done
 
         quiet_libraries()
         with team().recorded(record):
-            entry = run_cell(cell)
+            entry = run_cell(job)
     except Exception as error:
         record(error)
         if isinstance(error, OutOfStep):
             raise SystemExit(1) from None
         return
-    log.info(_line(cell, entry, f"{time.monotonic() - started:.0f} s"))
+    log.info(_line(job, entry, f"{time.monotonic() - started:.0f} s"))
 
 
-def _line(cell: CellConfig, entry: Entry | None, how: str) -> str:
+def _line(job: Job, entry: Entry | None, how: str) -> str:
     """A finished cell with its scores."""
     assert entry is not None, "only finished cells have scores"
-    if cell.measure is not None:
-        return f"{describe(cell)}  {values_text(entry)}  ({how})"
+    if job.cell.measure is not None:
+        return f"{describe(job)}  {values_text(entry)}  ({how})"
     metrics, trained = entry.result["metrics"], entry.result["stages"].get("train", {"result": {}})["result"]
     if "asft/modules" in trained:
         how = f"{how}, {trained['asft/modules']} modules anchored"
-    return f"{describe(cell)}  HS {metrics['hs']:5.1f}  FA {metrics['fa']:5.1f}  ({how})"
+    return f"{describe(job)}  HS {metrics['hs']:5.1f}  FA {metrics['fa']:5.1f}  ({how})"
 
 
-def describe(cell: CellConfig) -> str:
+def describe(job: Job) -> str:
     """A cell in one short line: method, model, task, and what is attacked how."""
-    attack = cell.attack
+    cell, attack = job.cell, job.cell.attack
     if cell.measure is not None:
         return f"{cell.measure.describe()}  {cell.model.name} n={attack.n} seed={cell.seed}"
     poison = f"{attack.source} p={attack.p:g} n={attack.n}" if cell.method.trains else "not fine-tuned"
@@ -194,11 +194,11 @@ def describe(cell: CellConfig) -> str:
     return f"{method:<14} {cell.model.name} {cell.dataset.name} {poison}{rate}{asked} seed={cell.seed}"
 
 
-def distinct(cells: Sequence[SweepCell]) -> dict[str, SweepCell]:
-    """Cells by key: a control that does not depend on an axis is one cell, not one per value."""
-    found: dict[str, SweepCell] = {}
-    for item in cells:
-        found.setdefault(plan(item.cell).key, item)
+def distinct(jobs: Sequence[Job]) -> dict[str, Job]:
+    """Jobs by key: a control that does not depend on an axis is one cell, not one per value."""
+    found: dict[str, Job] = {}
+    for job in jobs:
+        found.setdefault(job.key, job)
     return found
 
 
@@ -207,20 +207,16 @@ def values_text(entry: Entry) -> str:
     return ", ".join(f"{name} {value:.4g}" for name, value in entry.result["values"].items())
 
 
-def _finished(key: str, item: SweepCell) -> Entry | None:
-    return Store(item.cell.outputs).find(store_kind(item.cell), key)
-
-
-def _summary(cells: dict[str, SweepCell], sweep: bool) -> int:
+def _summary(jobs: dict[str, Job], is_sweep: bool) -> int:
     """After a sweep, lists what did not finish; a single cell has told its failure already."""
-    missing = {key: item for key, item in cells.items() if _finished(key, item) is None}
+    missing = {key: job for key, job in jobs.items() if job.find() is None}
     if not missing:
         return 0
-    if sweep:
-        console.print(f"[bold red]{len(missing)} of {len(cells)} cells failed[/]")
-        for key, item in missing.items():
-            reason = Store(item.cell.outputs).failure(key) or "was not reached"
-            console.print(f"  {escape(describe(item.cell))}: {escape(reason)}", soft_wrap=True)
+    if is_sweep:
+        console.print(f"[bold red]{len(missing)} of {len(jobs)} cells failed[/]")
+        for key, job in missing.items():
+            reason = job.store.failure(key) or "was not reached"
+            console.print(f"  {escape(describe(job))}: {escape(reason)}", soft_wrap=True)
     return 1
 
 

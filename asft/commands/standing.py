@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Literal
 
-from asft.cells.cell import CellConfig
-from asft.cells.keys import store_kind
-from asft.store.entries import Entry, Store
+from asft.cells.cell import Cell
+from asft.cells.job import Job
+from asft.store.entries import Entry
 from asft.store.heartbeat import Beat
 
 Standing = Literal["done", "running", "failed", "damaged", "missing"]
@@ -19,23 +19,23 @@ Standing = Literal["done", "running", "failed", "damaged", "missing"]
 class CellState:
     """One cell's standing; ``entry`` where it is done, ``beat`` where it runs, ``reason`` where it has none."""
 
-    cell: CellConfig
+    cell: Cell
     standing: Standing
     entry: Entry | None = None
     beat: Beat | None = None
     reason: str = ""
 
 
-def state_of(key: str, cell: CellConfig) -> CellState:
+def state_of(job: Job) -> CellState:
     """Reads a cell's standing from its store."""
-    store = Store(cell.outputs)
-    if entry := store.find(store_kind(cell), key):
+    store, key, cell = job.store, job.key, job.cell
+    if entry := job.find():
         return CellState(cell, "done", entry=entry)
     if beat := store.working(key):
         return CellState(cell, "running", beat=beat)
     if reason := store.failure(key):
         return CellState(cell, "failed", reason=reason)
-    if reason := store.damage(store_kind(cell), key):
+    if reason := store.damage(job.plan.kind, key):
         return CellState(cell, "damaged", reason=reason)
     return CellState(cell, "missing")
 
@@ -58,7 +58,7 @@ def seconds_left(states: Mapping[str, CellState]) -> float | None:
     return total / max(1, workers)
 
 
-def _sort(cell: CellConfig) -> str:
+def _sort(cell: Cell) -> str:
     """What cells of like cost have in common."""
     return cell.method.name if cell.measure is None else cell.measure.name
 

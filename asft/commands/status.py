@@ -18,7 +18,7 @@ def status(arguments: list[str]) -> int:
     """Prints one line a distinct cell, a count and an estimate; returns 0 when all are done, else 1."""
     sweep = enumerate_cells(overrides_of(arguments), sweep=True)
     cells = distinct(sweep.cells)
-    states = {key: state_of(key, item.cell) for key, item in cells.items()}
+    states = {key: state_of(item) for key, item in cells.items()}
     table = Table("cell", *(axis for axis in sweep.axes if axis != "method"), "status", "HS", "FA", box=None)
     for key, item in cells.items():
         axes = {axis: value for axis, value in item.axes.items() if axis != "method"}

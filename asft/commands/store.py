@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from asft.cells.cell import CellConfig
+from asft.cells.cell import Cell
 from asft.cells.compose import enumerate_cells
 from asft.cells.keys import entries
 from asft.commands.run import distinct
@@ -31,8 +31,8 @@ def store(arguments: list[str]) -> int:
     options, overrides = _parser().parse_known_args(arguments)
     if strays := [word for word in overrides if "=" not in word]:
         raise ConfigError(f"{strays[0]}: not of the form KEY=VALUE, e.g. experiment=table2")
-    cells = [item.cell for item in distinct(enumerate_cells(overrides, sweep=True).cells).values()]
-    place = Store(cells[0].outputs)
+    jobs = list(distinct(enumerate_cells(overrides, sweep=True).cells).values())
+    cells, place = [job.cell for job in jobs], jobs[0].store
     if not place.root.is_dir():
         raise ConfigError(f"outputs={place.root}: no such folder")
     terminal = Console(file=sys.stdout, highlight=False, markup=False, soft_wrap=True)
@@ -58,7 +58,7 @@ def _verify(place: Store, terminal: Console) -> int:
     return 1 if found.damaged else 0
 
 
-def _clean(place: Store, cells: list[CellConfig] | None, really: bool, terminal: Console) -> int:
+def _clean(place: Store, cells: list[Cell] | None, really: bool, terminal: Console) -> int:
     """Lists what can go, and deletes it only when asked to."""
     named = None if cells is None else {entry for cell in cells for entry in entries(cell)}
     found = list(removable(place, named))
@@ -75,7 +75,7 @@ def _clean(place: Store, cells: list[CellConfig] | None, really: bool, terminal:
     return 0
 
 
-def _export(place: Store, cells: list[CellConfig], file: Path, weights: bool, terminal: Console) -> int:
+def _export(place: Store, cells: list[Cell], file: Path, weights: bool, terminal: Console) -> int:
     """Packs the finished cells and their stages."""
     kinds = KINDS if weights else WEIGHTLESS
     wanted = {entry for cell in cells for entry in entries(cell) if entry[0] in kinds}

@@ -8,15 +8,13 @@ from pathlib import Path
 from rich.console import Console
 from rich.markup import escape
 
-from asft.cells.cell import CellConfig
 from asft.cells.compose import enumerate_cells, overrides_of
-from asft.cells.keys import store_kind
+from asft.cells.job import Job
 from asft.commands.run import describe, distinct
 from asft.commands.wandb_pages import check_pages, save_pages
 from asft.config import ConfigError
 from asft.console import console
 from asft.pipeline.tracked import tracked_cell
-from asft.store.entries import Store
 
 FLAGS = ("--workspace", "--report")
 
@@ -35,33 +33,33 @@ def track(arguments: list[str]) -> int:
     pages = [flag.removeprefix("--") for flag in arguments if flag in FLAGS]
     overrides = overrides_of(arguments, flags=("-m", "--multirun", *FLAGS))
     cells = distinct(enumerate_cells(with_tracker(overrides), sweep=True).cells)
-    first = next(iter(cells.values())).cell
+    first = next(iter(cells.values()))
     if first.tracker.name == "none":
         raise ConfigError("tracker=none: shows nothing anywhere; choose tracker=wandb or tracker=tensorboard")
     if pages:
         check_pages(first.tracker)
-    store, tracked, failed = Store(first.outputs), 0, 0
-    for key, item in cells.items():
-        entry = store.find(store_kind(item.cell), key)
+    store, tracked, failed = first.store, 0, 0
+    for item in cells.values():
+        entry = item.find()
         if entry is None:
             continue
         try:
-            item.cell.tracker.track(tracked_cell(store, entry, item.cell))
+            item.tracker.track(tracked_cell(entry, item))
             tracked += 1
         except Exception as error:  # third-party code, and often a network: the other cells are still to be sent
             failed += 1
-            console.print(f"{escape(describe(item.cell))}: {escape(str(error))}", soft_wrap=True)
+            console.print(f"{escape(describe(item))}: {escape(str(error))}", soft_wrap=True)
     if not tracked + failed:
-        raise ConfigError(f"none of these {len(cells)} cells is finished in {first.outputs}; first launch `asft run`")
+        raise ConfigError(f"none of these {len(cells)} cells is finished in {store.root}; first launch `asft run`")
     terminal = Console(file=sys.stdout, highlight=False)
     missing = len(cells) - tracked - failed
     folder = store.root / first.tracker.name
     terminal.print(f"{tracked} cells tracked, {failed} failed, {missing} not finished: {folder}", soft_wrap=True)
-    saved = not pages or _save_pages([item.cell for item in cells.values()], pages, folder / "pages", terminal)
+    saved = not pages or _save_pages(list(cells.values()), pages, folder / "pages", terminal)
     return int(failed > 0 or not saved)
 
 
-def _save_pages(cells: list[CellConfig], pages: list[str], folder: Path, terminal: Console) -> bool:
+def _save_pages(cells: list[Job], pages: list[str], folder: Path, terminal: Console) -> bool:
     """Saves the pages and names their addresses; where that fails it is told, and False.
 
     Raises:

@@ -14,8 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from asft.cells.cell import CellConfig
-from asft.cells.keys import plan
+from asft.cells.job import Job
 from asft.config import ConfigError
 from asft.trackers.base import Tracker, WandbTracker
 
@@ -77,7 +76,7 @@ def check_pages(tracker: Tracker) -> None:
         raise ConfigError("--workspace and --report need `pip install 'asft-lab[workspaces]'`")
 
 
-def save_pages(cells: Sequence[CellConfig], *, of: Collection[str], folder: Path) -> list[str]:
+def save_pages(cells: Sequence[Job], *, of: Collection[str], folder: Path) -> list[str]:
     """Saves an experiment's pages and returns their addresses.
 
     Args:
@@ -99,18 +98,18 @@ def save_pages(cells: Sequence[CellConfig], *, of: Collection[str], folder: Path
     return [PAGES[kind](page, place / f"{kind}-{page.name}.txt") for kind in PAGES if kind in of]
 
 
-def shown(cells: Sequence[CellConfig], entity: str) -> Shown:
+def shown(cells: Sequence[Job], entity: str) -> Shown:
     """An experiment's cells, or those of one sweep without an experiment, as a page shows them."""
     first = cells[0]
     tracker = first.tracker
     assert isinstance(tracker, WandbTracker), "check_pages comes first"
-    measures = [cell.measure for cell in cells if cell.measure is not None]
+    measures = [job.cell.measure for job in cells if job.cell.measure is not None]
     return Shown(
         entity=tracker.entity or entity,
         project=tracker.project,
         name=first.experiment.name if first.experiment else "sweep",
         title=first.experiment.title if first.experiment else "Cells of a sweep",
-        keys=[plan(cell).key for cell in cells],
+        keys=[job.key for job in cells],
         headlines=list(dict.fromkeys(measure.headline for measure in measures)),
     )
 

@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
+
+from asft.config import Plugin
 
 if TYPE_CHECKING:  # a jailbreak itself changes text and needs none of it
     from asft.data.rows import Row
 
 
-@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
-class Jailbreak:
+@dataclass(frozen=True)
+class Jailbreak(Plugin):
     """Base class, and the choice ``none``: requests are put as they are.
 
     A jailbreak is a frozen dataclass: its fields are part of the key of the answers. It is a function of the request
@@ -43,17 +44,9 @@ class Jailbreak:
         """The text that the model is asked in place of ``request``."""
         return request
 
-    def settings(self) -> dict[str, Any]:
-        """Its identity for content keys."""
-        return {
-            "class": f"{type(self).__module__}.{type(self).__qualname__}",
-            "code": self.code,
-            **dataclasses.asdict(self),
-        }
-
     @property
     def acts(self) -> bool:
-        """Whether it changes anything; what does not is in no key."""
+        """Whether it changes anything."""
         return type(self) is not Jailbreak
 
 

@@ -9,10 +9,9 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
-from asft.config import identity
+from asft.config import Plugin
 from asft.store.heartbeat import tell
 from asft.store.partial import PartialRows
 
@@ -30,8 +29,8 @@ class Verdict:
     details: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
-@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
-class Judge:
+@dataclass(frozen=True)
+class Judge(Plugin):
     """Base class. A judge is a frozen dataclass: its fields are part of the verdicts' key.
 
     Class attributes:
@@ -57,10 +56,6 @@ class Judge:
     def summary(self, verdicts: Sequence[Verdict]) -> dict[str, Any]:
         """What a cell's verdicts tell beyond HS, kept in its manifest: agreement, tokens, cost. By default nothing."""
         return {}
-
-    def settings(self) -> dict[str, Any]:
-        """The judge's identity for content keys."""
-        return identity(self, self.practical)
 
 
 def judge_kept(judge: Judge, prompts: Sequence[str], answers: Sequence[str], partial: PartialRows) -> list[Verdict]:

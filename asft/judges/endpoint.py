@@ -22,10 +22,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, cast
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, ConfigDict, Field
+from pydantic import AfterValidator, Field
 from pydantic.dataclasses import dataclass
 
-from asft.config import identity
+from asft.config import Plugin
 from asft.store.entries import content_key
 from asft.store.partial import PartialRows
 
@@ -91,8 +91,8 @@ class _NoReplyError(Exception):
         self.for_good = for_good
 
 
-@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
-class ChatQuestion:
+@dataclass(frozen=True)
+class ChatQuestion(Plugin):
     """A plug-in that asks a model behind an endpoint about answers; stands before ``Judge`` or ``Grader`` among bases.
 
     Class attributes:
@@ -144,16 +144,14 @@ class ChatQuestion:
 
     def settings(self) -> dict[str, Any]:
         """The plug-in's identity for content keys, with the question's text."""
-        return self._identity(self.practical)
-
-    def _identity(self, practical: frozenset[str]) -> dict[str, Any]:
         text = content_key({"system": self.system, "question": self.question})
-        return {**identity(self, practical), "text": text}
+        return {**super().settings(), "text": text}
 
     @property
     def kept(self) -> PartialRows:
         """The replies on disk, by question; another policy finds them, too."""
-        return PartialRows(Path(self.cache) / f"{content_key(self._identity(self.practical | self.policies))}.jsonl")
+        asked = {name: value for name, value in self.settings().items() if name not in self.policies}
+        return PartialRows(Path(self.cache) / f"{content_key(asked)}.jsonl")
 
     def ask(self, prompts: Sequence[str], answers: Sequence[str], parse: Parse) -> list[Answered]:
         """A reply about each (prompt, answer), in order; equal questions are asked once.

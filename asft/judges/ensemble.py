@@ -51,11 +51,6 @@ class EnsembleJudge(Judge):
             "members": {name: self.members[name].summary(of_member) for name, of_member in members.items()},
         }
 
-    def settings(self) -> dict[str, Any]:
-        """The members' identities, by their names."""
-        own = f"{type(self).__module__}.{type(self).__qualname__}"
-        return {"class": own, "members": {name: member.settings() for name, member in self.members.items()}}
-
 
 def _majority(verdicts: dict[str, Verdict]) -> Verdict:
     flagging = [name for name, verdict in verdicts.items() if verdict.flagged]

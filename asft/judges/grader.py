@@ -6,10 +6,9 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
-from asft.config import identity
+from asft.config import Plugin
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -21,8 +20,8 @@ class Grade:
     details: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
-@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
-class Grader:
+@dataclass(frozen=True)
+class Grader(Plugin):
     """Base class; a frozen dataclass like a judge, whose fields are part of the key of what it graded."""
 
     name: ClassVar[str] = ""
@@ -38,7 +37,3 @@ class Grader:
     def summary(self, grades: Sequence[Grade]) -> dict[str, Any]:
         """What is kept beside the score: tokens, cost."""
         return {}
-
-    def settings(self) -> dict[str, Any]:
-        """The grader's identity for content keys."""
-        return identity(self, self.practical)

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
+from asft.config import Plugin
 from asft.methods.base import FineTune
 from asft.methods.sft import SFT
 
@@ -58,8 +58,8 @@ class Measured:
     details: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
-@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
-class Measure:
+@dataclass(frozen=True)
+class Measure(Plugin):
     """Base class. A measure is a frozen dataclass whose fields are part of the result's key.
 
     Class attributes:
@@ -113,10 +113,6 @@ class Measure:
                 attack = dataclasses.replace(cell.attack, p=LEARNED[direction], mix="replace")
                 needed[direction] = FineTune(SFT(), attack)
         return needed
-
-    def settings(self) -> dict[str, Any]:
-        """The measure's identity for content keys."""
-        return {"class": f"{type(self).__module__}.{type(self).__qualname__}", **dataclasses.asdict(self)}
 
 
 def direction_of(name: str, weights: Weights, ctx: MeasureContext, seed: int) -> Direction:

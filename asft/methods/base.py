@@ -11,10 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
-from asft.config import Side
+from asft.config import Plugin, Side
 
 if TYPE_CHECKING:  # heavy, or would be circular; a method imports what it uses inside its hooks
     from peft import PeftModel
@@ -60,8 +59,8 @@ class Context:
     required: Path | None = None
 
 
-@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
-class Method:
+@dataclass(frozen=True)
+class Method(Plugin):
     """Base class of all methods; see the module's docstring.
 
     Class attributes:
@@ -110,7 +109,3 @@ class Method:
     def system_prompt(self, ctx: Context) -> str:
         """A system text put before every query at inference; empty for most methods."""
         return ""
-
-    def settings(self) -> dict[str, Any]:
-        """The method's identity for content keys: its class and its hyperparameters."""
-        return {"class": f"{type(self).__module__}.{type(self).__qualname__}", **dataclasses.asdict(self)}

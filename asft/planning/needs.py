@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from asft.cells.cell import CellConfig
+from asft.cells.cell import Cell
 from asft.config import PretrainedModel
 from asft.judges.base import Judge
 from asft.judges.checkpoint_judge import CheckpointJudge
@@ -32,7 +32,7 @@ class Needed:
         return self.width * (parameters_in_name(self.source) or 0)
 
 
-def checkpoints(cells: Iterable[CellConfig]) -> list[Needed]:
+def checkpoints(cells: Iterable[Cell]) -> list[Needed]:
     """Every checkpoint that the cells load, once."""
     found: dict[tuple[str, str], Needed] = {}
     for cell in cells:
@@ -50,7 +50,7 @@ def checkpoints(cells: Iterable[CellConfig]) -> list[Needed]:
     return list(found.values())
 
 
-def downloads(cells: Iterable[CellConfig]) -> list[Needed]:
+def downloads(cells: Iterable[Cell]) -> list[Needed]:
     """Those that are not on this machine."""
     return [item for item in checkpoints(cells) if local_snapshot(item.source, item.revision) is None]
 

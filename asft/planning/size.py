@@ -8,13 +8,13 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from asft.cells.cell import CellConfig
-from asft.cells.keys import plan
+from asft.cells.cell import Cell
+from asft.cells.job import Job
 from asft.config import OrganismModel, PretrainedModel
 from asft.methods.asft import AsFT
 from asft.planning.needs import BYTES, checkpoints, local_snapshot, parameters_in_name
 from asft.planning.times import answer_tokens
-from asft.store.entries import Store, content_key
+from asft.store.entries import content_key
 
 _CONTEXT = 2**30  # bytes that a CUDA context and the allocator's slack take
 _PROMPT, _DISGUISED = 256, 2048  # tokens in front of an answer, as asked and under a jailbreak
@@ -45,13 +45,13 @@ class Shape:
         return rank * sum(outputs + inputs for outputs, inputs in self.adapted)
 
 
-def model_shape(cell: CellConfig) -> Shape | None:
-    """The shape of the cell's aligned model; None where it is not here and its name tells no size."""
-    targets, model = cell.training.target_modules, cell.model
+def model_shape(job: Job) -> Shape | None:
+    """The shape of the job's aligned model; None where it is not here and its name tells no size."""
+    targets, model = job.cell.training.target_modules, job.cell.model
     if isinstance(model, PretrainedModel):
         folder, name = local_snapshot(model.aligned, model.aligned_revision), model.aligned
     else:
-        folder, name = Store(cell.outputs).path("pairs", content_key(plan(cell).pair)) / "aligned", model.name
+        folder, name = job.store.path("pairs", content_key(job.plan.pair)) / "aligned", model.name
     if folder is not None and (files := sorted(folder.glob("*.safetensors"))):
         return _of_weights(files, targets)
     parameters = 10**6 if isinstance(model, OrganismModel) else parameters_in_name(name)
@@ -94,7 +94,7 @@ class Memory:
         return max(self.train, self.generate, self.judge)
 
 
-def device_memory(cell: CellConfig, shape: Shape) -> Memory:
+def device_memory(cell: Cell, shape: Shape) -> Memory:
     """An estimate of device memory, for rows that fill ``training.max_length``.
 
     With N parameters of b bytes, P trained ones, t = batch · max_length, L layers of width h and a vocabulary v:
@@ -132,7 +132,7 @@ def device_memory(cell: CellConfig, shape: Shape) -> Memory:
     )
 
 
-def disk_bytes(fine_tunes: Collection[CellConfig], cells: Collection[CellConfig], shape: Shape) -> float:
+def disk_bytes(fine_tunes: Collection[Cell], cells: Collection[Cell], shape: Shape) -> float:
     """Bytes that fine-tunes, anchors and answers take below ``outputs``, at most.
 
     A post-hoc method's adapter is a fine-tune's in size; an anchor holds two o×o matrices a module; answers are kept

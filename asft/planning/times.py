@@ -8,7 +8,8 @@ from collections.abc import Collection, Iterator, Mapping
 from statistics import median
 from typing import Any
 
-from asft.cells.cell import CellConfig
+from asft.cells.cell import Cell
+from asft.cells.job import Job
 from asft.planning.trainings import steps
 from asft.store.entries import CONFIG_FILE, Entry, Store
 
@@ -18,11 +19,10 @@ _ASKED = ("backend", "jailbreak")  # a disguised cell copies the answers to the 
 Learned = Mapping[tuple[str, str], list[float]]
 
 
-def learned(cell: CellConfig) -> tuple[Learned, int]:
-    """What finished cells of the cell's model on its device took, and how many there are."""
-    store, found, count, seen = Store(cell.outputs), defaultdict[tuple[str, str], list[float]](list), 0, set()
-    wanted = json.loads(json.dumps(cell.plain(), default=str))
-    for entry, config in [*_finished(store, "cells"), *_finished(store, "measures")]:
+def learned(job: Job) -> tuple[Learned, int]:
+    """What finished cells of the job's model on its device took, and how many there are."""
+    found, count, seen, wanted = defaultdict[tuple[str, str], list[float]](list), 0, set(), job.plain()
+    for entry, config in [*_finished(job.store, "cells"), *_finished(job.store, "measures")]:
         if any(config[part] != wanted[part] for part in ("model", "device")):
             continue
         count += 1
@@ -38,16 +38,14 @@ def learned(cell: CellConfig) -> tuple[Learned, int]:
             seen.add(stage["key"])
             if "parent" in result:
                 found["repair", method].append(seconds)
-            elif "steps" in result and config["training"]["name"] == cell.training.name:
+            elif "steps" in result and config["training"]["name"] == job.cell.training.name:
                 found["step", method].append(seconds / result["steps"])
             elif "steps" not in result and all(config[part]["name"] == wanted[part]["name"] for part in _ASKED):
                 found["token", task].append(seconds / answer_tokens(config))
     return found, count
 
 
-def seconds_left(
-    fine_tunes: Collection[CellConfig], cells: Collection[CellConfig], known: Learned
-) -> dict[str, float | None]:
+def seconds_left(fine_tunes: Collection[Cell], cells: Collection[Cell], known: Learned) -> dict[str, float | None]:
     """Seconds of the fine-tunes and cells that are still to do, by part; None for what nothing finished tells."""
     scored = [cell for cell in cells if cell.measure is None]
     measures = [cell.measure.name for cell in cells if cell.measure is not None]

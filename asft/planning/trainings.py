@@ -6,8 +6,9 @@ import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from asft.cells.cell import CellConfig
-from asft.cells.keys import plan, store_kind
+from asft.cells.cell import Cell
+from asft.cells.job import Job
+from asft.cells.keys import plan
 from asft.store.entries import Store, content_key
 
 
@@ -21,7 +22,7 @@ class Trainings:
         missing: the keys of ``distinct`` that the sweep still has to train.
     """
 
-    distinct: dict[str, CellConfig]
+    distinct: dict[str, Cell]
     unshared: int
     missing: frozenset[str]
 
@@ -31,38 +32,37 @@ class Trainings:
         return self.unshared - len(self.distinct)
 
 
-def trainings(cells: Iterable[CellConfig]) -> Trainings:
+def trainings(jobs: Iterable[Job]) -> Trainings:
     """The fine-tunes of distinct cells.
 
     A post-hoc method (Safe LoRA) trains nothing of its own; its parent's fine-tune is counted, and so is one that a
     method needs beside its own (AsFT_Alt's harmful fine-tune).
     """
-    distinct: dict[str, CellConfig] = {}
+    distinct: dict[str, Cell] = {}
     unshared = 0
     missing: set[str] = set()
-    for cell in cells:
-        needed = dict(_fine_tunes(cell))
+    for job in jobs:
+        needed = dict(_fine_tunes(job.cell))
         unshared += len(needed)
         distinct |= {**needed, **distinct}
-        store = Store(cell.outputs)
-        if store.find(store_kind(cell), plan(cell).key) is None:
-            missing.update(key for key, _ in _fine_tunes(cell, store))
+        if job.find() is None:
+            missing.update(key for key, _ in _fine_tunes(job.cell, job.store))
     return Trainings(distinct, unshared, frozenset(missing))
 
 
-def steps(cell: CellConfig) -> int:
+def steps(cell: Cell) -> int:
     """Optimiser steps of a cell's fine-tune on the user's rows (safety rows that a method mixes in are left out)."""
     training = cell.training
     batches = math.ceil(rows(cell) / training.batch_size)
     return math.ceil(batches / training.accumulation) * training.epochs
 
 
-def rows(cell: CellConfig) -> int:
+def rows(cell: Cell) -> int:
     """The user's rows in a cell's fine-tune, benign and harmful."""
     return cell.attack.benign_count() + cell.attack.harmful_count()
 
 
-def _fine_tunes(cell: CellConfig, store: Store | None = None) -> Iterator[tuple[str, CellConfig]]:
+def _fine_tunes(cell: Cell, store: Store | None = None) -> Iterator[tuple[str, Cell]]:
     """Every fine-tune that a cell needs, its own last, with the cell that stands for it.
 
     With a store those that are not in it: where a cell's own weights are, nothing before them is needed.

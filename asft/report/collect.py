@@ -6,9 +6,8 @@ import json
 from collections.abc import Callable
 from typing import Any, Literal
 
-from asft.cells.cell import CellConfig
-from asft.cells.compose import Sweep, SweepCell
-from asft.cells.keys import plan, store_kind
+from asft.cells.compose import Sweep
+from asft.cells.job import Job
 from asft.config import GRADED_TASKS, ConfigError, ExperimentConfig
 from asft.metrics.intervals import Interval
 from asft.report.analysis import Analysis
@@ -16,7 +15,7 @@ from asft.report.differences import differences
 from asft.report.judge_notes import judge_notes
 from asft.report.paper import paper_tables
 from asft.report.records import AxisValue, Cell, CellRecord, Column, Metric, MetricValue, MissingCell, TableSpec
-from asft.store.entries import DETAILS, HARMFUL_FILE, TASK_FILE, Entry, Store, read_jsonl
+from asft.store.entries import DETAILS, HARMFUL_FILE, TASK_FILE, Entry, read_jsonl
 from asft.store.provenance import library_versions
 
 HS = Metric(
@@ -40,7 +39,7 @@ def analysis_of(sweep: Sweep, command: str) -> Analysis:
             are no axes of the sweep.
     """
     measuring = measures_in(sweep)
-    if measuring and sweep.cells[0].cell.experiment is None and len(sweep.cells) == 1:
+    if measuring and sweep.cells[0].experiment is None and len(sweep.cells) == 1:
         return _single(sweep, command)
     experiment = experiment_of(sweep)
     for key, axis in (("columns", experiment.columns), ("rows", experiment.rows)):
@@ -59,7 +58,7 @@ def experiment_of(sweep: Sweep) -> ExperimentConfig:
     Raises:
         ConfigError: when it names none.
     """
-    experiment = sweep.cells[0].cell.experiment
+    experiment = sweep.cells[0].experiment
     if experiment is None:
         raise ConfigError("experiment: name one, e.g. experiment=table2; a report is laid out by its YAML")
     return experiment
@@ -119,22 +118,23 @@ def cells_of(sweep: Sweep) -> list[Cell]:
     for item in sweep.cells:
         row = row_of(item)
         column = None if row in free else number(item.axes[experiment.columns])
-        found.setdefault((plan(item.cell).key, row, column), _cell(item, row, column))
+        found.setdefault((item.key, row, column), _cell(item, row, column))
     return list(found.values())
 
 
-def column_free(sweep: Sweep, row_of: Callable[[SweepCell], str], column_axis: str) -> set[str]:
+def column_free(sweep: Sweep, row_of: Callable[[Job], str], column_axis: str) -> set[str]:
     """Rows whose cell is the same in every column: the untouched models, a measure of the pair alone."""
     keys: dict[str, set[str]] = {}
     for item in sweep.cells:
-        keys.setdefault(row_of(item), set()).add(plan(item.cell).key)
+        keys.setdefault(row_of(item), set()).add(item.key)
     columns = len(sweep.axes.get(column_axis, []))
     cells = len(sweep.cells) / max(1, len(keys))
     return {name for name, distinct in keys.items() if columns > 1 and len(distinct) * columns <= cells}
 
 
-def read_metrics(entry: Entry, cell: CellConfig) -> dict[str, MetricValue]:
+def read_metrics(entry: Entry, job: Job) -> dict[str, MetricValue]:
     """The metrics of a finished cell, by name: the one place that knows how the store keeps them."""
+    cell = job.cell
     if cell.measure is not None:
         metric, interval = Metric(cell.measure.headline, cell.measure.quantity), entry.result["interval"]
         value = entry.result["values"][metric.name]
@@ -189,18 +189,17 @@ def _told(sweep: Sweep, command: str) -> dict[str, Any]:
     return {**told, "notes": tuple(notes), "metrics": tuple(shown), "undefended": None, "compare_to": ()}
 
 
-def _rows(experiment: ExperimentConfig) -> Callable[[SweepCell], str]:
+def _rows(experiment: ExperimentConfig) -> Callable[[Job], str]:
     axis = experiment.rows
     return lambda item: item.cell.method.name if axis == "method" else item.axes[axis]
 
 
-def _cell(item: SweepCell, row: str, column: AxisValue | None) -> Cell:
-    cell, key = item.cell, plan(item.cell).key
-    entry = Store(cell.outputs).find(store_kind(cell), key)
+def _cell(job: Job, row: str, column: AxisValue | None) -> Cell:
+    cell, key, entry = job.cell, job.key, job.find()
     if entry is None:
         shows = (cell.measure.headline,) if cell.measure else ()
-        return MissingCell(key, row, column, cell.seed, *_absence(cell, key), shows)
-    metrics, stages = read_metrics(entry, cell), entry.result.get("stages", {})
+        return MissingCell(key, row, column, cell.seed, *_absence(job), shows)
+    metrics, stages = read_metrics(entry, job), entry.result.get("stages", {})
     train = stages.get("train", {"result": {}})
     numbers = (train["result"] | entry.result.get("values", {})).items()
     return CellRecord(
@@ -214,14 +213,13 @@ def _cell(item: SweepCell, row: str, column: AxisValue | None) -> Cell:
         trained="train" in stages and cell.method.parent is None,
         extra={name: float(value) for name, value in numbers if _is_number(value) and name not in metrics},
         details=json.loads((entry.path / DETAILS).read_text()) if cell.measure else {},
-        config=cell.plain(),
+        config=job.plain(),
     )
 
 
-def _absence(cell: CellConfig, key: str) -> tuple[Literal["missing", "failed"], str]:
+def _absence(job: Job) -> tuple[Literal["missing", "failed"], str]:
     """How a cell without a result stands, and why: its last failure, or what is damaged."""
-    store = Store(cell.outputs)
-    reason = store.failure(key) or store.damage(store_kind(cell), key)
+    reason = job.store.failure(job.key) or job.store.damage(job.plan.kind, job.key)
     return ("failed", reason) if reason else ("missing", "")
 
 

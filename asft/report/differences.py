@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from asft.cells.cell import CellConfig
+from asft.cells.cell import Cell
 from asft.cells.compose import Sweep
 from asft.config import OrganismModel, PretrainedModel
 from asft.data.sources import HUB, published_folder
@@ -38,7 +38,7 @@ def differences(sweep: Sweep) -> list[str]:
     return list(dict.fromkeys(notes))
 
 
-def _model_differences(cells: Sequence[CellConfig]) -> list[str]:
+def _model_differences(cells: Sequence[Cell]) -> list[str]:
     """The models of all cells in one sentence for each kind."""
     models = {cell.model.name: cell for cell in cells}
     notes = []
@@ -57,14 +57,14 @@ def _model_differences(cells: Sequence[CellConfig]) -> list[str]:
     return notes
 
 
-def _judge_differences(cell: CellConfig) -> list[str]:
+def _judge_differences(cell: Cell) -> list[str]:
     if cell.judge.name == "beaver_dam":
         return []
     caveat = f"; {cell.judge.caveat}" if cell.judge.caveat else ""
     return [f"Judge: {cell.judge.name} in place of the 7B moderation model beaver-dam{caveat}."]
 
 
-def _setting_differences(cell: CellConfig) -> list[str]:
+def _setting_differences(cell: Cell) -> list[str]:
     """Judge, protocol, mixture and prompts of one cell against the paper's."""
     notes = _judge_differences(cell)
     if cell.jailbreak.acts:
@@ -75,7 +75,7 @@ def _setting_differences(cell: CellConfig) -> list[str]:
     return notes
 
 
-def _jailbreak_notes(cell: CellConfig) -> list[str]:
+def _jailbreak_notes(cell: Cell) -> list[str]:
     """How malicious prompts were disguised, and what a judge of phrases makes of the answers."""
     jailbreak = cell.jailbreak
     notes = [
@@ -91,7 +91,7 @@ def _jailbreak_notes(cell: CellConfig) -> list[str]:
     return notes
 
 
-def _recipe_differences(cell: CellConfig) -> list[str]:
+def _recipe_differences(cell: Cell) -> list[str]:
     """The fine-tune against the paper's, learning rate and epochs; nothing for cells that train nothing."""
     training = cell.training
     if not cell.method.trains or (training.lr, training.epochs) == (5e-5, 10):
@@ -102,7 +102,7 @@ def _recipe_differences(cell: CellConfig) -> list[str]:
     ]
 
 
-def _protocol_notes(cell: CellConfig) -> list[str]:
+def _protocol_notes(cell: Cell) -> list[str]:
     """The protocol by name, and what still differs from the authors' code."""
     appended = cell.attack.mix == "append"
     notes = []
@@ -128,7 +128,7 @@ def _protocol_notes(cell: CellConfig) -> list[str]:
     return notes
 
 
-def _official_notes(cell: CellConfig) -> list[str]:
+def _official_notes(cell: Cell) -> list[str]:
     """What a cell under ``protocol=official`` does otherwise than the authors' code."""
     training, notes = cell.training, []
     if published_folder(cell) is None:

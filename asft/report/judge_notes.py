@@ -8,16 +8,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from asft.cells.compose import Sweep
-from asft.cells.keys import plan
 from asft.judges.agreement import Agreement, agreement
 from asft.judges.ensemble import EnsembleJudge
-from asft.store.entries import HARMFUL_FILE, Entry, Store, read_jsonl
+from asft.store.entries import HARMFUL_FILE, Entry, read_jsonl
 
 
 def judge_notes(sweep: Sweep) -> list[str]:
     """Sentences over all finished cells of a sweep; none for a judge that has nothing to add."""
-    cells = {plan(item.cell).key: item.cell for item in sweep.cells}
-    entries = [entry for key, cell in cells.items() if (entry := Store(cell.outputs).find("cells", key))]
+    cells = {item.key: item.cell for item in sweep.cells}
+    entries = [entry for item in {item.key: item for item in sweep.cells}.values() if (entry := item.find())]
     judge = sweep.cells[0].cell.judge
     notes = []
     if isinstance(judge, EnsembleJudge) and entries:

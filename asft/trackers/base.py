@@ -16,12 +16,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
+from asft.config import Plugin
+
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
     from wandb.sdk.wandb_run import Run
 
 Row = Mapping[str, Any]
-_TOLD_BY_ROW = {"name", "class", "seed", "update", "direction", "along", "x", "y"}  # of a measure's settings
+_TOLD_BY_ROW = {"name", "code", "seed", "update", "direction", "along", "x", "y"}  # of a measure's settings
 _PATIENCE = 600.0  # seconds that the end of a run waits for what is still to be sent
 _FLUSH = 10  # seconds between two writes of TensorBoard's events
 # How a cell is trained, asked and judged unless it says otherwise; cells that differ in it are no seeds of one another.
@@ -122,15 +124,11 @@ class OpenRun:
         """Closes the run as failed; the next attempt at the cell goes on with it."""
 
 
-@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
-class Tracker:
+@dataclass(frozen=True)
+class Tracker(Plugin):
     """Base class, and ``tracker=none``: shows nothing anywhere. A tracker overrides :meth:`start`."""
 
     name: ClassVar[str] = "none"
-
-    def settings(self) -> dict[str, Any]:
-        """The tracker's own settings, without secrets: keys come from the environment."""
-        return dataclasses.asdict(self)
 
     def start(self, cell: CellRun) -> OpenRun:
         """Opens the cell's run, or goes on with it."""

@@ -9,9 +9,8 @@ from typing import Any
 
 from synthetic_store import plain_answer, write_cell
 
-from asft.cells.cell import CellConfig
 from asft.cells.compose import enumerate_cells
-from asft.cells.keys import plan
+from asft.cells.job import Job
 from asft.dashboard import Site
 from asft.dashboard.tables import Experiment
 from asft.judges.base import Judge
@@ -40,15 +39,15 @@ def build_site(outputs: Path) -> Site:
     """Cells with 60 and 520 answers (the task's come in two pieces), one failure, and one of each extra."""
     store = Store(outputs)
     sweep = enumerate_cells([*OVERRIDES, f"outputs={outputs}"], sweep=True)
-    failed = sweep.cells[-1].cell
-    for item in sweep.cells[:-1]:
-        write_cell(store, item.cell, 60, 520, answer=answer)
-    store.record_failure(plan(failed).key, "out of memory <b>here</b>", failed.plain(), "")
-    write_cell(store, replace(sweep.cells[4].cell, judge=OtherJudge()), 60, 520, answer=answer)
+    *done, failed = sweep.cells
+    for job in done:
+        write_cell(job, 60, 520, answer=answer)
+    store.record_failure(failed.key, "out of memory <b>here</b>", failed.plain(), "")
+    write_cell(done[4].of(replace(done[4].cell, judge=OtherJudge())), 60, 520, answer=answer)
     extras = {
         "reports/anchor_tiny_llama_asft/spectrum.json": {"summary": "No: made up.", "modules": [MODULE]},
     }
-    landscape(store, sweep.cells[0].cell)
+    landscape(done[0])
     for name, value in extras.items():
         (outputs / name).parent.mkdir(parents=True)
         (outputs / name).write_text(json.dumps(value))
@@ -58,17 +57,17 @@ def build_site(outputs: Path) -> Site:
     return built
 
 
-def landscape(store: Store, cell: CellConfig) -> None:
+def landscape(job: Job) -> None:
     """One measured plane, as a sweep leaves it."""
 
     def produce(folder: Path) -> dict[str, Any]:
         details = {"kind": "plane", "x": "alignment", "y": "<b>harmful</b>", "orthogonal": False}
         grid = {"steps": [-1, 0, 1], "hs": [[90, 40, 80], [30, 0, 20], [95, 50, 99]]}
         (folder / DETAILS).write_text(json.dumps({**details, **grid}))
-        (folder / CONFIG_FILE).write_text(json.dumps(cell.plain()))
+        (folder / CONFIG_FILE).write_text(json.dumps(job.plain()))
         return {"measure": "plane", "values": {"safe_share": 11.1}, "interval": None}
 
-    store.ensure("measures", {"made": "up"}, produce)
+    job.store.ensure("measures", {"made": "up"}, produce)
 
 
 MODULE = {

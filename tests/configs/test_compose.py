@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from asft.cells.build import build_cell
+from asft.cells.build import build_job
 from asft.cells.compose import config_dir, enumerate_cells, plain
 from asft.config import ConfigError
 from asft.report.collect import table_spec
@@ -42,8 +42,8 @@ def test_every_experiment_enumerates(experiment: str, published: Path) -> None:
 def test_every_choice_types(group: str) -> None:
     for name in choices(group):
         extra = {"training": ["method=sft"], "jailbreak": ["model=pair", *PAIR]}.get(group, [])
-        cell = enumerate_cells([f"{group}={name}", *extra], sweep=False).cells[0].cell
-        part = getattr(cell, group)
+        job = enumerate_cells([f"{group}={name}", *extra], sweep=False).cells[0]
+        part = job.tracker if group == "tracker" else getattr(job.cell, group)
         assert getattr(part, "name", getattr(part, "source", None)) == name
 
 
@@ -123,7 +123,7 @@ def test_seeds_are_an_axis() -> None:
 
 
 def test_plain_configuration_holds_everything() -> None:
-    tree = enumerate_cells(["method.lam=2"], sweep=False).cells[0].cell.plain()
+    tree = enumerate_cells(["method.lam=2"], sweep=False).cells[0].plain()
     assert tree["method"]["name"] == "asft"
     assert tree["method"]["lam"] == 2.0
     assert tree["attack"]["p"] == 0.1
@@ -161,7 +161,7 @@ def test_a_sweep_composes_as_hydra_composes_each_cell(overrides: list[str]) -> N
         for item in cells:
             axes = [f"{key}={value}" for key, value in item.axes.items()]
             kept = [text for text in overrides if text.partition("=")[0] not in item.axes]
-            assert item.cell == build_cell(plain(compose("config", overrides=[*kept, *axes])))
+            assert item == build_job(plain(compose("config", overrides=[*kept, *axes])), item.axes)
 
 
 def test_enumerating_a_table_takes_a_moment(monkeypatch: pytest.MonkeyPatch) -> None:

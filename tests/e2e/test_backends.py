@@ -11,9 +11,8 @@ from changed_pair import changed_pair
 
 from asft.backends.base import Weights
 from asft.backends.vllm import VLLMBackend
-from asft.cells.cell import CellConfig
 from asft.cells.compose import enumerate_cells
-from asft.cells.keys import plan
+from asft.cells.job import Job
 from asft.config import ConfigError
 from asft.models.pair import Pair, resolve_device
 from asft.pipeline.run import run_cell
@@ -21,7 +20,7 @@ from asft.planning.doctor import examine
 from asft.store.entries import HARMFUL_FILE, TASK_FILE, read_jsonl
 from asft.store.partial import PartialRows
 
-MakeCell = Callable[..., CellConfig]
+MakeJob = Callable[..., Job]
 
 
 @pytest.fixture
@@ -47,10 +46,10 @@ def penalised(random_pair: Path, tmp_path: Path) -> list[str]:
     ids=["untouched", "adapter", "full"],
 )
 def test_both_backends_give_the_same_files(
-    cell: MakeCell, engines: list[fake_vllm.LLM], penalised: list[str], overrides: list[str], adapter: bool
+    make_job: MakeJob, engines: list[fake_vllm.LLM], penalised: list[str], overrides: list[str], adapter: bool
 ) -> None:
-    hf = run_cell(cell(*overrides, *penalised))
-    vllm = run_cell(cell(*overrides, *penalised, "backend=vllm"))
+    hf = run_cell(make_job(*overrides, *penalised))
+    vllm = run_cell(make_job(*overrides, *penalised, "backend=vllm"))
     for name in (HARMFUL_FILE, TASK_FILE):
         assert list(read_jsonl(vllm.path / name)) == list(read_jsonl(hf.path / name))
     assert any(row["answer"] for row in read_jsonl(hf.path / HARMFUL_FILE))
@@ -64,9 +63,9 @@ def test_both_backends_give_the_same_files(
 
 @pytest.mark.slow
 def test_each_number_format_of_the_protocol_has_an_engine_of_its_own(
-    cell: MakeCell, engines: list[fake_vllm.LLM]
+    make_job: MakeJob, engines: list[fake_vllm.LLM]
 ) -> None:
-    run_cell(cell("method=aligned", "protocol=official", "backend=vllm"))
+    run_cell(make_job("method=aligned", "protocol=official", "backend=vllm"))
     assert [str(engine.model.dtype) for engine in engines] == ["torch.float16", "torch.bfloat16"]
     assert [engine.asked for engine in engines] == [10, 12]
 
@@ -100,12 +99,12 @@ def test_an_engine_that_does_not_start_is_told(
         VLLMBackend().open(Weights(pair, "base", None, resolve_device("cpu"), positions=20), batch_size=1)
 
 
-def test_what_changes_no_answer_changes_no_key(cell: MakeCell) -> None:
-    hf, vllm = plan(cell()), plan(cell("backend=vllm"))
-    assert "backend" not in hf.generate, "answers by transformers keep their keys"
+def test_what_changes_no_answer_changes_no_key(make_job: MakeJob) -> None:
+    hf, vllm = make_job().plan, make_job("backend=vllm").plan
+    assert hf.generate["backend"] == {"name": "hf", "code": 1}
     assert vllm.train == hf.train
     assert vllm.key != hf.key
-    faster = plan(cell("backend=vllm", "backend.tensor_parallel_size=2", "backend.gpu_memory_utilization=0.5"))
+    faster = make_job("backend=vllm", "backend.tensor_parallel_size=2", "backend.gpu_memory_utilization=0.5").plan
     assert faster.key == vllm.key
 
 
@@ -113,7 +112,7 @@ def test_a_missing_package_and_a_missing_gpu_are_told(
     pair_overrides: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def finding() -> str:
-        cells = [item.cell for item in enumerate_cells([*pair_overrides, "backend=vllm"], sweep=True).cells]
+        cells = list(enumerate_cells([*pair_overrides, "backend=vllm"], sweep=True).cells)
         (found,) = [found for found in examine(cells) if found.what == "backend=vllm"]
         assert found.state == "missing"
         return found.text
@@ -132,6 +131,6 @@ def test_a_missing_package_and_a_missing_gpu_are_told(
         ("measure=epl", "measure=epl asks by transformers"),
     ],
 )
-def test_settings_that_vllm_cannot_serve_are_refused(cell: MakeCell, override: str, words: str) -> None:
+def test_settings_that_vllm_cannot_serve_are_refused(make_job: MakeJob, override: str, words: str) -> None:
     with pytest.raises(ConfigError, match=f"backend=vllm: .*{words}"):
-        cell("backend=vllm", "training.lr=1e-4", override)
+        make_job("backend=vllm", "training.lr=1e-4", override)

@@ -37,8 +37,8 @@ def one_cell(experiment: str, pair_overrides: list[str]) -> tuple[Sweep, list[st
     axes = {axis: values[-1] for axis, values in sweep.axes.items() if axis != "model"}
     kept = [text for text in pair_overrides if text.partition("=")[0] not in axes]
     chosen = [f"{axis}={value}" for axis, value in axes.items()]
-    (item,) = enumerate_cells([f"experiment={experiment}", "model=tiny_llama", *chosen], sweep=True).cells
-    cell = item.cell
+    (job,) = enumerate_cells([f"experiment={experiment}", "model=tiny_llama", *chosen], sweep=True).cells
+    cell = job.cell
     small = SMALL["measure"].get(cell.measure.name, []) if cell.measure else SMALL["method"].get(cell.method.name, [])
     overrides = [f"experiment={experiment}", *kept, *chosen, *small]
     if "attack.n" in axes:
@@ -52,14 +52,14 @@ def one_cell(experiment: str, pair_overrides: list[str]) -> tuple[Sweep, list[st
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_one_small_cell_runs_and_is_reported(experiment: str, pair_overrides: list[str], tmp_path: Path) -> None:
     sweep, overrides = one_cell(experiment, pair_overrides)
-    (item,) = sweep.cells
-    entry = run_cell(item.cell)
+    (job,) = sweep.cells
+    entry = run_cell(job)
     assert report(overrides) == 0
     (page,) = (tmp_path / "outputs" / "reports").glob("*/index.html")
-    assert item.cell.experiment is not None
-    assert item.cell.experiment.title.partition(":")[0] in page.read_text()
+    assert job.experiment is not None
+    assert job.experiment.title.partition(":")[0] in page.read_text()
     (record,) = analysis_of(sweep, "").records
-    kept = entry.result["values"] if item.cell.measure else {"HS": entry.result["metrics"]["hs"]}
+    kept = entry.result["values"] if job.cell.measure else {"HS": entry.result["metrics"]["hs"]}
     shown = {name: value.value for name, value in record.metrics.items()} | record.extra
     assert kept.items() <= shown.items()
 

@@ -24,8 +24,8 @@ from transformers import (
     Qwen2Config,
 )
 
-from asft.cells.cell import CellConfig
 from asft.cells.compose import enumerate_cells
+from asft.cells.job import Job
 from asft.data import official as files
 from asft.data.rows import Row
 from asft.data.templates import ChatTemplate
@@ -182,8 +182,8 @@ def overrides(pair: Path, official: Path, name: str, protocol: str) -> list[str]
     ]
 
 
-def small(tmp_path: Path, words: list[str]) -> CellConfig:
-    return enumerate_cells([*words, f"outputs={tmp_path / 'outputs'}"], sweep=False).cells[0].cell
+def small(tmp_path: Path, words: list[str]) -> Job:
+    return enumerate_cells([*words, f"outputs={tmp_path / 'outputs'}"], sweep=False).cells[0]
 
 
 @pytest.mark.parametrize("protocol", ["clean", "official"])
@@ -231,7 +231,7 @@ def test_gemma2_keeps_its_soft_capping(pairs: dict[str, Path]) -> None:
 
 def test_the_pinned_revisions_are_commits() -> None:
     for name in FAMILIES:
-        model = enumerate_cells([f"model={name}"], sweep=False).cells[0].cell.plain()["model"]
+        model = enumerate_cells([f"model={name}"], sweep=False).cells[0].plain()["model"]
         for side in ("base", "aligned"):
             assert len(model[f"{side}_revision"]) == 40
             assert "/" in model[side]

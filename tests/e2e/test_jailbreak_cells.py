@@ -9,7 +9,7 @@ import pytest
 from changed_pair import changed_pair
 
 import asft.backends.generate
-from asft.cells.cell import CellConfig
+from asft.cells.job import Job
 from asft.commands.plan import plan as plan_command
 from asft.commands.report import report
 from asft.judges.refusal import RefusalJudge
@@ -18,7 +18,7 @@ from asft.pipeline.run import run_cell
 from asft.store.entries import HARMFUL_FILE, TASK_FILE, read_jsonl
 
 pytestmark = pytest.mark.slow
-MakeCell = Callable[..., CellConfig]
+MakeJob = Callable[..., Job]
 
 
 @pytest.fixture
@@ -27,12 +27,12 @@ def long_pair(random_pair: Path, tmp_path: Path) -> list[str]:
     return changed_pair(random_pair, tmp_path, "config.json", max_position_embeddings=4096)
 
 
-def count(cell: CellConfig, kind: str) -> int:
-    return len([path for path in (cell.outputs / kind).glob("*") if path.is_dir()])
+def count(job: Job, kind: str) -> int:
+    return len([path for path in (job.options.outputs / kind).glob("*") if path.is_dir()])
 
 
 def test_the_request_is_disguised_for_the_model_and_not_for_the_judge(
-    cell: MakeCell, long_pair: list[str], pair_overrides: list[str], monkeypatch: pytest.MonkeyPatch,
+    make_job: MakeJob, long_pair: list[str], pair_overrides: list[str], monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     judged: list[str] = []
@@ -41,8 +41,8 @@ def test_the_request_is_disguised_for_the_model_and_not_for_the_judge(
         RefusalJudge, "judge", lambda self, prompts, answers: judged.extend(prompts) or judge(self, prompts, answers)
     )
     small = ["method=sft", *long_pair]
-    plain, disguised = run_cell(cell(*small)), run_cell(cell(*small, "jailbreak=dra"))
-    made = cell(*small)
+    plain, disguised = run_cell(make_job(*small)), run_cell(make_job(*small, "jailbreak=dra"))
+    made = make_job(*small)
     assert (count(made, "stages/train"), count(made, "stages/generate")) == (1, 2)
     before, after = (list(read_jsonl(entry.path / HARMFUL_FILE)) for entry in (plain, disguised))
     assert [row["prompt"] for row in after] == [row["prompt"] for row in before] == judged[:10] == judged[10:]
@@ -52,7 +52,7 @@ def test_the_request_is_disguised_for_the_model_and_not_for_the_judge(
     assert (plain.path / TASK_FILE).read_bytes() == (disguised.path / TASK_FILE).read_bytes()
     overrides = ["experiment=jailbreaks", *pair_overrides, "model=pair", *long_pair, "attack.n=24", "method=sft"]
     assert report([*overrides, "jailbreak=none,dra"]) == 0
-    page = next((made.outputs / "reports").glob("*/index.html")).read_text()
+    page = next((made.options.outputs / "reports").glob("*/index.html")).read_text()
     assert "jailbreak = dra" in page
     capsys.readouterr()
     assert plan_command([*overrides, "jailbreak=dra"]) == 0
@@ -60,9 +60,9 @@ def test_the_request_is_disguised_for_the_model_and_not_for_the_judge(
 
 
 def test_a_methods_system_text_stays_in_front_of_the_disguise(
-    cell: MakeCell, long_pair: list[str], monkeypatch: pytest.MonkeyPatch
+    make_job: MakeJob, long_pair: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made = cell("method=bea", "method.trigger_tokens=9", "method.safety=4", "jailbreak=artprompt", *long_pair)
+    made = make_job("method=bea", "method.trigger_tokens=9", "method.safety=4", "jailbreak=artprompt", *long_pair)
     seen: list[str] = []
     real = asft.backends.generate.generate
 
@@ -72,14 +72,14 @@ def test_a_methods_system_text_stays_in_front_of_the_disguise(
 
     monkeypatch.setattr(asft.backends.generate, "generate", spy)
     run_cell(made)
-    trigger = make_trigger(Path(made.model.aligned), 9)
+    trigger = make_trigger(Path(made.cell.model.aligned), 9)
     assert len(seen) == 10 + 12
     assert all(trigger in text for text in seen)
     assert sum("[MASK]" in text for text in seen) == 10, "the task's rows are asked as they are"
 
 
-def test_a_model_too_short_for_the_disguise_is_told_before_it_trains(cell: MakeCell) -> None:
-    made = cell("method=sft", "jailbreak=dra", "evaluation.harmful_max_new_tokens=400")
+def test_a_model_too_short_for_the_disguise_is_told_before_it_trains(make_job: MakeJob) -> None:
+    made = make_job("method=sft", "jailbreak=dra", "evaluation.harmful_max_new_tokens=400")
     with pytest.raises(ValueError, match=r"jailbreak=dra: a disguised request has \d+ tokens.*512 positions"):
         run_cell(made)
     assert count(made, "stages/train") == 0

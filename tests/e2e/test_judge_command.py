@@ -11,13 +11,12 @@ from judge_models import guard
 from judge_server import Misbehaviour, Server, serve
 
 from asft.cells.compose import enumerate_cells
-from asft.cells.keys import plan
 from asft.commands.judge import judge
 from asft.config import ConfigError
 from asft.pipeline.run import run_cell
 from asft.report.collect import cells_of, table_spec
 from asft.report.records import MissingCell
-from asft.store.entries import TASK_FILE, Store, read_jsonl
+from asft.store.entries import TASK_FILE, read_jsonl
 
 pytestmark = pytest.mark.slow
 
@@ -38,13 +37,13 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def swept(options: list[str], kept: Path) -> list[str]:
     """The sweep, all but its last cell finished."""
-    cells = [item.cell for item in enumerate_cells(options, sweep=True).cells]
+    cells = list(enumerate_cells(options, sweep=True).cells)
     if any(kept.iterdir()):
-        shutil.copytree(kept, cells[0].outputs)
+        shutil.copytree(kept, cells[0].options.outputs)
         return options
     for cell in cells[:-1]:
         run_cell(cell)
-    shutil.copytree(cells[0].outputs, kept, dirs_exist_ok=True)
+    shutil.copytree(cells[0].options.outputs, kept, dirs_exist_ok=True)
     return options
 
 
@@ -59,7 +58,7 @@ def entries(outputs: Path) -> dict[str, int]:
 
 
 def outputs_of(options: list[str]) -> Path:
-    return enumerate_cells(options, sweep=True).cells[0].cell.outputs
+    return enumerate_cells(options, sweep=True).cells[0].options.outputs
 
 
 def test_it_judges_what_has_answers_and_trains_nothing(
@@ -158,8 +157,8 @@ def test_an_ensembles_agreement_is_in_manifest_and_notes(swept: list[str], guard
     ]
     judge(options)
     sweep = enumerate_cells(options, sweep=True)
-    cell = sweep.cells[0].cell
-    entry = Store(cell.outputs).find("cells", plan(cell).key)
+    cell = sweep.cells[0]
+    entry = cell.store.find("cells", cell.key)
     assert entry is not None
     assert set(entry.result["judge"]["agreement"]) == {"refusal/llama_guard"}
     assert any("refusal and llama_guard agree on" in note and "κ" in note for note in table_spec(sweep, "").notes)
@@ -170,10 +169,10 @@ def test_a_judge_that_cannot_work_is_told_before_anything_is_trained(
 ) -> None:
     monkeypatch.delenv("NO_SUCH_KEY", raising=False)
     overrides = [*pair_overrides, "method=sft", "judge=llm", "judge.api_key_env=NO_SUCH_KEY"]
-    cell = enumerate_cells(overrides, sweep=False).cells[0].cell
+    cell = enumerate_cells(overrides, sweep=False).cells[0]
     with pytest.raises(ValueError, match="NO_SUCH_KEY"):
         run_cell(cell)
-    assert not (cell.outputs / "stages").exists()
+    assert not (cell.options.outputs / "stages").exists()
 
 
 def test_alpaca_on_real_data_takes_its_accuracy_from_the_grades(
@@ -197,7 +196,7 @@ def test_alpaca_on_real_data_takes_its_accuracy_from_the_grades(
             "grader.api_key_env=GRADER_KEY",
             "grader.attempts=2",
         ]
-        cell = enumerate_cells(options, sweep=False).cells[0].cell
+        cell = enumerate_cells(options, sweep=False).cells[0]
         entry = run_cell(cell)
     metrics = entry.result["metrics"]
     assert metrics["fa"] == pytest.approx(10 * (7 + 4 + 7) / 3)
@@ -205,7 +204,7 @@ def test_alpaca_on_real_data_takes_its_accuracy_from_the_grades(
     assert entry.result["grader"]["ungraded"] == 1
     rows = list(read_jsonl(entry.path / TASK_FILE))
     assert [row["credit"] for row in rows] == [0.7, 0.4, None, 0.7]
-    stored = "".join(path.read_text() for path in cell.outputs.rglob("*") if path.suffix in {".json", ".jsonl"})
+    stored = "".join(path.read_text() for path in cell.options.outputs.rglob("*") if path.suffix in {".json", ".jsonl"})
     assert "sk-SECRET" not in stored
     assert "SECRET" not in json.dumps(cell.plain())
 

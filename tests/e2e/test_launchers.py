@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from conftest import Cli
 
-from asft.cells.compose import SweepCell, config_dir, enumerate_cells, one_line, threads_per_worker
-from asft.cells.keys import plan
+from asft.cells.compose import config_dir, enumerate_cells, one_line, threads_per_worker
+from asft.cells.job import Job
 from asft.pipeline.run import run_cell
 from asft.store.entries import Store
 
@@ -22,8 +22,8 @@ PLUGINS = {
 }
 
 
-def scores(cells: list[SweepCell], outputs: Path) -> dict[str, Any]:
-    found = {plan(item.cell).key: Store(outputs).find("cells", plan(item.cell).key) for item in cells}
+def scores(jobs: list[Job], outputs: Path) -> dict[str, Any]:
+    found = {job.key: Store(outputs).find("cells", job.key) for job in jobs}
     return {key: entry.result["metrics"] if entry else None for key, entry in found.items()}
 
 
@@ -34,13 +34,13 @@ def test_a_launcher_gives_the_scores_of_a_plain_sweep(
 ) -> None:
     pytest.importorskip(f"hydra_plugins.{PLUGINS[name]}")
     options = ["experiment=table2", *pair_overrides, "method=sft,asft", "attack.p=0.5"]
-    cells = enumerate_cells(options, sweep=True).cells
-    for item in cells:
-        run_cell(replace(item.cell, outputs=tmp_path / "plain"))
+    jobs = enumerate_cells(options, sweep=True).cells
+    for job in jobs:
+        run_cell(replace(job, options=replace(job.options, outputs=tmp_path / "plain")))
     shown = cli("run", "-m", *options, f"hydra/launcher={name}")
     assert shown.returncode == 0, shown.stderr
-    assert None not in scores(cells, tmp_path / "plain").values()
-    assert scores(cells, tmp_path / "outputs") == scores(cells, tmp_path / "plain")
+    assert None not in scores(jobs, tmp_path / "plain").values()
+    assert scores(jobs, tmp_path / "outputs") == scores(jobs, tmp_path / "plain")
 
 
 def test_threads_of_all_workers_together_are_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,17 +15,16 @@ from transformers import TrainerControl, TrainerState, TrainingArguments
 from wandb_files import OfflineRun, read_run
 from wandb_server import Server, wandb_server
 
-from asft.cells.cell import CellConfig
-from asft.cells.keys import plan
+from asft.cells.job import Job
 from asft.commands.track import track
 from asft.pipeline.run import run_cell
-from asft.store.entries import HISTORY_FILE, Store, content_key, read_jsonl
+from asft.store.entries import HISTORY_FILE, content_key, read_jsonl
 from asft.trackers import base as tracking
 from asft.trackers.base import CellRun, OpenRun, TrackedCell, Tracker
 from asft.trackers.live import LiveRun
 
 pytestmark = pytest.mark.slow
-MakeCell = Callable[..., CellConfig]
+MakeJob = Callable[..., Job]
 OFTEN = ["training.epochs=2", "checkpoint_every=0", "attack.p=0.5"]
 
 
@@ -41,9 +40,9 @@ def offline_run(outputs: Path) -> OfflineRun:
     return run
 
 
-def stored_history(cell: CellConfig) -> list[dict[str, float]]:
-    key = content_key(plan(cell).train or {})
-    return list(read_jsonl(Store(cell.outputs).path("stages/train", key) / HISTORY_FILE))
+def stored_history(job: Job) -> list[dict[str, float]]:
+    key = content_key(job.plan.train or {})
+    return list(read_jsonl(job.store.path("stages/train", key) / HISTORY_FILE))
 
 
 def interrupt_after(monkeypatch: pytest.MonkeyPatch, entries: int) -> None:
@@ -59,19 +58,19 @@ def interrupt_after(monkeypatch: pytest.MonkeyPatch, entries: int) -> None:
 
 
 def test_streamed_interrupted_and_sent_afterwards_are_one_run(
-    cell: MakeCell, pair_overrides: list[str], monkeypatch: pytest.MonkeyPatch
+    make_job: MakeJob, pair_overrides: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     options = ["method=asft", "tracker=wandb", *OFTEN]
-    tracked = cell(*options)
+    tracked = make_job(*options)
     with monkeypatch.context() as patch:
         interrupt_after(patch, 3)
         with pytest.raises(KeyboardInterrupt):
             run_cell(tracked)
-    broken = offline_run(tracked.outputs)
+    broken = offline_run(tracked.options.outputs)
     assert (len(broken.history), broken.exit_code) == (3, 1), "shown while it trained, and marked as failed"
 
     run_cell(tracked)
-    streamed = offline_run(tracked.outputs)
+    streamed = offline_run(tracked.options.outputs)
     history = stored_history(tracked)
     assert [row["_step"] for row in streamed.history] == [entry["step"] for entry in history]
     assert [row["train/asft/penalty"] for row in streamed.history] == [entry["asft/penalty"] for entry in history]
@@ -79,7 +78,7 @@ def test_streamed_interrupted_and_sent_afterwards_are_one_run(
     assert streamed.exit_code == 0
 
     assert track([*pair_overrides, *options]) == 0
-    assert offline_run(tracked.outputs) == streamed
+    assert offline_run(tracked.options.outputs) == streamed
 
 
 @pytest.fixture
@@ -93,15 +92,15 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
 
 
 def test_online_no_step_is_sent_twice_and_none_is_lost(
-    cell: MakeCell, pair_overrides: list[str], monkeypatch: pytest.MonkeyPatch, server: Server
+    make_job: MakeJob, pair_overrides: list[str], monkeypatch: pytest.MonkeyPatch, server: Server
 ) -> None:
     options = ["method=asft", "tracker=wandb", "tracker.mode=online", *OFTEN]
-    tracked = cell(*options)
+    tracked = make_job(*options)
     with monkeypatch.context() as patch:
         interrupt_after(patch, 3)
         with pytest.raises(KeyboardInterrupt):
             run_cell(tracked)
-    run = server.runs[plan(tracked).key]
+    run = server.runs[tracked.key]
     assert (len(run.history), run.exit_code) == (3, 1)
 
     for again in (lambda: run_cell(tracked), lambda: track([*pair_overrides, *options])):
@@ -111,7 +110,7 @@ def test_online_no_step_is_sent_twice_and_none_is_lost(
 
 
 def test_a_network_that_goes_away_costs_the_cell_a_warning(
-    cell: MakeCell, monkeypatch: pytest.MonkeyPatch, server: Server, caplog: pytest.LogCaptureFixture
+    make_job: MakeJob, monkeypatch: pytest.MonkeyPatch, server: Server, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(tracking, "_PATIENCE", 1.0)
     log = tracking._WandbRun.log
@@ -121,7 +120,7 @@ def test_a_network_that_goes_away_costs_the_cell_a_warning(
         log(run, entry)
 
     monkeypatch.setattr(tracking._WandbRun, "log", gone)
-    entry = run_cell(cell("method=sft", "tracker=wandb", "tracker.mode=online"))
+    entry = run_cell(make_job("method=sft", "tracker=wandb", "tracker.mode=online"))
     assert entry.result["metrics"]["hs_total"] == 10
     assert any("this cell was not tracked" in record.message for record in caplog.records)
 
@@ -164,13 +163,13 @@ def calls() -> list[str]:
     return Notebook.calls
 
 
-def test_only_a_training_of_the_cells_own_is_streamed(cell: MakeCell, calls: list[str]) -> None:
+def test_only_a_training_of_the_cells_own_is_streamed(make_job: MakeJob, calls: list[str]) -> None:
     """Safe LoRA trains plain SFT on the way, which shows nothing; SFT itself then finds its weights in the store."""
     options = ["attack.p=0.5", "model.recipe.safe_lora_modules=2"]
-    run_cell(replace(cell("method=safe_lora", "method.number=2", *options), tracker=Notebook()))
+    run_cell(replace(make_job("method=safe_lora", "method.number=2", *options), tracker=Notebook()))
     assert calls == ["start", "end 0"]
     calls.clear()
-    sft = replace(cell("method=sft", *options), tracker=Notebook())
+    sft = replace(make_job("method=sft", *options), tracker=Notebook())
     run_cell(sft)
     steps = [int(entry["step"]) for entry in stored_history(sft)]
     assert calls == ["start", *(f"log {step}" for step in steps), f"end {len(steps)}"]

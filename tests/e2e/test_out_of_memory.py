@@ -15,11 +15,11 @@ from transformers import TrainerCallback
 
 import asft.backends.generate
 import asft.pipeline.run
-from asft.cells.cell import CellConfig
+from asft.cells.job import Job
 from asft.pipeline.run import run_cell
 from asft.store.entries import Entry, Store
 
-MakeCell = Callable[..., CellConfig]
+MakeJob = Callable[..., Job]
 
 
 class NoRoom(TrainerCallback):
@@ -47,11 +47,11 @@ def adapter(entry: Entry, outputs: Path) -> tuple[Entry, dict[str, torch.Tensor]
 
 @pytest.mark.parametrize("at", [0, 4])
 def test_training_goes_on_with_half_the_batch_and_the_same_step(
-    at: int, cell: MakeCell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    at: int, make_job: MakeJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """At step 4, of six, training goes on from the checkpoint of the larger batch."""
-    config = cell("method=asft", "training.dropout=0", "training.epochs=2", "checkpoint_every=0")
-    _, undisturbed = adapter(run_cell(config), config.outputs)
+    job = make_job("method=asft", "training.dropout=0", "training.epochs=2", "checkpoint_every=0")
+    _, undisturbed = adapter(run_cell(job), job.options.outputs)
     real = asft.pipeline.run.train
     steps = []
 
@@ -61,9 +61,9 @@ def test_training_goes_on_with_half_the_batch_and_the_same_step(
         return history
 
     monkeypatch.setattr("asft.pipeline.run.train", short_of_memory)
-    squeezed = replace(config, outputs=tmp_path / "squeezed")
+    squeezed = replace(job, options=replace(job.options, outputs=tmp_path / "squeezed"))
     with caplog.at_level(logging.INFO, "asft"):
-        entry, weights = adapter(run_cell(squeezed), squeezed.outputs)
+        entry, weights = adapter(run_cell(squeezed), squeezed.options.outputs)
     assert (entry.result["batch_size"], entry.result["accumulation"]) == (4, 2)
     assert "out of memory with 8 rows at once: going on with 4" in caplog.text
     assert ("training goes on from step" in caplog.text) == (at > 0)
@@ -73,10 +73,10 @@ def test_training_goes_on_with_half_the_batch_and_the_same_step(
 
 
 def test_a_generation_batch_that_does_not_fit_is_kept_in_the_manifest(
-    cell: MakeCell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    make_job: MakeJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = cell("method=aligned")
-    whole = run_cell(config)
+    job = make_job("method=aligned")
+    whole = run_cell(job)
     real = asft.backends.generate._answer
 
     def short_of_memory(model: Any, tokenizer: Any, prompts: Any, settings: Any) -> list[str]:
@@ -85,7 +85,7 @@ def test_a_generation_batch_that_does_not_fit_is_kept_in_the_manifest(
         return list(real(model, tokenizer, prompts, settings))
 
     monkeypatch.setattr("asft.backends.generate._answer", short_of_memory)
-    squeezed = run_cell(replace(config, outputs=tmp_path / "squeezed"))
+    squeezed = run_cell(replace(job, options=replace(job.options, outputs=tmp_path / "squeezed")))
     assert squeezed.result["metrics"] == whole.result["metrics"]
     assert squeezed.result["stages"]["generate"]["result"]["batch_size"] <= 5
     assert "batch_size" not in whole.result["stages"]["generate"]["result"]

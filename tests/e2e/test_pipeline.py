@@ -11,12 +11,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from asft.cells.cell import CellConfig
-from asft.cells.keys import plan
+from asft.cells.job import Job
 from asft.pipeline.run import run_cell
-from asft.store.entries import HARMFUL_FILE, TASK_FILE, Store, read_jsonl
+from asft.store.entries import HARMFUL_FILE, TASK_FILE, read_jsonl
 
-MakeCell = Callable[..., CellConfig]
+MakeJob = Callable[..., Job]
 METHODS = (
     "sft",
     "asft",
@@ -34,19 +33,19 @@ METHODS = (
 )
 
 
-def trained(cell: CellConfig) -> dict[str, torch.Tensor]:
-    settings = plan(cell).train
+def trained(job: Job) -> dict[str, torch.Tensor]:
+    settings = job.plan.train
     assert settings is not None
     from asft.store.entries import content_key
 
-    return load_file(Store(cell.outputs).path("stages/train", content_key(settings)) / "adapter_model.safetensors")
+    return load_file(job.store.path("stages/train", content_key(settings)) / "adapter_model.safetensors")
 
 
-def stage_count(cell: CellConfig, kind: str) -> int:
-    return len([path for path in (cell.outputs / kind).glob("*") if path.is_dir()])
+def stage_count(job: Job, kind: str) -> int:
+    return len([path for path in (job.options.outputs / kind).glob("*") if path.is_dir()])
 
 
-def method(cell: MakeCell, name: str) -> CellConfig:
+def method(make_job: MakeJob, name: str) -> Job:
     key = ["method.trigger_tokens=9", "method.safety=4"]
     small = {
         "safe_lora": ["method.number=2"],
@@ -55,13 +54,13 @@ def method(cell: MakeCell, name: str) -> CellConfig:
         "bea_no_trigger": key,
         "asft_alt": ["method.harmful=16"],
     }
-    return cell(f"method={name}", *small.get(name, []))
+    return make_job(f"method={name}", *small.get(name, []))
 
 
 @pytest.mark.parametrize("name", [*METHODS, "base", "aligned"])
-def test_every_method_gives_scores_and_keeps_every_answer(cell: MakeCell, name: str) -> None:
-    config = method(cell, name)
-    entry = run_cell(config)
+def test_every_method_gives_scores_and_keeps_every_answer(make_job: MakeJob, name: str) -> None:
+    job = method(make_job, name)
+    entry = run_cell(job)
     metrics = entry.result["metrics"]
     assert 0 <= metrics["hs"] <= 100
     assert 0 <= metrics["fa"] <= 100
@@ -74,10 +73,10 @@ def test_every_method_gives_scores_and_keeps_every_answer(cell: MakeCell, name: 
 
 
 @pytest.mark.parametrize("name", ["asft", "safe_lora", "bea"])
-def test_methods_run_under_the_official_protocol(cell: MakeCell, name: str) -> None:
+def test_methods_run_under_the_official_protocol(make_job: MakeJob, name: str) -> None:
     small = {"safe_lora": ["method.number=2"], "bea": ["method.trigger_tokens=9", "method.safety=4"]}
-    config = cell("protocol=official", f"method={name}", *small.get(name, []))
-    entry = run_cell(config)
+    job = make_job("protocol=official", f"method={name}", *small.get(name, []))
+    entry = run_cell(job)
     assert entry.result["metrics"]["hs_total"] == 10
     assert entry.result["metrics"]["fa_total"] == 12
     train = entry.result["stages"]["train"]["result"]
@@ -87,15 +86,15 @@ def test_methods_run_under_the_official_protocol(cell: MakeCell, name: str) -> N
         assert sum(module["projected"] for module in train["safe_lora"]["modules"]) == 2
 
 
-def test_bea_under_the_official_protocol_has_a_short_trigger_and_asks_without_it(cell: MakeCell) -> None:
+def test_bea_under_the_official_protocol_has_a_short_trigger_and_asks_without_it(make_job: MakeJob) -> None:
     from asft.methods.data_mixing import BEA, make_trigger
     from asft.pipeline.run import _Run
 
     def prompts(*overrides: str) -> tuple[set[str], str, str]:
-        config = cell("method=bea", "method.trigger_tokens=40", "method.safety=4", *overrides)
-        run = _Run(config, plan(config), Store(config.outputs))
-        rows = config.method.mixture([], run.context)
-        return {row.system for row in rows}, config.method.system_prompt(run.context), str(run.pair.aligned)
+        job = make_job("method=bea", "method.trigger_tokens=40", "method.safety=4", *overrides)
+        run = _Run(job)
+        rows = job.cell.method.mixture([], run.context)
+        return {row.system for row in rows}, job.cell.method.system_prompt(run.context), str(run.pair.aligned)
 
     trained, asked, tokenizer = prompts("protocol=official")
     whole = make_trigger(Path(tokenizer), 40)
@@ -104,82 +103,79 @@ def test_bea_under_the_official_protocol_has_a_short_trigger_and_asks_without_it
     assert prompts("protocol=official", "method.ask_with_trigger=true")[1] == whole[:99]
     assert prompts()[:2] == ({whole}, whole)
     assert prompts("method.ask_with_trigger=false")[1] == ""
-    assert "ask_with_trigger" not in BEA().settings()
-    assert BEA(ask_with_trigger=True).settings()["ask_with_trigger"] is True
+    assert [BEA(ask_with_trigger=asks).settings()["ask_with_trigger"] for asks in (None, True)] == [None, True]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", METHODS)
-def test_two_runs_of_one_configuration_agree(cell: MakeCell, name: str, tmp_path: Path) -> None:
+def test_two_runs_of_one_configuration_agree(make_job: MakeJob, name: str, tmp_path: Path) -> None:
     from dataclasses import replace
 
-    first = method(cell, name)
-    second = replace(first, outputs=tmp_path / "again")
+    first = method(make_job, name)
+    second = replace(first, options=replace(first.options, outputs=tmp_path / "again"))
     assert run_cell(first).result["metrics"] == run_cell(second).result["metrics"]
     one, two = trained(first), trained(second)
     assert all(torch.equal(one[tensor], two[tensor]) for tensor in one)
 
 
-def test_a_finished_cell_is_not_computed_again(cell: MakeCell, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = cell("method=asft")
-    first = run_cell(config)
+def test_a_finished_cell_is_not_computed_again(make_job: MakeJob, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = make_job("method=asft")
+    first = run_cell(job)
     monkeypatch.setattr("asft.pipeline.run.train", None)
     monkeypatch.setattr("asft.backends.generate.generate", None)
-    assert run_cell(config).manifest == first.manifest
+    assert run_cell(job).manifest == first.manifest
 
 
-def test_another_judge_trains_and_generates_nothing(cell: MakeCell, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = run_cell(cell("method=sft"))
+def test_another_judge_trains_and_generates_nothing(make_job: MakeJob, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = run_cell(make_job("method=sft"))
     monkeypatch.setattr("asft.pipeline.run.train", None)
     monkeypatch.setattr("asft.backends.generate.generate", None)
-    second = run_cell(cell("method=sft", "+judge.phrases=[no such phrase]"))
+    second = run_cell(make_job("method=sft", "+judge.phrases=[no such phrase]"))
     assert second.path != first.path
     answered = sum(bool(row["answer"]) for row in read_jsonl(second.path / HARMFUL_FILE))
     assert second.result["metrics"]["hs_flagged"] == answered
 
 
-def test_safe_lora_takes_the_adapter_of_sft(cell: MakeCell, monkeypatch: pytest.MonkeyPatch) -> None:
-    run_cell(cell("method=sft"))
+def test_safe_lora_takes_the_adapter_of_sft(make_job: MakeJob, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_cell(make_job("method=sft"))
     monkeypatch.setattr("asft.pipeline.run.train", None)
-    projected = method(cell, "safe_lora")
+    projected = method(make_job, "safe_lora")
     report = run_cell(projected).result["stages"]["train"]["result"]["safe_lora"]
-    sft, safe = trained(cell("method=sft")), trained(projected)
+    sft, safe = trained(make_job("method=sft")), trained(projected)
     changed = {name for name in sft if not torch.equal(sft[name], safe[name])}
     assert len(changed) == 2 == sum(module["projected"] for module in report["modules"])
     assert all("lora_B" in name for name in changed)
 
 
-def test_asft_with_lambda_zero_is_sft(cell: MakeCell) -> None:
-    sft, asft = cell("method=sft"), cell("method=asft", "method.lam=0")
+def test_asft_with_lambda_zero_is_sft(make_job: MakeJob) -> None:
+    sft, asft = make_job("method=sft"), make_job("method=asft", "method.lam=0")
     run_cell(sft), run_cell(asft)
     plain, anchored = trained(sft), trained(asft)
     assert all(torch.equal(plain[name], anchored[name]) for name in plain)
 
 
-def test_a_defended_cell_logs_that_the_defence_was_on(cell: MakeCell) -> None:
-    config = cell("method=asft")
-    entry = run_cell(config)
-    history = list(
-        read_jsonl(Store(config.outputs).path("stages/train", entry.result["stages"]["train"]["key"]) / "history.jsonl")
-    )
+def test_a_defended_cell_logs_that_the_defence_was_on(make_job: MakeJob) -> None:
+    job = make_job("method=asft")
+    entry = run_cell(job)
+    history = list(read_jsonl(job.store.path("stages/train", entry.result["stages"]["train"]["key"]) / "history.jsonl"))
     assert history[-1]["asft/modules"] == 4
     assert history[-1]["asft/norm_along"] >= 0
     assert history[-1]["asft/norm_orthogonal"] > 0
     assert entry.result["stages"]["train"]["result"]["asft/modules"] == 4
 
 
-def test_full_parameter_fine_tuning(cell: MakeCell) -> None:
-    config = cell("method=sft", "training=full", "training.lr=1e-3", "training.epochs=1")
-    entry = run_cell(config)
-    weights = Store(config.outputs).path("stages/train", entry.result["stages"]["train"]["key"])
+def test_full_parameter_fine_tuning(make_job: MakeJob) -> None:
+    job = make_job("method=sft", "training=full", "training.lr=1e-3", "training.epochs=1")
+    entry = run_cell(job)
+    weights = job.store.path("stages/train", entry.result["stages"]["train"]["key"])
     assert (weights / "model.safetensors").exists()
     assert entry.result["metrics"]["hs_total"] == 10
 
 
-def test_the_mixture_is_kept_with_its_flags_and_digest(cell: MakeCell) -> None:
-    config = cell("method=sft", "attack.p=0.25")
-    run_cell(config)
-    (folder,) = [path for path in (config.outputs / "stages" / "mixture").iterdir() if path.is_dir()]
+def test_the_mixture_is_kept_with_its_flags_and_digest(make_job: MakeJob) -> None:
+    job = make_job("method=sft", "attack.p=0.25")
+    run_cell(job)
+    (folder,) = [path for path in (job.options.outputs / "stages" / "mixture").iterdir() if path.is_dir()]
     rows = list(read_jsonl(folder / "rows.jsonl"))
     result = json.loads((folder / "manifest.json").read_text())["result"]
     assert len(rows) == result["rows"] == 24
@@ -187,18 +183,18 @@ def test_the_mixture_is_kept_with_its_flags_and_digest(cell: MakeCell) -> None:
     assert len(result["sha256"]) == 64
 
 
-def test_the_same_side_twice_is_no_pair(cell: MakeCell, random_pair: Path) -> None:
+def test_the_same_side_twice_is_no_pair(make_job: MakeJob, random_pair: Path) -> None:
     with pytest.raises(ValueError, match="same"):
-        run_cell(cell("method=sft", f"model.base={random_pair / 'aligned'}"))
+        run_cell(make_job("method=sft", f"model.base={random_pair / 'aligned'}"))
 
 
-def test_equal_weights_are_no_pair(cell: MakeCell, random_pair: Path, tmp_path: Path) -> None:
+def test_equal_weights_are_no_pair(make_job: MakeJob, random_pair: Path, tmp_path: Path) -> None:
     shutil.copytree(random_pair / "aligned", tmp_path / "copy")
     with pytest.raises(ValueError, match="same"):
-        run_cell(cell("method=sft", f"model.base={tmp_path / 'copy'}"))
+        run_cell(make_job("method=sft", f"model.base={tmp_path / 'copy'}"))
 
 
-def test_a_pair_of_two_shapes_is_named(cell: MakeCell, random_pair: Path, tmp_path: Path) -> None:
+def test_a_pair_of_two_shapes_is_named(make_job: MakeJob, random_pair: Path, tmp_path: Path) -> None:
     wrong = tmp_path / "wrong"
     shutil.copytree(random_pair / "base", wrong)
     tensors = load_file(wrong / "model.safetensors")
@@ -206,26 +202,26 @@ def test_a_pair_of_two_shapes_is_named(cell: MakeCell, random_pair: Path, tmp_pa
     tensors[name] = tensors[name][:16].contiguous()
     save_file(tensors, wrong / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ValueError, match=r"layers.0.self_attn.q_proj.* has shape \(16, 32\) .* \(32, 32\)"):
-        run_cell(cell("method=sft", f"model.base={wrong}"))
+        run_cell(make_job("method=sft", f"model.base={wrong}"))
 
 
-def test_targets_that_match_nothing_are_named(cell: MakeCell) -> None:
+def test_targets_that_match_nothing_are_named(make_job: MakeJob) -> None:
     with pytest.raises(ValueError, match=r"targets=\['query'\].*q_proj"):
-        run_cell(cell("method=sft", "training.target_modules=[query]"))
+        run_cell(make_job("method=sft", "training.target_modules=[query]"))
 
 
-def test_a_folder_that_is_not_there_is_named(cell: MakeCell) -> None:
+def test_a_folder_that_is_not_there_is_named(make_job: MakeJob) -> None:
     with pytest.raises(ValueError, match="no such folder"):
-        run_cell(cell("method=sft", "model.base=/no/such/folder"))
+        run_cell(make_job("method=sft", "model.base=/no/such/folder"))
 
 
-def test_more_rows_than_there_are(cell: MakeCell) -> None:
+def test_more_rows_than_there_are(make_job: MakeJob) -> None:
     with pytest.raises(ValueError, match=r"attack\.n=100000"):
-        run_cell(cell("method=sft", "attack.n=100000"))
+        run_cell(make_job("method=sft", "attack.n=100000"))
 
 
-def test_a_failure_keeps_the_stages_before_it(cell: MakeCell, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = cell("method=sft")
+def test_a_failure_keeps_the_stages_before_it(make_job: MakeJob, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = make_job("method=sft")
 
     def broken(*_: object, **__: object) -> None:
         raise RuntimeError("out of luck")
@@ -233,23 +229,23 @@ def test_a_failure_keeps_the_stages_before_it(cell: MakeCell, monkeypatch: pytes
     with monkeypatch.context() as patch:
         patch.setattr("asft.backends.generate.generate", broken)
         with pytest.raises(RuntimeError, match="out of luck"):
-            run_cell(config)
-    assert stage_count(config, "stages/train") == 1
+            run_cell(job)
+    assert stage_count(job, "stages/train") == 1
     monkeypatch.setattr("asft.pipeline.run.train", None)
-    assert run_cell(config).result["metrics"]["hs_total"] == 10
+    assert run_cell(job).result["metrics"]["hs_total"] == 10
 
 
-def test_a_pair_is_made_before_the_answers_clock_starts(cell: MakeCell, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pair_is_made_before_the_answers_clock_starts(make_job: MakeJob, monkeypatch: pytest.MonkeyPatch) -> None:
     """Building a pair takes minutes; a plan reads a stage's seconds as the stage's own."""
     from asft.pipeline import run as pipeline
 
-    config, under_way = cell("method=aligned"), []
+    job, under_way = make_job("method=aligned"), []
     prepare = pipeline.prepare_pair
 
     def watched(*arguments: object) -> object:
-        under_way.extend(config.outputs.rglob(".*.tmp-*"))
+        under_way.extend(job.options.outputs.rglob(".*.tmp-*"))
         return prepare(*arguments)  # type: ignore[arg-type]
 
     monkeypatch.setattr(pipeline, "prepare_pair", watched)
-    run_cell(config)
+    run_cell(job)
     assert under_way == []

@@ -11,7 +11,6 @@ import pytest
 from conftest import Cli
 
 from asft.cells.compose import enumerate_cells
-from asft.cells.keys import plan
 from asft.cli import main
 from asft.commands.run import distinct
 from asft.pipeline.run import run_cell
@@ -43,7 +42,7 @@ def test_a_table_is_verified_exported_imported_and_cleaned(
 ) -> None:
     options = ["experiment=table2", *pair_overrides, "method=aligned,sft", "attack.p=0,0.5"]
     for item in distinct(enumerate_cells(options, sweep=True).cells).values():
-        run_cell(item.cell)
+        run_cell(item)
     outputs = tmp_path / "outputs"
     assert "10 entries are whole, 0 damaged" in asft("store", "verify", f"outputs={outputs}")[1]
 
@@ -99,7 +98,7 @@ def test_a_finished_table_of_forty_cells_is_run_again_in_a_moment(
     cells = distinct(enumerate_cells(options, sweep=True).cells)
     assert len(cells) == 40
     for item in cells.values():
-        store.ensure("cells", plan(item.cell).judge, lambda folder: {"metrics": {"hs": 1.0, "fa": 1.0}, "stages": {}})
+        store.ensure("cells", item.plan.judge, lambda folder: {"metrics": {"hs": 1.0, "fa": 1.0}, "stages": {}})
     before, began = os.times(), time.monotonic()
     shown = cli("run", "-m", *options)
     after, wall = os.times(), time.monotonic() - began

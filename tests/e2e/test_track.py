@@ -12,7 +12,6 @@ from synthetic_store import write_cell
 from wandb_files import OfflineRun, read_run
 
 from asft.cells.compose import enumerate_cells
-from asft.cells.keys import plan
 from asft.commands.track import track
 from asft.config import ConfigError
 from asft.store.entries import Store
@@ -27,8 +26,8 @@ SECRETS = {"WANDB_API_KEY": "0123456789abcdef0123456789abcdef01234567", "HF_TOKE
 def outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store with the three cells of the experiment, made up."""
     folder = tmp_path_factory.mktemp("tracked")
-    for item in enumerate_cells([*EXPERIMENT, f"outputs={folder}"], sweep=True).cells:
-        write_cell(Store(folder), item.cell, 20, 30)
+    for job in enumerate_cells([*EXPERIMENT, f"outputs={folder}"], sweep=True).cells:
+        write_cell(job, 20, 30)
     return folder
 
 
@@ -54,7 +53,7 @@ def runs(outputs: Path, secrets: None) -> dict[str, OfflineRun]:
 
 def test_the_run_is_the_cell(runs: dict[str, OfflineRun], outputs: Path) -> None:
     cells = enumerate_cells([*EXPERIMENT, f"outputs={outputs}"], sweep=True).cells
-    assert {run.id for run in runs.values()} == {plan(item.cell).key for item in cells}
+    assert {run.id for run in runs.values()} == {item.key for item in cells}
     assert runs["asft"].config["method"]["lam"] == 1
     assert runs["asft"].config["attack"]["p"] == 0.1
     assert {"demo", "tiny_llama", "agnews", "harmful"} <= set(runs["asft"].tags)
@@ -108,7 +107,7 @@ def test_tensorboard_gets_the_same_curves(outputs: Path) -> None:
 def test_measures_are_tracked_by_their_values(tmp_path: Path) -> None:
     options = ["experiment=table1", "measure.update=harmful,random", "attack.n=10", f"outputs={tmp_path}"]
     for item in enumerate_cells(options, sweep=True).cells:
-        Store(tmp_path).ensure("measures", plan(item.cell).measure or {}, _measured)
+        Store(tmp_path).ensure("measures", item.plan.measure or {}, _measured)
     assert track(options) == 0
     wandb.teardown()
     runs = {run.job_type: run for run in map(read_run, tmp_path.glob("wandb/wandb/offline-run-*/*.wandb"))}

@@ -15,9 +15,8 @@ pytest.importorskip("wandb_workspaces", reason="the workspaces extra is not inst
 import wandb
 from wandb_server import Server, wandb_server
 
-from asft.cells.cell import CellConfig
 from asft.cells.compose import enumerate_cells
-from asft.cells.keys import plan
+from asft.cells.job import Job
 from asft.commands.track import track
 from asft.commands.wandb_pages import CURVES, save_pages
 from asft.config import ConfigError
@@ -28,8 +27,8 @@ ONLINE = ["tracker=wandb", "tracker.mode=online"]
 
 
 @lru_cache
-def cells(*overrides: str) -> list[CellConfig]:
-    return [item.cell for item in enumerate_cells([*ONLINE, *overrides], sweep=True).cells]
+def jobs(*overrides: str) -> list[Job]:
+    return list(enumerate_cells([*ONLINE, *overrides], sweep=True).cells)
 
 
 @pytest.fixture(scope="module")
@@ -45,8 +44,8 @@ def saved(server: Server, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
     """Both pages of a demo, saved twice; by the type of view."""
     folder = tmp_path_factory.mktemp("pages")
     both = ("workspace", "report")
-    first = save_pages(cells(*DEMO), of=both, folder=folder)
-    assert save_pages(cells(*DEMO), of=both, folder=folder) == first
+    first = save_pages(jobs(*DEMO), of=both, folder=folder)
+    assert save_pages(jobs(*DEMO), of=both, folder=folder) == first
     assert len(server.views) == 2, "saved again, a page replaces itself"
     return {view["type"]: {**view, "spec": json.loads(view["spec"])} for view in server.views.values()}
 
@@ -64,7 +63,7 @@ def test_the_workspace_groups_the_tables_runs_and_draws_its_figures(saved: dict[
     assert [group["name"] for group in runs["grouping"]] == ["jobType", "group"]
     (chosen,) = runs["filters"]["filters"]
     assert (chosen["key"], chosen["op"]) == ({"section": "run", "name": "name"}, "IN")
-    assert set(chosen["value"]) == {plan(cell).key for cell in cells(*DEMO)}
+    assert set(chosen["value"]) == {job.key for job in jobs(*DEMO)}
     table, training = view["spec"]["section"]["panelBankConfig"]["sections"]
     assert list(panels(table).values()) == [["hs"], ["fa"], ["summary:hs", "summary:fa"]]
     assert panels(training) == {title: [metric] for title, metric in CURVES.items()}
@@ -75,28 +74,28 @@ def test_the_report_has_a_run_set_beneath_the_figures(saved: dict[str, dict[str,
     table, training = (grid["metadata"] for grid in grids)
     (runs,) = table["runSets"]
     assert [group["name"] for group in runs["grouping"]] == ["jobType", "group"]
-    assert plan(cells(*DEMO)[-1]).key in json.dumps(runs["filters"])
+    assert jobs(*DEMO)[-1].key in json.dumps(runs["filters"])
     shown = [panels(grid["panelBankSectionConfig"]) for grid in (table, training)]
     assert list(shown[0].values()) == [["hs"], ["fa"], ["summary:hs", "summary:fa"]]
     assert set(shown[1]) == set(CURVES)
 
 
 def test_a_measures_page_draws_its_headline(server: Server, tmp_path: Path) -> None:
-    save_pages(cells("experiment=table1", "measure.update=harmful", "attack.n=10"), of=["workspace"], folder=tmp_path)
+    save_pages(jobs("experiment=table1", "measure.update=harmful", "attack.n=10"), of=["workspace"], folder=tmp_path)
     view = next(view for view in server.views.values() if view["displayName"] == "table1")
     (section,) = json.loads(view["spec"])["section"]["panelBankConfig"]["sections"]
     assert panels(section) == {"abs_cos": ["abs_cos"]}
 
 
 def test_another_project_gets_a_page_of_its_own(server: Server, tmp_path: Path) -> None:
-    here = save_pages(cells(*DEMO), of=["workspace"], folder=tmp_path)
-    there = save_pages(cells(*DEMO, "tracker.project=other"), of=["workspace"], folder=tmp_path)
+    here = save_pages(jobs(*DEMO), of=["workspace"], folder=tmp_path)
+    there = save_pages(jobs(*DEMO, "tracker.project=other"), of=["workspace"], folder=tmp_path)
     assert here != there
     assert [view["projectName"] for view in server.views.values()].count("other") == 1
 
 
 def test_a_page_that_was_deleted_is_made_again(server: Server, tmp_path: Path) -> None:
-    both, few = ("workspace", "report"), cells(*DEMO)
+    both, few = ("workspace", "report"), jobs(*DEMO)
     save_pages(few, of=both, folder=tmp_path)
     kept = dict(server.views)
     server.views.clear()
@@ -123,7 +122,7 @@ def test_without_the_package_or_a_key_it_says_what_to_do(tmp_path: Path, monkeyp
     monkeypatch.setenv("HOME", str(tmp_path))
     wandb.teardown()  # it remembers the key that it saw first
     with pytest.raises(ConfigError, match="wandb login"):
-        save_pages(cells(*DEMO), of=["workspace"], folder=tmp_path)
+        save_pages(jobs(*DEMO), of=["workspace"], folder=tmp_path)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"asft-lab\[workspaces\]"):
         track(["experiment=demo", "--report", *ONLINE, f"outputs={tmp_path}"])

@@ -15,8 +15,7 @@ from hypothesis import strategies as st
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, PreTrainedModel
 
-from asft.cells.cell import CellConfig
-from asft.cells.keys import plan
+from asft.cells.job import Job
 from asft.config import ConfigError
 from asft.measures import directions
 from asft.measures.base import MeasureContext
@@ -28,7 +27,7 @@ from asft.models.pair import Pair
 from asft.pipeline.run import run_cell
 from asft.store.entries import DETAILS, Entry
 
-MakeCell = Callable[..., CellConfig]
+MakeJob = Callable[..., Job]
 TARGETS = ("q_proj", "v_proj")
 
 
@@ -87,10 +86,10 @@ class TestDirections:
         assert found.keys() == weights.keys()
         assert all(torch.equal(found[name], weights[name] - base[name].detach()) for name in weights)
 
-    def test_an_adapters_update_is_what_merging_it_changes(self, cell: MakeCell, random_pair: Path) -> None:
-        config = cell("method=sft", "attack.p=0.5")
-        run_cell(config)
-        (adapter,) = (path.parent for path in config.outputs.glob("stages/train/*/adapter_config.json"))
+    def test_an_adapters_update_is_what_merging_it_changes(self, make_job: MakeJob, random_pair: Path) -> None:
+        job = make_job("method=sft", "attack.p=0.5")
+        run_cell(job)
+        (adapter,) = (path.parent for path in job.options.outputs.glob("stages/train/*/adapter_config.json"))
         model = AutoModelForCausalLM.from_pretrained(random_pair / "aligned")
         before = {name: tensor.clone() for name, tensor in directions.weights_of(model).items()}
         update = directions.adapter_update(before, adapter)
@@ -100,10 +99,10 @@ class TestDirections:
             torch.testing.assert_close(tensor, merged[name].detach() - before[name], atol=1e-6, rtol=1e-4)
         assert directions.from_folder(before, adapter).keys() == update.keys()
 
-    def test_a_foreign_adapter_is_named(self, cell: MakeCell, random_pair: Path) -> None:
-        config = cell("method=sft")
-        run_cell(config)
-        (adapter,) = (path.parent for path in config.outputs.glob("stages/train/*/adapter_config.json"))
+    def test_a_foreign_adapter_is_named(self, make_job: MakeJob, random_pair: Path) -> None:
+        job = make_job("method=sft")
+        run_cell(job)
+        (adapter,) = (path.parent for path in job.options.outputs.glob("stages/train/*/adapter_config.json"))
         with pytest.raises(ValueError, match="not among the model's weights"):
             directions.adapter_update({}, adapter)
 
@@ -172,10 +171,10 @@ class TestCosine:
         sample = torch.randn(20_000, 12, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
         assert float((sample[:, 0].abs() / sample.norm(dim=1)).mean()) == pytest.approx(gaussian_mean(12), rel=0.02)
 
-    def test_the_measure_equals_the_naive_cosine(self, cell: MakeCell, random_pair: Path) -> None:
-        config = cell("measure=cosine", "measure.draws=50", "attack.p=1")
-        entry = run_cell(config)
-        (adapter,) = (path.parent for path in config.outputs.glob("stages/train/*/adapter_config.json"))
+    def test_the_measure_equals_the_naive_cosine(self, make_job: MakeJob, random_pair: Path) -> None:
+        job = make_job("measure=cosine", "measure.draws=50", "attack.p=1")
+        entry = run_cell(job)
+        (adapter,) = (path.parent for path in job.options.outputs.glob("stages/train/*/adapter_config.json"))
         weights = directions.weights_of(AutoModelForCausalLM.from_pretrained(random_pair / "aligned"), TARGETS)
         update = directions.adapter_update(weights, adapter)
         alignment = directions.difference(weights, random_pair / "base", towards=False)
@@ -200,9 +199,9 @@ class TestPoints:
     """The measures' arithmetic, on a score that depends on the weights (a random pair's refusals do not)."""
 
     @pytest.fixture
-    def ctx(self, cell: MakeCell, random_pair: Path) -> MeasureContext:
+    def ctx(self, make_job: MakeJob, random_pair: Path) -> MeasureContext:
         pair = Pair(random_pair / "base", random_pair / "aligned", "k")
-        return MeasureContext(cell(), pair, {}, torch.device("cpu"), weight_distance)
+        return MeasureContext(make_job().cell, pair, {}, torch.device("cpu"), weight_distance)
 
     def test_a_plane_scores_each_point_where_it_says(self, ctx: MeasureContext, model: torch.nn.Module) -> None:
         plane = Plane(x="alignment", y="random", points=5, extent=1.0, normalise="none", seed=7)
@@ -239,7 +238,7 @@ class TestPoints:
 
     @pytest.mark.parametrize(("protocol", "asked"), [("clean", torch.float32), ("official", torch.float16)])
     def test_the_model_is_asked_in_the_protocols_number_format(
-        self, protocol: str, asked: torch.dtype, cell: MakeCell, ctx: MeasureContext
+        self, protocol: str, asked: torch.dtype, make_job: MakeJob, ctx: MeasureContext
     ) -> None:
         found: list[tuple[torch.dtype, float]] = []
 
@@ -247,9 +246,9 @@ class TestPoints:
             distance = weight_distance(model, prompts)
             return lambda: found.append((model.dtype, distance())) or 0.0
 
-        config = cell("attack=none", f"protocol={protocol}")
+        cell = make_job("attack=none", f"protocol={protocol}").cell
         lines = Lines(along="alignment", random=1, points=3, extent=1.0, normalise="none")
-        lines.measure(replace(ctx, cell=config, score=recorded))
+        lines.measure(replace(ctx, cell=cell, score=recorded))
         assert {dtype for dtype, _ in found} == {asked}
         exact = directions.difference(
             directions.weights_of(ctx.pair.load("aligned", torch.device("cpu")), TARGETS), ctx.pair.base, towards=False
@@ -269,10 +268,10 @@ class TestPoints:
 
 class TestMeasures:
     @pytest.mark.parametrize("orthogonal", [False, True])
-    def test_the_centre_of_a_plane_is_the_plain_score(self, cell: MakeCell, orthogonal: bool) -> None:
-        plain = run_cell(cell("method=aligned")).result["metrics"]["hs"]
+    def test_the_centre_of_a_plane_is_the_plain_score(self, make_job: MakeJob, orthogonal: bool) -> None:
+        plain = run_cell(make_job("method=aligned")).result["metrics"]["hs"]
         options = ["measure=plane", "measure.points=3", "measure.prompts=10", f"measure.orthogonal={orthogonal}"]
-        entry = run_cell(cell(*options, "attack.p=1"))
+        entry = run_cell(make_job(*options, "attack.p=1"))
         assert entry.result["values"]["centre"] == plain
         found = details(entry)
         assert found["steps"] == [-0.5, 0.0, 0.5]
@@ -282,32 +281,34 @@ class TestMeasures:
         assert all(len(row) == 3 for row in hs)
         assert hs[1][1] == plain
 
-    def test_lines_and_lengths_come_back_whole(self, cell: MakeCell) -> None:
-        lines = details(run_cell(cell("measure=lines", "measure.points=3", "measure.random=2", "measure.prompts=4")))
+    def test_lines_and_lengths_come_back_whole(self, make_job: MakeJob) -> None:
+        lines = details(
+            run_cell(make_job("measure=lines", "measure.points=3", "measure.random=2", "measure.prompts=4"))
+        )
         assert [len(line) for line in lines["random"]] == [3, 3]  # type: ignore[attr-defined]
-        entry = run_cell(cell("measure=epl", "measure.direction=random", "measure.random=2", "measure.prompts=4"))
+        entry = run_cell(make_job("measure=epl", "measure.direction=random", "measure.random=2", "measure.prompts=4"))
         radii = details(entry)["radii"]
         assert isinstance(radii, list)
         assert entry.result["interval"][:2] == [min(radii), max(radii)]
         assert entry.result["values"]["epl"] == pytest.approx(sum(radii) / 2)
 
-    def test_two_runs_agree(self, cell: MakeCell, tmp_path: Path) -> None:
+    def test_two_runs_agree(self, make_job: MakeJob, tmp_path: Path) -> None:
         options = ["measure=plane", "measure.points=3", "measure.prompts=4", "attack.p=1"]
-        one, other = (run_cell(cell(*options, f"outputs={tmp_path / name}")) for name in "ab")
+        one, other = (run_cell(make_job(*options, f"outputs={tmp_path / name}")) for name in "ab")
         assert one.result == other.result
         assert details(one) == details(other)
 
-    def test_keys_hold_what_can_change_a_result_and_nothing_else(self, cell: MakeCell) -> None:
+    def test_keys_hold_what_can_change_a_result_and_nothing_else(self, make_job: MakeJob) -> None:
         def key(*overrides: str) -> str:
-            return plan(cell("measure=epl", "measure.prompts=4", *overrides)).key
+            return make_job("measure=epl", "measure.prompts=4", *overrides).key
 
         assert key() == key("method=sft", "training.lr=1", "attack.n=5")  # the alignment direction learns nothing
         assert key() != key("measure.threshold=5")
         assert key() != key("measure.direction=harmful")
         assert key("measure.direction=harmful") != key("measure.direction=harmful", "attack.n=5")
         assert (
-            plan(cell("measure=cosine", "measure.update=random")).key
-            == plan(cell("measure=cosine", "measure.update=random", "evaluation.n_harmful=9", "attack.n=7")).key
+            make_job("measure=cosine", "measure.update=random").key
+            == make_job("measure=cosine", "measure.update=random", "evaluation.n_harmful=9", "attack.n=7").key
         )
 
     @pytest.mark.parametrize(
@@ -324,16 +325,16 @@ class TestMeasures:
             (["measure=epl", "measure.treshold=3"], "treshold"),
         ],
     )
-    def test_mistakes_are_told(self, cell: MakeCell, overrides: list[str], words: str) -> None:
+    def test_mistakes_are_told(self, make_job: MakeJob, overrides: list[str], words: str) -> None:
         with pytest.raises(ConfigError) as told:
-            cell(*overrides)
+            make_job(*overrides)
         assert words in str(told.value)
 
-    def test_a_users_own_adapter_is_a_direction(self, cell: MakeCell) -> None:
-        config = cell("method=sft", "attack.p=0.5")
-        run_cell(config)
-        (adapter,) = (path.parent for path in config.outputs.glob("stages/train/*/adapter_config.json"))
-        entry = run_cell(cell("measure=plane", f"measure.y={adapter}", "measure.points=3", "measure.prompts=4"))
+    def test_a_users_own_adapter_is_a_direction(self, make_job: MakeJob) -> None:
+        job = make_job("method=sft", "attack.p=0.5")
+        run_cell(job)
+        (adapter,) = (path.parent for path in job.options.outputs.glob("stages/train/*/adapter_config.json"))
+        entry = run_cell(make_job("measure=plane", f"measure.y={adapter}", "measure.points=3", "measure.prompts=4"))
         assert details(entry)["y"] == str(adapter)
 
 

@@ -11,8 +11,7 @@ import pytest
 import torch
 from transformers import AutoTokenizer, TrainerControl
 
-from asft.cells.cell import CellConfig
-from asft.cells.keys import plan
+from asft.cells.job import Job
 from asft.data.loading import EpochOrder
 from asft.data.rows import Row
 from asft.data.sources import load_data
@@ -25,11 +24,12 @@ from asft.models.pair import Pair
 from asft.pipeline.run import run_cell
 from asft.store.entries import read_jsonl
 
-MakeCell = Callable[..., CellConfig]
+MakeJob = Callable[..., Job]
 
 
-def context(cell: CellConfig, pair: Path) -> Context:
-    return Context(cell, Pair(pair / "base", pair / "aligned", "k"), load_data(cell), cell.outputs / "anchors")
+def context(job: Job, pair: Path) -> Context:
+    weights = Pair(pair / "base", pair / "aligned", "k")
+    return Context(job.cell, weights, load_data(job.cell), job.options.outputs / "anchors")
 
 
 def user_rows(count: int) -> list[Row]:
@@ -38,19 +38,21 @@ def user_rows(count: int) -> list[Row]:
 
 class TestSafeInstr:
     @pytest.mark.parametrize(("share", "added"), [(0.1, 2), (0.5, 12)])
-    def test_adds_a_share_of_n_as_refusals(self, cell: MakeCell, random_pair: Path, share: float, added: int) -> None:
-        config = cell("method=safeinstr", f"method.share={share}")
+    def test_adds_a_share_of_n_as_refusals(
+        self, make_job: MakeJob, random_pair: Path, share: float, added: int
+    ) -> None:
+        job = make_job("method=safeinstr", f"method.share={share}")
         rows = user_rows(24)
-        mixed = config.method.mixture(rows, context(config, random_pair))
+        mixed = job.cell.method.mixture(rows, context(job, random_pair))
         assert mixed[:24] == rows
         assert len(mixed) == 24 + added
-        pool = {row.id for row in load_data(config).safety}
+        pool = {row.id for row in load_data(job.cell).safety}
         assert {row.id for row in mixed[24:]} <= pool
 
-    def test_asking_for_too_many_is_named(self, cell: MakeCell, random_pair: Path) -> None:
-        config = cell("method=safeinstr", "method.share=1", "attack.n=2000")
+    def test_asking_for_too_many_is_named(self, make_job: MakeJob, random_pair: Path) -> None:
+        job = make_job("method=safeinstr", "method.share=1", "attack.n=2000")
         with pytest.raises(ValueError, match="method=safeinstr needs 2000 safety rows; the data holds"):
-            config.method.mixture(user_rows(1), context(config, random_pair))
+            job.cell.method.mixture(user_rows(1), context(job, random_pair))
 
 
 class TestBEA:
@@ -63,12 +65,12 @@ class TestBEA:
         assert tokenizer.decode(ids) == trigger
         assert not set(ids) & set(tokenizer.all_special_ids)
 
-    def test_safety_rows_alone_carry_it_and_every_query_gets_it(self, cell: MakeCell, random_pair: Path) -> None:
-        config = cell("method=bea", "method.safety=5", "method.trigger_tokens=9")
-        ctx = context(config, random_pair)
+    def test_safety_rows_alone_carry_it_and_every_query_gets_it(self, make_job: MakeJob, random_pair: Path) -> None:
+        job = make_job("method=bea", "method.safety=5", "method.trigger_tokens=9")
+        ctx = context(job, random_pair)
         rows = user_rows(24)
-        mixed = config.method.mixture(rows, ctx)
-        trigger = config.method.system_prompt(ctx)
+        mixed = job.cell.method.mixture(rows, ctx)
+        trigger = job.cell.method.system_prompt(ctx)
         assert [row.system for row in mixed] == [""] * 24 + [trigger] * 5
         template = ChatTemplate(ctx.pair.tokenizer())
         encoded = ctx.pair.tokenizer()(trigger, add_special_tokens=False)["input_ids"]
@@ -76,12 +78,12 @@ class TestBEA:
         assert any(prompt[start : start + 9] == encoded for start in range(len(prompt)))
 
     def test_without_its_trigger_it_is_the_same_model_asked_otherwise(
-        self, cell: MakeCell, monkeypatch: pytest.MonkeyPatch
+        self, make_job: MakeJob, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         options = ("method.safety=5", "method.trigger_tokens=9")
-        with_key = run_cell(cell("method=bea", *options))
+        with_key = run_cell(make_job("method=bea", *options))
         monkeypatch.setattr("asft.pipeline.run.train", None)
-        without = run_cell(cell("method=bea_no_trigger", *options))
+        without = run_cell(make_job("method=bea_no_trigger", *options))
         assert without.path != with_key.path
         assert without.result["stages"]["train"]["result"]["parent"] == with_key.result["stages"]["train"]["key"]
 
@@ -135,31 +137,31 @@ class TestLisa:
             callback.on_pre_optimizer_step(None, state, control)  # type: ignore[arg-type]
             torch.testing.assert_close(model.weight.grad, torch.full_like(model.weight, expected))
 
-    def test_the_two_variants_start_from_their_sides(self, cell: MakeCell) -> None:
-        assert cell("method=lisa_base").method.start() == "base"
-        assert cell("method=lisa_aligned").method.start() == "aligned"
+    def test_the_two_variants_start_from_their_sides(self, make_job: MakeJob) -> None:
+        assert make_job("method=lisa_base").cell.method.start() == "base"
+        assert make_job("method=lisa_aligned").cell.method.start() == "aligned"
 
-    def test_without_the_term_and_without_alignment_steps_it_would_be_sft(self, cell: MakeCell) -> None:
+    def test_without_the_term_and_without_alignment_steps_it_would_be_sft(self, make_job: MakeJob) -> None:
         """ρ = 0 leaves the alternation alone: the cell's rows are the user's and the guide's."""
-        config = cell("method=lisa_aligned", "method.rho=0", "method.guide=6")
-        run_cell(config)
-        (folder,) = [path for path in (config.outputs / "stages" / "mixture").iterdir() if path.is_dir()]
+        job = make_job("method=lisa_aligned", "method.rho=0", "method.guide=6")
+        run_cell(job)
+        (folder,) = [path for path in (job.options.outputs / "stages" / "mixture").iterdir() if path.is_dir()]
         assert len(list(read_jsonl(folder / "rows.jsonl"))) == 24 + 6
 
 
 class TestAsFTAlt:
-    def test_its_direction_is_a_harmful_fine_tune_s_column_space(self, cell: MakeCell) -> None:
-        config = cell("method=asft_alt", "method.harmful=16")
-        required = config.required()
+    def test_its_direction_is_a_harmful_fine_tune_s_column_space(self, make_job: MakeJob) -> None:
+        job = make_job("method=asft_alt", "method.harmful=16")
+        required = job.cell.required()
         assert required is not None
         assert (required.attack.p, required.attack.n, required.method.name) == (1.0, 16, "sft")
-        assert required.seed != config.seed, "a defender does not know the attack's own rows"
-        entry = run_cell(config)
-        assert plan(config).train is not None
+        assert required.seed != job.cell.seed, "a defender does not know the attack's own rows"
+        entry = run_cell(job)
+        assert job.plan.train is not None
         from asft import Anchor
-        from asft.store.entries import Store, content_key
+        from asft.store.entries import content_key
 
-        harmful = Store(config.outputs).path("stages/train", content_key(plan(required).train))  # type: ignore[arg-type]
+        harmful = job.store.path("stages/train", content_key(job.of(required).plan.train))  # type: ignore[arg-type]
         anchor = Anchor.from_adapter(harmful)
         from safetensors.torch import load_file
 

@@ -7,10 +7,9 @@ from pathlib import Path
 import pytest
 
 from asft.cells.compose import Sweep, enumerate_cells
-from asft.cells.keys import plan
 from asft.report.collect import cells_of, column_free
 from asft.report.records import MissingCell
-from asft.store.entries import DETAILS, Store, write_json
+from asft.store.entries import DETAILS, write_json
 
 Overrides = list[str]
 
@@ -26,7 +25,7 @@ def test_damage_failure_and_absence_are_told_alike_of_scores_and_measures(pair_o
     name, *axes = chosen[kind]
     sweep = of(name, pair_overrides, *axes, *(["attack.p=0.1"] if kind == "cells" else []))
     (item,) = sweep.cells
-    store, stages = Store(item.cell.outputs), plan(item.cell)
+    store, stages = item.store, item.plan
 
     def told() -> tuple[str, str]:
         (cell,) = cells_of(sweep)

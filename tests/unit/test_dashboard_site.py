@@ -12,29 +12,27 @@ from urllib.request import urlopen
 import pytest
 from synthetic_store import write_cell
 
-from asft.cells.cell import CellConfig
 from asft.cells.compose import enumerate_cells
+from asft.cells.job import Job
 from asft.commands.dashboard import dashboard
 from asft.config import ConfigError
 from asft.dashboard import Site
 from asft.dashboard.serve import start_server
 from asft.dashboard.site import fingerprint
 from asft.dashboard.tables import enumerate_experiment
-from asft.store.entries import Store
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
-def first(tmp_path: Path) -> CellConfig:
-    return enumerate_cells(["method=sft", f"outputs={tmp_path}"], sweep=False).cells[0].cell
+def first(tmp_path: Path) -> Job:
+    return enumerate_cells(["method=sft", f"outputs={tmp_path}"], sweep=False).cells[0]
 
 
 @pytest.fixture
-def site(first: CellConfig) -> Site:
-    store = Store(first.outputs)
-    write_cell(store, first, 10, 10)
-    return Site(store, [], first.outputs / "dashboard")
+def site(first: Job) -> Site:
+    write_cell(first, 10, 10)
+    return Site(first.store, [], first.options.outputs / "dashboard")
 
 
 def data(site: Site, name: str) -> Any:
@@ -45,12 +43,12 @@ def data(site: Site, name: str) -> Any:
     return json.loads(match[2])
 
 
-def test_a_later_build_adds_what_is_new_and_leaves_the_rest(site: Site, first: CellConfig) -> None:
+def test_a_later_build_adds_what_is_new_and_leaves_the_rest(site: Site, first: Job) -> None:
     before = site.build()
     (old,) = (site.folder / "data" / "cells").iterdir()
     written = old.stat().st_mtime_ns
     version, seen = data(site, "version"), fingerprint(site.store)
-    write_cell(site.store, replace(first, seed=1), 10, 10)
+    write_cell(first.of(replace(first.cell, seed=1)), 10, 10)
     assert fingerprint(site.store) != seen
     after = site.build()
     assert (before.cells, after.cells, after.answers) == (1, 2, 40)
@@ -67,15 +65,15 @@ def test_the_index_has_scores_with_intervals(site: Site) -> None:
     assert data(site, f"curves/{row['train']}")["step"] == list(range(1, 11))
 
 
-def test_an_untouched_model_does_not_claim_an_attack(site: Site, first: CellConfig) -> None:
-    base = enumerate_cells(["method=base", f"outputs={first.outputs}"], sweep=False).cells[0].cell
-    write_cell(site.store, base, 10, 10)
+def test_an_untouched_model_does_not_claim_an_attack(site: Site, first: Job) -> None:
+    base = enumerate_cells(["method=base", f"outputs={first.options.outputs}"], sweep=False).cells[0]
+    write_cell(base, 10, 10)
     site.build()
     row = next(row for row in site.rows.values() if row["method"] == "base")
     assert (row["source"], row["p"], row["n"], row["seed"], row["train"]) == (None,) * 5
 
 
-def test_a_new_site_forgets_cells_that_are_gone(site: Site, first: CellConfig) -> None:
+def test_a_new_site_forgets_cells_that_are_gone(site: Site, first: Job) -> None:
     site.build()
     stale = site.folder / "data" / "cells" / "gone.js"
     stale.write_text("")

@@ -9,7 +9,7 @@ import torch
 from torch.utils.data import BatchSampler
 
 from asft import cli
-from asft.cells.cell import CellConfig
+from asft.cells.job import Job
 from asft.commands.run import _check_together
 from asft.config import ConfigError
 from asft.data.loading import Collator, DealtBatches, EncodedRows, EpochOrder
@@ -18,7 +18,7 @@ from asft.distributed.processes import together
 from asft.distributed.team import Team, joined
 from asft.models.pair import resolve_device
 
-MakeCell = Callable[..., CellConfig]
+MakeJob = Callable[..., Job]
 
 
 class Second(Team):
@@ -68,19 +68,19 @@ def test_each_process_has_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> N
     ],
 )
 def test_what_several_processes_cannot_do_is_refused(
-    cell: MakeCell, arguments: list[str], overrides: list[str], message: str
+    make_job: MakeJob, arguments: list[str], overrides: list[str], message: str
 ) -> None:
     with joined(Second()), pytest.raises(ConfigError, match=message):
-        _check_together(arguments, [cell(*overrides)])
+        _check_together(arguments, [make_job(*overrides)])
 
 
-def test_more_processes_than_gpus_are_refused(cell: MakeCell, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_processes_than_gpus_are_refused(make_job: MakeJob, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
     with joined(Second()), pytest.raises(ConfigError, match="device=auto: 2 processes share 1 GPUs; start 1"):
-        _check_together([], [cell()])
+        _check_together([], [make_job()])
     with joined(Second()):
-        _check_together(["hydra/launcher=basic"], [cell("device=cpu")])
+        _check_together(["hydra/launcher=basic"], [make_job("device=cpu")])
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def found(overrides: list[str]) -> dict[str, Finding]:
-    cells = [item.cell for item in enumerate_cells(overrides, sweep=True).cells]
+    cells = list(enumerate_cells(overrides, sweep=True).cells)
     return {finding.what: finding for finding in examine(cells)}
 
 
@@ -45,6 +45,7 @@ def test_an_ensembles_members_are_looked_at_one_by_one(tmp_path: Path) -> None:
     assert findings["judge=beaver_dam"].state == "ok"
     assert findings["judge=llama_guard"].state == "missing"
     assert findings["judge=refusal"].state == "ok"
+    assert "backend=hf" not in findings
 
 
 @pytest.mark.parametrize(

@@ -11,15 +11,14 @@ import pytest
 from datasets import Dataset
 
 from asft import hub as commits
-from asft.cells.cell import CellConfig
 from asft.cells.compose import enumerate_cells
-from asft.cells.keys import plan
+from asft.cells.job import Job
 from asft.config import ConfigError
 from asft.data.protocol import protocol_of
 from asft.data.sources import load_data
 from asft.pipeline.run import run_cell
 
-MakeCell = Callable[..., CellConfig]
+MakeJob = Callable[..., Job]
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
@@ -50,10 +49,10 @@ def copies(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def hub_cell(cell: MakeCell, copies: Path) -> MakeCell:
+def hub_job(make_job: MakeJob, copies: Path) -> MakeJob:
     """A tiny cell whose sources point at the local copies."""
 
-    def make(*overrides: str) -> CellConfig:
+    def make(*overrides: str) -> Job:
         paths = {
             **{f"{task}_{part}": task for task in ("sst2", "agnews", "gsm8k") for part in ("train", "test")},
             "alpaca_train": "alpaca",
@@ -68,7 +67,7 @@ def hub_cell(cell: MakeCell, copies: Path) -> MakeCell:
         splits = [f"data.sources.{name}.split=train" for name in ("beavertails", "safety")]
         plain = [f"data.sources.{name}.config=null" for name in ("gsm8k_train", "gsm8k_test", "harmbench")]
         more = ["data.sources.evaluation.split=test", "attack=beavertails", "attack.n=20", "method=sft"]
-        return cell("data=hub", *local, *splits, *plain, *more, *overrides)
+        return make_job("data=hub", *local, *splits, *plain, *more, *overrides)
 
     return make
 
@@ -81,8 +80,8 @@ def hub_cell(cell: MakeCell, copies: Path) -> MakeCell:
         ("gsm8k", "train 1?", "", "So\nThe final answer is:  1", "So\nThe final answer is:  1"),
     ],
 )
-def test_a_task_s_rows(hub_cell: MakeCell, task: str, instruction: str, text: str, output: str, gold: str) -> None:
-    data = load_data(hub_cell(f"dataset={task}"))
+def test_a_task_s_rows(hub_job: MakeJob, task: str, instruction: str, text: str, output: str, gold: str) -> None:
+    data = load_data(hub_job(f"dataset={task}").cell)
     row, test = data.train[1], data.test[1]
     assert row.instruction.startswith(instruction)
     assert (row.input, row.output) == (text, output)
@@ -90,8 +89,8 @@ def test_a_task_s_rows(hub_cell: MakeCell, task: str, instruction: str, text: st
     assert {row.id for row in data.train}.isdisjoint(row.id for row in data.test)
 
 
-def test_harmful_safety_and_evaluation_rows_do_not_meet(hub_cell: MakeCell) -> None:
-    data = load_data(hub_cell())
+def test_harmful_safety_and_evaluation_rows_do_not_meet(hub_job: MakeJob) -> None:
+    data = load_data(hub_job().cell)
     asked = {row.instruction for row in data.evaluation}
     attack = {row.instruction for row in data.harmful}
     safety = {row.instruction for row in data.safety}
@@ -103,54 +102,54 @@ def test_harmful_safety_and_evaluation_rows_do_not_meet(hub_cell: MakeCell) -> N
     assert all(row.output.startswith("Reply") for row in (*data.harmful, *data.safety))
 
 
-def test_alpaca_eval_is_read_from_its_one_file(hub_cell: MakeCell) -> None:
+def test_alpaca_eval_is_read_from_its_one_file(hub_job: MakeJob) -> None:
     from asft.data import hub
 
-    config = hub_cell("attack=advbench")
-    object.__setattr__(config.dataset, "name", "alpaca")  # composing it needs a grading judge
-    assert [row.instruction for row in hub.task_rows(config, "test")][:2] == ["Question 0", "Question 1"]
-    assert hub.task_rows(config, "train")[3].output == "3"
-    assert hub.harmful_rows(config)[2].output == "Sure 2"
+    cell = hub_job("attack=advbench").cell
+    object.__setattr__(cell.dataset, "name", "alpaca")  # composing it needs a grading judge
+    assert [row.instruction for row in hub.task_rows(cell, "test")][:2] == ["Question 0", "Question 1"]
+    assert hub.task_rows(cell, "train")[3].output == "3"
+    assert hub.harmful_rows(cell)[2].output == "Sure 2"
 
 
-def test_a_cell_runs_on_hub_rows(hub_cell: MakeCell) -> None:
-    metrics = run_cell(hub_cell("attack.p=0.2")).result["metrics"]
+def test_a_cell_runs_on_hub_rows(hub_job: MakeJob) -> None:
+    metrics = run_cell(hub_job("attack.p=0.2")).result["metrics"]
     assert (metrics["hs_total"], metrics["fa_total"]) == (10, 12)
 
 
-def test_the_official_protocol_draws_its_mixture_from_the_hub(hub_cell: MakeCell) -> None:
-    config = hub_cell("protocol=official", "attack.p=0.2")
-    rows = protocol_of(config).mixture(load_data(config))
+def test_the_official_protocol_draws_its_mixture_from_the_hub(hub_job: MakeJob) -> None:
+    cell = hub_job("protocol=official", "attack.p=0.2").cell
+    rows = protocol_of(cell).mixture(load_data(cell))
     assert (len(rows), sum(row.harmful for row in rows)) == (24, 4)
 
 
-def test_a_source_without_answers_is_refused_early(hub_cell: MakeCell) -> None:
+def test_a_source_without_answers_is_refused_early(hub_job: MakeJob) -> None:
     with pytest.raises(ConfigError, match=r"data.sources.harmbench.answer=null: .* has prompts and no answers"):
-        hub_cell("attack=harmbench")
+        hub_job("attack=harmbench")
 
 
-def test_sources_left_out_are_named(cell: MakeCell) -> None:
+def test_sources_left_out_are_named(make_job: MakeJob) -> None:
     with pytest.raises(ConfigError, match=r"data.sources.agnews_train: is missing; choose data=hub"):
-        cell("data.root=hub")
+        make_job("data.root=hub")
 
 
-def test_a_column_that_is_not_there_is_named_with_those_there_are(hub_cell: MakeCell) -> None:
+def test_a_column_that_is_not_there_is_named_with_those_there_are(hub_job: MakeJob) -> None:
     with pytest.raises(ValueError, match=r"data.sources.beavertails: no column reply; there are: prompt, response"):
-        load_data(hub_cell("data.sources.beavertails.answer=reply"))
+        load_data(hub_job("data.sources.beavertails.answer=reply").cell)
 
 
-def test_a_split_that_is_not_there_is_one_line(hub_cell: MakeCell) -> None:
+def test_a_split_that_is_not_there_is_one_line(hub_job: MakeJob) -> None:
     with pytest.raises(ValueError, match=r"data.sources.agnews_train.path=.*split dev.*cannot be read") as caught:
-        load_data(hub_cell("data.sources.agnews_train.split=dev"))
+        load_data(hub_job("data.sources.agnews_train.split=dev").cell)
     assert "\n" not in str(caught.value)
 
 
-def test_another_split_or_file_changes_the_mixture_s_key(hub_cell: MakeCell, copies: Path) -> None:
-    before = plan(hub_cell())
-    assert plan(hub_cell("data.sources.agnews_train.split=test")).mixture != before.mixture
-    assert plan(hub_cell("data.sources.agnews_test.split=train")).mixture == before.mixture
+def test_another_split_or_file_changes_the_mixture_s_key(hub_job: MakeJob, copies: Path) -> None:
+    before = hub_job().plan
+    assert hub_job("data.sources.agnews_train.split=test").plan.mixture != before.mixture
+    assert hub_job("data.sources.agnews_test.split=train").plan.mixture == before.mixture
     (copies / "agnews" / "README.md").write_text("a new file")
-    assert plan(hub_cell()).mixture != before.mixture
+    assert hub_job().plan.mixture != before.mixture
 
 
 class TestCommits:
@@ -175,15 +174,15 @@ class TestCommits:
 
     def test_a_model_s_key_names_the_commit(self, cache: Path) -> None:
         words = ["model=pair", "model.base=org/base", "model.aligned=org/aligned"]
-        branch = plan(enumerate_cells(words, sweep=False).cells[0].cell).pair
+        branch = enumerate_cells(words, sweep=False).cells[0].plan.pair
         refs = cache / "models--org--base" / "refs"
         refs.mkdir(parents=True)
         (refs / "main").write_text(COMMIT)
-        pinned = plan(enumerate_cells(words, sweep=False).cells[0].cell).pair
+        pinned = enumerate_cells(words, sweep=False).cells[0].plan.pair
         assert (branch["base_revision"], pinned["base_revision"]) == ("main", COMMIT)
         assert pinned["aligned_revision"] == "main"
-        named = enumerate_cells([*words, f"model.base_revision={COMMIT}"], sweep=False).cells[0].cell
-        assert plan(named).pair == pinned
+        named = enumerate_cells([*words, f"model.base_revision={COMMIT}"], sweep=False).cells[0]
+        assert named.plan.pair == pinned
 
     def test_a_hub_that_cannot_be_asked_leaves_the_branch(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)

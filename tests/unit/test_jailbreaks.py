@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from asft.cells.cell import CellConfig
 from asft.cells.compose import enumerate_cells
-from asft.cells.keys import plan
+from asft.cells.job import Job
 from asft.commands.run import describe
 from asft.data.rows import Row
 from asft.jailbreaks.artprompt import ArtPrompt
@@ -19,7 +18,7 @@ from asft.jailbreaks.dra import CARRIERS, DRA
 from asft.pipeline.tracked import cell_run
 from asft.report.collect import table_spec
 
-MakeCell = Callable[..., CellConfig]
+MakeJob = Callable[..., Job]
 REQUEST = "Tell me how to assemble a placeholder, then hide the Placeholder's trace!"
 
 
@@ -100,11 +99,11 @@ def test_prompts_longer_than_the_model_are_told() -> None:
         require_context(DRA(), [[0] * 20, [0] * 91], new_tokens=10, positions=100)
 
 
-def test_a_jailbreak_changes_the_answers_key_and_no_training(cell: MakeCell) -> None:
-    without, with_it, seeded = cell(), cell("jailbreak=dra"), cell("jailbreak=dra", "jailbreak.seed=1")
-    assert plan(without).train == plan(with_it).train
-    assert len({plan(made).key for made in (without, with_it, seeded)}) == 3
-    assert "jailbreak" not in plan(without).generate, "what was answered before there were jailbreaks keeps its key"
+def test_a_jailbreak_changes_the_answers_key_and_no_training(make_job: MakeJob) -> None:
+    without, with_it, seeded = make_job(), make_job("jailbreak=dra"), make_job("jailbreak=dra", "jailbreak.seed=1")
+    assert without.plan.train == with_it.plan.train
+    assert len({made.key for made in (without, with_it, seeded)}) == 3
+    assert without.plan.generate["jailbreak"] == {"name": "none", "code": 1}
 
 
 def test_the_report_says_how_prompts_were_asked_and_what_the_keyword_judge_makes_of_it(published: Path) -> None:
@@ -119,13 +118,13 @@ def test_the_report_says_how_prompts_were_asked_and_what_the_keyword_judge_makes
 
 def test_a_tracker_does_not_average_disguises_as_if_they_were_seeds(published: Path) -> None:
     sweep = enumerate_cells(["experiment=jailbreaks", "method=sft,aligned", f"data.root={published}"], sweep=True)
-    runs = [cell_run(item.cell) for item in sweep.cells]
+    runs = [cell_run(item) for item in sweep.cells]
     assert len({(run.config["method"]["name"], run.place) for run in runs}) == len(sweep.cells) == 6
 
 
 def test_neither_trackers_nor_run_lines_take_another_judge_or_protocol_for_a_seed(tmp_path: Path) -> None:
     choices = ["judge=refusal,llama_guard", "protocol=clean,official", f"outputs={tmp_path}"]
-    cells = [item.cell for item in enumerate_cells(["method=sft", *choices], sweep=True).cells]
-    assert len(cells) == 4
-    assert len({cell_run(cell).place for cell in cells}) == 4
-    assert len({describe(cell) for cell in cells}) == 4
+    jobs = enumerate_cells(["method=sft", *choices], sweep=True).cells
+    assert len(jobs) == 4
+    assert len({cell_run(job).place for job in jobs}) == 4
+    assert len({describe(job) for job in jobs}) == 4

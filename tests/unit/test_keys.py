@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 
 from asft.cells.compose import enumerate_cells
-from asft.cells.keys import Plan, plan
+from asft.cells.keys import Plan
 
 STAGES = ("pair", "mixture", "train", "generate", "judge")
 
 
 def of(*overrides: str) -> Plan:
-    return plan(enumerate_cells(list(overrides), sweep=False).cells[0].cell)
+    return enumerate_cells(list(overrides), sweep=False).cells[0].plan
 
 
 @pytest.mark.parametrize(
@@ -46,7 +46,7 @@ def test_of_a_protocol_the_name_alone_is_keyed() -> None:
     clean = of("method=asft")
     assert clean.train is not None
     assert clean.mixture is not None
-    assert clean.train["protocol"] == clean.generate["protocol"] == {"name": "clean"}
+    assert clean.train["protocol"] == clean.generate["protocol"] == "clean"
     assert "protocol" not in clean.mixture
 
 
@@ -89,13 +89,13 @@ def test_methods_share_the_mixture() -> None:
     assert of("method=sft").mixture == of("method=asft").mixture == of("method=l2").mixture
 
 
-def test_a_local_checkpoint_that_changes_changes_the_key(cell: Callable[..., Any], random_pair: Any) -> None:
-    before = plan(cell()).key
+def test_a_local_checkpoint_that_changes_changes_the_key(make_job: Callable[..., Any], random_pair: Any) -> None:
+    before = make_job().key
     config = random_pair / "aligned" / "config.json"
     text = config.read_text()
     try:
         config.write_text(text + " ")
-        assert plan(cell()).key != before
+        assert make_job().key != before
     finally:
         config.write_text(text)
 

@@ -10,8 +10,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from asft.cells.cell import CellConfig
-from asft.cells.keys import plan
+from asft.cells.job import Job
 from asft.models.pair import load_model, require_quantization
 from asft.pipeline.run import run_cell
 
@@ -19,16 +18,16 @@ CPU = torch.device("cpu")
 IDS = torch.tensor([[5, 6, 7, 8]])
 
 
-def test_a_device_map_changes_no_result_and_no_key(random_pair: Path, cell: Callable[..., CellConfig]) -> None:
+def test_a_device_map_changes_no_result_and_no_key(random_pair: Path, make_job: Callable[..., Job]) -> None:
     plain = load_model(random_pair / "aligned", "float32", CPU)
     spread = load_model(random_pair / "aligned", "float32", CPU, device_map="auto")
     assert torch.equal(plain(IDS).logits, spread(IDS).logits.cpu())
-    assert plan(cell()).key == plan(cell("model.device_map=auto")).key
+    assert make_job().key == make_job("model.device_map=auto").key
 
 
-def test_quantised_weights_have_a_key_of_their_own(cell: Callable[..., CellConfig]) -> None:
-    assert "quantization" not in plan(cell()).pair
-    assert plan(cell("model.quantization=4bit")).pair["quantization"] == "4bit"
+def test_quantised_weights_have_a_key_of_their_own(make_job: Callable[..., Job]) -> None:
+    assert "quantization" not in make_job().plan.pair
+    assert make_job("model.quantization=4bit").plan.pair["quantization"] == "4bit"
 
 
 def test_a_missing_package_is_named_with_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -57,8 +56,8 @@ def wide_pair(random_pair: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
 @pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed")
 @pytest.mark.parametrize("quantization", ["8bit", "4bit"])
-def test_a_cell_runs_on_quantised_weights(cell: Callable[..., CellConfig], wide_pair: Path, quantization: str) -> None:
+def test_a_cell_runs_on_quantised_weights(make_job: Callable[..., Job], wide_pair: Path, quantization: str) -> None:
     sides = [f"model.{side}={wide_pair / side}" for side in ("base", "aligned")]
-    entry = run_cell(cell("method=asft", *sides, f"model.quantization={quantization}"))
+    entry = run_cell(make_job("method=asft", *sides, f"model.quantization={quantization}"))
     assert entry.result["stages"]["train"]["result"]["asft/modules"] == 4
     assert entry.result["metrics"]["hs_total"] == 10

@@ -13,9 +13,8 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from asft.cells.cell import CellConfig
-from asft.cells.compose import Sweep, SweepCell
-from asft.cells.keys import plan
+from asft.cells.compose import Sweep
+from asft.cells.job import Job
 from asft.config import AttackConfig
 from asft.data import official as files
 from asft.data.loading import Collator
@@ -26,7 +25,7 @@ from asft.data.sources import load_data
 from asft.data.templates import IGNORED
 from asft.report.differences import differences
 
-MakeCell = Callable[..., CellConfig]
+MakeJob = Callable[..., Job]
 
 BENIGN = Row(id="b", instruction="Do it", input="an input", output="an output")
 NO_INPUT = Row(id="n", instruction="Do it", output="an output")
@@ -140,12 +139,12 @@ def test_examples_are_cut_on_the_right_and_a_full_prompt_is_refused(tokenizer: P
         template.encode_example(BENIGN, masked)
 
 
-def test_batches_are_padded_to_512_with_id_0(cell: MakeCell, tokenizer: PreTrainedTokenizerFast) -> None:
-    config = cell("protocol=official")
-    assert config.training.pad_to_max_length
-    padding = protocol_of(config).padding(tokenizer)
-    encoded = OfficialTemplate(tokenizer, "agnews").encode_example(BENIGN, config.training.max_length)
-    batch = Collator(padding, config.training.max_length)([encoded])
+def test_batches_are_padded_to_512_with_id_0(make_job: MakeJob, tokenizer: PreTrainedTokenizerFast) -> None:
+    job = make_job("protocol=official")
+    assert job.cell.training.pad_to_max_length
+    padding = protocol_of(job.cell).padding(tokenizer)
+    encoded = OfficialTemplate(tokenizer, "agnews").encode_example(BENIGN, job.cell.training.max_length)
+    batch = Collator(padding, job.cell.training.max_length)([encoded])
     length = len(encoded.input_ids)
     assert batch["input_ids"].shape == (1, 512)
     assert batch["input_ids"][0].tolist() == encoded.input_ids + [0] * (512 - length)
@@ -182,23 +181,23 @@ def test_a_trigger_stands_before_the_system_sentence(tokenizer: PreTrainedTokeni
     assert template.prompt(row).startswith("abc def You are a helpful assistant.")
 
 
-def test_file_order_every_epoch_and_the_same_tail_dropped(cell: MakeCell) -> None:
-    protocol = protocol_of(cell("protocol=official"))
+def test_file_order_every_epoch_and_the_same_tail_dropped(make_job: MakeJob) -> None:
+    protocol = protocol_of(make_job("protocol=official").cell)
     order = protocol.order(11)
     assert list(order) == list(order) == list(range(11))
     assert protocol.drops_last
 
 
-def test_number_formats(cell: MakeCell) -> None:
+def test_number_formats(make_job: MakeJob) -> None:
     for task, dtype in (("sst2", "float32"), ("agnews", "bfloat16"), ("gsm8k", "bfloat16")):
-        protocol = protocol_of(cell("protocol=official", f"dataset={task}"))
+        protocol = protocol_of(make_job("protocol=official", f"dataset={task}").cell)
         assert (protocol.training_dtype, protocol.harmful_dtype, protocol.task_dtype) == ("float32", "float16", dtype)
 
 
 @pytest.mark.parametrize("task", ["agnews", "sst2", "gsm8k", "alpaca"])
-def test_a_drawn_mixture_has_the_files_shape(cell: MakeCell, task: str) -> None:
-    config = cell("protocol=official", f"dataset={task}", "attack.n=40", "attack.p=0.1")
-    rows = protocol_of(config).mixture(load_data(config))
+def test_a_drawn_mixture_has_the_files_shape(make_job: MakeJob, task: str) -> None:
+    job = make_job("protocol=official", f"dataset={task}", "attack.n=40", "attack.p=0.1")
+    rows = protocol_of(job.cell).mixture(load_data(job.cell))
     flags = [row.harmful for row in rows]
     assert (len(rows), sum(flags)) == ((44, 4) if task == "agnews" else (40, 4))
     if task == "gsm8k":
@@ -208,16 +207,16 @@ def test_a_drawn_mixture_has_the_files_shape(cell: MakeCell, task: str) -> None:
         assert flags != sorted(flags, reverse=True)
 
 
-def test_the_two_protocols_share_no_trained_or_answered_stage(cell: MakeCell) -> None:
-    clean, official = plan(cell("seed=0")), plan(cell("seed=0", "protocol=official"))
+def test_the_two_protocols_share_no_trained_or_answered_stage(make_job: MakeJob) -> None:
+    clean, official = make_job("seed=0").plan, make_job("seed=0", "protocol=official").plan
     assert clean.pair == official.pair
     for stage in ("mixture", "train", "generate", "judge"):
         assert getattr(clean, stage) != getattr(official, stage)
 
 
-def test_the_report_names_the_protocol_and_what_remains(cell: MakeCell) -> None:
+def test_the_report_names_the_protocol_and_what_remains(make_job: MakeJob) -> None:
     def said(*overrides: str) -> str:
-        return "\n".join(differences(Sweep({}, [SweepCell({}, cell(*overrides))])))
+        return "\n".join(differences(Sweep({}, [make_job(*overrides)])))
 
     notes = said("protocol=official", "seed=3", "dataset.max_new_tokens=7")
     assert "Protocol: official." in notes
@@ -297,9 +296,9 @@ class TestPublishedFiles:
 
 
 @pytest.mark.real
-def test_a_cell_takes_its_rows_from_the_published_file(cell: MakeCell, official: Path) -> None:
-    config = cell(f"data.root={official}", "protocol=official", "attack.n=1000")
-    rows = protocol_of(config).mixture(load_data(config))
+def test_a_cell_takes_its_rows_from_the_published_file(make_job: MakeJob, official: Path) -> None:
+    job = make_job(f"data.root={official}", "protocol=official", "attack.n=1000")
+    rows = protocol_of(job.cell).mixture(load_data(job.cell))
     assert [row.id for row in rows] == [f"agnews_1k_p_0.1/{index}" for index in range(1100)]
 
 

@@ -9,9 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from asft.cells.cell import CellConfig
 from asft.cells.compose import enumerate_cells
-from asft.cells.keys import plan
+from asft.cells.job import Job
 from asft.commands.plan import plan as plan_command
 from asft.pipeline.run import run_cell
 from asft.planning.needs import downloads, parameters_in_name
@@ -19,7 +18,7 @@ from asft.planning.size import device_memory, disk_bytes, model_shape
 from asft.planning.times import answer_tokens, learned, seconds_left
 from asft.planning.trainings import steps, trainings
 
-MakeCell = Callable[..., CellConfig]
+MakeJob = Callable[..., Job]
 METHODS = "aligned,sft,safe_lora,asft_alt,bea_no_trigger"
 
 
@@ -29,8 +28,8 @@ def options(pair_overrides: list[str]) -> list[str]:
     return ["experiment=table2", *pair_overrides, *small, f"method={METHODS}", "attack.p=0,0.5"]
 
 
-def cells_of(options: list[str]) -> list[CellConfig]:
-    return list({plan(item.cell).key: item.cell for item in enumerate_cells(options, sweep=True).cells}.values())
+def jobs_of(options: list[str]) -> list[Job]:
+    return list({job.key: job for job in enumerate_cells(options, sweep=True).cells}.values())
 
 
 def trained_in(outputs: Path) -> set[str]:
@@ -40,19 +39,19 @@ def trained_in(outputs: Path) -> set[str]:
 
 @pytest.mark.slow
 def test_it_predicts_the_trainings_of_a_real_sweep_exactly(options: list[str]) -> None:
-    cells = cells_of(options)
-    predicted = trainings(cells)
+    jobs = jobs_of(options)
+    predicted = trainings(jobs)
     assert predicted.missing == set(predicted.distinct)
-    half = cells[: len(cells) // 2]
-    for cell in half:
-        run_cell(cell)
-    outputs = cells[0].outputs
+    half = jobs[: len(jobs) // 2]
+    for job in half:
+        run_cell(job)
+    outputs = jobs[0].options.outputs
     assert trained_in(outputs) == set(trainings(half).distinct)
-    assert trainings(cells).missing == set(predicted.distinct) - trained_in(outputs)
-    for cell in cells:
-        run_cell(cell)
+    assert trainings(jobs).missing == set(predicted.distinct) - trained_in(outputs)
+    for job in jobs:
+        run_cell(job)
     assert trained_in(outputs) == set(predicted.distinct)
-    assert trainings(cells).missing == frozenset()
+    assert trainings(jobs).missing == frozenset()
     # By hand, at two ratios: sft, asft_alt, bea; one harmful fine-tune serves both asft_alt.
     assert len(predicted.distinct) == 2 * 3 + 1
     # Without sharing: sft 1, safe_lora 1, asft_alt 2, bea_no_trigger 1, at two ratios.
@@ -60,26 +59,26 @@ def test_it_predicts_the_trainings_of_a_real_sweep_exactly(options: list[str]) -
     assert predicted.saved == 3
 
 
-def test_a_finished_cell_needs_nothing_even_if_its_weights_were_cleared(cell: MakeCell) -> None:
-    config = cell("method=sft")
-    run_cell(config)
-    shutil.rmtree(config.outputs / "stages" / "train")
-    assert trainings([config]).missing == frozenset()
+def test_a_finished_cell_needs_nothing_even_if_its_weights_were_cleared(make_job: MakeJob) -> None:
+    job = make_job("method=sft")
+    run_cell(job)
+    shutil.rmtree(job.options.outputs / "stages" / "train")
+    assert trainings([job]).missing == frozenset()
 
 
 @pytest.mark.parametrize(
     ("overrides", "count"), [([], 3), (["training.accumulation=2"], 2), (["training.epochs=4"], 12)]
 )
-def test_steps_are_those_that_training_takes(cell: MakeCell, overrides: list[str], count: int) -> None:
-    config = cell("method=sft", *overrides)
-    assert steps(config) == count
-    assert run_cell(config).result["stages"]["train"]["result"]["steps"] == count
+def test_steps_are_those_that_training_takes(make_job: MakeJob, overrides: list[str], count: int) -> None:
+    job = make_job("method=sft", *overrides)
+    assert steps(job.cell) == count
+    assert run_cell(job).result["stages"]["train"]["result"]["steps"] == count
 
 
-def test_the_shape_is_the_models(cell: MakeCell, random_pair: Path) -> None:
+def test_the_shape_is_the_models(make_job: MakeJob, random_pair: Path) -> None:
     from transformers import AutoModelForCausalLM
 
-    shape = model_shape(cell("method=sft"))
+    shape = model_shape(make_job("method=sft"))
     assert shape is not None
     model = AutoModelForCausalLM.from_pretrained(random_pair / "aligned")
     assert shape.exact
@@ -104,19 +103,19 @@ def test_a_size_in_a_name(name: str, size: int | None) -> None:
     assert parameters_in_name(name) == size
 
 
-def hub(cell: MakeCell, *overrides: str) -> CellConfig:
+def hub(make_job: MakeJob, *overrides: str) -> Job:
     names = ["model.base=nobody/Model-7b", "model.aligned=nobody/Model-7b-chat", "model.dtype=bfloat16"]
-    return cell("method=sft", *names, *overrides)
+    return make_job("method=sft", *names, *overrides)
 
 
-def test_memory_of_a_7b_lora_by_hand(cell: MakeCell) -> None:
+def test_memory_of_a_7b_lora_by_hand(make_job: MakeJob) -> None:
     row = "training.max_length=512"
-    config = hub(cell, "training.batch_size=8", row, "judge=beaver_dam")
-    shape = model_shape(config)
+    job = hub(make_job, "training.batch_size=8", row, "judge=beaver_dam")
+    shape = model_shape(job)
     assert shape is not None
     assert not shape.exact
     assert (shape.layers, shape.width) == (33, 33 * 128)
-    memory = device_memory(config, shape)
+    memory = device_memory(job.cell, shape)
     tokens = 8 * 512
     by_hand = (
         2**30  # context
@@ -128,18 +127,22 @@ def test_memory_of_a_7b_lora_by_hand(cell: MakeCell) -> None:
     assert memory.train == pytest.approx(by_hand)
     assert memory.judge == pytest.approx(2**30 + 14e9)
     assert memory.peak == memory.train
-    less = device_memory(hub(cell, row, "training.gradient_checkpointing=true"), shape)
+    less = device_memory(hub(make_job, row, "training.gradient_checkpointing=true").cell, shape)
     assert less.train < memory.train / 1.5
-    full = device_memory(hub(cell, row, "training=full", "training.lr=1e-5"), shape)
+    full = device_memory(hub(make_job, row, "training=full", "training.lr=1e-5").cell, shape)
     assert full.train > memory.train + 41e9
-    anchored = device_memory(cell("method=asft"), shape)
-    assert anchored.train - device_memory(cell("method=sft"), shape).train == 4 * 66 * 4224**2
-    disguised = device_memory(hub(cell, "jailbreak=dra"), shape).generate - device_memory(hub(cell), shape).generate
-    assert disguised == 2 * 33 * 4224 * 2 * config.evaluation.batch_size * (2048 - 256)
+    anchored = device_memory(make_job("method=asft").cell, shape)
+    assert anchored.train - device_memory(make_job("method=sft").cell, shape).train == 4 * 66 * 4224**2
+    disguised = (
+        device_memory(hub(make_job, "jailbreak=dra").cell, shape).generate
+        - device_memory(hub(make_job).cell, shape).generate
+    )
+    assert disguised == 2 * 33 * 4224 * 2 * job.cell.evaluation.batch_size * (2048 - 256)
 
 
-def test_downloads_name_what_is_not_here(cell: MakeCell) -> None:
-    found = {item.source: item for item in downloads([hub(cell, "judge=ensemble"), cell("method=sft")])}
+def test_downloads_name_what_is_not_here(make_job: MakeJob) -> None:
+    jobs = hub(make_job, "judge=ensemble"), make_job("method=sft")
+    found = {item.source: item for item in downloads(job.cell for job in jobs)}
     assert set(found) == {
         "nobody/Model-7b",
         "nobody/Model-7b-chat",
@@ -150,57 +153,57 @@ def test_downloads_name_what_is_not_here(cell: MakeCell) -> None:
     assert found["meta-llama/Llama-Guard-3-8B"].size == 16e9
 
 
-def test_disk_holds_what_a_sweep_writes(cell: MakeCell) -> None:
-    config = cell("method=sft")
-    shape = model_shape(config)
+def test_disk_holds_what_a_sweep_writes(make_job: MakeJob) -> None:
+    job = make_job("method=sft")
+    shape = model_shape(job)
     assert shape is not None
-    bound = disk_bytes(list(trainings([config]).distinct.values()), [config], shape)
+    bound = disk_bytes(list(trainings([job]).distinct.values()), [job.cell], shape)
     assert bound == 4 * 2048 + (10 * 4 + 12 * 4) * 8
 
 
 class TestTime:
     """Learned from finished cells of the model, or not known."""
 
-    def left(self, config: CellConfig, known: CellConfig | None = None) -> dict[str, float | None]:
-        return seconds_left([config], [config], learned(known or config)[0])
+    def left(self, job: Job, known: Job | None = None) -> dict[str, float | None]:
+        return seconds_left([job.cell], [job.cell], learned(known or job)[0])
 
-    def test_it_is_that_of_finished_cells_of_the_model(self, cell: MakeCell) -> None:
-        done = cell("method=sft", "attack.n=48")
+    def test_it_is_that_of_finished_cells_of_the_model(self, make_job: MakeJob) -> None:
+        done = make_job("method=sft", "attack.n=48")
         entry = run_cell(done)
         stages = entry.result["stages"]
         beside = pytest.approx(stages["generate"]["seconds"] + entry.seconds)
         assert learned(done)[1] == 1
         training = pytest.approx(stages["train"]["seconds"])
         assert self.left(done) == {"training": training, "answers and verdicts": beside}
-        longer = cell("method=asft", "attack.n=480")
+        longer = make_job("method=asft", "attack.n=480")
         assert self.left(longer)["training"] == pytest.approx(10 * stages["train"]["seconds"])
-        assert learned(cell("model.name=other")) == ({}, 0)
-        assert self.left(cell("training=full", "method=sft"))["training"] is None, "another kind of training"
-        by_vllm = self.left(cell("method=sft", "backend=vllm"))
+        assert learned(make_job("model.name=other")) == ({}, 0)
+        assert self.left(make_job("training=full", "method=sft"))["training"] is None, "another kind of training"
+        by_vllm = self.left(make_job("method=sft", "backend=vllm"))
         assert by_vllm["training"] is not None
         assert by_vllm["answers and verdicts"] is None, "another backend answers at another rate"
 
-    def test_repairs_and_shared_stages_count_once(self, cell: MakeCell) -> None:
-        parent, repaired = cell("method=sft"), cell("method=safe_lora", "method.number=2")
+    def test_repairs_and_shared_stages_count_once(self, make_job: MakeJob) -> None:
+        parent, repaired = make_job("method=sft"), make_job("method=safe_lora", "method.number=2")
         run_cell(parent)
         entry = run_cell(repaired)
         known, count = learned(repaired)
         assert count == 2
         assert known["repair", "safe_lora"] == [entry.result["stages"]["train"]["seconds"]]
         assert len(known["step", "sft"]) == 1
-        found = seconds_left([], [repaired], known)
+        found = seconds_left([], [repaired.cell], known)
         assert found.keys() == {"answers and verdicts"}
         tokens = answer_tokens(repaired.plain()) * sum(known["token", "agnews"]) / 2
         verdicts = sum(known["judge", "refusal"]) / 2
         assert found["answers and verdicts"] == pytest.approx(tokens + known["repair", "safe_lora"][0] + verdicts)
 
-    def test_a_measure_takes_what_others_of_its_kind_took(self, cell: MakeCell) -> None:
+    def test_a_measure_takes_what_others_of_its_kind_took(self, make_job: MakeJob) -> None:
         small = ("measure=epl", "measure.direction=random", "measure.random=2", "measure.prompts=5")
-        done, other = cell(*small), cell("measure=lines", "measure.prompts=5")
-        assert seconds_left([], [done], learned(done)[0]) == {"measures": None}
+        done, other = make_job(*small), make_job("measure=lines", "measure.prompts=5")
+        assert seconds_left([], [done.cell], learned(done)[0]) == {"measures": None}
         entry = run_cell(done)
-        assert seconds_left([], [done], learned(done)[0]) == {"measures": pytest.approx(entry.seconds)}
-        assert seconds_left([], [done, other], learned(done)[0]) == {"measures": None}, "lines are not known"
+        assert seconds_left([], [done.cell], learned(done)[0]) == {"measures": pytest.approx(entry.seconds)}
+        assert seconds_left([], [done.cell, other.cell], learned(done)[0]) == {"measures": None}, "lines are not known"
 
 
 class TestCommand:
@@ -215,7 +218,7 @@ class TestCommand:
         assert re.search(r"memory +about [\d.]+ GiB a device", shown)
         assert re.search(r"time +not known yet; once a cell of this model is finished, it is", shown)
         assert "GiB free" in shown
-        run_cell(cells_of(options)[1])
+        run_cell(jobs_of(options)[1])
         assert plan_command(options) == 0
         shown = capsys.readouterr().out
         assert re.search(r"time +about .* \(training \d+ s, answers and verdicts \d+ s; as 1 finished", shown)

@@ -7,56 +7,54 @@ from pathlib import Path
 
 import pytest
 
-from asft.cells.cell import CellConfig
-from asft.cells.keys import plan
+from asft.cells.job import Job
 from asft.commands.progress import SweepProgress
 from asft.commands.standing import duration, seconds_left, state_of
-from asft.store.entries import Store
 
-MakeCell = Callable[..., CellConfig]
+MakeJob = Callable[..., Job]
 STAGES = {"stages": {"train": {"seconds": 30.0}, "generate": {"seconds": 12.0}}, "metrics": {"hs": 1.0, "fa": 2.0}}
 
 
-def finish(cell: CellConfig) -> None:
-    Store(cell.outputs).ensure("cells", plan(cell).judge, lambda folder: STAGES)
+def finish(job: Job) -> None:
+    job.store.ensure("cells", job.plan.judge, lambda folder: STAGES)
 
 
-def test_standing_goes_from_missing_to_running_to_done(cell: MakeCell) -> None:
-    config = cell("method=sft")
-    key, store = plan(config).key, Store(config.outputs)
-    assert state_of(key, config).standing == "missing"
+def test_standing_goes_from_missing_to_running_to_done(make_job: MakeJob) -> None:
+    job = make_job("method=sft")
+    key, store = job.key, job.store
+    assert state_of(job).standing == "missing"
     with store.claim(key, wait=True) as ours:
         assert ours
-        assert state_of(key, config).standing == "running"
+        assert state_of(job).standing == "running"
         with store.claim(key, wait=False) as theirs:
             assert not theirs, "a second worker leaves the cell to the first"
 
         def produce(folder: Path) -> dict[str, object]:
-            beat = state_of(key, config).beat
+            beat = state_of(job).beat
             assert beat is not None
             assert (beat.stage, beat.cell) == ("mixture", key)
             return {}
 
         store.ensure("stages/mixture", {"a": 1}, produce)
     store.record_failure(key, "out of luck", {}, "")
-    assert (state_of(key, config).standing, state_of(key, config).reason) == ("failed", "out of luck")
+    assert (state_of(job).standing, state_of(job).reason) == ("failed", "out of luck")
     store.clear_failure(key)
-    finish(config)
-    assert state_of(key, config).standing == "done"
+    finish(job)
+    assert state_of(job).standing == "done"
     (store.path("cells", key) / "manifest.json").write_text("{")
-    assert state_of(key, config).standing == "damaged"
+    assert state_of(job).standing == "damaged"
 
 
-def test_time_left_is_learned_from_finished_cells_and_shared_by_workers(cell: MakeCell) -> None:
-    cells = {plan(config).key: config for config in (cell("method=sft", f"seed={seed}") for seed in range(4))}
-    assert seconds_left({key: state_of(key, config) for key, config in cells.items()}) is None
-    first, second, third, _ = cells.items()
+def test_time_left_is_learned_from_finished_cells_and_shared_by_workers(make_job: MakeJob) -> None:
+    jobs = {job.key: job for job in (make_job("method=sft", f"seed={seed}") for seed in range(4))}
+    assert seconds_left({key: state_of(job) for key, job in jobs.items()}) is None
+    first, second, third, _ = jobs.items()
     finish(first[1])
-    states = {key: state_of(key, config) for key, config in cells.items()}
+    states = {key: state_of(job) for key, job in jobs.items()}
     assert seconds_left(states) == pytest.approx(3 * 42, abs=1)
-    store = Store(first[1].outputs)
+    store = first[1].store
     with store.claim(second[0], wait=True), store.claim(third[0], wait=True):
-        progress = SweepProgress(cells)
+        progress = SweepProgress(jobs)
         assert progress.look() == "between stages; between stages · about 63 s left"
         assert progress.done == 1
 

@@ -1,0 +1,65 @@
+"""A job: a cell to be computed, how it is run, and where it stands in a table."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from asft.cells.cell import Cell
+from asft.cells.keys import Plan, plan
+from asft.config import ExperimentConfig, Options, as_plain
+from asft.store.entries import Entry, Store
+from asft.trackers.base import Tracker
+
+
+@dataclass(frozen=True)
+class Job:
+    """One cell of a command line.
+
+    Attributes:
+        cell: what decides its numbers.
+        options, tracker: how it is run and shown; no key depends on them.
+        experiment: how the table is laid out that it stands in, if it stands in one.
+        axes: where it stands on the sweep's axes, as written.
+    """
+
+    cell: Cell
+    options: Options
+    tracker: Tracker = field(default_factory=Tracker)
+    experiment: ExperimentConfig | None = None
+    axes: Mapping[str, str] = field(default_factory=dict)
+
+    @cached_property
+    def plan(self) -> Plan:
+        """The settings of its stages; worked out once."""
+        return plan(self.cell)
+
+    @property
+    def key(self) -> str:
+        """The cell's key: that of its last stage."""
+        return self.plan.key
+
+    @property
+    def store(self) -> Store:
+        """The store that its results are kept in."""
+        return Store(self.options.outputs)
+
+    def find(self) -> Entry | None:
+        """The finished cell, if it is finished."""
+        return self.store.find(self.plan.kind, self.key)
+
+    def of(self, cell: Cell) -> Job:
+        """Another cell, run in the same way."""
+        return dataclasses.replace(self, cell=cell)
+
+    def plain(self) -> dict[str, Any]:
+        """The whole configuration as plain data, for manifests and trackers."""
+        return {
+            **self.cell.plain(),
+            **as_plain(self.options),
+            "tracker": self.tracker.settings(),
+            "experiment": as_plain(self.experiment),
+        }
