@@ -56,7 +56,7 @@ def test_the_request_is_disguised_for_the_model_and_not_for_the_judge(
     assert "jailbreak = dra" in page
     capsys.readouterr()
     assert plan_command([*overrides, "jailbreak=dra"]) == 0
-    assert "tokens a malicious prompt under jailbreak=dra" in capsys.readouterr().out
+    assert "1 distinct, 1 finished" in capsys.readouterr().out
 
 
 def test_a_methods_system_text_stays_in_front_of_the_disguise(
