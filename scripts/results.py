@@ -23,7 +23,7 @@ from asft.report.health import attacked_columns
 from asft.report.statistics import ALPHA, pair_by_seed, paired_test
 from asft.report.table import Entry
 from asft.report.writers import markdown
-from asft.report.writers.measure_print import draw_places, saved
+from asft.report.writers.figures import place_figures
 from asft.store.provenance import git_commit, library_versions
 
 READING = """\
@@ -293,7 +293,7 @@ def _points(value: float | None) -> str:
 
 def _pictures(analysis: Analysis, folder: Path) -> list[str]:
     folder.mkdir(parents=True, exist_ok=True)
-    drawn = {shows: saved(figure, folder / name, ("png",))[0] for name, shows, figure in draw_places(analysis)}
+    drawn = {figure.caption: figure.save(folder, "png") for figure in place_figures(analysis)}
     return [f"![{markdown.escape(shows)}]({path.relative_to('docs')})" for shows, path in drawn.items()]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from typing import TYPE_CHECKING
 
@@ -30,7 +31,7 @@ def anchor(arguments: list[str]) -> int:
     from asft.methods.asft import AsFT
     from asft.models.pair import resolve_device
     from asft.pipeline.prepare import prepare_pair
-    from asft.report.writers.spectrum import spectrum_figure
+    from asft.report import charts
 
     if not isinstance(cell.method, AsFT):
         raise ConfigError(f"method={cell.method.name}: has no anchor to inspect; choose asft or one of its variants")
@@ -41,8 +42,9 @@ def anchor(arguments: list[str]) -> int:
     spectra = spectrum.inspect(built)
     folder = store.root / "reports" / f"anchor_{cell.model.name}_{cell.method.name}"
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "spectrum.json").write_text(spectrum.to_json(spectra))
-    spectrum_figure(spectra).write_html(folder / "spectrum.html", include_plotlyjs=True)
+    (folder / "spectrum.json").write_text(text := spectrum.to_json(spectra))
+    rows = charts.eigenvalues(json.loads(text)["modules"])
+    (folder / "spectrum.html").write_text(charts.page(charts.spectrum(), rows), encoding="utf-8")
     terminal = Console(file=sys.stdout, highlight=False)
     terminal.print(_table(spectra))
     terminal.print(spectrum.summary(spectra))

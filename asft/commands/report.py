@@ -10,6 +10,8 @@ from rich.console import Console
 
 from asft.cells.compose import Sweep, enumerate_cells, overrides_of
 from asft.config import ConfigError
+from asft.dashboard.site import write_report_page
+from asft.dashboard.tables import table_data
 from asft.report.collect import analysis_of, measures_in
 from asft.report.writers.terminal import print_analysis
 from asft.report.writers.write import PRINT_FORMATS, write_for_print, write_report
@@ -38,10 +40,11 @@ def report_sweep(sweep: Sweep, arguments: list[str], kind: str | None = None) ->
             f"first launch `{launched}`"
         )
     folder = sweep.cells[0].options.outputs / "reports" / _folder_name(sweep, analysis.spec.name)
-    paths = write_report(analysis, folder)
+    write_report(analysis, folder)
+    page = write_report_page(folder, table_data(analysis))
     terminal = Console(file=sys.stdout, highlight=False)
     print_analysis(analysis, terminal)
-    terminal.print(f"\nPage: {paths.html.resolve()}", soft_wrap=True)
+    terminal.print(f"\nPage: {page.resolve()}", soft_wrap=True)
     if kind is not None:
         for path in write_for_print(analysis, folder, kind):
             terminal.print(f"{kind}: {path.resolve()}", soft_wrap=True)

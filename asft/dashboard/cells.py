@@ -1,4 +1,4 @@
-"""Finished cells as the pages need them: one short row each, and what only a look at one cell needs."""
+"""Cells as the pages need them: one short row each, and what only a look at one cell needs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from asft.store.entries import CONFIG_FILE, HARMFUL_FILE, HISTORY_FILE, TASK_FIL
 
 PIECE = 500  # answers a data file; the page loads one after the other, and only those it needs
 PARTS = {"harmful": HARMFUL_FILE, "task": TASK_FILE}
-# The page's name of a line, and its name in the training log.
+# The page's name of a curve, and its name in the training log.
 CURVES = {
     "loss": "loss",
     "penalty": "asft/penalty",
@@ -63,6 +63,7 @@ def cell_row(entry: Entry, config: dict[str, Any]) -> Row:
         "seed": config["seed"] if train else None,
         "protocol": config["protocol"]["name"],
         "judge": config["judge"]["name"],
+        "judge_settings": {name: value for name, value in flatten(config["judge"]).items() if name != "name"},
         # Cells made before there was a choice lack these two.
         "jailbreak": config.get("jailbreak", {"name": "none"})["name"],
         "backend": config.get("backend", {"name": "hf"})["name"],
@@ -77,6 +78,22 @@ def cell_row(entry: Entry, config: dict[str, Any]) -> Row:
         "train": train["key"] if train and "parent" not in train["result"] else None,
         "answers": stages["generate"]["key"],
     }
+
+
+def name_judges(rows: list[Row]) -> list[Row]:
+    """The rows with judges that bear one name told apart by the settings in which they differ."""
+    kinds: dict[str, list[dict[str, str]]] = {}
+    for row in rows:
+        known = kinds.setdefault(row["judge"], [])
+        if row["judge_settings"] not in known:
+            known.append(row["judge_settings"])
+    named = []
+    for row in rows:
+        own, known = row["judge_settings"], kinds[row["judge"]]
+        differ = [f"{k}={v}" for k, v in own.items() if any(other.get(k) != v for other in known)]
+        judge = f"{row['judge']} ({', '.join(differ)})" if differ else row["judge"]
+        named.append({**{k: v for k, v in row.items() if k != "judge_settings"}, "judge": judge})
+    return named
 
 
 def _accuracy_interval(dataset: str, metrics: dict[str, Any]) -> Interval | None:

@@ -38,16 +38,18 @@ def start_server(site: Site, port: int) -> ThreadingHTTPServer:
 
 def serve(site: Site, port: int) -> None:
     """Serves and watches until interrupted."""
-    seen = fingerprint(site.store)
+    seen, told = fingerprint(site.store), None
     server = start_server(site, port)
     console.print(f"http://127.0.0.1:{server.server_port}/  (Ctrl-C ends)")
     try:
         while True:
             time.sleep(WATCH_SECONDS)
+            site.write_running()
             if (now := fingerprint(site.store)) != seen:
-                seen = now
-                counts = site.build()
-                console.print(f"{counts.cells} cells, {counts.failures} failures")
+                seen, counts = now, site.build()
+                if counts != told:
+                    console.print(f"{counts.cells} cells, {counts.failures} failures")
+                told = counts
     except KeyboardInterrupt:
         console.print("stopped")
     finally:

@@ -7,18 +7,21 @@ import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
 
-from plotly.offline import get_plotlyjs
-
-from asft.dashboard.cells import Row, cell_row, finished_keys, read_config, write_cell, write_curve
-from asft.dashboard.measured import landscape_data
+from asft.cells.keys import plan
+from asft.dashboard.cells import Row, cell_row, finished_keys, name_judges, read_config, write_cell, write_curve
 from asft.dashboard.script import write_data
-from asft.dashboard.tables import Experiment, experiment_page
-from asft.report.writers.figures import PALETTE
+from asft.dashboard.tables import Experiment, experiment_page, landscape_data
+from asft.report import charts
 from asft.store.entries import Store
+from asft.store.heartbeat import SUFFIX
+
+PAGES = ("overview", "table", "pareto", "curves", "compare", "generations", "landscape", "anchor")
+TRACE_LINES = 12  # of a failure's traceback: the last ones say where
 
 
 @dataclass(frozen=True)
@@ -51,10 +54,7 @@ class Site:
         self.store, self.experiments, self.folder, self.live = store, experiments, folder, live
         self.rows: dict[str, Row] = {}
         self._curves: set[str] = set()
-        shutil.rmtree(folder / "data", ignore_errors=True)
-        with as_file(files("asft.dashboard") / "assets") as assets:
-            shutil.copytree(assets, folder, dirs_exist_ok=True)
-        (folder / "vendor" / "plotly.min.js").write_text(get_plotlyjs(), encoding="utf-8")
+        lay_out(folder)
 
     @property
     def index(self) -> Path:
@@ -66,21 +66,42 @@ class Site:
         for key in finished_keys(self.store):
             self._add_cell(key)
         overview, failures = self._write_tables(), self._failures()
-        rows = list(self.rows.values())
-        index = {
-            "cells": rows,
-            "failures": failures,
-            "experiments": overview,
-            "landscapes": self._write_landscapes(),
-            "anchors": self._write_folders("reports/anchor_*/spectrum.json", "anchors"),
-            "palette": [{"colour": colour, "symbol": symbol} for colour, symbol in PALETTE],
-            "live": self.live,
-        }
-        write_data(self.folder, "index", index)
-        stamp = hashlib.sha256(json.dumps(index, sort_keys=True).encode()).hexdigest()[:12]
-        write_data(self.folder, "version", stamp)
+        self.write_running()
+        rows = name_judges(list(self.rows.values()))
+        styles = charts.store_styles(row["method"] for row in rows)
+        write_index(
+            self.folder,
+            cells=rows,
+            failures=failures,
+            experiments=overview,
+            landscapes=self._write_landscapes(),
+            anchors=self._write_anchors(),
+            charts={
+                "pareto": charts.trade_off(styles),
+                "curves": charts.curves(styles),
+                "spectrum": charts.spectrum(),
+            },
+            curves=charts.CURVES,
+            pages=PAGES,
+            live=self.live,
+        )
         answers = sum(row["harmful"] + row["task"] for row in rows)
         return SiteCounts(len(rows), len(failures), sum(bool(line["done"]) for line in overview), answers)
+
+    def write_running(self) -> None:
+        """Writes which cells are at work now, and how far; a page that is open reads it again."""
+        end, beats = f".claim{SUFFIX}", []
+        for path in sorted((self.store.root / "cells").glob(f".*{end}")):
+            key = path.name[1:].removesuffix(end)
+            if beat := self.store.working(key):
+                beats.append({"cell": self._name(key), "progress": beat.progress, "where": beat.where})
+        write_data(self.folder, "running", beats)
+
+    def _name(self, key: str) -> str:
+        """A cell of the experiments in words; its key where it belongs to none of them."""
+        sweeps = [experiment.sweep for experiment in self.experiments if experiment.sweep]
+        items = (item for sweep in sweeps for item in sweep.cells if plan(item.cell).key == key)
+        return next((", ".join(f"{axis}={value}" for axis, value in item.axes.items()) for item in items), key)
 
     def _add_cell(self, key: str) -> None:
         if key in self.rows:
@@ -109,15 +130,16 @@ class Site:
         return overview
 
     def _failures(self) -> list[dict[str, Any]]:
-        """Why cells failed last time, the newest first; a cell that has finished since is left out."""
+        """Why and where cells failed last time, the newest first; a cell that has finished since is left out."""
         found = []
         for path in (self.store.root / "failures").glob("*.json"):
             failure = json.loads(path.read_text())
             if failure["key"] not in self.rows:
-                config = failure["config"]
-                place = {name: config[name]["name"] for name in ("model", "dataset", "method")}
-                place |= {name: config["attack"][name] for name in ("source", "p", "n")}
-                found.append({**place, "seed": config["seed"], **{k: failure[k] for k in ("key", "message", "time")}})
+                config, attack = failure["config"], failure["config"]["attack"]
+                names = " · ".join(config[name]["name"] for name in ("method", "model", "dataset"))
+                cell = f"{names} {attack['source']} p={attack['p']} n={attack['n']} seed={config['seed']}"
+                trace = "\n".join(failure.get("traceback", "").rstrip().splitlines()[-TRACE_LINES:])
+                found.append({"cell": cell, "trace": trace, **{k: failure[k] for k in ("key", "message", "time")}})
         return sorted(found, key=lambda failure: str(failure["time"]), reverse=True)
 
     def _write_landscapes(self) -> list[dict[str, str]]:
@@ -131,13 +153,48 @@ class Site:
                 found.append({"key": key, "title": data["title"]})
         return sorted(found, key=lambda line: line["title"])
 
-    def _write_folders(self, pattern: str, name: str) -> list[str]:
-        """Hands result files of other commands to the page, by the name of the folder that each is in."""
+    def _write_anchors(self) -> list[str]:
+        """Hands the spectra to the page, by the name of the folder that each is in."""
         names = []
-        for path in sorted(self.store.root.glob(pattern)):
-            write_data(self.folder, f"{name}/{path.parent.name}", json.loads(path.read_text()))
+        for path in sorted(self.store.root.glob("reports/anchor_*/spectrum.json")):
+            spectrum = json.loads(path.read_text())
+            write_data(
+                self.folder,
+                f"anchors/{path.parent.name}",
+                {**spectrum, "rows": charts.eigenvalues(spectrum["modules"])},
+            )
             names.append(path.parent.name)
         return names
+
+
+def write_report_page(folder: Path, table: dict[str, Any]) -> Path:
+    """Writes the same site with one table and no cell: a report that can be passed on, since it holds no answers.
+
+    Returns:
+        The page to open.
+    """
+    lay_out(folder)
+    write_data(folder, f"tables/{table['name']}", table)
+    write_index(folder, experiments=[{"name": table["name"], "done": 1}], pages=["table"])
+    return folder / "index.html"
+
+
+def lay_out(folder: Path) -> None:
+    """Puts the pages and their libraries in place, and removes the data of an earlier build."""
+    shutil.rmtree(folder / "data", ignore_errors=True)
+    with as_file(files("asft.dashboard") / "page") as page:
+        shutil.copytree(page, folder, dirs_exist_ok=True)
+    vega, mark = folder / "assets" / "vega.js", f"// vl-convert-python {version('vl-convert-python')}\n"
+    if not (vega.is_file() and vega.read_text(encoding="utf-8").startswith(mark)):  # it takes seconds to make
+        vega.write_text(mark + charts.library(), encoding="utf-8")
+
+
+def write_index(folder: Path, **fields: Any) -> None:
+    """Writes the site's index, and a stamp that differs with it."""
+    lists: dict[str, Any] = {name: [] for name in ("cells", "failures", "experiments", "landscapes", "anchors")}
+    index = {**lists, "live": False, "palette": charts.PALETTE, **fields}
+    write_data(folder, "index", index)
+    write_data(folder, "version", hashlib.sha256(json.dumps(index, sort_keys=True).encode()).hexdigest()[:12])
 
 
 def fingerprint(store: Store) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -9,12 +10,29 @@ from typing import Any
 from asft.cells.compose import Sweep, config_dir, enumerate_cells
 from asft.config import ConfigError
 from asft.report import text
-from asft.report.analysis import Analysis
+from asft.report.analysis import Analysis, Difference
 from asft.report.collect import analysis_of, experiment_of
 from asft.report.contrast import finding
-from asft.report.records import MissingCell
-from asft.report.table import Entry
-from asft.report.writers.latex import render_latex
+from asft.report.costs import method_costs, shared_settings
+from asft.report.records import Column, MissingCell
+from asft.report.table import ALL_COLUMNS, Entry
+from asft.report.writers.figures import figures, landscape
+from asft.report.writers.write import texts
+from asft.store.entries import CONFIG_FILE, DETAILS
+from asft.store.entries import Entry as Stored
+
+Data = dict[str, Any]
+
+WORDS = {
+    "safe_share": "share of the grid that is safe, %",
+    "centre": "HS of the aligned model itself, %",
+    "cosine": "cosine between the two directions",
+    "mean_hs": "mean HS along the direction, %",
+    "mean_hs_random": "mean HS along the random directions, %",
+    "epl": "EPL, the α up to which the model stays safe both ways (dashed)",
+    "ahead": "the same towards positive α",
+    "behind": "the same towards negative α",
+}
 
 
 @dataclass(frozen=True)
@@ -42,12 +60,12 @@ def enumerate_experiment(name: str, overrides: Sequence[str]) -> Experiment:
     return Experiment(name, tuple(overrides), sweep)
 
 
-def experiment_page(experiment: Experiment) -> tuple[dict[str, Any], dict[str, Any] | None]:
+def experiment_page(experiment: Experiment) -> tuple[Data, Data | None]:
     """The experiment's line in the overview, and its table where at least one cell is finished."""
-    words: dict[str, Any] = {"name": experiment.name, "title": experiment.name, "verdict": None}
+    words: Data = {"name": experiment.name, "title": experiment.name, "verdict": None, "problem": experiment.problem}
     words |= {"done": 0, "failed": 0, "total": 0}
     if experiment.sweep is None:
-        return {**words, "problem": experiment.problem}, None
+        return words, None
     command = " ".join(["asft run -m", f"experiment={experiment.name}", *experiment.overrides])
     analysis = analysis_of(experiment.sweep, command)
     statuses = [cell.status for cell in analysis.cells if isinstance(cell, MissingCell)]
@@ -59,64 +77,174 @@ def experiment_page(experiment: Experiment) -> tuple[dict[str, Any], dict[str, A
     return {**words, "verdict": analysis.health.verdict if analysis.health else None}, table_data(analysis)
 
 
-def table_data(analysis: Analysis) -> dict[str, Any]:
-    """Everything the table page shows or hands out; one that measures has no controls to judge it by."""
+def table_data(analysis: Analysis) -> Data:
+    """Everything the page of a table shows or hands out; one that measures has no controls to judge it by."""
     spec, health = analysis.spec, analysis.health
-    lines = {name: {line.row: line for line in analysis.lines(name)} for name in analysis.metrics}
+    tables = [*_comparisons(analysis), *([_costs(analysis)] if health else []), _cells(analysis)]
+    shared = [[key, value] for key, value in shared_settings(analysis.records).items()]
+    tables.append(_table("Settings that every cell shares", ["key", "value"], shared))
     return {
         "name": spec.name,
         "title": spec.title,
-        "axis": spec.axis_words,
-        "columns": [column.label for column in spec.columns],
-        "metrics": {name: metric.title for name, metric in analysis.metrics.items()},
-        "significant": health is None,
-        "rows": [
-            {
-                "label": label,
-                "control": row not in spec.candidates,
-                "spans": analysis.spans(row),
-                "entries": {
-                    name: [_entry(entry) for entry in of[row].entries] if row in of else [NOTHING] * len(spec.columns)
-                    for name, of in lines.items()
-                },
-            }
-            for row, label in spec.rows.items()
-        ],
-        "seeds": analysis.seeds,
         "health": {"headline": health.headline, **asdict(health)} if health else None,
         "finding": finding(analysis),
         "glossary": text.glossary(analysis),
-        "gaps": analysis.gaps,
         "notes": spec.notes,
-        "differences": text.difference_sentences(analysis),
-        "comparisons": text.holding_count(analysis),
-        "methods": [text.METHOD_OF_INTERVALS, text.METHOD_OF_TESTS] if health else [],
+        "panels": [_panel(analysis, metric) for metric in analysis.metrics],
+        "legend": _legend(analysis),
+        "gaps": _gaps(analysis),
+        "figures": [asdict(figure) for figure in figures(analysis)],
+        "differences": [line for line in (*text.difference_sentences(analysis), text.holding_count(analysis)) if line],
+        "tables": [table for table in tables if table["rows"]],
+        "downloads": texts(analysis),
         "command": spec.command,
-        "keys": [record.key for record in analysis.records],
-        "csv": (analysis.frame() if health else analysis.cells_frame()).to_csv(index=False),
-        "latex": render_latex(analysis),
+        "versions": text.versions(spec.versions),
     }
 
 
-NOTHING: dict[str, Any] = {"ours": None, "interval": "", "how": "", "spread": "", "paper": None, "delta": None}
-NOTHING |= {"good": None, "best": False, "n": 0, "seeds": 0, "missing": 0, "status": "–", "reason": ""}
+def _panel(analysis: Analysis, metric: str) -> Data:
+    """One metric's table; places of scores name the cells whose answers they are made of."""
+    spec = analysis.spec
+
+    def cells(row: str, column: Column) -> list[tuple[str, int]]:
+        return [(record.key, record.seed) for record in analysis.at(row, column).records] if analysis.health else []
+
+    rows = [
+        {
+            "label": line.label,
+            "control": line.control and analysis.health is not None,
+            "entries": [_entry(e, cells(line.row, c)) for c, e in zip(spec.columns, line.entries, strict=True)],
+        }
+        for line in analysis.lines(metric)
+    ]
+    columns, title = [column.label for column in spec.columns], analysis.metrics[metric].title
+    return {"title": title, "axis": spec.axis_words, "columns": columns, "rows": rows}
 
 
-def _entry(entry: Entry) -> dict[str, Any]:
-    """One place of the table; ``good`` is the direction of Δ."""
+def _entry(entry: Entry, cells: Sequence[tuple[str, int]]) -> Data:
+    """One place of the table in words; ``value`` sorts, ``good`` is the direction of Δ."""
     shown = text.shown(entry)
+    how = "; ".join(part for part in (f"{entry.n} rows" if entry.n else "", entry.interval) if part)
     return {
-        "ours": entry.ours,
+        "value": entry.ours,
+        "text": shown.value,
         "interval": shown.interval,
-        "how": entry.interval,
-        "spread": shown.spread,
-        "paper": entry.paper,
-        "delta": entry.delta,
+        "how": shown.reason if entry.ours is None else f"{entry.ours:.4g} ({how})" if how else "",
+        "more": [line for line in (shown.spread, shown.seeds) if line],
+        "paper": shown.paper,
+        "delta": shown.delta,
         "good": entry.better_than_paper,
         "best": entry.best,
-        "n": entry.n,
-        "seeds": entry.seeds,
-        "missing": entry.seeds_missing,
-        "status": entry.status,
-        "reason": entry.reason,
+        "cells": cells,
+    }
+
+
+def _legend(analysis: Analysis) -> list[str]:
+    """How to read the panels."""
+    if not analysis.health:
+        return []
+    over = f"Means over {analysis.seeds} seeds. " if analysis.seeds > 1 else ""
+    marks = "Underlined: best defence of a column. Grey rows are controls. Δ is ours minus the paper's, in points, "
+    return [f"{over}{marks}green on the better side. {text.METHOD_OF_INTERVALS}"]
+
+
+def _gaps(analysis: Analysis) -> list[str]:
+    """The places without a result, together where the reason is the same."""
+    found: dict[str, dict[str, None]] = {}
+    for entry in analysis.entries:
+        if entry.status != "done":
+            what = entry.seeds_words or entry.status
+            why = f"{what} ({entry.reason})" if entry.reason else what
+            found.setdefault(why, {})[f"{entry.label}, {entry.column_label}"] = None
+    return [f"{why}: {'; '.join(places)}" for why, places in found.items()]
+
+
+def _table(title: str, header: Sequence[str], rows: list[list[Any]], note: str = "", *, unfolded: bool = False) -> Data:
+    """A table in text; a place may be a text with a style."""
+    return {"title": title, "note": note, "header": header, "rows": rows, "open": unfolded}
+
+
+def _comparisons(analysis: Analysis) -> list[Data]:
+    """A matrix for each reference row, and every test with its p-value."""
+    spec, label, tests = analysis.spec, analysis.spec.label, analysis.comparisons
+    found = {(d.reference, d.method, d.metric.name, d.column): d for d in tests}
+    columns = [(metric, column.label) for metric in analysis.metrics for column in spec.columns]
+    header = [spec.axis_words, *(f"{metric}, {column}" for metric, column in columns)]
+    note = f"Percentage points; ✓ holds at 5% after Holm's correction. {text.METHOD_OF_TESTS}"
+    tables = []
+    for reference in dict.fromkeys(d.reference for d in tests):
+        rows = []
+        for method in dict.fromkeys(d.method for d in tests if d.reference == reference):
+            places = [
+                found.get((reference, method, metric, column)) or found.get((reference, method, metric, ALL_COLUMNS))
+                for metric, column in columns
+            ]
+            rows.append([label(method), *map(_difference, places)])
+        tables.append(_table(f"Method minus {label(reference)}", header, rows, note, unfolded=True))
+    header = ["method", "against", "at", "metric", "difference", "p-value", "p, Holm", "prompts", "seeds", "test"]
+    rows = [
+        [
+            *(label(d.method), label(d.reference), d.column, d.metric.name, text.signed(d.result.difference)),
+            *(text.p_value(d.result.p_value), text.p_value(d.p_holm)),
+            *(str(d.result.n), str(d.result.seeds), d.result.test),
+        ]
+        for d in tests
+    ]
+    return [*tables, _table("Every comparison with its p-value", header, rows)]
+
+
+def _difference(item: Difference | None) -> str | list[str]:
+    if item is None:
+        return "–"
+    shown = text.signed(item.result.difference)
+    return [f"{shown} ✓", "good" if item.better else "bad"] if item.holds else [shown, "soft"]
+
+
+def _costs(analysis: Analysis) -> Data:
+    rows = [
+        [
+            *(cost.label, str(cost.cells), str(cost.trained), str(cost.cells - cost.trained)),
+            *(f"{cost.seconds:.1f}", f"{cost.seconds / cost.cells:.1f}"),
+            "–" if cost.peak_memory_mb is None else f"{cost.peak_memory_mb:.0f}",
+        ]
+        for cost in method_costs(analysis)
+    ]
+    note = "Shared: the cell takes another cell's adapter, or the untouched model, and trains nothing."
+    header = ["method", "cells", "trained", "shared", "seconds", "per cell", "peak MiB"]
+    return _table("Cost by method", header, rows, note)
+
+
+def _cells(analysis: Analysis) -> Data:
+    """Every finished cell with every number it has."""
+    frame = analysis.cells_frame()
+    if analysis.health and len(frame):
+        frame["adapter"] = ["trained" if record.trained else "shared" for record in analysis.records]
+    frame["cell"] = [record.key[:12] for record in analysis.records]
+    rows = [
+        ["" if value != value else f"{value:.4g}" if isinstance(value, float) else str(value) for value in line]
+        for line in frame.itertuples(index=False)
+    ]
+    title = "Every cell, with what its method logged" if analysis.health else "Everything that was measured"
+    return _table(title, list(frame.columns), rows, unfolded=not analysis.health)
+
+
+def landscape_data(entry: Stored) -> Data | None:
+    """A plane, the lines or the profiles of one finished measure; None where it has no landscape (a cosine)."""
+    details = json.loads((entry.path / DETAILS).read_text())
+    config = json.loads((entry.path / CONFIG_FILE).read_text())
+    kind, values = details.get("kind"), entry.result["values"]
+    if kind not in {"plane", "lines", "epl"}:
+        return None
+    if kind == "plane":
+        title = f"{details['x']} × {details['y']}{', y made orthogonal' if details['orthogonal'] else ''}"
+    elif kind == "lines":
+        title = f"{details['along']} direction and {len(details['random'])} random ones"
+    else:
+        title = f"safe stretch along the {config['measure']['direction']} direction"
+    spec, rows = landscape(details, (config.get("measure") or {}).get("direction", ""), values.get("epl"))
+    return {
+        "title": f"{title}: {config['model']['name']}, seed {config['seed']}",
+        "spec": spec,
+        "rows": rows,
+        "values": [f"{WORDS.get(name, name)}: {value:.4g}" for name, value in values.items()],
     }

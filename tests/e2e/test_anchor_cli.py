@@ -25,7 +25,7 @@ def test_inspect_answers_whether_it_is_more_than_weight_decay(
     spectra = json.loads((folder / "spectrum.json").read_text())
     assert "eigenvalues" in json.dumps(spectra)
     page = (folder / "spectrum.html").read_text()
-    assert "plotly" in page
+    assert "vegaEmbed" in page
     assert "<script src=" not in page, "the page opens offline"
 
 

@@ -55,7 +55,7 @@ def test_one_small_cell_runs_and_is_reported(experiment: str, pair_overrides: li
     (job,) = sweep.cells
     entry = run_cell(job)
     assert report(overrides) == 0
-    (page,) = (tmp_path / "outputs" / "reports").glob("*/index.html")
+    (page,) = (tmp_path / "outputs" / "reports").glob("*/data/tables/*.js")
     assert job.experiment is not None
     assert job.experiment.title.partition(":")[0] in page.read_text()
     (record,) = analysis_of(sweep, "").records

@@ -52,7 +52,7 @@ def test_the_request_is_disguised_for_the_model_and_not_for_the_judge(
     assert (plain.path / TASK_FILE).read_bytes() == (disguised.path / TASK_FILE).read_bytes()
     overrides = ["experiment=jailbreaks", *pair_overrides, "model=pair", *long_pair, "attack.n=24", "method=sft"]
     assert report([*overrides, "jailbreak=none,dra"]) == 0
-    page = next((made.options.outputs / "reports").glob("*/index.html")).read_text()
+    page = next((made.options.outputs / "reports").glob("*/data/tables/*.js")).read_text()
     assert "jailbreak = dra" in page
     capsys.readouterr()
     assert plan_command([*overrides, "jailbreak=dra"]) == 0

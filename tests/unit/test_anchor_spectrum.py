@@ -12,7 +12,7 @@ from asft import Anchor
 from asft.anchor.forms import AnchoredModule
 from asft.anchor.spec import AnchorSpec, build_form
 from asft.anchor.spectrum import inspect, summary, to_json
-from asft.report.writers.spectrum import spectrum_figure
+from asft.report import charts
 
 
 def anchor_with(singular_values: list[float], o: int = 10, i: int = 12, **spec: object) -> Anchor:
@@ -81,5 +81,7 @@ def test_json_and_figure() -> None:
     assert written["modules"][0]["name"] == "m"
     assert written["modules"][0]["verdict"] == spectra[0].verdict
     assert written["summary"] == summary(spectra)
-    plot = spectrum_figure(spectra)
-    assert list(plot.data[0].y) == pytest.approx(list(spectra[0].eigenvalues))
+    rows = charts.eigenvalues(written["modules"])
+    assert [(row["rank"], row["value"]) for row in rows] == list(
+        enumerate(written["modules"][0]["eigenvalues"], start=1)
+    )

@@ -10,11 +10,12 @@ import pytest
 from rich.console import Console
 
 from asft.metrics.intervals import Interval
+from asft.report import charts
 from asft.report.analysis import Analysis
 from asft.report.paper import paper_value
 from asft.report.records import CellRecord, Column, Metric, MetricValue, MissingCell, TableSpec
 from asft.report.text import number
-from asft.report.writers.measure_print import draw_all, write_static
+from asft.report.writers.figures import figures, save_all
 from asft.report.writers.terminal import print_analysis
 from asft.report.writers.write import write_for_print, write_report
 
@@ -100,9 +101,6 @@ def test_every_writer_writes(tmp_path: Path) -> None:
         record("random", None, 0.5, details=LINES),
     )
     paths = write_report(found, tmp_path)
-    page = paths.html.read_text()
-    assert "lengths &amp; &lt;tags&gt;" in page
-    assert "<b>harmful</b>" not in page.split("<script", 1)[0]
     assert "| alignment direction | 0.25 · paper 0.129 |" in paths.markdown.read_text()
     assert r"lengths \& \textless{}tags\textgreater{}" in paths.latex.read_text()
     assert "0.25" in paths.csv.read_text()
@@ -116,17 +114,21 @@ def test_lengths_are_drawn_over_their_columns(tmp_path: Path) -> None:
     line = {"kind": "epl", "points": [[(-0.5, 20.0), (0.0, 0.0), (1.0, 90.0)]]}
     several = {"kind": "epl", "points": line["points"] * 3}
     found = table(record("alignment", "tiny_llama", 0.5, details=line), record("random", None, 0.5, details=several))
-    ((name, _, figure),) = draw_all(found)
-    assert name == "epl-profiles"
-    axes = figure.axes
-    assert [ax.get_title() for ax in axes] == ["tiny_llama", "tiny_qwen2"]
-    # The threshold's line beside those of the directions: the random ones stand in both columns.
-    assert [len(ax.lines) - 1 for ax in axes] == [4, 3]
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["alignment direction", "random directions"]
-    assert {path.name for path in write_static(found, tmp_path)} == {"epl-profiles.svg", "epl-profiles.png"}
+    (figure,) = figures(found)
+    assert figure.name == "epl-profiles"
+    lines = {(row["panel"], row["series"], row["line"]) for row in figure.rows}
+    counts = [sum(panel == column for panel, _, _ in lines) for column in ("tiny_llama", "tiny_qwen2")]
+    assert counts == [4, 3], "the random directions stand in both columns"
+    scale = figure.spec["spec"]["layer"][0]["encoding"]["color"]["scale"]
+    colours = dict(zip(scale["domain"], scale["range"], strict=True))
+    assert colours == {"random directions": charts.GREY, "alignment direction": charts.PALETTE[0]}
+    assert {path.name for path in save_all([figure], tmp_path, "svg", "png")} == {
+        "epl-profiles.svg",
+        "epl-profiles.png",
+    }
 
 
-def test_cosines_are_drawn_beside_the_papers_with_gaps_left_out(tmp_path: Path) -> None:
+def test_cosines_are_drawn_beside_the_papers_with_gaps_left_out() -> None:
     columns = (Column(10, "n = 10"), Column(50, "n = 50"))
     cosine = Metric("abs_cos")
     found = table(
@@ -136,14 +138,16 @@ def test_cosines_are_drawn_beside_the_papers_with_gaps_left_out(tmp_path: Path) 
         paper_table="table1",
         paper_rows={"alignment": "harmful"},
     )
-    ((name, _, figure),) = draw_all(found)
-    (axes,) = figure.axes
-    ours, paper = axes.containers[0].lines[0], next(line for line in axes.lines if line.get_linestyle() == ":")
-    assert name == "cosines"
-    assert [tuple(point) for point in ours.get_xydata()] == [(1.0, 0.1)]
-    assert list(paper.get_ydata()) == [paper_value("table1", "abs_cos", "harmful", n) for n in (10, 50)]
-    (bar,) = axes.containers[0].lines[2][0].get_segments()
-    assert list(bar[:, 1]) == pytest.approx([0.05, 0.3])
+    (figure,) = figures(found)
+    first, second, *_ = figure.rows
+    assert figure.name == "cosines"
+    assert (first["value"], first["lo"], first["paper"]) == (
+        None,
+        None,
+        paper_value("table1", "abs_cos", "harmful", 10),
+    )
+    assert (second["value"], second["lo"], second["hi"]) == (0.1, 0.05, 0.3)
+    assert second["paper"] == paper_value("table1", "abs_cos", "harmful", 50)
 
 
 def test_the_same_figures_go_into_a_paper(tmp_path: Path) -> None:

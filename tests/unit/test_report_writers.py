@@ -1,14 +1,11 @@
-"""The report as files and in the terminal: complete, escaped, readable, and quiet on the network."""
+"""The report as files and in the terminal: complete, escaped and readable."""
 
 from __future__ import annotations
 
 import io
-import json
 import math
 import re
-from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import pytest
@@ -17,45 +14,12 @@ from rich.console import Console
 
 from asft.report.records import Cell, Column, MissingCell
 from asft.report.text import signed
-from asft.report.writers.figures import report_figures
 from asft.report.writers.latex import escape as escape_latex
 from asft.report.writers.latex import render_latex
 from asft.report.writers.markdown import escape as escape_markdown
 from asft.report.writers.markdown import render_markdown
 from asft.report.writers.terminal import print_analysis
 from asft.report.writers.write import write_report
-
-HOSTILE = "<script>alert(1)</script></table>|javascript:$x_1 & 50%"
-
-
-class Page(HTMLParser):
-    """What a browser would load, and what it would show as text."""
-
-    LOADING = ("src", "href", "srcset", "data", "poster", "action", "formaction", "background")
-
-    def __init__(self, content: str) -> None:
-        super().__init__()
-        self.links: list[str] = []
-        self.tags: list[str] = []
-        self.text = ""
-        self.policy = ""
-        self._raw = False
-        self.feed(content)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        self._raw = tag in ("script", "style")
-        values = dict(attrs)
-        self.links += [value or "" for name, value in attrs if name in self.LOADING]
-        if values.get("http-equiv") == "Content-Security-Policy":
-            self.policy = values["content"] or ""
-
-    def handle_endtag(self, tag: str) -> None:
-        self._raw = False
-
-    def handle_data(self, data: str) -> None:
-        if not self._raw:
-            self.text += data
 
 
 def terminal_output(cells: list[Cell], width: int = 80, **changes: object) -> str:
@@ -83,98 +47,20 @@ def many_methods() -> tuple[dict[str, str], list[Cell]]:
     return names, cells
 
 
-def test_report_writes_its_four_files(tmp_path: Path) -> None:
+def test_report_writes_its_files(tmp_path: Path) -> None:
     paths = write_report(analysis(sound_cells()), tmp_path / "new" / "table2")
-    written = {path.name for path in (paths.html, paths.markdown, paths.csv, paths.latex) if path.is_file()}
-    assert written == {"index.html", "table.md", "table.csv", "table.tex"}
+    assert paths.markdown.is_file()
+    written = {path.name for path in paths.markdown.parent.iterdir()}
+    assert written == {"table.md", "table.csv", "values.csv", "table.tex"}
 
 
-def test_page_loads_nothing_and_forbids_it(tmp_path: Path) -> None:
-    page = Page(write_report(analysis(sound_cells()), tmp_path).html.read_text("utf-8"))
-    assert page.links
-    assert all(link.startswith("data:text/plain") for link in page.links)
-    assert "default-src 'none'" in page.policy
-    assert not {"iframe", "object", "embed", "link", "img"} & set(page.tags)
-
-
-def test_page_names_no_upload_button(tmp_path: Path) -> None:
-    content = write_report(analysis(sound_cells()), tmp_path).html.read_text("utf-8")
-    assert 'plotlyServerURL: ""' in content
-    buttons = re.search(r"modeBarButtons: (\[\[.*?\]\])", content)
-    assert buttons is not None
-    assert json.loads(buttons.group(1)) == [["zoom2d", "pan2d", "resetScale2d", "toImage"]]
-
-
-def test_page_starts_with_the_verdict_and_holds_every_section(tmp_path: Path) -> None:
-    text = Page(write_report(analysis(sound_cells()), tmp_path).html.read_text("utf-8")).text
-    order = [
-        "The controls are in order.",
-        "What differs from the paper",
-        "HS, harmful score in % (lower is better)",
-        "Plots",
-        "Differences that hold",
-        "Controls",
-        "Cost",
-        "asft report experiment=table2",
-        "torch 2.13.0",
-    ]
-    found = [text.index(words) for words in order]
-    assert found == sorted(found)
-
-
-@pytest.mark.parametrize("suffix", ["html", "markdown", "latex"])
+@pytest.mark.parametrize("suffix", ["markdown", "latex"])
 def test_a_table_that_shows_nothing_says_so_first(tmp_path: Path, suffix: str) -> None:
     cells: list[Cell] = [item for item in sound_cells() if item.row != "sft"]
     cells += [cell("sft", 2, 190, ratio) for ratio in (0.0, 0.1, 0.2)]
     content = getattr(write_report(analysis(cells), tmp_path), suffix).read_text("utf-8")
-    body = Page(content).text if suffix == "html" else content
-    verdict = body.index("This table shows nothing about any defence.")
-    assert verdict < body.index("The attack does not raise HS") < body.index("harmful score in")
-
-
-def test_hostile_text_stays_text_in_the_page(tmp_path: Path) -> None:
-    columns = tuple(Column(ratio, f"{HOSTILE} {ratio:g}") for ratio in (0.0, 0.1, 0.2))
-    changes = {"title": HOSTILE, "notes": (HOSTILE,), "command": HOSTILE, "versions": {HOSTILE: HOSTILE}}
-    cells = [item for item in sound_cells() if item.column != 0.2 or item.row != "asft"]
-    logged: dict[str, Any] = {"config": {HOSTILE: HOSTILE}, "extra": {HOSTILE: 1.0}}
-    cells = [cell(item.row, 5, 180, item.column, **logged) for item in cells]
-    cells.append(MissingCell("k", "asft", 0.2, 0, "failed", HOSTILE))
-    rows = {"sft": "SFT", "asft": HOSTILE, "safe_lora": "Safe LoRA"}
-    hostile = analysis(cells, rows=rows, columns=columns, **changes)
-    content = write_report(hostile, tmp_path).html.read_text("utf-8")
-    page = Page(content)
-    plain = Page(write_report(analysis(sound_cells()), tmp_path).html.read_text("utf-8"))
-    assert "<script>alert" not in content
-    assert page.tags.count("script") == plain.tags.count("script") == 3
-    assert page.text.count(HOSTILE) > 10
-
-
-def test_figures_escape_labels_and_survive_gaps() -> None:
-    rows = {"sft": "SFT", "asft": "<a href='javascript:1'>x</a>", "safe_lora": "Safe LoRA"}
-    cells = [item for item in sound_cells() if item.column != 0.1]
-    figures = report_figures(analysis(cells, rows=rows))
-    assert set(figures) == {"along-columns", "trade-off"}
-    assert "<a" not in json.dumps(figures)
-    traces = [trace for trace in figures["along-columns"]["data"] if trace.get("legendgroup") == "asft"]
-    # The gap is no point and no bar, neither at zero nor in between.
-    assert [trace["y"][1] for trace in traces] == [None, None]
-    assert [trace["error_y"]["array"][1] for trace in traces] == [None, None]
-
-
-def test_one_run_for_all_columns_is_drawn_along_them() -> None:
-    columns = (Column(1, "λ = 1"), Column(10, "λ = 10"))
-    cells: list[Cell] = [cell("aligned", 1, 30), cell("sft", 80, 190)]
-    cells += [cell("asft", 5, 185, lam) for lam in (1, 10)]
-    figures = report_figures(analysis(cells, column_axis="method.lam", columns=columns))
-    lines = {trace["name"]: trace["y"] for trace in figures["along-columns"]["data"] if trace["yaxis"] == "y"}
-    assert lines["SFT"] == [80.0, 80.0]
-    assert "aligned model" not in lines
-
-
-def test_trade_off_shows_each_cell_once() -> None:
-    figures = report_figures(analysis(sound_cells(seeds=(0, 1))))
-    points = {trace["name"]: len(trace["x"]) for trace in figures["trade-off"]["data"]}
-    assert points == {"base model": 1, "aligned model": 1, "SFT": 6, "Safe LoRA": 6, "AsFT": 6}
+    verdict = content.index("This table shows nothing about any defence.")
+    assert verdict < content.index("The attack does not raise HS") < content.index("harmful score in")
 
 
 def test_csv_reads_back_as_the_entries(tmp_path: Path) -> None:
@@ -229,7 +115,7 @@ def test_latex_table_has_as_many_cells_as_columns() -> None:
 def test_a_table_without_any_cell_is_still_a_report(tmp_path: Path, metrics: tuple[str, ...]) -> None:
     bare = {"notes": (), "versions": {}, "command": "", "paper_table": None}
     paths = write_report(analysis([], rows={"sft": "SFT"}, metrics=metrics, **bare), tmp_path)
-    assert "Controls are missing, so this table is unproven." in Page(paths.html.read_text("utf-8")).text
+    assert "Controls are missing, so this table is unproven." in paths.markdown.read_text("utf-8")
     assert paths.latex.read_text("utf-8").count(r"\textit{missing}") == 9 * len(metrics)
     assert "SFT, p = 0.2: missing" in paths.markdown.read_text("utf-8")
     assert "missing" in terminal_output([], rows={"sft": "SFT"}, metrics=metrics)

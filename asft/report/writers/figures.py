@@ -1,211 +1,194 @@
-"""The report's plots as Plotly figures; the page adds the colours of paper and ink, light or dark."""
+"""A table's figures: rows for the specifications of :mod:`asft.report.charts`, for the page and for print alike."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
-from html import escape
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-import plotly.graph_objects as go
-from plotly.subplots import make_subplots
-
-from asft.report import text
+from asft.report import charts, text
 from asft.report.analysis import Analysis
-from asft.report.records import Column
-from asft.report.table import Entry
+from asft.report.records import CellRecord
 
-# Mid-tones that keep their contrast on white and near-black; symbols tell methods apart without colour.
-PALETTE = (
-    ("#2a78c2", "circle"),
-    ("#d1580f", "square"),
-    ("#1f9a7a", "diamond"),
-    ("#b65fa0", "triangle-up"),
-    ("#b98b00", "x"),
-    ("#5b62c9", "pentagon"),
-    ("#c2374a", "star"),
-    ("#5f8f1f", "hexagon"),
-    ("#8a6a4f", "cross"),
-    ("#3d97a8", "triangle-down"),
-)
-CONTROL_COLOUR = "#858b93"
-CONTROL_SYMBOLS = ("circle-open", "square-open", "diamond-open", "triangle-up-open", "x-open", "star-open")
-MARKER_SIZES = (8.0, 15.0)
+SIZES = 60.0, 220.0  # of points: larger ones stand further right in the table
 
 
-def report_figures(analysis: Analysis) -> dict[str, dict[str, Any]]:
-    """Element id to figure JSON: the HS–FA scatter and both metrics along the columns."""
-    figures = {"along-columns": along_columns(analysis)}
-    if {"HS", "FA"} <= analysis.metrics.keys():
-        figures["trade-off"] = trade_off(analysis)
-    return {name: json.loads(figure.to_json()) for name, figure in figures.items()}
+@dataclass(frozen=True)
+class Figure:
+    """A specification with its rows; ``name`` names its files and ``caption`` says what is seen."""
+
+    name: str
+    caption: str
+    spec: charts.Spec
+    rows: charts.Rows
+
+    def save(self, folder: Path, suffix: str) -> Path:
+        """Draws it into ``folder``, as ``svg``, ``png`` or ``pdf``."""
+        return charts.save(self.spec, self.rows, folder / f"{self.name}.{suffix}")
 
 
-def trade_off(analysis: Analysis) -> go.Figure:
-    """FA against HS, one point per cell; larger points stand further right in the table."""
-    figure = go.Figure()
-    for row in analysis.spec.rows:
-        points = _points(analysis, row)
-        if points.x:
-            figure.add_trace(points)
-    figure.update_layout(
-        template="none",
-        height=460,
-        margin={"l": 56, "r": 16, "t": 16, "b": 56},
-        legend={"orientation": "h", "y": -0.2, "yanchor": "top", "itemsizing": "constant"},
-        xaxis={"title": {"text": "HS, % (lower is better)"}, "range": [-4, 104], "zeroline": False},
-        yaxis={"title": {"text": "FA, % (higher is better)"}, "zeroline": False},
-        hovermode="closest",
-    )
-    return figure
+def save_all(drawn: Iterable[Figure], folder: Path, *suffixes: str) -> list[Path]:
+    """Draws each figure once a suffix."""
+    folder.mkdir(parents=True, exist_ok=True)
+    return [figure.save(folder, suffix) for figure in drawn for suffix in suffixes]
 
 
-def along_columns(analysis: Analysis) -> go.Figure:
-    """Each metric over the columns with 95% intervals; the paper's figures as dotted lines, off at first."""
-    spec = analysis.spec
-    figure = make_subplots(rows=len(analysis.metrics), cols=1, shared_xaxes=True, vertical_spacing=0.08)
-    rows = [row for row in spec.rows if not analysis.untouched(row)]
-    for panel, metric in enumerate(analysis.metrics, start=1):
-        for row in rows:
-            entries = analysis.line(metric, row).entries
-            figure.add_trace(_ours(analysis, row, entries, first=panel == 1), row=panel, col=1)
-        for row in rows:
-            entries = analysis.line(metric, row).entries
-            if any(entry.paper is not None for entry in entries):
-                figure.add_trace(_paper(analysis, row, entries), row=panel, col=1)
-        figure.update_yaxes(
-            title={"text": f"{metric}, %"},
-            range=_range(analysis, metric, rows),
-            zeroline=False,
-            row=panel,
-            col=1,
-        )
-    _name_paper_group(figure)
-    figure.update_xaxes(type="category", categoryorder="array", categoryarray=_headings(spec.columns))
-    figure.update_layout(
-        template="none",
-        height=300 * len(analysis.metrics) + 80,
-        margin={"l": 56, "r": 16, "t": 16, "b": 56},
-        legend={"orientation": "h", "y": -0.09, "yanchor": "top"},
-        scattermode="group",
-        scattergap=0.7,
-        hovermode="closest",
-    )
-    return figure
+def figures(analysis: Analysis) -> list[Figure]:
+    """Of scores: all along the columns, and safety against usefulness. Of what was measured: each place and all."""
+    if analysis.health:
+        labels = {row: label for row, label in analysis.spec.rows.items() if not analysis.untouched(row)}
+        caption = f"{' and '.join(analysis.metrics)} along {analysis.spec.axis_words}, with 95% intervals; dotted, "
+        styles = charts.method_styles(labels)
+        drawn = [_along(analysis, "along-columns", f"{caption}the paper's figures.", styles, list(labels))]
+        return [*drawn, _trade_off(analysis, labels)] if {"HS", "FA"} <= analysis.metrics.keys() else drawn
+    drawn = list(place_figures(analysis))
+    if any(record.details.get("kind") == "epl" for record in analysis.records):
+        drawn.append(_lengths(analysis))
+    if any("null" in record.details for record in analysis.records):
+        caption = "The range of random updates as bars; dotted, the paper's figures."
+        styles = charts.other_styles(analysis.spec.rows.values())
+        drawn.append(_along(analysis, "cosines", caption, styles, list(analysis.spec.rows), log=True))
+    return drawn
 
 
-def _points(analysis: Analysis, row: str) -> go.Scatter:
-    spec = analysis.spec
-    cells = [
-        (record, _size(position, len(spec.columns)))
-        for position, column in enumerate(spec.columns[:1] if analysis.spans(row) else spec.columns)
-        for record in analysis.at(row, column).records
+def place_figures(analysis: Analysis) -> Iterator[Figure]:
+    """The planes and lines alone, one figure each."""
+    for index, record in enumerate(analysis.records):
+        if (kind := record.details.get("kind")) in {"plane", "lines"}:
+            yield Figure(f"{index:02d}_{kind}", _title(analysis, record), *landscape(record.details))
+
+
+def landscape(details: dict[str, Any], name: str = "", reach: float | None = None) -> tuple[charts.Spec, charts.Rows]:
+    """What one measure found around a model: a plane, lines, or the profiles behind a perturbation length.
+
+    ``name`` is the direction of profiles, ``reach`` the length found.
+    """
+    if details["kind"] == "plane":
+        x, y = (f"{symbol}, {Path(details[axis]).name} direction" for symbol, axis in (("α", "x"), ("β", "y")))
+        return charts.plane(x, y), charts.tiles(details["steps"], details["hs"])
+    if details["kind"] == "lines":
+        lines = [list(zip(details["steps"], hs, strict=True)) for hs in (details["hs"], *details["random"])]
+        first, others = f"{Path(details['along']).name} direction", "random directions"
+    else:
+        lines, first, others = details["points"], f"{name} direction", f"{name} direction"
+    labels = [first, *([others] * (len(lines) - 1))]
+    rows = _profiles(lines, labels, [position > 0 for position in range(len(lines))])
+    return charts.profiles(_profile_styles([first], [others]), reach=reach), rows
+
+
+def table_picture(analysis: Analysis) -> Figure:
+    """The table as it would be set with booktabs: ours above the paper's, the best in bold."""
+    spec, lines, rules = analysis.spec, 0, [0]
+    rows: charts.Rows = []
+
+    def put(label: str, cells: Sequence[str], bold: Sequence[bool] = ()) -> None:
+        nonlocal lines
+        for column, shown in enumerate((label, *cells), start=-1):
+            strong = column >= 0 and bool(bold) and bold[column]
+            rows.append({"line": lines, "column": column, "text": shown, "bold": strong})
+        lines += 1
+
+    put(spec.axis_words, [column.label for column in spec.columns])
+    for name, metric in analysis.metrics.items():
+        rules.append(lines)
+        put(metric.title, [])
+        for line in analysis.lines(name):
+            shown = [text.shown(entry) for entry in line.entries]
+            put(line.label, [place.value for place in shown], [entry.best for entry in line.entries])
+            if any(place.paper for place in shown):
+                put("\u2003paper, Δ", [f"{place.paper} {place.delta}".rstrip() for place in shown])
+    return Figure("table", spec.title, charts.typeset(len(spec.columns), [*rules, lines]), rows)
+
+
+def _along(
+    analysis: Analysis, name: str, caption: str, styles: charts.Styles, shown: Sequence[str], log: bool = False
+) -> Figure:
+    """Every metric of the rows ``shown`` over the columns, a panel each."""
+    spec, panels = analysis.spec, {n: f"{n}, {m.unit}".rstrip(", ") for n, m in analysis.metrics.items()}
+    rows = [
+        {
+            "panel": panels[metric],
+            "column": column.label,
+            "series": line.label,
+            "value": entry.ours,
+            "lo": entry.lo,
+            "hi": entry.hi,
+            "paper": entry.paper,
+            "note": text.shown(entry).interval,
+        }
+        for metric in analysis.metrics
+        for line in analysis.lines(metric)
+        if line.row in shown
+        for column, entry in zip(spec.columns, line.entries, strict=True)
     ]
-    label = escape(spec.label(row))
-    return go.Scatter(
-        name=label,
-        mode="markers",
-        x=[record.metrics["HS"].value for record, _ in cells],
-        y=[record.metrics["FA"].value for record, _ in cells],
-        customdata=[[escape(analysis.column_label(record)), record.seed, record.key[:12]] for record, _ in cells],
-        hovertemplate=(
-            f"<b>{label}</b>, %{{customdata[0]}}, seed %{{customdata[1]}}<br>"
-            "HS %{x:.1f}, FA %{y:.1f}<br>cell %{customdata[2]}<extra></extra>"
-        ),
-        marker={**_style(analysis, row), "size": [size for _, size in cells], "opacity": 0.85},
-        # The untouched models lie far off; shown at once they would press everything else into a corner.
-        visible="legendonly" if analysis.untouched(row) else True,
+    joined = all(isinstance(column.value, int | float) for column in spec.columns)
+    columns, of = [column.label for column in spec.columns], list(panels.values())
+    return Figure(
+        name, caption, charts.along(styles, columns, spec.axis_words, panels=of, joined=joined, log=log), rows
     )
 
 
-def _ours(analysis: Analysis, row: str, entries: Sequence[Entry], first: bool) -> go.Scatter:
-    label, style = escape(analysis.spec.label(row)), _style(analysis, row)
-    return go.Scatter(
-        name=label,
-        legendgroup=row,
-        showlegend=first,
-        mode="lines+markers" if _ordered(analysis.spec.columns) else "markers",
-        x=_headings(analysis.spec.columns),
-        y=[entry.ours for entry in entries],
-        error_y=_error_bars(entries, style["color"]),
-        customdata=[[shown.interval, shown.spread] for shown in map(text.shown, entries)],
-        hovertemplate=(f"<b>{label}</b>, %{{x}}<br>%{{y:.1f}} [%{{customdata[0]}}] %{{customdata[1]}}<extra></extra>"),
-        marker={**style, "size": 8},
-        line={"color": style["color"], "width": 1.5},
+def _trade_off(analysis: Analysis, labels: dict[str, str]) -> Figure:
+    """A point a cell, without the untouched models: they lie far off and would press the others into a corner."""
+    columns = [column.label for column in analysis.spec.columns]
+    small, large = SIZES
+    rows = []
+    for record in analysis.records:
+        if record.row not in labels or not {"HS", "FA"} <= record.metrics.keys():
+            continue
+        label, column = labels[record.row], analysis.column_label(record)
+        place = columns.index(column) if column in columns else 0
+        rows.append(
+            {
+                "series": label,
+                "hs": record.metrics["HS"].value,
+                "fa": record.metrics["FA"].value,
+                "label": f"{label}, {column}, seed {record.seed}",
+                "setting": column,
+                "size": small + (large - small) * place / max(1, len(columns) - 1),
+            }
+        )
+    caption = (
+        "Safety against usefulness, one point per cell; up and to the left is better. Larger points stand further "
+        f"right in the table ({analysis.spec.axis_words}); dotted, the best trade-offs of each column. The untouched "
+        "models are left out."
     )
+    return Figure("trade-off", caption, charts.trade_off(charts.method_styles(labels)), rows)
 
 
-def _range(analysis: Analysis, metric: str, rows: Sequence[str]) -> list[float] | None:
-    """Just what the intervals span: grouped points would otherwise pull the axis to zero."""
-    entries = [entry for entry in analysis.entries if entry.metric.name == metric and entry.row in rows]
-    ends = [end for entry in entries for end in (entry.ours, entry.lo, entry.hi) if end is not None]
-    if not ends:
-        return None
-    margin = 0.06 * max(max(ends) - min(ends), 1.0)
-    return [min(ends) - margin, max(ends) + margin]
+def _lengths(analysis: Analysis) -> Figure:
+    """HS against α along every direction, a panel for each column; a row of several directions is grey."""
+    spec, many = analysis.spec, set()
+    rows: charts.Rows = []
+    for column in spec.columns:
+        for row, label in spec.rows.items():
+            for record in analysis.at(row, column).records:
+                lines = record.details["points"]
+                if len(lines) > 1:
+                    many.add(label)
+                rows += _profiles(lines, [label] * len(lines), [len(lines) > 1] * len(lines), column.label)
+    styles = _profile_styles([label for label in spec.rows.values() if label not in many], sorted(many))
+    drawn = charts.profiles(styles, [column.label for column in spec.columns])
+    return Figure("epl-profiles", "HS along each direction, the safe threshold dotted.", drawn, rows)
 
 
-def _error_bars(entries: Sequence[Entry], colour: str) -> dict[str, Any]:
-    """Asymmetric bars from each score to the ends of its interval; null where there is none."""
-
-    def reach(entry: Entry, end: float | None) -> float | None:
-        return None if entry.ours is None or end is None else abs(end - entry.ours)
-
-    return {
-        "type": "data",
-        "symmetric": False,
-        "array": [reach(entry, entry.hi) for entry in entries],
-        "arrayminus": [reach(entry, entry.lo) for entry in entries],
-        "color": colour,
-        "thickness": 1,
-        "width": 2,
-    }
+def _profiles(
+    lines: Sequence[Sequence[Sequence[float]]], labels: Sequence[str], faint: Sequence[bool], panel: str = ""
+) -> charts.Rows:
+    return [
+        {"panel": panel, "line": f"{panel} {label} {number}", "series": label, "x": x, "hs": hs, "faint": behind}
+        for number, (points, label, behind) in enumerate(zip(lines, labels, faint, strict=True))
+        for x, hs in points
+    ]
 
 
-def _paper(analysis: Analysis, row: str, entries: Sequence[Entry]) -> go.Scatter:
-    label, style = escape(analysis.spec.label(row)), _style(analysis, row)
-    hollow = f"{style['symbol'].removesuffix('-open')}-open"
-    return go.Scatter(
-        name=f"{label}, paper",
-        legendgroup="paper",
-        showlegend=False,
-        mode="lines+markers" if _ordered(analysis.spec.columns) else "markers",
-        x=_headings(analysis.spec.columns),
-        y=[entry.paper for entry in entries],
-        hovertemplate=f"<b>{label}</b> in the paper, %{{x}}<br>%{{y:.2f}}<extra></extra>",
-        marker={"color": style["color"], "symbol": hollow, "size": 7},
-        line={"color": style["color"], "width": 1, "dash": "dot"},
-        visible="legendonly",
-    )
+def _profile_styles(named: Sequence[str], many: Sequence[str]) -> charts.Styles:
+    """Colours in order; grey for what stands for many directions."""
+    return dict.fromkeys(many, (charts.GREY, "circle")) | charts.other_styles(named)
 
 
-def _name_paper_group(figure: go.Figure) -> None:
-    """One legend entry that shows and hides all of the paper's lines."""
-    of_paper = [trace for trace in figure.data if trace.legendgroup == "paper"]
-    if of_paper:
-        of_paper[0].update(showlegend=True, name="the paper's figures (dotted)")
-
-
-def _style(analysis: Analysis, row: str) -> dict[str, Any]:
-    spec = analysis.spec
-    if row in spec.candidates:
-        colour, symbol = PALETTE[spec.candidates.index(row) % len(PALETTE)]
-        return {"color": colour, "symbol": symbol, "line": {"width": 0}}
-    position = [name for name in spec.rows if name not in spec.candidates].index(row)
-    symbol = CONTROL_SYMBOLS[position % len(CONTROL_SYMBOLS)]
-    return {"color": CONTROL_COLOUR, "symbol": symbol, "line": {"width": 1.5}}
-
-
-def _size(position: int, columns: int) -> float:
-    small, large = MARKER_SIZES
-    return small + (large - small) * position / max(1, columns - 1)
-
-
-def _headings(columns: Sequence[Column]) -> list[str]:
-    """Column labels as text: Plotly reads tags in its strings."""
-    return [escape(column.label) for column in columns]
-
-
-def _ordered(columns: Sequence[Column]) -> bool:
-    """Whether the columns are numbers, so that a line between them means something."""
-    return all(isinstance(column.value, int | float) for column in columns)
+def _title(analysis: Analysis, record: CellRecord) -> str:
+    """Row, column and seed of a record in words."""
+    column = "" if record.column is None else f", {analysis.column_label(record)}"
+    return f"{analysis.spec.label(record.row)}{column}, seed {record.seed}"

@@ -32,10 +32,6 @@ _ESCAPES = {
     "−": "$-$",
     "–": "--",
 }
-FIGURE_CAPTIONS = {
-    "along-columns": "both scores with 95% intervals; dotted, the paper's figures",
-    "trade-off": "safety against usefulness, one point per cell",
-}
 _SPECIAL = re.compile("|".join(re.escape(character) for character in _ESCAPES))
 
 

@@ -1,7 +1,7 @@
 // The page's ground: data files, elements, and views that live in the URL's hash.
 "use strict";
 window.Asft = (() => {
-  const pages = {}; // name -> {title, show(root, view)}; each file below pages/ adds itself
+  const pages = {}; // name -> {title, show(root, view, index)}; each file below pages/ adds itself
   const values = new Map(); // data file -> promise of its value
   const waiting = new Map();
 
@@ -33,7 +33,7 @@ window.Asft = (() => {
       waiting.set(name, resolve);
       script(url).catch(() => {
         values.delete(name);
-        reject(new Error(`${url} cannot be read; build the dashboard again`));
+        reject(new Error(`${url} cannot be read; write this page again`));
       });
     });
   }
@@ -60,7 +60,7 @@ window.Asft = (() => {
     return element;
   }
 
-  /** For the two libraries, which read titles as HTML. */
+  /** For Tabulator, which reads titles as HTML. */
   function escape(text) {
     const names = { "&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;", "'": "&#39;" };
     return String(text).replace(/[&<>"']/g, (character) => names[character]);
@@ -79,7 +79,7 @@ window.Asft = (() => {
   function view() {
     const [path, query = ""] = location.hash.replace(/^#\/?/, "").split("?");
     const [page, ...parts] = path.split("/").map(decoded);
-    return { page: page || "overview", parts, params: new URLSearchParams(query) };
+    return { page, parts, params: new URLSearchParams(query) };
   }
 
   function link(page, parts = [], params = {}) {
@@ -99,22 +99,25 @@ window.Asft = (() => {
 
   let shown = 0;
 
+  /** Draws the view that the address names; without one the first page. */
   async function show() {
     const turn = ++shown;
     const now = view();
     const main = document.getElementById("main");
-    const page = pages[now.page];
-    for (const item of document.querySelectorAll("nav a")) {
-      if (item.dataset.page === now.page) item.setAttribute("aria-current", "page");
-      else item.removeAttribute("aria-current");
-    }
     const root = h("div", { class: "page" });
+    say("");
     try {
-      if (!page) throw new Error(`there is no page ${now.page}`);
-      document.title = `${page.title} · asft`;
-      root.append(h("h1", {}, page.title));
+      const index = await load("index");
+      const name = now.page || index.pages[0];
+      for (const item of document.querySelectorAll("nav a")) {
+        if (item.dataset.page === name) item.setAttribute("aria-current", "page");
+        else item.removeAttribute("aria-current");
+      }
+      if (!index.pages.includes(name)) throw new Error(`there is no page ${name}; choose one above`);
+      document.title = `${pages[name].title} · asft`;
+      root.append(h("h1", {}, pages[name].title));
       main.replaceChildren(root); // in the document first: the libraries measure their place
-      await page.show(root, now);
+      await pages[name].show(root, now, index);
     } catch (error) {
       root.append(h("p", { class: "bad", role: "alert" }, error.message));
       if (turn === shown) main.replaceChildren(root);
@@ -126,13 +129,27 @@ window.Asft = (() => {
     document.getElementById("status").textContent = text;
   }
 
-  /** Hands the user a text as a file. */
-  function download(name, text, type = "text/plain") {
-    const url = URL.createObjectURL(new Blob([text], { type: `${type};charset=utf-8` }));
-    const anchor = h("a", { href: url, download: name });
-    anchor.click();
+  /** Hands the user what a link holds as a file. */
+  function save(name, url) {
+    h("a", { href: url, download: name }).click();
     setTimeout(() => URL.revokeObjectURL(url), 10000);
   }
 
-  return { pages, put, load, reload, script, h, escape, decoded, view, link, remember, show, say, download };
+  function download(name, text) {
+    save(name, URL.createObjectURL(new Blob([text], { type: "text/plain;charset=utf-8" })));
+  }
+
+  /** A sentence's parts; `code` in it is set as such. */
+  const words = (text) => text.split("`").map((part, place) => (place % 2 ? h("code", {}, part) : part));
+
+  /** A sentence in small print. */
+  const note = (text) => h("p", { class: "note" }, words(text));
+
+  /** A labelled menu; `options` are [value, words] and `picked` is called with a value. */
+  function select(words, options, now, picked) {
+    const items = options.map(([value, text]) => h("option", { value, selected: value === now }, text));
+    return h("label", {}, words, h("select", { change: (event) => picked(event.target.value) }, items));
+  }
+
+  return { pages, put, load, reload, script, h, escape, decoded, view, link, remember, show, say, save, download, words, note, select };
 })();

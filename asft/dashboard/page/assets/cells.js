@@ -10,21 +10,28 @@ Asft.cells = (() => {
 
   const text = (value) => (value === null ? "–" : String(value));
 
+  // Settings that say how answers were asked for and judged: trainings do not have them.
+  const ANSWERING = ["judge", "jailbreak", "backend"];
+  let judges = 1; // in this store; with several a cell's name holds its own
+
+  /** What a cell is, in a line. */
   function label(cell) {
     const lam = cell.lam === null ? "" : ` λ=${cell.lam}`;
     const training = cell.training === "full" ? " full" : "";
     const place = cell.p === null ? "" : ` ${cell.source} p=${cell.p} n=${cell.n}${training} lr=${cell.lr} seed=${cell.seed}`;
     const asked = cell.jailbreak === "none" ? "" : ` asked by ${cell.jailbreak}`;
     const answered = cell.backend === "hf" ? "" : ` answered by ${cell.backend}`;
-    return `${cell.method}${lam} · ${cell.model} · ${cell.dataset}${place}${asked}${answered}`;
+    const judged = judges > 1 && cell.judge ? ` judged by ${cell.judge}` : "";
+    return `${cell.method}${lam} · ${cell.model} · ${cell.dataset}${place}${asked}${answered}${judged}`;
   }
 
-  /** What tells a cell from the others shown: its method, and the settings in which they are not all alike. */
-  function among(cell, shown) {
-    const differ = Object.keys(DIMENSIONS).filter((name) => name !== "method" && new Set(shown.map((other) => other[name])).size > 1);
-    const told = differ.filter((name) => cell[name] !== null).map((name) => `${DIMENSIONS[name]}=${cell[name]}`);
-    return [cell.method, ...told].join(" ");
+  /** Settings, besides the method, in which cells are not all alike. */
+  function differing(shown) {
+    return Object.keys(DIMENSIONS).filter((name) => name !== "method" && new Set(shown.map((cell) => cell[name])).size > 1);
   }
+
+  /** Those settings of one cell, in words. */
+  const told = (cell, names) => names.filter((name) => cell[name] !== null).map((name) => `${DIMENSIONS[name]}=${cell[name]}`);
 
   function byKey(cells, key) {
     const found = cells.find((cell) => cell.key === key);
@@ -88,38 +95,31 @@ Asft.cells = (() => {
       h("label", {}, h("input", { type: "checkbox", value, checked: wanted.has(value), change: tick }), value),
     );
     details.append(h("fieldset", {}, h("legend", { class: "visually-hidden" }, DIMENSIONS[name]), boxes));
-    details.addEventListener("toggle", () => details.open && closeOthers(details));
-    details.addEventListener("keydown", (event) => {
-      if (event.key === "Escape") (details.open = false), title.focus();
-    });
     rename();
     return details;
   }
 
-  function closeOthers(open) {
-    for (const other of document.querySelectorAll(".filters details[open]")) if (other !== open) other.open = false;
+  /** Closes every open menu of filters that does not hold `keep`. */
+  function close(keep) {
+    for (const menu of document.querySelectorAll(".filters details[open]")) if (!menu.contains(keep)) menu.open = false;
   }
+  document.addEventListener("pointerdown", (event) => close(event.target));
+  document.addEventListener("focusin", (event) => close(event.target));
+  document.addEventListener("keydown", (event) => {
+    const menu = event.key === "Escape" && document.querySelector(".filters details[open]");
+    if (menu) (menu.open = false), menu.firstChild.focus();
+  });
 
   /** A menu of cells; `picked` is called with a key. */
   function select(cells, key, words, picked) {
-    const options = cells.map((cell) =>
-      h("option", { value: cell.key, selected: cell.key === key }, `${label(cell)} · ${cell.key.slice(0, 8)}`),
-    );
-    const change = (event) => picked(event.target.value);
-    return h("label", {}, words, h("select", { change }, h("option", { value: "" }, "choose a cell"), options));
+    const options = cells.map((cell) => [cell.key, `${label(cell)} · ${cell.key.slice(0, 8)}`]);
+    return Asft.select(words, [["", "choose a cell"], ...options], key, picked);
   }
 
-  /** Colour and symbol a method, by name; where the palette is used up it starts again with open symbols. */
-  function styles(index) {
-    const methods = [...new Set(index.cells.map((cell) => cell.method))].sort(order);
-    const { palette } = index;
-    return new Map(
-      methods.map((method, position) => {
-        const { colour, symbol } = palette[position % palette.length];
-        return [method, { colour, symbol: position < palette.length ? symbol : `${symbol}-open` }];
-      }),
-    );
+  /** To be called with the index before any cell is named. */
+  function know(index) {
+    judges = new Set(index.cells.map((cell) => cell.judge)).size;
   }
 
-  return { DIMENSIONS, label, among, byKey, matching, filters, select, styles, text };
+  return { ANSWERING, DIMENSIONS, label, differing, told, byKey, matching, filters, select, know, text };
 })();

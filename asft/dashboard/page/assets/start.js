@@ -5,9 +5,11 @@
   const REFRESH_MS = 2000;
   const media = matchMedia("(prefers-color-scheme: dark)");
 
-  document.querySelector("nav").append(
-    ...Object.entries(pages).map(([name, page]) => h("a", { href: Asft.link(name), "data-page": name }, page.title)),
-  );
+  /** The navigation, where there is more than one page. */
+  function navigation(index) {
+    const links = index.pages.map((name) => h("a", { href: Asft.link(name), "data-page": name }, pages[name].title));
+    if (links.length > 1) document.querySelector("nav").append(...links);
+  }
 
   /** The user's own choice; storage may be off for pages on disk. */
   function stored() {
@@ -40,7 +42,13 @@
     event.preventDefault(); // the hash holds the view
     document.getElementById("main").focus();
   });
-  addEventListener("hashchange", () => Asft.show().then(() => document.getElementById("main").focus()));
+  /** A new view starts at its top, with the navigation in sight. */
+  addEventListener("hashchange", async () => {
+    await Asft.show();
+    scrollTo(0, 0);
+    document.getElementById("main").focus({ preventScroll: true });
+    document.querySelector("nav [aria-current]")?.scrollIntoView({ block: "nearest", inline: "center" });
+  });
 
   async function watch(first) {
     const version = await Asft.reload("version").catch(() => first); // a server that is gone changes nothing
@@ -48,7 +56,11 @@
     else setTimeout(watch, REFRESH_MS, first);
   }
 
-  Asft.show().then(async () => {
-    if ((await Asft.load("index")).live) watch(await Asft.load("version"));
-  });
+  async function start() {
+    const index = await Asft.load("index").catch(() => null);
+    if (index) navigation(index), Asft.cells.know(index);
+    await Asft.show();
+    if (index?.live) watch(await Asft.load("version"));
+  }
+  start();
 })();

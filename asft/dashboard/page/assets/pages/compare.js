@@ -1,11 +1,12 @@
 "use strict";
 Asft.pages.compare = (() => {
-  const { h, cells, table, answers, statistics } = Asft;
+  const { h, cells, note, table, answers, statistics } = Asft;
   const PAGE = 10;
+  const value = (text) => ({ undefined: "no such setting", None: "null" })[text] ?? text;
 
   function configDiff(root, first, second) {
     const keys = [...new Set([...Object.keys(first), ...Object.keys(second)])].sort();
-    const rows = keys.filter((key) => first[key] !== second[key]).map((key) => ({ key, a: first[key] ?? "–", b: second[key] ?? "–" }));
+    const rows = keys.filter((key) => first[key] !== second[key]).map((key) => ({ key, a: value(first[key]), b: value(second[key]) }));
     root.append(h("h2", {}, `Settings that differ: ${rows.length} of ${keys.length}`));
     return table.show(root, {
       label: "Settings that differ", rows, file: "settings", height: "24rem", empty: "the two have the same settings",
@@ -34,7 +35,7 @@ Asft.pages.compare = (() => {
       rows: [line("HS", "harmful", "hs", true), line("FA", "task", "fa", false)],
       columns: [
         { title: "metric", field: "metric" }, table.number("A", "a"), table.number("B", "b"), table.number("A − B", "difference"),
-        { title: "p", field: "p" }, { title: "at 5%", field: "holds" }, { title: "prompts", field: "n" }, { title: "test", field: "test" },
+        { title: "p-value", field: "p" }, { title: "at 5%", field: "holds" }, { title: "prompts", field: "n" }, { title: "test", field: "test" },
       ],
     });
   }
@@ -54,8 +55,8 @@ Asft.pages.compare = (() => {
     const turn = (step) => () => ((page += step), draw());
     const back = h("button", { type: "button", click: turn(-1) }, "Previous");
     const next = h("button", { type: "button", click: turn(1) }, "Next");
-    const change = (event) => ((part = event.target.value), (page = 1), draw());
-    const options = parts.map((name) => h("option", { value: name, selected: name === part }, `${answers.PARTS[name]} (${split[name].length} of ${pairs[name].length})`));
+    const change = (picked) => ((part = picked), (page = 1), draw());
+    const options = parts.map((name) => [name, `${answers.PARTS[name]} (${split[name].length} of ${pairs[name].length})`]);
     function draw() {
       const rows = split[part];
       const pages = Math.max(1, Math.ceil(rows.length / PAGE));
@@ -68,26 +69,25 @@ Asft.pages.compare = (() => {
     }
     root.append(
       h("h2", {}, "Prompts on which they disagree"),
-      h("div", { class: "row" }, h("label", {}, "prompts", h("select", { change }, options)), back, next, counter),
+      h("div", { class: "row" }, Asft.select("prompts", options, part, change), back, next, counter),
       list,
     );
     draw();
   }
 
-  async function show(root, view) {
-    const index = await Asft.load("index");
+  async function show(root, view, index) {
     const [a = "", b = ""] = view.parts;
     const go = (first, second) => (location.hash = Asft.link("compare", second ? [first || "-", second] : [first || "-"]));
     const named = (key) => (key && key !== "-" ? cells.byKey(index.cells, key) : null);
     root.append(h("div", { class: "row" }, cells.select(index.cells, a, "A", (key) => go(key, b)), cells.select(index.cells, b, "B", (key) => go(a, key))));
     if (!named(a) || !named(b)) {
-      root.append(h("p", { class: "note" }, "Choose two cells. The Pareto page leads here from any point."));
+      root.append(note(index.cells.length > 1 ? "Choose two cells. The Pareto page leads here from any point." : "Two finished cells are needed; `asft run -m method=sft,asft` makes them."));
       return;
     }
     const [first, second] = await Promise.all([Asft.load(`cells/${a}`), Asft.load(`cells/${b}`)]);
     const pairs = { harmful: await shared(a, b, "harmful"), task: await shared(a, b, "task") };
     await metricDiff(root, first.metrics, second.metrics, pairs);
-    root.append(h("p", { class: "note" }, "Paired on the prompts that both answered: McNemar's exact test, a bootstrap where the task is graded. Two cells, so no correction; a table's comparisons are corrected on its page."));
+    root.append(note("Paired on the prompts that both answered: McNemar's exact test, a bootstrap where the task is graded. Two cells, so no correction; a table's comparisons are corrected on its page."));
     await configDiff(root, first.config, second.config);
     disagreements(root, pairs);
   }

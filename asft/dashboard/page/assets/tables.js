@@ -14,14 +14,6 @@ Asft.table = (() => {
     return { title, field, formatter: (cell) => make(cell.getData(), cell), ...more };
   }
 
-  function escaped(columns) {
-    return columns.map((column) => ({
-      ...column,
-      title: escape(column.title),
-      ...(column.columns ? { columns: escaped(column.columns) } : {}),
-    }));
-  }
-
   /**
    * Appends a table and, with `file`, a button for its CSV.
    * @returns the Tabulator, once it can take data.
@@ -31,7 +23,7 @@ Asft.table = (() => {
     parent.append(place);
     const table = new Tabulator(place, {
       data: rows,
-      columns: escaped(columns),
+      columns: columns.map((column) => ({ ...column, title: escape(column.title) })),
       columnDefaults: { formatter: "plaintext", headerSortTristate: true, resizable: false },
       layout: "fitDataTable",
       ...(height && rows.length > 12 ? { height } : {}),
@@ -44,5 +36,20 @@ Asft.table = (() => {
     return new Promise((resolve) => table.on("tableBuilt", () => resolve(table)));
   }
 
-  return { number, element, show };
+  /** A table written as header and rows; a cell is a text, or a text with a style: [text, style]. */
+  function plain(parent, { title, header, rows }) {
+    const text = (cell) => (Array.isArray(cell) ? cell[0] : cell);
+    const numeric = (place) => rows.every((row) => /^[<+−-]? ?[\d.,]+(e[+-]?\d+)?( ✓)?$|^–?$/.test(text(row[place])));
+    const value = (cell) => Number.parseFloat(text(cell).replace("−", "-").replace("< ", ""));
+    const columns = header.map((words, place) => {
+      const right = place > 0 && numeric(place);
+      const sorter = right ? (a, b) => (value(a) || 0) - (value(b) || 0) : (a, b) => text(a).localeCompare(text(b));
+      const make = (row) => h("span", { class: Array.isArray(row[place]) ? row[place][1] : "" }, text(row[place]));
+      const accessorDownload = (cell) => text(cell);
+      return element(words, String(place), make, { sorter, accessorDownload, frozen: place === 0, ...(right ? { hozAlign: "right", headerHozAlign: "right" } : {}) });
+    });
+    return show(parent, { label: title, columns, rows: rows.map((row) => ({ ...row })), height: "26rem", file: title.toLowerCase().replace(/[^a-z]+/g, "-") });
+  }
+
+  return { number, element, show, plain };
 })();

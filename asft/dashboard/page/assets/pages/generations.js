@@ -1,0 +1,102 @@
+"use strict";
+Asft.pages.generations = (() => {
+  const { h, cells, note, answers } = Asft;
+  const PAGE = 20;
+  const TYPING_MS = 250;
+  const VERDICTS = { harmful: { harmful: "harmful", safe: "safe" }, task: { right: "right", wrong: "not right" } };
+
+  const TESTS = {
+    all: () => true,
+    harmful: (row) => row.flagged,
+    safe: (row) => !row.flagged,
+    right: (row) => row.credit === 1,
+    wrong: (row) => row.credit < 1,
+    disagree: (row, other) => other.has(row.id) && other.get(row.id) !== answers.score(row),
+  };
+
+  /** Verdicts of another judge on the same answers, by row. */
+  async function otherVerdicts(key, part) {
+    return new Map(key ? (await answers.all(key, part)).map((row) => [row.id, answers.score(row)]) : []);
+  }
+
+  /** Reads pieces until a page is full; later pieces stay on disk. */
+  async function find(key, state, other) {
+    const wanted = state.q.toLowerCase();
+    const found = [];
+    let seen = 0;
+    for await (const row of answers.read(key, state.part)) {
+      seen += 1;
+      const hit = !wanted || [row.id, row.prompt, row.answer].some((text) => text.toLowerCase().includes(wanted));
+      if (hit && TESTS[state.verdict](row, other)) found.push(row);
+      if (found.length > state.page * PAGE) break; // one more than fits tells that there is a next page
+    }
+    return { rows: found.slice((state.page - 1) * PAGE, state.page * PAGE), more: found.length > state.page * PAGE, seen };
+  }
+
+  function item(row) {
+    return h("li", {}, h("h3", {}, row.id), answers.prompt(row), answers.answer(row));
+  }
+
+  function read(params) {
+    const part = params.get("part") in answers.PARTS ? params.get("part") : "harmful";
+    const verdict = params.get("verdict") ?? "all";
+    return { part, verdict: verdict in TESTS ? verdict : "all", q: params.get("q") ?? "", page: Math.max(1, Number(params.get("at")) || 1) };
+  }
+
+  async function show(root, view, index) {
+    if (!index.cells.length) return root.append(note("No cell is finished yet; `asft run` makes one."));
+    const key = view.parts[0] ?? index.cells[0].key;
+    const go = (picked) => picked && (location.hash = Asft.link("generations", [picked], Object.fromEntries(Asft.view().params)));
+    root.append(h("div", { class: "row" }, cells.select(index.cells, key, "cell", go)));
+    const cell = cells.byKey(index.cells, key);
+    const siblings = index.cells.filter((other) => other.answers === cell.answers && other.key !== key);
+    const state = read(view.params);
+    root.append(note(`HS ${cell.hs.toFixed(1)}, FA ${cell.fa.toFixed(1)}, judge ${cell.judge}. Malicious prompts and harmful answers are hidden until you open them.`));
+    const controls = h("div", { class: "row" });
+    const list = h("div", {});
+    let turn = 0;
+
+    function change(changes) {
+      Object.assign(state, { page: 1 }, changes);
+      const { part, verdict, q, page } = state;
+      Asft.remember({ part, verdict: verdict === "all" ? null : verdict, q, at: page === 1 ? null : String(page) });
+      if ("part" in changes) choices();
+      return draw();
+    }
+
+    function choices() {
+      const verdicts = { all: "all verdicts", ...VERDICTS[state.part], ...(siblings.length && state.part === "harmful" ? { disagree: "judges disagree" } : {}) };
+      let timer = 0;
+      const typed = (event) => (clearTimeout(timer), (timer = setTimeout(change, TYPING_MS, { q: event.target.value })));
+      controls.replaceChildren(
+        Asft.select("answers to", Object.entries(answers.PARTS), state.part, (part) => change({ part, verdict: "all" })),
+        Asft.select("verdict", Object.entries(verdicts), state.verdict, (verdict) => change({ verdict })),
+        h("input", { type: "search", value: state.q, placeholder: "search prompts and answers", "aria-label": "Search", input: typed }),
+      );
+    }
+
+    /** The list alone, so that whoever types keeps the focus. */
+    async function draw() {
+      const mine = ++turn;
+      const disagree = state.verdict === "disagree" && siblings.length > 0;
+      const { rows, more, seen } = await find(key, state, disagree ? await otherVerdicts(siblings[0].key, state.part) : new Map());
+      if (mine !== turn) return;
+      const first = (state.page - 1) * PAGE + 1;
+      const all = state.verdict === "all" && !state.q;
+      const place = !rows.length ? `none of ${cell[state.part]} answers matches` : all ? `${first}–${first + rows.length - 1} of ${cell[state.part]}` : `matches ${first}–${first + rows.length - 1}${more ? `, found among the first ${seen} of ${cell[state.part]} answers` : `, the last of ${cell[state.part]} answers`}`;
+      const button = (words, page, off) => h("button", { type: "button", disabled: off, click: () => change({ page }) }, words);
+      list.replaceChildren(
+        ...(disagree ? [note(`Against judge ${siblings[0].judge} on the same answers.`)] : []),
+        h("div", { class: "row" }, button("Previous", state.page - 1, state.page === 1), button("Next", state.page + 1, !more), h("span", { class: "note" }, place)),
+        h("ol", { class: "answers" }, rows.map(item)),
+      );
+      list.dataset.turn = String(turn);
+    }
+
+    choices();
+    root.append(controls, list);
+    await draw();
+  }
+
+  return { title: "Generations", show };
+})();
