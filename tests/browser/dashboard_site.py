@@ -22,6 +22,7 @@ MARKUP = [
     "<a href=\"javascript:document.title='broken'\">a</a> javascript:alert(1)",
     "]]></script><!-- \u2028 \\ `${document.title = 'broken'}`",
 ]
+TRACE = "\n".join(["the first line", *("in between" for _ in range(30)), "the last line"])
 OVERRIDES = ["experiment=demo", "method=base,aligned,sft,asft,l2", "attack.p=0,0.1"]
 
 
@@ -42,7 +43,7 @@ def build_site(outputs: Path) -> Site:
     *done, failed = sweep.cells
     for job in done:
         write_cell(job, 60, 520, answer=answer)
-    store.record_failure(failed.key, "out of memory <b>here</b>", failed.plain(), "")
+    store.record_failure(failed.key, "out of memory <b>here</b>", failed.plain(), TRACE)
     write_cell(done[4].of(replace(done[4].cell, judge=OtherJudge())), 60, 520, answer=answer)
     extras = {
         "reports/anchor_tiny_llama_asft/spectrum.json": {"summary": "No: made up.", "modules": [MODULE]},

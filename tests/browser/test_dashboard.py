@@ -16,6 +16,7 @@ from dashboard_site import MARKUP, build_site
 from playwright.sync_api import Browser, Page, expect
 from screenshots import browser, chromium_path
 
+from asft.cells.keys import plan
 from asft.dashboard import Site
 from asft.report.statistics import mcnemar
 from asft.store.entries import HARMFUL_FILE, TASK_FILE, read_jsonl
@@ -105,38 +106,54 @@ def test_on_a_phone_a_long_legend_covers_no_axis_title(watched: Watched) -> None
         """async () => {
           const main = document.querySelector("main");
           main.replaceChildren();
-          const draw = await Asft.figure(main, { name: "made-up", label: "made up" });
-          const lines = Array.from({ length: 14 }, (_, i) => ({ name: `some_method_${i}`, x: [0, 1], y: [0, i] }));
-          await draw(lines, { xaxis: { title: { text: "HS" } }, yaxis: { title: { text: "FA" } } });
+          const { charts } = await Asft.load("index");
+          const draw = await Asft.chart(main, { name: "made-up", label: "made up", spec: charts.spectrum });
+          await draw(Array.from({ length: 14 }, (_, i) => ({ series: `some_method_${i}`, rank: 1, value: i })));
         }"""
     )
-    legend, title = (page.locator(name).bounding_box() for name in (".legend .bg", ".xtitle"))
+    legend, title = (page.locator(name).bounding_box() for name in (".role-legend", ".role-axis-title >> nth=0"))
     assert legend
     assert title
     assert legend["y"] + legend["height"] <= title["y"]
+    assert legend["x"] + legend["width"] <= 390
 
 
 def test_the_overview_shows_progress_and_failures_as_text(watched: Watched) -> None:
     page = watched.open("")
     expect(page.get_by_text("7 of 8, 1 failed")).to_be_visible()
-    expect(page.get_by_text("demo_real: data.root=null: needs data")).to_be_visible()
+    expect(page.get_by_text("demo_real (data.root=null: needs data)")).to_be_visible()
     expect(page.locator(".tiles")).to_contain_text("1cells failed")
     expect(page.get_by_text("out of memory <b>here</b>")).to_be_visible()
+    page.get_by_text("where it happened").click()
+    expect(page.get_by_text("the last line")).to_be_visible()
+    expect(page.get_by_text("the first line")).to_have_count(0)
     page.get_by_role("link", name="demo", exact=True).click()
     expect(page.locator("h1")).to_have_text("Table")
 
 
-def test_a_table_has_the_papers_figures_and_downloads(watched: Watched) -> None:
-    page = watched.open("#/table/demo?intervals=1")
+def test_a_table_has_the_papers_figures_downloads_and_links_to_answers(watched: Watched) -> None:
+    page = watched.open("#/table/demo")
     asft = page.locator(".tabulator-row", has_text="AsFT").first
-    expect(asft).to_contain_text("4.00")
-    expect(page.locator(".interval").first).to_be_visible()
-    for name, start in (("CSV", "row,label"), ("TEX", "% Needs")):
+    expect(asft).to_contain_text("paper 4.00")
+    expect(asft.locator(".small").first).to_have_text(re.compile(r"[\d.]+–[\d.]+"))
+    for name, start in (("table.csv", "row,label"), ("table.tex", "% Needs"), ("table.md", "# ")):
         with page.expect_download() as caught:
             page.get_by_role("button", name=name, exact=True).click()
         assert caught.value.path().read_text().startswith(start)
-    page.locator(".ours").first.hover()
-    expect(page.locator(".tabulator-tooltip")).to_contain_text("95% interval")
+    with redrawn(page):
+        asft.locator(".ours a").first.click()
+    expect(page.locator("h1")).to_have_text("Generations")
+    expect(page.locator("select >> nth=0").locator("option:checked")).to_contain_text("asft")
+    assert page.evaluate("scrollY") == 0
+
+
+def test_a_cell_at_work_is_seen(watched: Watched, site: Site) -> None:
+    open_cell = plan(site.experiments[0].sweep.cells[-1].cell).key  # type: ignore[union-attr]
+    with site.store.claim(open_cell, wait=False):
+        site.write_running()
+        page = watched.open("")
+        expect(page.get_by_text("between stages")).to_contain_text("method=")
+    site.write_running()
 
 
 def test_filters_narrow_the_plot_and_live_in_the_link(watched: Watched, site: Site) -> None:
@@ -146,6 +163,8 @@ def test_filters_narrow_the_plot_and_live_in_the_link(watched: Watched, site: Si
     page.get_by_label("asft", exact=True).check()
     expect(page.locator("#status")).to_have_text(f"2 of {len(site.rows)} cells")
     expect(page.locator(".tabulator-row")).to_have_count(2)
+    page.mouse.click(5, 700)
+    expect(page.locator(".filters details[open]")).to_have_count(0)
     link = page.url
     watched.open(link[link.index("#") :])
     expect(page.locator("#status")).to_have_text(f"2 of {len(site.rows)} cells")
@@ -174,14 +193,12 @@ def test_compare_agrees_with_the_reports_test(watched: Watched, site: Site) -> N
 def test_a_deep_link_reopens_the_same_answers(watched: Watched, site: Site) -> None:
     key = keys(site, "sft")[0]
     page = watched.open(f"#/generations/{key}?part=task")
-    with redrawn(page):
-        page.get_by_label("verdict").select_option("wrong")
-    with redrawn(page):
-        page.get_by_label("Search").fill("placeholder answer")
-        page.get_by_label("Search").press("Enter")
-    with redrawn(page):
-        page.get_by_role("button", name="Next").click()
-    expect(page.get_by_text(re.compile("page 2;"))).to_be_visible()
+    page.get_by_label("verdict").select_option("wrong")
+    page.get_by_label("Search").fill("placeholder answer")
+    expect(page.get_by_text(re.compile("^matches 1–20, found"))).to_be_visible()
+    expect(page.get_by_label("Search")).to_be_focused()
+    page.get_by_role("button", name="Next").click()
+    expect(page.get_by_text(re.compile("^matches 21–"))).to_be_visible()
     shown = page.locator(".answers h3").all_inner_texts()
     wrong = [row["id"] for row in read_jsonl(site.store.path("cells", key) / TASK_FILE) if row["credit"] < 1]
     assert shown == [name for name in wrong if int(name.split("/")[1]) >= len(MARKUP)][20:40]
@@ -218,12 +235,27 @@ def test_judges_that_disagree_can_be_found(watched: Watched, site: Site) -> None
     expect(page.locator(".answers > li")).not_to_have_count(0)
 
 
-@pytest.mark.parametrize("view", ["#/table/..%2F..%2Fother", "#/generations/feed", "#/nowhere", "#/table/%E0%A4%A"])
-def test_a_link_that_leads_nowhere_says_so(watched: Watched, view: str) -> None:
+@pytest.mark.parametrize(
+    ("view", "words"),
+    [
+        ("#/table/..%2F..%2Fother", "there is no experiment ../../other"),
+        ("#/table/%E0%A4%A", "there is no experiment"),
+        ("#/generations/feed", "no finished cell feed"),
+        ("#/anchors/..%2Fother", "there is no page anchors"),
+        ("#/landscape/..%2Fother", "there is no landscapes/../other"),
+        ("#/nowhere", "there is no page nowhere"),
+    ],
+)
+def test_a_link_that_leads_nowhere_says_so(watched: Watched, view: str, words: str) -> None:
     page = watched.open(view)
-    expect(page.locator("[role=alert]")).to_be_visible()
-    watched.problems = [text for text in watched.problems if "ERR_FILE_NOT_FOUND" not in text]
+    expect(page.locator("[role=alert]")).to_contain_text(words)
     assert not [url for url in watched.requests if "other.js" in url]
+
+
+def test_a_table_without_a_cell_names_its_command(watched: Watched) -> None:
+    page = watched.open("#/table/demo_real")
+    expect(page.locator("code", has_text="asft run -m experiment=demo_real")).to_be_visible()
+    expect(page.locator("[role=alert]")).to_have_count(0)
 
 
 def test_the_keyboard_reaches_filters_and_theme(watched: Watched) -> None:
