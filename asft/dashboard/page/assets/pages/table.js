@@ -6,24 +6,25 @@ Asft.pages.table = (() => {
 
   const hidden = (text) => h("span", { class: "visually-hidden" }, text);
 
-  /** A score as a link to its answers, where the site has them; several seeds have a link each. */
-  function score(entry, linked) {
-    const links = linked ? entry.cells.map(([key, seed]) => [Asft.link("generations", [key]), seed]) : [];
-    const shown = links.length === 1 ? h("a", { href: links[0][0], title: "the answers" }, entry.text) : entry.text;
-    const value = h("span", { class: entry.best ? "ours best" : "ours" }, shown, entry.best ? hidden(" best") : null);
-    if (links.length < 2) return [value];
-    return [value, h("span", { class: "small" }, "seeds ", links.map(([href, seed]) => h("a", { href }, `${seed} `)))];
+  /** Links to the answers behind a place, one a seed, where the site has them. */
+  function answers(entry, linked) {
+    return linked ? entry.cells.map(([key, seed]) => h("a", { href: Asft.link("generations", [key]), title: `answers, seed ${seed}` }, String(seed))) : [];
   }
 
   /** One place of the table: ours, its interval, and beneath the paper's figure with the difference. */
   function place(entry, linked) {
-    const parts = entry.value === null ? [h("span", { class: "warn" }, entry.text)] : score(entry, linked);
-    for (const line of [entry.interval, ...entry.more]) if (line) parts.push(h("span", { class: "small" }, line));
+    if (entry.value === null) return h("span", { class: "warn", title: entry.how }, entry.text);
+    const links = answers(entry, linked);
+    if (links.length === 1) links[0].textContent = entry.text;
+    const shown = links.length === 1 ? links.pop() : entry.text;
+    const parts = [h("span", { class: entry.best ? "ours best" : "ours" }, shown, entry.best ? hidden(" best") : null)];
+    const small = (...children) => parts.push(h("span", { class: "small" }, ...children));
+    for (const line of [entry.interval, ...entry.more]) if (line) small(line);
     if (entry.paper) {
       const [style, words] = SIDES[String(entry.good)];
-      const delta = entry.delta ? h("span", { class: style }, ` Δ ${entry.delta}`, hidden(words)) : null;
-      parts.push(h("span", { class: "small" }, `paper ${entry.paper}`, delta));
+      small(`paper ${entry.paper}`, entry.delta ? h("span", { class: style }, ` Δ ${entry.delta}`, hidden(words)) : null);
     }
+    if (links.length) small("answers of seed", links.flatMap((link) => [" ", link]));
     return h("div", { title: entry.how }, parts);
   }
 
