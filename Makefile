@@ -55,7 +55,7 @@ bench-dashboard: $(READY) ## 2,000 cells with 500,000 answers: build below 60 s,
 docs: $(READY) ## the site, into site/; any broken link or reference is an error
 	$(BIN)/mkdocs build --strict --quiet
 
-screenshots: $(READY) ## every page of the dashboard, light and dark, into docs/images
+screenshots: $(READY) ## every page of the dashboard, light and dark, into docs/images/dashboard
 	$(BIN)/asft anchor inspect
 	$(BIN)/asft dashboard
 	$(BIN)/python scripts/screenshots.py

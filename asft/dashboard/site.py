@@ -12,7 +12,6 @@ from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
 
-from asft.cells.keys import plan
 from asft.dashboard.cells import Row, cell_row, finished_keys, name_judges, read_config, write_cell, write_curve
 from asft.dashboard.script import write_data
 from asft.dashboard.tables import Experiment, experiment_page, landscape_data
@@ -100,8 +99,8 @@ class Site:
     def _name(self, key: str) -> str:
         """A cell of the experiments in words; its key where it belongs to none of them."""
         sweeps = [experiment.sweep for experiment in self.experiments if experiment.sweep]
-        items = (item for sweep in sweeps for item in sweep.cells if plan(item.cell).key == key)
-        return next((", ".join(f"{axis}={value}" for axis, value in item.axes.items()) for item in items), key)
+        jobs = (job for sweep in sweeps for job in sweep.cells if job.key == key)
+        return next((", ".join(f"{axis}={value}" for axis, value in job.axes.items()) for job in jobs), key)
 
     def _add_cell(self, key: str) -> None:
         if key in self.rows:

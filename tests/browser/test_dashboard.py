@@ -16,7 +16,6 @@ from dashboard_site import MARKUP, build_site
 from playwright.sync_api import Browser, Page, expect
 from screenshots import browser, chromium_path
 
-from asft.cells.keys import plan
 from asft.dashboard import Site
 from asft.report.statistics import mcnemar
 from asft.store.entries import HARMFUL_FILE, TASK_FILE, read_jsonl
@@ -148,7 +147,7 @@ def test_a_table_has_the_papers_figures_downloads_and_links_to_answers(watched: 
 
 
 def test_a_cell_at_work_is_seen(watched: Watched, site: Site) -> None:
-    open_cell = plan(site.experiments[0].sweep.cells[-1].cell).key  # type: ignore[union-attr]
+    open_cell = site.experiments[0].sweep.cells[-1].key  # type: ignore[union-attr]
     with site.store.claim(open_cell, wait=False):
         site.write_running()
         page = watched.open("")
