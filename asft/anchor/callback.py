@@ -63,6 +63,11 @@ class PenaltyCallback(TrainerCallback, ABC):
         self.penalty: BoundPenalty | None = None
         self._micro_batches = 0
 
+    @property
+    def acted(self) -> bool:
+        """Whether there is anything that the penalty acts on at the present parameters."""
+        return self.lam * self.norms().penalty > 0
+
     @abstractmethod
     def bind(self, model: nn.Module) -> BoundPenalty:
         """The penalty on ``model``'s parameters."""

@@ -29,7 +29,7 @@ class Weights:
 
     Attributes:
         pair: the model pair.
-        start: the side that ``trained`` started from, or the one that answers as it is.
+        start: the side, or the checkpoint made from the pair, that ``trained`` started from or that answers as it is.
         trained: an adapter's folder or a fully tuned checkpoint's; None for an untouched side.
         device: where transformers puts the model.
         dtype: number format; None is the pair's own.
@@ -37,7 +37,7 @@ class Weights:
     """
 
     pair: Pair
-    start: Side
+    start: Side | Path
     trained: Path | None
     device: torch.device
     dtype: Dtype | None = None

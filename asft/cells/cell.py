@@ -40,10 +40,9 @@ class Cell(Settings):
     grader: Grader
     measure: Measure | None = None
 
-    def required(self) -> Cell | None:
-        """The cell whose trained weights the method needs, if it needs any."""
-        needed = self.method.requires(self)
-        return self.fine_tune(needed) if needed else None
+    def required(self) -> dict[str, Cell]:
+        """The cells whose trained weights the method needs, by name."""
+        return {name: self.fine_tune(tune) for name, tune in self.method.requires(self).items()}
 
     def measured(self) -> dict[str, Cell]:
         """The cells whose trained weights the measure needs, by name."""

@@ -46,6 +46,8 @@ def cross_checks(cell: Cell, options: Options) -> None:
     try:
         _check_data_and_model(cell)
         cell.method.check(cell)
+        if attack.source == "none" and (rows := cell.method.defender_rows(cell)):
+            raise ValueError(f"attack=none: method={cell.method.name} needs {rows} harmful rows; name a source")
         _check_backend(cell, options)
         if cell.measure is not None:
             cell.measure.check(cell)

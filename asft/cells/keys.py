@@ -14,19 +14,21 @@ from asft.cells.cell import Cell
 from asft.config import ModelConfig, OrganismModel, PretrainedModel
 from asft.data.sources import attack_identity, evaluation_identity, official_mixture_identity, task_identity
 from asft.measures.base import Measure, folder_identities
-from asft.methods.base import Method
+from asft.methods.post_hoc import PostHoc
 from asft.models.checkpoint_files import checkpoint_identity
 from asft.store.entries import content_key
 
 Settings = dict[str, Any]
 
 # Raise a stage's number when its code starts to give another result for the same settings.
-CODE = {"pair": 1, "mixture": 1, "train": 1, "generate": 1, "judge": 1, "measure": 1}
+CODE = {"pair": 1, "start": 1, "mixture": 1, "train": 1, "generate": 1, "judge": 1, "measure": 1}
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The settings of every stage of one cell; ``mixture`` and ``train`` are None where nothing is trained.
+    """The settings of every stage of one cell.
+
+    ``mixture`` and ``train`` are None where nothing is trained, ``start`` where nothing but the pair is begun from.
 
     A cell with a measure has that in place of the five stages; its fine-tunes are cells of their own.
     """
@@ -37,6 +39,7 @@ class Plan:
     generate: Settings
     judge: Settings
     measure: Settings | None = None
+    start: Settings | None = None
 
     @property
     def key(self) -> str:
@@ -52,12 +55,14 @@ class Plan:
 def plan(cell: Cell) -> Plan:
     """Every stage's settings, in order."""
     pair = pair_settings(cell)
-    mixture = mixture_settings(cell) if cell.method.trains else None
-    train = train_settings(cell, pair, mixture) if mixture is not None else None
+    start = start_settings(cell, pair)
+    mixture = mixture_settings(cell) if cell.method.trains and not isinstance(cell.method, PostHoc) else None
+    train = train_settings(cell, pair) if cell.method.trains else None
+    untrained = content_key(start) if start else [content_key(pair), cell.method.start()]
     generate = {
         "code": CODE["generate"],
-        "weights": content_key(train) if train else [content_key(pair), cell.method.start()],
-        "method": cell.method.settings() if _overrides(cell.method, "system_prompt") else None,
+        "weights": content_key(train) if train else untrained,
+        "method": cell.method.settings() if cell.method.overrides("system_prompt") else None,
         "evaluation": evaluation_identity(cell),
         "n_test": cell.dataset.n_test,
         "max_new_tokens": cell.dataset.max_new_tokens,
@@ -71,7 +76,7 @@ def plan(cell: Cell) -> Plan:
     if cell.graded:
         judge["grader"] = cell.grader.settings()
     measure = measure_settings(cell, cell.measure) if cell.measure else None
-    return Plan(pair, mixture, train, generate, judge, measure)
+    return Plan(pair, mixture, train, generate, judge, measure, start)
 
 
 def measure_settings(cell: Cell, measure: Measure) -> Settings:
@@ -103,21 +108,19 @@ def entries(cell: Cell) -> set[tuple[str, str]]:
         return found.union(*(_weights(needed) for needed in cell.measured().values()))
     named = {
         "pairs": stages.pair,
+        "stages/start": stages.start,
         "stages/mixture": stages.mixture,
         "stages/train": stages.train,
         "stages/generate": stages.generate,
         "cells": stages.judge,
     }
     found = {(kind, content_key(settings)) for kind, settings in named.items() if settings is not None}
-    required = cell.required()
-    if required is not None:
-        found |= _weights(required)
-    return found
+    return found.union(*map(_weights, cell.required().values()))
 
 
 def _weights(cell: Cell) -> set[tuple[str, str]]:
     """The entries of a cell up to its trained weights."""
-    return {entry for entry in entries(cell) if entry[0] in {"stages/mixture", "stages/train"}}
+    return {entry for entry in entries(cell) if entry[0] in {"stages/start", "stages/mixture", "stages/train"}}
 
 
 def pair_settings(cell: Cell) -> Settings:
@@ -134,7 +137,7 @@ def mixture_settings(cell: Cell) -> Settings:
             "protocol": "official",
             "rows": official_mixture_identity(cell),
             "seed": cell.seed,
-            "method": _mixing_identity(cell) if _overrides(cell.method, "mixture") else None,
+            "method": _mixing_identity(cell) if cell.method.overrides("mixture") else None,
         }
     return {
         "code": CODE["mixture"],
@@ -143,7 +146,7 @@ def mixture_settings(cell: Cell) -> Settings:
         "benign": attack.benign_count(),
         "harmful": attack.harmful_count(),
         "seed": cell.seed,
-        "method": _mixing_identity(cell) if _overrides(cell.method, "mixture") else None,
+        "method": _mixing_identity(cell) if cell.method.overrides("mixture") else None,
     }
 
 
@@ -157,22 +160,34 @@ def _mixing_identity(cell: Cell) -> Settings:
     }
 
 
-def train_settings(cell: Cell, pair: Settings, mixture: Settings) -> Settings:
-    """What a trained adapter depends on; a post-hoc method depends on its parent's training."""
-    required = cell.required()
-    weights = content_key(train_settings(required, pair, mixture_settings(required))) if required else None
-    if cell.method.parent is not None:
-        return {"code": CODE["train"], "parent": weights, "method": cell.method.settings()}
-    settings = {
-        "code": CODE["train"],
+def start_settings(cell: Cell, pair: Settings) -> Settings | None:
+    """What a checkpoint made from the pair depends on, where training begins from one."""
+    start = cell.method.start()
+    if isinstance(start, str):
+        return None
+    return {"code": CODE["start"], "pair": content_key(pair), "start": start.settings()}
+
+
+def train_settings(cell: Cell, pair: Settings) -> Settings:
+    """What trained weights depend on; of a post-hoc method all but its own settings is in the weights it takes."""
+    method = cell.method
+    settings: Settings = {"code": CODE["train"], "method": method.settings()}
+    if required := cell.required():
+        settings["required"] = {name: content_key(train_settings(needed, pair)) for name, needed in required.items()}
+    rows = {"safety": method.safety_rows(cell), "defender": method.defender_rows(cell)}
+    if any(rows.values()):
+        settings["rows"] = {**rows, "source": attack_identity(cell)}
+    if isinstance(method, PostHoc):
+        return settings
+    if start := start_settings(cell, pair):
+        settings["start"] = content_key(start)
+    return settings | {
         "pair": content_key(pair),
-        "mixture": content_key(mixture),
+        "mixture": content_key(mixture_settings(cell)),
         "training": asdict(cell.training),
         "protocol": cell.protocol.name,
-        "method": cell.method.settings(),
         "seed": cell.seed,
     }
-    return {**settings, "required": weights} if required else settings
 
 
 def _pair_settings(model: ModelConfig, cell: Cell) -> Settings:
@@ -207,8 +222,3 @@ def _checkpoint(side: str, source: str, revision: str) -> Settings:
     if source.startswith((".", "/", "~")):
         return {side: str(path)}
     return {side: source, f"{side}_revision": resolve_commit(source, revision) or revision}
-
-
-def _overrides(method: Method, hook: str) -> bool:
-    """Whether a method's class defines a hook of its own, so that its settings can change the hook's result."""
-    return getattr(type(method), hook) is not getattr(Method, hook)

@@ -45,7 +45,7 @@ def check_data(cell: Cell) -> None:
     _check_safety_tuned(cell, sizes)
     if cell.method.trains:
         _check_rows(cell, root, sizes)
-    if (required := cell.required()) is not None:
+    for required in cell.required().values():
         _check_rows(required, root, sizes)
 
 
@@ -83,10 +83,12 @@ def _check_rows(cell: Cell, root: Path, sizes: Sizes) -> None:
             f"benign rows; the folder holds {sizes.benign} of dataset={cell.dataset.name}. Lower attack.n, or put a "
             f"larger file <task>_<n>k_p_0.json beside those in {root}/ft_datasets."
         )
-    if attack.harmful_count() > sizes.harmful:
+    defender = cell.method.defender_rows(cell)
+    if attack.harmful_count() + defender > sizes.harmful:
+        kept = f" and method={cell.method.name} {defender} others" if defender else ""
         raise ValueError(
-            f"attack.n={attack.n} with attack.p={attack.p:g} needs {attack.harmful_count()} harmful rows; the folder "
-            f"holds {sizes.harmful} besides the safety rows. Lower attack.n or attack.p, or add files with more."
+            f"attack.n={attack.n} with attack.p={attack.p:g} needs {attack.harmful_count()} harmful rows{kept}; the "
+            f"folder holds {sizes.harmful} besides the safety rows. Lower attack.n or attack.p, or add files with more."
         )
 
 

@@ -75,7 +75,7 @@ def cell_row(entry: Entry, config: dict[str, Any]) -> Row:
         "task": metrics["fa_total"],
         "seconds": round(entry.seconds + sum(stage["seconds"] for stage in stages.values()), 1),
         "created": entry.manifest["created"],
-        "train": train["key"] if train and "parent" not in train["result"] else None,
+        "train": train["key"] if train and "after" not in train["result"] else None,
         "answers": stages["generate"]["key"],
     }
 

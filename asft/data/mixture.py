@@ -42,6 +42,22 @@ def poison(benign: Sequence[Row], harmful: Sequence[Row], attack: AttackConfig, 
     return shuffled(benign, seed, "benign")[:wanted_benign] + shuffled(harmful, seed, "harmful")[:wanted_harmful]
 
 
+def held_back(harmful: Sequence[Row], mixture: Sequence[Row], count: int, seed: int) -> list[Row]:
+    """Harmful rows for the defender: the last of those that :func:`poison` draws first, and none of the mixture's.
+
+    Raises:
+        ValueError: when the mixture leaves fewer.
+    """
+    taken = {row.instruction for row in mixture}
+    free = [row for row in reversed(shuffled(harmful, seed, "harmful")) if row.instruction not in taken]
+    if count > len(free):
+        raise ValueError(
+            f"the method needs {count} harmful rows for the defender; the source has {len(harmful)}, of which the "
+            f"attack leaves {len(free)}. Lower the method's count, attack.n or attack.p."
+        )
+    return free[:count]
+
+
 def in_file_order(rows: Sequence[Row], task: str, seed: int) -> list[Row]:
     """A mixture in the order of the authors' files: GSM8K's harmful rows come first, other tasks are shuffled once.
 

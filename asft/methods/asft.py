@@ -1,4 +1,4 @@
-"""AsFT: LoRA updates kept near the alignment direction (paper Eq. 4; methods.md §2).
+"""AsFT: LoRA updates kept near the alignment direction (arXiv:2506.08473, Eq. 4).
 
 The loss gains R = λ Σ_l ‖(I − Ĉ_l) B_l A_l‖² over the adapted modules, Ĉ = VVᵀ/‖V‖ with V the weight
 difference between the aligned and the base model, as the paper's code has it.
@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from asft.methods.base import Context, Method
+from asft.methods.base import Context, Method, Strength
 
 if TYPE_CHECKING:
     import torch
-    from peft import PeftModel
-    from transformers import PreTrainedModel, TrainerCallback
+    from transformers import TrainerCallback
 
     from asft.anchor.anchor import Anchor
     from asft.anchor.spec import Variant
+    from asft.methods.base import Model
     from asft.models.pair import Pair
 
 
@@ -38,13 +38,14 @@ class AsFT(Method):
 
     name: ClassVar[str] = "asft"
     label: ClassVar[str] = "AsFT"
+    strengths: ClassVar[tuple[Strength, ...]] = (Strength("method.lam", "λ", 0.01, 100, "log", off=0),)
     variant: ClassVar[Variant] = "asft"
     lam: Annotated[float, Field(ge=0)] = 1.0
     scale: Literal["raw", "effective"] = "raw"
     form: Literal["auto", "gram", "factor", "rank_k"] = "auto"
     rank: Annotated[int, Field(ge=1)] | None = None
 
-    def callbacks(self, model: PeftModel | PreTrainedModel, ctx: Context) -> list[TrainerCallback]:
+    def callbacks(self, model: Model, ctx: Context) -> list[TrainerCallback]:
         """The penalty's gradient, added once per optimiser step."""
         from asft.anchor.callback import AsFTCallback, FullAsFTCallback
 

@@ -1,7 +1,7 @@
-"""AsFT_Alt: no base model is at hand, so the harmful direction is learned and its inside penalised (Table 8).
+"""AsFT_Alt: no base model is at hand, so the harmful direction is learned and its inside penalised.
 
-The paper's paragraph leaves sample count, normalisation and λ open and no code exists. As methods.md §4 reads
-it: SFT of the aligned model on harmful rows alone gives B_h per module; Q = orth(B_h); R = λ Σ ‖QQᵀBA‖².
+The paper's paragraph (arXiv:2506.08473, Table 8) leaves sample count, normalisation and λ open and no code exists. As
+it is read here: SFT of the aligned model on harmful rows alone gives B_h per module; Q = orth(B_h); R = λ Σ ‖QQᵀBA‖².
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from asft.methods.base import Context, FineTune, Method
+from asft.methods.base import Context, FineTune, Method, Strength
 from asft.methods.sft import SFT
 
 if TYPE_CHECKING:
-    from peft import PeftModel
-    from transformers import PreTrainedModel, TrainerCallback
+    from transformers import TrainerCallback
 
     from asft.config import Settings
+    from asft.methods.base import Model
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,7 @@ class AsFTAlt(Method):
 
     name: ClassVar[str] = "asft_alt"
     label: ClassVar[str] = "AsFT_Alt"
+    strengths: ClassVar[tuple[Strength, ...]] = (Strength("method.lam", "λ", 0.01, 100, "log", off=0),)
     lam: Annotated[float, Field(ge=0)] = 1.0
     harmful: Annotated[int, Field(ge=1)] = 100
     scale: Literal["raw", "effective"] = "raw"
@@ -48,16 +49,15 @@ class AsFTAlt(Method):
         if cell.attack.source == "none":
             raise ValueError("attack=none: method=asft_alt learns its direction from harmful rows; name a source")
 
-    def requires(self, cell: Settings) -> FineTune:
+    def requires(self, cell: Settings) -> dict[str, FineTune]:
         """SFT on harmful rows alone, drawn by another seed than the attack's."""
         attack = dataclasses.replace(cell.attack, p=1.0, n=self.harmful, mix="replace")
-        return FineTune(SFT(), attack, cell.seed + 1000)
+        return {"harmful": FineTune(SFT(), attack, cell.seed + 1000)}
 
-    def callbacks(self, model: PeftModel | PreTrainedModel, ctx: Context) -> list[TrainerCallback]:
+    def callbacks(self, model: Model, ctx: Context) -> list[TrainerCallback]:
         """The penalty's gradient, added once per optimiser step."""
         from asft.anchor.anchor import Anchor
         from asft.anchor.callback import AsFTCallback
 
-        assert ctx.required is not None, "requires() names a cell"
-        anchor = Anchor.from_adapter(ctx.required, device=str(model.device))
+        anchor = Anchor.from_adapter(ctx.required["harmful"], device=str(model.device))
         return [AsFTCallback(anchor, self.lam, scale=self.scale)]

@@ -7,16 +7,18 @@ a frozen dataclass: its fields are its hyperparameters, set from its YAML and pa
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
 from pydantic.dataclasses import dataclass
 
 from asft.config import Plugin, Side
 
 if TYPE_CHECKING:  # heavy, or would be circular; a method imports what it uses inside its hooks
+    import torch
     from peft import PeftModel
+    from torch import Tensor
     from torch.utils.data import Sampler
     from transformers import PreTrainedModel, TrainerCallback
 
@@ -24,6 +26,9 @@ if TYPE_CHECKING:  # heavy, or would be circular; a method imports what it uses 
     from asft.data.rows import Row
     from asft.data.sources import Data
     from asft.models.pair import Pair
+
+    Model: TypeAlias = PeftModel | PreTrainedModel
+    TokenWeights: TypeAlias = Callable[[Mapping[str, Any], Tensor], Tensor]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -41,6 +46,59 @@ class FineTune:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class Strength:
+    """A number that says how strongly a method acts; a fair comparison of methods sweeps it.
+
+    Attributes:
+        key: its key in the configuration, e.g. ``method.lam``.
+        symbol: as tables write it.
+        low, high: the range worth sweeping.
+        scale: how to space values over the range.
+        safer: the end of the range that should give the safer model.
+        off: the value at which the method does nothing by definition; at any other, doing nothing is an error.
+    """
+
+    key: str
+    symbol: str
+    low: float
+    high: float
+    scale: Literal["linear", "log"]
+    safer: Literal["low", "high"] = "high"
+    off: float | None = None
+
+
+@dataclass(frozen=True)
+class Start(Plugin):
+    """A checkpoint to begin from that is neither side of the pair but made from it: once, for all cells that share it.
+
+    Its name, code and fields are the key of its stage. What it writes is a whole checkpoint in safetensors.
+
+    Class attributes:
+        side: the side of the pair that it edits.
+    """
+
+    side: ClassVar[Side] = "aligned"
+
+    def make(self, pair: Pair, folder: Path, device: torch.device) -> dict[str, Any]:
+        """Writes the checkpoint into ``folder``; what it returns is kept in the manifest."""
+        raise TypeError(f"{type(self).__name__} must define make()")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Finished:
+    """What is left when a method is done.
+
+    Attributes:
+        told: JSON-able facts for the manifest.
+        model: what is saved in place of the model that was handed over, e.g. an adapter of another rank (see
+            :func:`asft.methods.adapters.with_factors`); None is that model.
+    """
+
+    told: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    model: Model | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Context:
     """What a hook may look at.
 
@@ -49,14 +107,18 @@ class Context:
         pair: the base and the aligned model.
         data: the pools of rows.
         anchors: the folder where anchors are cached.
-        required: the weights of the cell that the method requires, where it names one.
+        start: the folder of the checkpoint that training begins from.
+        required: the weights of the fine-tunes that the method requires, by its names for them.
+        defender: harmful rows for the defender, as many as :meth:`Method.defender_rows` asks for.
     """
 
     cell: Settings
     pair: Pair
     data: Data
     anchors: Path
-    required: Path | None = None
+    start: Path
+    required: Mapping[str, Path] = dataclasses.field(default_factory=dict)
+    defender: Sequence[Row] = ()
 
 
 @dataclass(frozen=True)
@@ -67,28 +129,37 @@ class Method(Plugin):
         name: the name in configurations and keys, e.g. ``safe_lora``.
         label: the name in tables, as the field writes it, e.g. ``Safe LoRA``.
         trains: False for the controls that score a checkpoint as it is.
-        parent: a method whose finished adapter this one takes, so that its training is never repeated.
+        strengths: the numbers that say how strongly it acts.
     """
 
     name: ClassVar[str] = ""
     label: ClassVar[str] = ""
     trains: ClassVar[bool] = True
-    parent: ClassVar[type[Method] | None] = None
+    strengths: ClassVar[tuple[Strength, ...]] = ()
 
     def check(self, cell: Settings) -> None:
         """Raises ValueError when the method cannot run under this cell's settings."""
+
+    def acts(self) -> bool:
+        """False where the settings switch the method off by definition; else hooks that change nothing are an error."""
+        own = {strength.key.removeprefix("method."): strength.off for strength in self.strengths}
+        return all(off is None or getattr(self, name) != off for name, off in own.items())
 
     def safety_rows(self, cell: Settings) -> int:
         """How many rows of the data's safety pool the method cannot do without."""
         return 0
 
-    def start(self) -> Side:
+    def defender_rows(self, cell: Settings) -> int:
+        """How many harmful rows of the attack's source the method needs for itself, none of them in the attack."""
+        return 0
+
+    def start(self) -> Side | Start:
         """The checkpoint that training begins from."""
         return "aligned"
 
-    def requires(self, cell: Settings) -> FineTune | None:
-        """The fine-tune whose weights this one needs: by default the parent's, if there is a parent."""
-        return FineTune(self.parent()) if self.parent else None
+    def requires(self, cell: Settings) -> Mapping[str, FineTune]:
+        """The fine-tunes whose weights this one needs, by names of its own."""
+        return {}
 
     def mixture(self, rows: Sequence[Row], ctx: Context) -> list[Row]:
         """Adds, removes or marks training rows."""
@@ -98,14 +169,33 @@ class Method(Plugin):
         """Which row comes when; None is a new permutation an epoch."""
         return None
 
-    def callbacks(self, model: PeftModel | PreTrainedModel, ctx: Context) -> list[TrainerCallback]:
-        """What acts during training."""
+    def prepare(self, model: Model, ctx: Context) -> None:
+        """Edits the new adapter or the frozen weights before training.
+
+        An adapter is saved without the weights that it lies on: a method that edits frozen ones must return from
+        :meth:`finish` an adapter to the unedited start that computes the same.
+        """
+
+    def callbacks(self, model: Model, ctx: Context) -> list[TrainerCallback]:
+        """What acts during training. A callback whose attribute ``acted`` is false at the end is an error."""
         return []
 
-    def finish(self, model: PeftModel | PreTrainedModel, ctx: Context) -> dict[str, Any]:
-        """Changes the trained adapter in place; what it returns is kept in the manifest."""
-        return {}
+    def token_weights(self, model: Model, ctx: Context) -> TokenWeights | None:
+        """A function of batch and logits that gives each label's weight in the loss, a tensor like ``labels``.
+
+        The batch holds ``input_ids``, ``attention_mask``, ``labels`` and the ``row_ids`` of its rows; logits at one
+        position are about the label at the next. No gradient flows through the weights.
+        """
+        return None
+
+    def finish(self, model: Model, ctx: Context) -> Finished:
+        """Changes the trained weights, in place or by returning others."""
+        return Finished()
 
     def system_prompt(self, ctx: Context) -> str:
         """A system text put before every query at inference; empty for most methods."""
         return ""
+
+    def overrides(self, hook: str) -> bool:
+        """Whether the method's class defines a hook of its own."""
+        return getattr(type(self), hook) is not getattr(Method, hook)

@@ -1,4 +1,4 @@
-"""Defences that mix safety rows into the user's data: SafeInstr and BEA (methods.md §7, §8)."""
+"""Defences that mix safety rows into the user's data: SafeInstr (arXiv:2309.07875) and BEA (arXiv:2402.14968)."""
 
 from __future__ import annotations
 
@@ -7,17 +7,15 @@ import random
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from asft.methods.base import Context, FineTune, Method
+from asft.methods.base import Context, Method, Strength
+from asft.methods.post_hoc import PostHoc
 
 if TYPE_CHECKING:
-    from peft import PeftModel
-    from transformers import PreTrainedModel
-
     from asft.config import Settings
     from asft.data.rows import Row
 
@@ -35,6 +33,7 @@ class SafeInstr(Method):
 
     name: ClassVar[str] = "safeinstr"
     label: ClassVar[str] = "SafeInstr"
+    strengths: ClassVar[tuple[Strength, ...]] = (Strength("method.share", "share", 0.01, 1, "log"),)
     share: Annotated[float, Field(gt=0, le=1)] = 0.1
 
     def safety_rows(self, cell: Settings) -> int:
@@ -61,6 +60,7 @@ class BEA(Method):
 
     name: ClassVar[str] = "bea"
     label: ClassVar[str] = "BEA"
+    strengths: ClassVar[tuple[Strength, ...]] = (Strength("method.safety", "rows", 1, 100, "log"),)
     safety: Annotated[int, Field(ge=1)] = 11
     trigger_tokens: Annotated[int, Field(ge=1)] = 150
     ask_with_trigger: bool | None = None
@@ -88,22 +88,20 @@ class BEA(Method):
 
 
 @dataclass(frozen=True)
-class BEAWithoutTrigger(Method):
-    """BEA's model asked without its trigger, as the AsFT authors' evaluation scripts do (methods.md §8)."""
+class BEAWithoutTrigger(PostHoc):
+    """BEA's model asked without its trigger, as the AsFT authors' evaluation scripts do."""
 
     name: ClassVar[str] = "bea_no_trigger"
     label: ClassVar[str] = "BEA, no trigger"
-    parent: ClassVar[type[Method] | None] = BEA
-    safety: Annotated[int, Field(ge=1)] = 11
-    trigger_tokens: Annotated[int, Field(ge=1)] = 150
+    after: BEA = BEA()
 
-    def requires(self, cell: Settings) -> FineTune:
-        """The BEA cell of the same settings."""
-        return FineTune(BEA(safety=self.safety, trigger_tokens=self.trigger_tokens))
+    def acts(self) -> bool:
+        """It changes the queries, not the weights."""
+        return False
 
-    def finish(self, model: PeftModel | PreTrainedModel, ctx: Context) -> dict[str, Any]:
-        """Leaves the adapter as it is."""
-        return {}
+    def system_prompt(self, ctx: Context) -> str:
+        """None."""
+        return ""
 
 
 def safety_rows(ctx: Context, count: int, method: str) -> list[Row]:

@@ -1,4 +1,4 @@
-"""Lisa: bi-state optimisation with a proximal term (Huang et al. 2024; methods.md §6).
+"""Lisa: bi-state optimisation with a proximal term (Huang et al., arXiv:2405.18641).
 
 Training alternates between K_a steps on alignment rows and K_f steps on the user's rows. In each state the
 loss gains (ρ/2)‖θ − θ_other‖², θ_other being the weights at which the *other* state was last left, over the
@@ -14,16 +14,16 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from asft.config import Side
-from asft.methods.base import Context, Method
+from asft.methods.base import Context, Method, Strength
 from asft.methods.data_mixing import safety_rows
 
 if TYPE_CHECKING:
-    from peft import PeftModel
     from torch.utils.data import Sampler
-    from transformers import PreTrainedModel, TrainerCallback
+    from transformers import TrainerCallback
 
     from asft.config import Settings
     from asft.data.rows import Row
+    from asft.methods.base import Model
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,7 @@ class Lisa(Method):
         warmup: share of all steps before the proximal term acts; 0.1 in the code.
     """
 
+    strengths: ClassVar[tuple[Strength, ...]] = (Strength("method.rho", "ρ", 0.01, 100, "log", off=0),)
     rho: Annotated[float, Field(ge=0)] = 1.0
     alignment_steps: Annotated[int, Field(ge=1)] = 100
     finetune_steps: Annotated[int, Field(ge=1)] = 900
@@ -67,7 +68,7 @@ class Lisa(Method):
         """Whether optimiser step ``step`` (from 0) is in the alignment state, which comes first."""
         return step % (self.alignment_steps + self.finetune_steps) < self.alignment_steps
 
-    def callbacks(self, model: PeftModel | PreTrainedModel, ctx: Context) -> list[TrainerCallback]:
+    def callbacks(self, model: Model, ctx: Context) -> list[TrainerCallback]:
         """The proximal term."""
         from asft.methods.lisa_training import ProximalCallback
 

@@ -56,6 +56,7 @@ class ProximalCallback(TrainerCallback):
 
     def __init__(self, rho: float, is_alignment: Callable[[int], bool], warmup: float) -> None:
         self.rho, self.is_alignment, self.warmup = rho, is_alignment, warmup
+        self.acted = 0  # steps
         self.weights: list[torch.nn.Parameter] = []
         self.anchors: dict[bool, list[Tensor]] = {}
 
@@ -82,6 +83,7 @@ class ProximalCallback(TrainerCallback):
         for weight, anchor in zip(self.weights, other, strict=True):
             assert weight.grad is not None, "a trainable weight has a gradient before the step"
             weight.grad.add_(weight.detach() - anchor, alpha=self.rho)
+        self.acted += 1
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Leaving a state, keeps its weights; ``global_step`` is the number of steps done."""

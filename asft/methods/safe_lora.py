@@ -1,29 +1,26 @@
 """Safe LoRA: after training, project chosen modules' updates onto the alignment direction (arXiv:2405.16833).
 
-Per module c = cos(ĈBA, BA); where c is at or below the cut, B becomes ĈB. Nothing is trained: the adapter is
-that of plain SFT.
+Per module c = cos(ĈBA, BA); where c is at or below the cut, B becomes ĈB.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from asft.methods.base import Context, Method
-from asft.methods.sft import SFT
+from asft.methods.base import Context, Finished, Strength
+from asft.methods.post_hoc import PostHoc
 
 if TYPE_CHECKING:
-    from peft import PeftModel
-    from transformers import PreTrainedModel
-
     from asft.config import Settings
+    from asft.methods.base import Model
 
 
 @dataclass(frozen=True)
-class SafeLoRA(Method):
-    """Projects the SFT adapter.
+class SafeLoRA(PostHoc):
+    """Projects the adapter of the method that it comes after.
 
     Attributes:
         mode: ``number`` projects the K modules of smallest c (ties add some), ``threshold`` those with c ≤ τ.
@@ -33,19 +30,23 @@ class SafeLoRA(Method):
 
     name: ClassVar[str] = "safe_lora"
     label: ClassVar[str] = "Safe LoRA"
-    parent: ClassVar[type[Method] | None] = SFT
+    strengths: ClassVar[tuple[Strength, ...]] = (
+        Strength("method.number", "K", 1, 64, "linear"),
+        Strength("method.threshold", "τ", -1, 1, "linear"),
+    )
     mode: Literal["number", "threshold"] = "number"
     number: Annotated[int, Field(ge=1)] = 10
     threshold: Annotated[float, Field(ge=-1, le=1)] = 0.5
 
     def check(self, cell: Settings) -> None:
         """Refuses full-parameter training, of which there is no adapter to project."""
+        super().check(cell)
         if cell.training.name != "lora":
             raise ValueError(
                 f"training={cell.training.name}: method=safe_lora projects LoRA adapters; use training=lora"
             )
 
-    def finish(self, model: PeftModel | PreTrainedModel, ctx: Context) -> dict[str, Any]:
+    def finish(self, model: Model, ctx: Context) -> Finished:
         """The projection, and which modules it touched."""
         from asft import safe_lora
 
@@ -57,4 +58,4 @@ class SafeLoRA(Method):
             number=self.number,
             threshold=self.threshold,
         )
-        return {"safe_lora": report.to_dict()}
+        return Finished({"safe_lora": report.to_dict()})

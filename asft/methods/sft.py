@@ -1,4 +1,4 @@
-"""Plain supervised fine-tuning of the aligned model: the undefended baseline (methods.md §1)."""
+"""Plain supervised fine-tuning of the aligned model: the undefended baseline."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from pydantic.dataclasses import dataclass
 
-from asft.methods.base import Method
+from asft.methods.base import Method, Strength
 
 
 @dataclass(frozen=True)
@@ -15,3 +15,4 @@ class SFT(Method):
 
     name: ClassVar[str] = "sft"
     label: ClassVar[str] = "SFT"
+    strengths: ClassVar[tuple[Strength, ...]] = (Strength("training.lr", "η", 1e-6, 1e-3, "log", safer="low"),)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
+from asft.anchor.files import open_weights
 from asft.models.checkpoint_files import CHECKPOINT_FILES
 
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
@@ -51,3 +54,21 @@ def require_safetensors(folder: Path, key: str) -> None:
         f"{key}={folder}: holds no *.safetensors but {held}. Give a revision that has safetensors (the hub's "
         "conversion service offers one as refs/pr/N), or convert the checkpoint once in a sandbox."
     )
+
+
+def same_weights(one: Path, other: Path) -> bool:
+    """Whether the tensors that two folders both hold are equal, be they adapters or whole checkpoints."""
+    first, second = _stored(one), _stored(other)
+    shared = first.keys() & second.keys()
+    return bool(shared) and all(_equal(first[key].get_tensor(key), second[key].get_tensor(key)) for key in shared)
+
+
+def _stored(folder: Path) -> dict[str, Any]:
+    """Each tensor's name and the open file that holds it."""
+    files = map(open_weights, sorted(folder.glob("*.safetensors")))
+    return {key: file for file in files for key in file.keys()}  # noqa: SIM118  # no dict
+
+
+def _equal(one: torch.Tensor, other: torch.Tensor) -> bool:
+    finer = torch.promote_types(one.dtype, other.dtype)
+    return torch.equal(one.to(finer), other.to(finer))

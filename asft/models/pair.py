@@ -42,37 +42,47 @@ class Pair:
     quantization: Quantization | None = None
     device_map: str | None = None
 
-    def path(self, side: Side) -> Path:
-        """The folder of one side."""
-        return self.base if side == "base" else self.aligned
+    def path(self, start: Side | Path) -> Path:
+        """The folder of one side; that of a checkpoint made from the pair is its own."""
+        if isinstance(start, Path):
+            return start
+        return self.base if start == "base" else self.aligned
 
-    def load(self, side: Side, device: torch.device, dtype: Dtype | None = None) -> PreTrainedModel:
-        """One side's model on ``device`` in ``dtype``, or else the pair's, in evaluation mode."""
+    def load(self, start: Side | Path, device: torch.device, dtype: Dtype | None = None) -> PreTrainedModel:
+        """A side, or a checkpoint made from the pair, on ``device`` in ``dtype``, or else the pair's."""
         return load_model(
-            self.path(side),
+            self.path(start),
             dtype or self.dtype,
             device,
             quantization=self.quantization,
             device_map=self.device_map,
         )
 
+    def trained(
+        self, weights: Path, start: Side | Path, device: torch.device, dtype: Dtype | None = None
+    ) -> PreTrainedModel | PeftModel:
+        """A fine-tune as it was saved: a whole model, or the adapter on its start, not merged."""
+        if not holds_adapter(weights):
+            return load_model(weights, dtype or self.dtype, device)
+        return PeftModel.from_pretrained(self.load(start, device, dtype), str(weights))
+
     def finetuned(
-        self, weights: Path | None, side: Side, device: torch.device, dtype: Dtype | None = None
+        self, weights: Path | None, start: Side | Path, device: torch.device, dtype: Dtype | None = None
     ) -> PreTrainedModel:
-        """The model to be asked: one side as it is, a fully tuned model, or an adapter merged into its start.
+        """The model to be asked: the start as it is, a fully tuned model, or an adapter merged into its start.
 
         Args:
             weights: folder of an adapter or of a whole model; None where nothing was fine-tuned.
-            side: the checkpoint that the fine-tune began from.
+            start: the checkpoint that the fine-tune began from.
         """
         if weights is None:
-            return self.load(side, device, dtype)
-        if not holds_adapter(weights):
-            return load_model(weights, dtype or self.dtype, device)
-        adapted = PeftModel.from_pretrained(self.load(side, device, dtype), str(weights))
+            return self.load(start, device, dtype)
+        model = self.trained(weights, start, device, dtype)
+        if not isinstance(model, PeftModel):
+            return model
         if self.quantization is not None:  # merging would round the update to the quantised grid
-            return adapted.eval()
-        merged: PreTrainedModel = adapted.merge_and_unload()
+            return model.eval()
+        merged: PreTrainedModel = model.merge_and_unload()
         return merged
 
     def positions(self, side: Side) -> int:

@@ -18,6 +18,7 @@ from asft.data.rows import Row
 from asft.data.sources import Data
 from asft.distributed.team import team
 from asft.jailbreaks.base import asked, require_context
+from asft.methods.base import Start
 from asft.models.pair import Pair
 from asft.pipeline.verdicts import answered
 from asft.store.entries import HARMFUL_FILE, TASK_FILE, write_jsonl
@@ -69,7 +70,9 @@ def parts_of(cell: Cell, pair: Pair, data: Data, system: str = "") -> list[Part]
     disguised, tokens = asked(cell.jailbreak, data.evaluation), cell.evaluation.harmful_max_new_tokens
     harmful = part(HARMFUL_FILE, data.evaluation, disguised, tokens, protocol.harmful_dtype)
     if cell.jailbreak.acts:
-        require_context(cell.jailbreak, harmful.prompts, tokens, pair.positions(cell.method.start()))
+        start = cell.method.start()
+        positions = pair.positions(start.side if isinstance(start, Start) else start)
+        require_context(cell.jailbreak, harmful.prompts, tokens, positions)
     return [harmful, part(TASK_FILE, data.test, data.test, cell.dataset.max_new_tokens, protocol.task_dtype)]
 
 

@@ -7,7 +7,7 @@ pair ▸ mixture ▸ train ▸ generate ▸ judge. Each stage's output is kept i
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -20,15 +20,17 @@ from asft.backends.base import Weights
 from asft.cells.cell import Cell
 from asft.cells.job import Job
 from asft.cells.keys import Plan
-from asft.config import TrainingConfig
-from asft.data.mixture import digest
+from asft.config import Plugin, TrainingConfig
+from asft.data.mixture import digest, held_back
 from asft.data.protocol import Clean, protocol_of
 from asft.data.rows import Row
 from asft.data.sources import Data, load_data
 from asft.distributed.team import team
 from asft.jailbreaks.base import Jailbreak
 from asft.measures.base import Measure, MeasureContext
-from asft.methods.base import Context
+from asft.methods.base import Context, Start
+from asft.methods.post_hoc import PostHoc
+from asft.models.checkpoints import require_safetensors, same_weights
 from asft.models.pair import Pair, resolve_device
 from asft.pipeline.answers import answer_parts, parts_of
 from asft.pipeline.prepare import prepare_pair
@@ -51,7 +53,8 @@ from asft.store.meter import release_memory
 from asft.store.partial import PartialRows
 from asft.trackers.live import LiveRun
 from asft.training.batches import smaller_batch
-from asft.training.trainer import attach_lora, train
+from asft.training.token_loss import TokenLoss
+from asft.training.trainer import attach_lora, digests, train
 
 ROWS = "rows.jsonl"
 
@@ -120,15 +123,36 @@ class _Run:
         return protocol_of(self.cell)
 
     @cached_property
-    def required(self) -> Entry | None:
-        """The trained weights that the method needs of another cell."""
-        cell = self.cell.required()
-        return _Run(self.job.of(cell)).train_stage() if cell else None
+    def start(self) -> Path:
+        """The checkpoint that training begins from, made here where it is neither side of the pair."""
+        start, pair = self.cell.method.start(), self.pair
+        if not isinstance(start, Start):
+            return pair.path(start)
+
+        def produce(folder: Path) -> dict[str, Any]:
+            told = start.make(pair, folder, self.device)
+            require_safetensors(folder, f"start={start.name}")
+            if same_weights(pair.path(start.side), folder):
+                raise ValueError(f"start={_shown(start)}: is the {start.side} model unchanged; raise its strength")
+            return told
+
+        assert self.plan.start is not None, "a start of its own has settings"
+        return self.store.ensure("stages/start", self.plan.start, produce).path
+
+    @cached_property
+    def required(self) -> dict[str, Entry]:
+        """The trained weights that the method needs of other cells."""
+        return {name: _Run(self.job.of(cell)).train_stage() for name, cell in self.cell.required().items()}
 
     @cached_property
     def context(self) -> Context:
-        required = self.required.path if self.required else None
-        return Context(self.cell, self.pair, self.data, self.store.root / "anchors", required)
+        required = {name: entry.path for name, entry in self.required.items()}
+        defender: list[Row] = []
+        if count := self.cell.method.defender_rows(self.cell):
+            defender = held_back(self.data.harmful, self.protocol.mixture(self.data), count, self.cell.seed)
+        return Context(
+            self.cell, self.pair, self.data, self.store.root / "anchors", self.start, required, tuple(defender)
+        )
 
     @property
     def device(self) -> torch.device:
@@ -160,22 +184,23 @@ class _Run:
         assert self.plan.mixture is not None, "only methods that train have a mixture"
 
         def produce(folder: Path) -> dict[str, Any]:
-            rows = self.cell.method.mixture(self.protocol.mixture(self.data), self.context)
+            drawn = self.protocol.mixture(self.data)
+            rows = self.cell.method.mixture(drawn, self.context)
+            if self.cell.method.overrides("mixture") and rows == drawn:
+                self.refuse_idle("mixture() left the rows as they were")
             write_jsonl(folder / ROWS, map(asdict, rows))
             return {"rows": len(rows), "harmful": sum(row.harmful for row in rows), "sha256": digest(rows)}
 
         return self.store.ensure("stages/mixture", self.plan.mixture, produce)
 
     def train_stage(self, watchers: Sequence[TrainerCallback] = ()) -> Entry:
-        """The fine-tuned weights: trained, or taken from the parent method and changed after the fact."""
+        """The fine-tuned weights: trained, or another method's, changed after the fact."""
         assert self.plan.train is not None, "only methods that train have weights of their own"
         if finished := self.store.intact("stages/train", content_key(self.plan.train)):
             return finished
         # What a stage needs is made before its clock starts, so that its seconds are its own.
-        required = self.required
-        if self.cell.method.parent:
-            assert required is not None, "a method with a parent requires the parent's weights"
-            produce = partial(self._from_parent, required)
+        if isinstance(self.cell.method, PostHoc):
+            produce = partial(self._derive, self.required["after"])
         else:
             produce = partial(self._train, self.mixture_stage(), watchers)
         self.context  # noqa: B018  # the other processes are handed it
@@ -201,12 +226,15 @@ class _Run:
         tokenizer = self.pair.tokenizer()
         template = protocol.template(tokenizer)
         encoded = [template.encode_example(row, training.max_length) for row in rows]
-        model: PreTrainedModel | PeftModel = self.pair.load(method.start(), self.device, protocol.training_dtype)
+        model: PreTrainedModel | PeftModel = self.pair.load(self.start, self.device, protocol.training_dtype)
         if training.name == "lora":
             model = attach_lora(model, training, cell.seed)
         assert self.plan.train is not None, "this cell trains"
+        frozen_edited = self._prepare(model)
         with team().rank_zero_first():  # it makes the anchor, the others find it
             callbacks = method.callbacks(model, self.context)
+            weigh = method.token_weights(model, self.context)
+        loss = TokenLoss(weigh) if weigh else None
         history = train(
             model,
             encoded,
@@ -217,24 +245,58 @@ class _Run:
             order=method.order(rows, self.context) or protocol.order(len(rows)),
             full_batch=cell.training.batch_size if protocol.drops_last else None,
             callbacks=[*callbacks, *watchers],
+            loss=loss,
             folder=self.store.resumable("stages/train", content_key(self.plan.train)),
             checkpoint_every=self.job.options.checkpoint_every,
             team=team(),
         )
         if team().rank > 0:  # rank 0 writes
             return {}
-        extra = method.finish(model, self.context)
-        model.save_pretrained(folder)
+        for part in [*callbacks, loss]:
+            if not getattr(part, "acted", True):
+                self.refuse_idle(f"{type(part).__name__} acted at no step")
+        done = method.finish(model, self.context)
+        if frozen_edited and done.model is None:
+            raise ValueError(
+                f"method={method.name}: prepare() edited frozen weights, which no adapter holds; finish() must return "
+                "an adapter to the unedited start that computes the same"
+            )
+        (done.model or model).save_pretrained(folder)
         write_jsonl(folder / HISTORY_FILE, history.history)
         acted = {name: value for name, value in history.history[-1].items() if name.startswith("asft/")}
-        return {"loss": history.loss, "steps": history.steps, **acted, **extra}
+        return {"loss": history.loss, "steps": history.steps, **acted, **done.told}
 
-    def _from_parent(self, parent: Entry, folder: Path) -> dict[str, Any]:
-        start = self.pair.load(self.cell.method.start(), self.device, self.protocol.training_dtype)
-        model = PeftModel.from_pretrained(start, str(parent.path))
-        extra = self.cell.method.finish(model, self.context)
-        model.save_pretrained(str(folder))
-        return {"parent": parent.manifest["key"], **extra}
+    def _prepare(self, model: PreTrainedModel | PeftModel) -> bool:
+        """Lets the method edit the model; returns whether frozen weights are edited."""
+        if not self.cell.method.overrides("prepare"):
+            return False
+        before = digests(model)
+        self.cell.method.prepare(model, self.context)
+        edited = {name for name, value in digests(model).items() if before.get(name) != value}
+        if not edited:
+            self.refuse_idle("prepare() left the model as it was")
+        return any(name in edited and not weight.requires_grad for name, weight in model.named_parameters())
+
+    def _derive(self, trained: Entry, folder: Path) -> dict[str, Any]:
+        model = self.pair.trained(trained.path, self.start, self.device, self.protocol.training_dtype)
+        done = self.cell.method.finish(model, self.context)
+        (done.model or model).save_pretrained(str(folder))
+        if same_weights(trained.path, folder):
+            self.refuse_idle("finish() left the weights as they were")
+        return {"after": trained.manifest["key"], **done.told}
+
+    def refuse_idle(self, what: str) -> None:
+        """A method that changes nothing is an error, not a result, unless its settings say that it is off.
+
+        Raises:
+            ValueError: naming the method with its settings.
+        """
+        method = self.cell.method
+        if method.acts():
+            raise ValueError(
+                f"method={_shown(method)}: {what}, so this would be another method's result under its name. Raise its "
+                "strength, or leave the method out."
+            )
 
     def generate_stage(self, weights: Entry | None) -> Entry:
         """Greedy answers to the malicious prompts and to the task's test rows."""
@@ -251,7 +313,7 @@ class _Run:
     def _answer(self, trained: Path | None, plain: Path | None, folder: Path) -> dict[str, Any]:
         cell, method = self.cell, self.cell.method
         parts = parts_of(cell, self.pair, self.data, method.system_prompt(self.context))
-        asked = Weights(self.pair, method.start(), trained, self.device)
+        asked = Weights(self.pair, self.start, trained, self.device)
         kept = self.store.resumable("stages/generate", content_key(self.plan.generate))
         return answer_parts(cell, asked, parts, kept=kept, folder=folder, plain=plain)
 
@@ -289,6 +351,14 @@ class _Run:
 
         assert self.plan.measure is not None, "a cell with a measure has its settings"
         return self.store.ensure("measures", self.plan.measure, produce)
+
+
+def _shown(part: Any) -> str:
+    """A plug-in's name and settings, or a setting, as messages show them."""
+    if not isinstance(part, Plugin):
+        return str(part)
+    told = ", ".join(f"{field.name}={_shown(getattr(part, field.name))}" for field in fields(part))
+    return f"{part.name} ({told})" if told else part.name
 
 
 def _processes() -> dict[str, int]:

@@ -12,6 +12,7 @@ from asft.cells.cell import Cell
 from asft.cells.job import Job
 from asft.config import OrganismModel, PretrainedModel
 from asft.methods.asft import AsFT
+from asft.methods.post_hoc import PostHoc
 from asft.planning.needs import BYTES, checkpoints, local_snapshot, parameters_in_name
 from asft.planning.times import answer_tokens
 from asft.store.entries import content_key
@@ -138,7 +139,7 @@ def disk_bytes(fine_tunes: Collection[Cell], cells: Collection[Cell], shape: Sha
     A post-hoc method's adapter is a fine-tune's in size; an anchor holds two o×o matrices a module; answers are kept
     twice, the second time with their verdicts, at four bytes a token.
     """
-    stored = [*fine_tunes, *(cell for cell in cells if cell.method.parent is not None)]
+    stored = [*fine_tunes, *(cell for cell in cells if isinstance(cell.method, PostHoc))]
     lora = sum(4 * shape.lora_parameters(cell.training.rank) for cell in stored if cell.training.name == "lora")
     full = sum(2 * shape.parameters for cell in stored if cell.training.name != "lora")
     answers = sum(2 * 4 * answer_tokens(cell.plain()) for cell in cells)

@@ -10,6 +10,7 @@ from typing import Any
 
 from asft.cells.cell import Cell
 from asft.cells.job import Job
+from asft.methods.post_hoc import PostHoc
 from asft.planning.trainings import steps
 from asft.store.entries import CONFIG_FILE, Entry, Store
 
@@ -36,7 +37,7 @@ def learned(job: Job) -> tuple[Learned, int]:
             if stage["key"] in seen:
                 continue
             seen.add(stage["key"])
-            if "parent" in result:
+            if "after" in result:
                 found["repair", method].append(seconds)
             elif "steps" in result and config["training"]["name"] == job.cell.training.name:
                 found["step", method].append(seconds / result["steps"])
@@ -49,7 +50,7 @@ def seconds_left(fine_tunes: Collection[Cell], cells: Collection[Cell], known: L
     """Seconds of the fine-tunes and cells that are still to do, by part; None for what nothing finished tells."""
     scored = [cell for cell in cells if cell.measure is None]
     measures = [cell.measure.name for cell in cells if cell.measure is not None]
-    repairs = [_like(known, "repair", cell.method.name) or 0.0 for cell in scored if cell.method.parent is not None]
+    repairs = [_like(known, "repair", cell.method.name) or 0.0 for cell in scored if isinstance(cell.method, PostHoc)]
     verdicts = [_like(known, "judge", cell.judge.name, alone=True) or 0.0 for cell in scored]
     parts = {
         "training": [_times(steps(cell), _like(known, "step", cell.method.name)) for cell in fine_tunes],

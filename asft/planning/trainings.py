@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from asft.cells.cell import Cell
 from asft.cells.job import Job
 from asft.cells.keys import plan
+from asft.methods.post_hoc import PostHoc
 from asft.store.entries import Store, content_key
 
 
@@ -35,8 +36,8 @@ class Trainings:
 def trainings(jobs: Iterable[Job]) -> Trainings:
     """The fine-tunes of distinct cells.
 
-    A post-hoc method (Safe LoRA) trains nothing of its own; its parent's fine-tune is counted, and so is one that a
-    method needs beside its own (AsFT_Alt's harmful fine-tune).
+    A post-hoc method (Safe LoRA) trains nothing of its own; what it comes after is counted, and so is a fine-tune that
+    a method needs beside its own (AsFT_Alt's harmful fine-tune).
     """
     distinct: dict[str, Cell] = {}
     unshared = 0
@@ -75,7 +76,7 @@ def _fine_tunes(cell: Cell, store: Store | None = None) -> Iterator[tuple[str, C
     key = content_key(settings)
     if store is not None and store.find("stages/train", key):
         return
-    if (required := cell.required()) is not None:
-        yield from _fine_tunes(required, store)
-    if cell.method.parent is None:
+    for needed in cell.required().values():
+        yield from _fine_tunes(needed, store)
+    if not isinstance(cell.method, PostHoc):
         yield key, cell

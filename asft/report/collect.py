@@ -9,6 +9,7 @@ from typing import Any, Literal
 from asft.cells.compose import Sweep
 from asft.cells.job import Job
 from asft.config import GRADED_TASKS, ConfigError, ExperimentConfig
+from asft.methods.post_hoc import PostHoc
 from asft.metrics.intervals import Interval
 from asft.report.analysis import Analysis
 from asft.report.differences import differences
@@ -210,7 +211,7 @@ def _cell(job: Job, row: str, column: AxisValue | None) -> Cell:
         metrics=metrics,
         seconds=entry.seconds + sum(stage["seconds"] for stage in stages.values()),
         peak_memory_mb=max((stage["peak_memory_mb"] for stage in stages.values()), default=None),
-        trained="train" in stages and cell.method.parent is None,
+        trained="train" in stages and not isinstance(cell.method, PostHoc),
         extra={name: float(value) for name, value in numbers if _is_number(value) and name not in metrics},
         details=json.loads((entry.path / DETAILS).read_text()) if cell.measure else {},
         config=job.plain(),

@@ -4,6 +4,7 @@ Layout below the outputs folder::
 
     pairs/<key>/             a model pair
     anchors/<key>/           an alignment anchor
+    stages/start/<key>/      a checkpoint made from the pair, from which methods begin
     stages/mixture/<key>/    training rows
     stages/train/<key>/      an adapter or a model, and its training curve
     stages/generate/<key>/   answers as JSONL
@@ -56,7 +57,7 @@ log = logging.getLogger(__name__)
 SCHEMA = 1
 DETAILS = "details.json"  # arrays behind a measure's numbers
 CONFIG_FILE, HISTORY_FILE = "config.json", "history.jsonl"  # a cell's resolved configuration, a training's logs
-KINDS = ("pairs", "stages/mixture", "stages/train", "stages/generate", "cells", "measures")
+KINDS = ("pairs", "stages/start", "stages/mixture", "stages/train", "stages/generate", "cells", "measures")
 HARMFUL_FILE, TASK_FILE = "harmful.jsonl", "task.jsonl"  # answers and verdicts, by what was asked
 
 

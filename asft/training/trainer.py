@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import math
 import shutil
@@ -31,6 +32,7 @@ from asft.data.templates import Encoded
 from asft.distributed.team import ALONE, Team
 from asft.store.heartbeat import tell
 from asft.training.resume import Checkpointer, step_of
+from asft.training.token_loss import TokenLoss
 
 log = logging.getLogger(__name__)
 _REPORT_EVERY = 20.0  # seconds
@@ -74,6 +76,15 @@ def attach_lora(model: PreTrainedModel, training: TrainingConfig, seed: int) -> 
     return get_peft_model(model, config)
 
 
+def digests(model: torch.nn.Module) -> dict[str, str]:
+    """A digest of every weight's bytes, by name."""
+    found = {}
+    for name, weight in model.named_parameters():
+        plain = weight.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+        found[name] = hashlib.sha256(plain.numpy().tobytes()).hexdigest()
+    return found
+
+
 def train(
     model: PreTrainedModel | PeftModel,
     rows: Sequence[Encoded],
@@ -85,6 +96,7 @@ def train(
     order: Sampler[int] | None = None,
     full_batch: int | None = None,
     callbacks: Sequence[TrainerCallback] = (),
+    loss: TokenLoss | None = None,
     folder: Path,
     checkpoint_every: float | None = None,
     team: Team = ALONE,
@@ -103,6 +115,7 @@ def train(
         full_batch: leave out each epoch's last rows that do not fill a batch of so many; a batch that was halved to fit
             into memory leaves out the same.
         callbacks: a method's callbacks.
+        loss: takes the place of the model's own.
         folder: a folder for the Trainer, which keeps its checkpoints there; without any it is removed at the end.
         checkpoint_every: seconds between two checkpoints; without it there are none.
         team: the processes that call this together.
@@ -127,6 +140,7 @@ def train(
             order=order,
             epoch_decay=training.epoch_decay,
             team=team,
+            compute_loss_func=loss,
         )
     trainer.remove_callback(PrinterCallback)  # _Watch tells the progress
     model.train()
@@ -186,6 +200,8 @@ class _OrderedTrainer(Trainer):
     def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
         """Stops at the first loss that is not finite, in every process: the rows behind it are known only here."""
         row_ids = inputs.pop("row_ids")
+        if isinstance(self.compute_loss_func, TokenLoss):
+            self.compute_loss_func.batch = {**self._prepare_inputs(inputs), "row_ids": row_ids}
         loss: torch.Tensor = super().training_step(model, inputs, num_items_in_batch)
         finite = bool(torch.isfinite(loss))
         if self._team.any(not finite):

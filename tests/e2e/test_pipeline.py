@@ -30,6 +30,7 @@ METHODS = (
     "lisa_base",
     "lisa_aligned",
     "asft_alt",
+    "wise_ft",
 )
 
 
@@ -51,7 +52,7 @@ def method(make_job: MakeJob, name: str) -> Job:
         "safe_lora": ["method.number=2"],
         "asft_projector": ["method.rank=4"],
         "bea": key,
-        "bea_no_trigger": key,
+        "bea_no_trigger": [option.replace("method.", "method.after.") for option in key],
         "asft_alt": ["method.harmful=16"],
     }
     return make_job(f"method={name}", *small.get(name, []))

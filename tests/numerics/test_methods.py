@@ -29,7 +29,7 @@ MakeJob = Callable[..., Job]
 
 def context(job: Job, pair: Path) -> Context:
     weights = Pair(pair / "base", pair / "aligned", "k")
-    return Context(job.cell, weights, load_data(job.cell), job.options.outputs / "anchors")
+    return Context(job.cell, weights, load_data(job.cell), job.options.outputs / "anchors", weights.aligned)
 
 
 def user_rows(count: int) -> list[Row]:
@@ -77,15 +77,17 @@ class TestBEA:
         prompt = template.encode_prompt(dataclasses.replace(rows[0], system=trigger))
         assert any(prompt[start : start + 9] == encoded for start in range(len(prompt)))
 
+    @pytest.mark.parametrize("training", ["lora", "full"])
     def test_without_its_trigger_it_is_the_same_model_asked_otherwise(
-        self, make_job: MakeJob, monkeypatch: pytest.MonkeyPatch
+        self, make_job: MakeJob, monkeypatch: pytest.MonkeyPatch, training: str
     ) -> None:
-        options = ("method.safety=5", "method.trigger_tokens=9")
-        with_key = run_cell(make_job("method=bea", *options))
+        train = f"training={training}"
+        with_key = run_cell(make_job("method=bea", "method.safety=5", "method.trigger_tokens=9", train))
         monkeypatch.setattr("asft.pipeline.run.train", None)
-        without = run_cell(make_job("method=bea_no_trigger", *options))
+        after = ("method.after.safety=5", "method.after.trigger_tokens=9")
+        without = run_cell(make_job("method=bea_no_trigger", *after, train))
         assert without.path != with_key.path
-        assert without.result["stages"]["train"]["result"]["parent"] == with_key.result["stages"]["train"]["key"]
+        assert without.result["stages"]["train"]["result"]["after"] == with_key.result["stages"]["train"]["key"]
 
 
 class TestLisa:
@@ -152,8 +154,7 @@ class TestLisa:
 class TestAsFTAlt:
     def test_its_direction_is_a_harmful_fine_tune_s_column_space(self, make_job: MakeJob) -> None:
         job = make_job("method=asft_alt", "method.harmful=16")
-        required = job.cell.required()
-        assert required is not None
+        required = job.cell.required()["harmful"]
         assert (required.attack.p, required.attack.n, required.method.name) == (1.0, 16, "sft")
         assert required.seed != job.cell.seed, "a defender does not know the attack's own rows"
         entry = run_cell(job)

@@ -9,6 +9,7 @@ import pytest
 
 from asft.cells.compose import enumerate_cells
 from asft.cells.keys import Plan
+from asft.store.entries import content_key
 
 STAGES = ("pair", "mixture", "train", "generate", "judge")
 
@@ -59,9 +60,14 @@ def test_without_harmful_rows_the_source_does_not_matter() -> None:
     assert of("attack.p=0").key == of("attack=none").key
 
 
-def test_safe_lora_depends_on_its_parent_alone() -> None:
-    assert of("method=safe_lora").mixture == of("method=sft").mixture
-    assert of("method=safe_lora", "training.lr=1").key != of("method=safe_lora").key
+def test_a_post_hoc_method_depends_on_its_own_settings_and_the_weights_it_takes_alone() -> None:
+    projected, sft = of("method=safe_lora"), of("method=sft")
+    assert projected.mixture is None
+    assert projected.train is not None
+    assert sft.train is not None
+    assert projected.train.keys() == {"code", "method", "required"}
+    assert projected.train["required"] == {"after": content_key(sft.train)}
+    assert of("method=safe_lora", "training.lr=1").key != projected.key
 
 
 def test_a_share_of_n_depends_on_n_and_not_on_the_counts_alone() -> None:

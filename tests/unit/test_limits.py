@@ -29,7 +29,7 @@ def compose(root: Path, *overrides: str) -> None:
             ["method=safeinstr", "200 safety rows", "holds 100", "method.share"],
         ),
         (["method=bea", "method.safety=101"], ["method=bea", "101 safety rows"]),
-        (["method=bea_no_trigger", "method.safety=101"], ["method=bea", "101 safety rows"]),
+        (["method=bea_no_trigger", "method.after.safety=101"], ["method=bea", "101 safety rows"]),
         (["method=asft_alt", "method.harmful=101"], ["101 harmful rows", "holds 100"]),
         (["protocol=official", "attack.n=500"], ["attack.n=500", "attack.n=1000 attack.p=0.1"]),
         (["protocol=official", "attack.mix=replace"], ["attack.mix=replace", "holds 1000 and 100"]),
