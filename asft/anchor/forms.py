@@ -12,7 +12,7 @@ share a kernel call.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal, Self
 
@@ -29,10 +29,12 @@ class Form(ABC):
     Attributes:
         kind: the form's name on disk.
         side: the penalised part.
+        at_home: fields read so rarely that they stay in host memory.
     """
 
     __slots__ = ()
     kind: ClassVar[str]
+    at_home: ClassVar[tuple[str, ...]] = ()
     side: Side
 
     @abstractmethod
@@ -47,13 +49,19 @@ class Form(ABC):
     def eigenvalues(self) -> Tensor:
         """Eigenvalues of Ĉ, descending; those left out are zero, or below the module's error bound."""
 
-    @abstractmethod
     def tensors(self) -> dict[str, Tensor]:
         """The tensors that define the form, by field name."""
+        names: tuple[str, ...] = self.__slots__
+        return {name: getattr(self, name) for name in names if name != "side"}
 
-    @abstractmethod
+    def with_tensors(self, change: Callable[[str, Tensor], Tensor]) -> Self:
+        """The form with each tensor changed, given its field name."""
+        build: Callable[..., Self] = type(self)
+        return build(**{name: change(name, tensor) for name, tensor in self.tensors().items()}, side=self.side)
+
     def to(self, device: torch.device, dtype: torch.dtype) -> Self:
         """The form ready to multiply tensors of this device and type."""
+        return self.with_tensors(lambda name, tensor: tensor if name in self.at_home else tensor.to(device, dtype))
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -67,6 +75,7 @@ class Gram(Form):
     """
 
     kind: ClassVar[str] = "gram"
+    at_home: ClassVar[tuple[str, ...]] = ("direction",)
     gram: Tensor
     direction: Tensor
     side: Side
@@ -88,12 +97,6 @@ class Gram(Form):
 
     def eigenvalues(self) -> Tensor:
         return torch.linalg.eigvalsh(self.direction).flip(-1).clamp_min(0)
-
-    def tensors(self) -> dict[str, Tensor]:
-        return {"gram": self.gram, "direction": self.direction}
-
-    def to(self, device: torch.device, dtype: torch.dtype) -> Self:
-        return type(self)(self.gram.to(device, dtype), self.direction, self.side)
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -132,13 +135,6 @@ class Factor(Form):
     def eigenvalues(self) -> Tensor:
         return torch.linalg.eigvalsh(self.inner).flip(-1).clamp_min(0)
 
-    def tensors(self) -> dict[str, Tensor]:
-        return {"v": self.v, "inner": self.inner, "norm": self.norm}
-
-    def to(self, device: torch.device, dtype: torch.dtype) -> Self:
-        v, inner, norm = (tensor.to(device, dtype) for tensor in (self.v, self.inner, self.norm))
-        return type(self)(v, inner, norm, self.side)
-
 
 @dataclass(frozen=True, eq=False, slots=True)
 class LowRank(Form):
@@ -171,12 +167,6 @@ class LowRank(Form):
     def eigenvalues(self) -> Tensor:
         return self.s
 
-    def tensors(self) -> dict[str, Tensor]:
-        return {"u": self.u, "s": self.s}
-
-    def to(self, device: torch.device, dtype: torch.dtype) -> Self:
-        return type(self)(self.u.to(device, dtype), self.s.to(device, dtype), self.side)
-
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Identity(Form):
@@ -197,12 +187,6 @@ class Identity(Form):
 
     def eigenvalues(self) -> Tensor:
         return torch.zeros(0)
-
-    def tensors(self) -> dict[str, Tensor]:
-        return {}
-
-    def to(self, device: torch.device, dtype: torch.dtype) -> Self:
-        return self
 
 
 FORMS: dict[str, type[Gram | Factor | LowRank | Identity]] = {
@@ -239,12 +223,9 @@ class AnchoredModule:
 
 def stack(forms: Sequence[Form]) -> Form:
     """Forms of one kind, side and shape as a single form with a leading batch dimension."""
-    first = forms[0]
-    fields = {name: torch.stack([form.tensors()[name] for form in forms]) for name in first.tensors()}
-    return FORMS[first.kind](**fields, side=first.side)
+    return forms[0].with_tensors(lambda name, _: torch.stack([form.tensors()[name] for form in forms]))
 
 
 def on_host(form: Form) -> Form:
     """The form with all of its tensors contiguous in host memory."""
-    fields = {name: tensor.cpu().contiguous() for name, tensor in form.tensors().items()}
-    return FORMS[form.kind](**fields, side=form.side)
+    return form.with_tensors(lambda _, tensor: tensor.cpu().contiguous())
