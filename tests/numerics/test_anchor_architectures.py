@@ -9,12 +9,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from anchor_pairs import TARGETS, difference, save_pair, surrogate, with_lora
+from anchor_pairs import SIZES, TARGETS, VOCABULARY, difference, save_pair, surrogate, with_lora
 from safetensors.torch import load_file, save_file
-from transformers import AutoModel, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
 from asft import Anchor
+from asft.anchor.checkpoint import Checkpoint
 from asft.anchor.penalty import Penalty
+from asft.anchor.projection import Update, project
 from asft.anchor.spec import AnchorSpec
 
 KINDS = sorted(TARGETS)
@@ -128,6 +130,100 @@ def test_targets_match_whole_components_only(tmp_path: Path) -> None:
     ]
     with pytest.raises(ValueError, match=r"target 'proj' \(1 of 1\) matches no linear module"):
         Anchor.build(tmp_path / "base", tmp_path / "aligned", ["proj"])
+
+
+def loaded(folder: Path) -> dict[str, torch.Tensor]:
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    return dict(model.named_parameters(remove_duplicate=False))
+
+
+def assert_reads_what_transformers_loads(folder: Path) -> None:
+    checkpoint = Checkpoint(folder, "aligned")
+    for name, weight in loaded(folder).items():
+        assert checkpoint.shape(name) == tuple(weight.shape), name
+        assert torch.equal(checkpoint.tensor(name), weight), name
+
+
+MULTIMODAL = {
+    "text_config": {**SIZES, "num_key_value_heads": 2, "head_dim": 8},
+    "vision_config": {**SIZES, "num_hidden_layers": 1, "image_size": 8, "patch_size": 4},
+    "mm_tokens_per_image": 4,
+}
+EXPERTS = {**SIZES, "num_local_experts": 2, "num_experts": 2, "moe_intermediate_size": 8, "num_key_value_heads": 2}
+
+
+@pytest.mark.parametrize(
+    ("model_type", "settings"),
+    [
+        ("gemma3", MULTIMODAL),  # keys language_model.model.…, modules model.language_model.…
+        ("mixtral", EXPERTS),  # one tensor per expert, one parameter for all of them
+        ("qwen3_moe", EXPERTS),
+        ("hrm_text", SIZES),  # fused projections, taken apart
+        ("qwen2", {**SIZES, "tie_word_embeddings": True}),  # no output head is stored
+        ("bloom", {"vocab_size": VOCABULARY, "hidden_size": 16, "n_layer": 1, "n_head": 2}),
+    ],
+)
+def test_every_weight_is_what_transformers_loads(model_type: str, settings: dict[str, object], tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(model_type, **settings), dtype=torch.float32)
+    model.save_pretrained(tmp_path)
+    assert_reads_what_transformers_loads(tmp_path)
+
+
+def newer_single_file(folder: Path) -> None:
+    """Shards and their index, and beside them one file of other weights."""
+    weights = {key: value + 1 for key, value in every_tensor(folder).items()}
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def stale_index(folder: Path) -> None:
+    """An index that knows the files, but not what lies where now, nor every key."""
+    file = folder / "model.safetensors.index.json"
+    index = json.loads(file.read_text())
+    files = sorted(set(index["weight_map"].values()))
+    index["weight_map"] = {f"key {n}": file for n, file in enumerate(files)}
+    file.write_text(json.dumps(index))
+
+
+def two_versions(folder: Path) -> None:
+    """A later shard holds a tensor of an earlier one again, changed."""
+    last = sorted(folder.glob("model-*.safetensors"))[-1]
+    name = "model.layers.0.self_attn.q_proj.weight"
+    save_file({**load_file(last), name: every_tensor(folder)[name] + 1}, last, metadata={"format": "pt"})
+
+
+def every_tensor(folder: Path) -> dict[str, torch.Tensor]:
+    return {key: value for file in sorted(folder.glob("model-*.safetensors")) for key, value in load_file(file).items()}
+
+
+@pytest.mark.parametrize("change", [newer_single_file, stale_index, two_versions], ids=lambda change: change.__name__)
+def test_files_are_chosen_as_transformers_chooses_them(change: Callable[[Path], None], tmp_path: Path) -> None:
+    save_pair(tmp_path, "llama", shard="8KB")
+    before = every_tensor(tmp_path / "aligned")
+    change(tmp_path / "aligned")
+    assert_reads_what_transformers_loads(tmp_path / "aligned")
+    after = loaded(tmp_path / "aligned")
+    assert (change is stale_index) == all(torch.equal(after[key], value) for key, value in before.items())
+
+
+def test_a_tied_head_has_the_embeddings_direction(tmp_path: Path) -> None:
+    for side in ("base", "aligned"):
+        tied = AutoConfig.for_model("qwen2", **SIZES, tie_word_embeddings=True)
+        AutoModelForCausalLM.from_config(tied).save_pretrained(tmp_path / side)
+    anchor = Anchor.build(tmp_path / "base", tmp_path / "aligned", ["lm_head"])
+    assert anchor["lm_head"].norm == pytest.approx(float(difference(tmp_path, "lm_head").norm()), rel=1e-6)
+
+
+def test_one_expert_is_addressed_by_its_key(tmp_path: Path) -> None:
+    """As in adapters from before transformers 5, which have one LoRA per expert."""
+    for side in ("base", "aligned"):
+        model = AutoModelForCausalLM.from_config(AutoConfig.for_model("mixtral", **EXPERTS))
+        model.save_pretrained(tmp_path / side)
+    key = "model.layers.1.block_sparse_moe.experts.1.w2"
+    sides = [load_file(tmp_path / side / "model.safetensors")[f"{key}.weight"] for side in ("base", "aligned")]
+    a, b = torch.randn(2, sides[0].shape[1]), torch.randn(sides[0].shape[0], 2)
+    projected, _ = project({key: Update(a, b)}, tmp_path / "base", tmp_path / "aligned", number=1)
+    assert torch.allclose(projected[key], surrogate(sides[1] - sides[0]) @ b, rtol=1e-4, atol=1e-6)
 
 
 def flip_last_byte(path: Path) -> None:

@@ -111,6 +111,23 @@ def test_bf16_weights_are_subtracted_in_float32(tmp_path: Path) -> None:
     assert penalty.norms().update == pytest.approx(exact**0.5, rel=1e-5)
 
 
+def test_a_weight_gets_its_gradient_when_it_is_trained_now(tmp_path: Path) -> None:
+    model = save_pair(tmp_path, "llama", torch.float64)
+    first, second = (layer.self_attn.q_proj.weight for layer in model.model.layers)
+    first.requires_grad_(False)
+    penalty = FullPenalty(Anchor.build(tmp_path / "base", tmp_path / "aligned", ["q_proj"]), model)
+    moved(model)
+    penalty.add_gradients(LAM)
+    assert first.grad is None
+    assert float(second.grad.norm()) > 0
+    once = second.grad.clone()
+    first.requires_grad_(True)
+    second.requires_grad_(False)
+    penalty.add_gradients(LAM)
+    assert float(first.grad.norm()) > 0
+    assert torch.equal(second.grad, once)
+
+
 def test_refusals(tmp_path: Path) -> None:
     model = save_pair(tmp_path, "llama")
     anchor = Anchor.build(tmp_path / "base", tmp_path / "aligned", ["q_proj"])

@@ -96,13 +96,41 @@ def test_gradients_are_added_to_what_is_there() -> None:
     assert torch.allclose(factors.b.grad, 1.5 * once)
 
 
-def test_frozen_factor_gets_no_gradient() -> None:
-    anchor, model, factors, _ = case(10, 14, torch.float64)
-    factors.a.requires_grad_(False)
-    Penalty(anchor, model).add_gradients(1.0)
-    assert factors.a.grad is None
-    assert factors.b.grad is not None
-    assert float(factors.b.grad.norm()) > 0
+class TwoLinears(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = (nn.Linear(14, 10, bias=False) for _ in range(2))
+
+
+PARTS = ["first.lora_A", "first.lora_B", "second.lora_A", "second.lora_B"]
+
+
+@pytest.mark.parametrize("at_binding", [[], PARTS[:2], PARTS], ids=["none", "one module", "all"])
+@pytest.mark.parametrize("frozen", [[], PARTS[:2], PARTS[2:], PARTS[::2], PARTS[:3], PARTS], ids="-".join)
+def test_a_factor_gets_its_gradient_when_it_is_trained_now(at_binding: list[str], frozen: list[str]) -> None:
+    """Whatever else is frozen, and whatever was when the penalty was bound."""
+    torch.manual_seed(3)
+    model = with_lora(TwoLinears(), ["first", "second"]).double()
+    factors = {name: p for name, p in model.named_parameters() if "lora_" in name}
+    form, _ = build_form(torch.randn(10, 14, dtype=torch.float64), AnchorSpec(), "m")
+    anchor = Anchor([AnchoredModule(name, 10, 14, 1.0, form) for name in ("first", "second")])
+
+    def freeze(parts: list[str]) -> None:
+        for name, parameter in factors.items():
+            parameter.requires_grad_(not any(part in name for part in parts))
+
+    Penalty(anchor, model).add_gradients(0.5)
+    expected = {name: parameter.grad for name, parameter in factors.items()}
+    model.zero_grad()
+    freeze(at_binding)
+    penalty = Penalty(anchor, model)
+    freeze(frozen)
+    penalty.add_gradients(0.5)
+    for name, parameter in factors.items():
+        if parameter.requires_grad:
+            assert torch.equal(parameter.grad, expected[name]), name
+        else:
+            assert parameter.grad is None, name
 
 
 def test_effective_scale_penalises_the_update_the_model_sees() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 from statistics import median
 
@@ -200,6 +201,29 @@ class TestSelection:
         with pytest.raises(ValueError, match=r"'d': the adapter's update is 6×7, the checkpoints' weight 6×6"):
             project(updates, *files, mode="number", number=1, threshold=0.5)
 
+    @pytest.mark.parametrize(
+        ("asked", "mode", "threshold"),
+        [({}, "number", None), ({"number": 2}, "number", None), ({"threshold": 0.3}, "threshold", 0.3)],
+    )
+    def test_what_is_given_chooses_the_mode(self, files, updates, asked, mode, threshold) -> None:
+        _, report = project(updates, *files, **asked)
+        assert report.mode == mode
+        if threshold is not None:
+            assert report.threshold == threshold
+        else:  # ten by default, or all of a smaller adapter
+            assert len(report.projected) >= asked.get("number", len(updates))
+        with pytest.raises(ValueError, match=r"number=1 and threshold=0.2 are two ways to select modules: give one"):
+            project(updates, *files, number=1, threshold=0.2)
+
+    def test_module_without_alignment_keeps_its_update_and_is_told(self, files, updates, caplog) -> None:
+        sides = [load_file(file) for file in files]
+        save_file({**sides[1], "d.weight": sides[0]["d.weight"]}, files[1])
+        projected, report = project(updates, *files, threshold=1.0)
+        assert set(projected) == {"a", "b", "c"}
+        (kept,) = [module for module in report.modules if module.name == "d"]
+        assert (kept.cosine, kept.projected, kept.norm_after) == (None, False, kept.norm_before)
+        assert "1 of 4 modules are the same in base and aligned (V = 0), first d" in caplog.text
+
 
 class TestAdapterFiles:
     """What is kept, and what is refused by name."""
@@ -222,6 +246,55 @@ class TestAdapterFiles:
         assert changed == {f"base_model.model.{name}.lora_B.weight" for name in report.projected}
         assert {value.dtype for value in written.values()} == {torch.float16}
 
+    def test_other_files_are_kept_and_other_weights_are_not(self, pair: Path) -> None:
+        model = adapted(pair, "llama")
+        model.add_adapter("other", model.peft_config["default"])
+        folder = pair / "adapter"
+        model.save_pretrained(folder)  # and folder/other
+        kept = ["tokenizer.json", "chat_template.jinja", "notes.txt", "additional_chat_templates/tool.jinja"]
+        for name in [*kept, "adapter_model.bin", "checkpoint-3/optimizer.pt"]:
+            (folder / name).parent.mkdir(exist_ok=True)
+            (folder / name).write_text(name)
+        project_adapter(folder, pair / "base", pair / "aligned", pair / "out", number=1)
+        written = {str(path.relative_to(pair / "out")) for path in (pair / "out").rglob("*") if path.is_file()}
+        adapter = {"adapter_config.json", "adapter_model.safetensors", "README.md", "safe_lora.json"}
+        assert written == {*kept, *adapter}
+        assert all((pair / "out" / name).read_text() == name for name in kept)
+
+    def test_nothing_half_written_is_left(self, pair: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        adapted(pair, "llama").save_pretrained(pair / "adapter")
+        (pair / "out").mkdir()  # empty, so it may be used
+        before = set(pair.iterdir())
+        arguments = (pair / "adapter", pair / "base", pair / "aligned", pair / "out")
+
+        def fail(_: object, path: Path, **__: object) -> None:
+            path.write_text("half")
+            raise OSError("disk full")
+
+        with monkeypatch.context() as patch:
+            patch.setattr("asft.anchor.projection.save_file", fail)
+            with pytest.raises(OSError, match="disk full"):
+                project_adapter(*arguments, number=1)
+        assert set(pair.iterdir()) == before
+        assert not any((pair / "out").iterdir())
+        assert project_adapter(*arguments, number=1).projected
+        assert set(pair.iterdir()) == before
+
+    def test_targets_narrow_it(self, pair: Path) -> None:
+        model = adapted(pair, "llama")
+        model.save_pretrained(pair / "adapter")
+        arguments = (pair / "base", pair / "aligned")
+        report = project_adapter(pair / "adapter", *arguments, pair / "out", threshold=1.0, targets=["q_proj"])
+        assert len(report.projected) == len(report.modules) == 2
+        assert {name.rpartition(".")[2] for name in report.projected} == {"q_proj"}
+        before = updates_of(model)
+        safe_lora(model, *arguments, threshold=1.0, targets=["q_proj"])
+        changed = {name for name, update in updates_of(model).items() if not torch.equal(update.b, before[name].b)}
+        assert changed == set(report.projected)
+        for wrong in (["q_proj", "proj"], [], "q_proj"):
+            with pytest.raises(ValueError, match=r"available: down_proj, q_proj, up_proj, v_proj"):
+                safe_lora(model, *arguments, targets=wrong)
+
     def test_output_in_use(self, pair: Path) -> None:
         adapted(pair, "llama").save_pretrained(pair / "adapter")
         with pytest.raises(ValueError, match=r"out=.*exists and is not an empty directory"):
@@ -234,6 +307,8 @@ class TestAdapterFiles:
             ({"peft_type": "ADALORA"}, "peft_type=ADALORA: only LORA"),
             ({"init_lora_weights": "pissa"}, "init_lora_weights='pissa'"),
             ({"target_parameters": ["x"]}, "uses target_parameters"),
+            ({"lora_bias": True}, "uses lora_bias"),
+            ({"peft_type": None}, "peft_type=None: only LORA"),
         ],
     )
     def test_other_adapters_are_refused(self, pair: Path, changes: dict[str, object], message: str) -> None:
@@ -243,6 +318,56 @@ class TestAdapterFiles:
         with pytest.raises(ValueError, match=message):
             project_adapter(pair / "adapter", pair / "base", pair / "aligned", pair / "out", number=1)
         assert not (pair / "out").exists()
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            (lambda key, value: (key, torch.zeros(0)), r"lora_A.weight' is empty \(shape \(0,\)\), as ZeRO-3 leaves"),
+            (lambda key, value: (f"_orig_mod.{key}", value), "'_orig_mod.base_model.* does not start with 'base_model"),
+            (
+                lambda key, value: (f"module.{key}", value),
+                "'module.base_model.* does not start with 'base_model",
+            ),
+            (lambda key, value: (key, value.flatten()), "adapts no linear module"),
+        ],
+        ids=["emptied", "compiled", "data parallel", "flat"],
+    )
+    def test_factors_in_a_wrong_state_are_told_for_what_they_are(self, pair: Path, change, message: str) -> None:
+        adapted(pair, "llama").save_pretrained(pair / "adapter")
+        file = pair / "adapter" / "adapter_model.safetensors"
+        save_file(dict(change(key, value) for key, value in load_file(file).items()), file)
+        with pytest.raises(ValueError, match=message):
+            project_adapter(pair / "adapter", pair / "base", pair / "aligned", pair / "out")
+
+    @pytest.mark.parametrize(("kind", "biases"), [("llama", False), ("qwen2", True)])
+    def test_trained_biases_of_the_base_are_refused(self, tmp_path: Path, kind: str, biases: bool) -> None:
+        save_pair(tmp_path, kind)
+        model = adapted(tmp_path, kind, bias="all")
+        model.save_pretrained(tmp_path / "adapter")
+        pair = (tmp_path / "base", tmp_path / "aligned")
+        for call in (
+            lambda: safe_lora(model, *pair, number=1),
+            lambda: project_adapter(tmp_path / "adapter", *pair, tmp_path / "out", number=1),
+        ):
+            with pytest.raises(ValueError, match="it trains biases of the base") if biases else nullcontext():
+                call()
+
+    def test_merged_adapter_is_refused(self, pair: Path) -> None:
+        model = adapted(pair, "llama")
+        model.merge_adapter()
+        with pytest.raises(ValueError, match=r"merged into the base weight.*call unmerge_adapter\(\) first"):
+            safe_lora(model, pair / "base", pair / "aligned")
+
+    def test_named_adapter_and_one_that_is_not_here(self, pair: Path) -> None:
+        model = adapted(pair, "llama")
+        model.add_adapter("safe", model.peft_config["default"])
+        model.save_pretrained(pair / "adapter", selected_adapters=["safe"])
+        arguments = (pair / "base", pair / "aligned", pair / "out")
+        with pytest.raises(ValueError, match=r"has no adapter_config.json, but its folders \['safe'\] have"):
+            project_adapter(pair / "adapter", *arguments)
+        assert project_adapter(pair / "adapter" / "safe", *arguments).modules
+        with pytest.raises(ValueError, match=r"adapter='someone/adapter' is no folder here: give a local one"):
+            project_adapter("someone/adapter", pair / "base", pair / "aligned", pair / "new")
 
     def test_missing_or_pickled_adapter(self, pair: Path) -> None:
         with pytest.raises(ValueError, match=r"has no adapter_config.json"):

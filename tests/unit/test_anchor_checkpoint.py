@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from asft import Anchor
+from asft import Anchor, project_adapter
 from asft.anchor.checkpoint import Checkpoint
 from asft.anchor.difference import CheckpointPair
 from asft.anchor.names import is_target, stem
@@ -122,6 +122,66 @@ def test_broken_weights(base: Path, tmp_path: Path) -> None:
     broken = write(tmp_path / "broken", layers__0__q_proj=torch.full((6, 4), torch.nan))
     with refuses("is not finite"):
         Anchor.build(base, broken, ["q_proj"])
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n", "is a Git LFS pointer"),
+        (None, "download or save it again"),
+        (b"<html>404</html>", "download or save it again"),
+        (b"", "download or save it again"),
+    ],
+    ids=["pointer", "half", "page", "empty"],
+)
+@pytest.mark.parametrize(
+    "file",
+    [
+        "base/model.safetensors",
+        "sharded/model-00002-of-00002.safetensors",
+        "sharded/model.safetensors.index.json",
+        "aligned/config.json",
+        "adapter/adapter_model.safetensors",
+        "adapter/adapter_config.json",
+    ],
+)
+def test_a_file_that_is_not_whole_is_named(
+    base: Path, aligned: Path, file: str, content: bytes | None, reason: str
+) -> None:
+    root = base.parent
+    shards = {f"model-0000{n}-of-00002.safetensors": key for n, key in enumerate(("up", "q_proj"), 1)}
+    for name, key in shards.items():
+        write(root / "sharded", **{f"layers__0__{key}": torch.randn(4, 6)})
+        (root / "sharded" / "model.safetensors").rename(root / "sharded" / name)
+    index = {"weight_map": {f"layers.0.{key}.weight": name for name, key in shards.items()}}
+    (root / "sharded" / "model.safetensors.index.json").write_text(json.dumps(index))
+    (aligned / "config.json").write_text(json.dumps({"model_type": "unheard_of"}))
+    (root / "adapter").mkdir()
+    factors = {
+        f"base_model.model.layers.0.up.lora_{x}.weight": torch.ones(s) for x, s in (("A", (1, 6)), ("B", (4, 1)))
+    }
+    save_file(factors, root / "adapter" / "adapter_model.safetensors")
+    (root / "adapter" / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": 1}))
+    whole = (root / file).read_bytes()
+    (root / file).write_bytes(whole[: len(whole) // 2] if content is None else content)
+    first = root / ("sharded" if file.startswith("sharded") else "base")
+    with refuses(f"{root / file}' is") as error:
+        project_adapter(root / "adapter", first, aligned, root / "out")
+    assert reason in str(error.value)
+    assert not (root / "out").exists()
+
+
+def test_quantised_side_is_told_as_such_although_its_shape_differs(aligned: Path, tmp_path: Path) -> None:
+    packed = write(tmp_path / "int4", layers__0__q_proj=torch.ones(12, 1, dtype=torch.uint8))
+    with refuses("'layers.0.q_proj.weight' is stored as U8: give an unquantised checkpoint"):
+        Anchor.build(packed, aligned, ["q_proj"])
+
+
+def test_an_index_without_shards(aligned: Path, tmp_path: Path) -> None:
+    (tmp_path / "shards").mkdir()
+    (tmp_path / "shards" / "model.safetensors.index.json").write_text("{}")
+    with refuses("names no file (no weight_map)"):
+        Anchor.build(tmp_path / "shards", aligned, ["q_proj"])
 
 
 def test_remote_code_is_never_run(base: Path, aligned: Path) -> None:

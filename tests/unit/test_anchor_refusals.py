@@ -21,9 +21,9 @@ from asft.anchor.spec import AnchorSpec, build_form
 TARGETS = ["q_proj", "v_proj"]
 
 
-def tiny() -> LlamaForCausalLM:
+def tiny(**settings: object) -> LlamaForCausalLM:
     sizes = {"vocab_size": 16, "hidden_size": 8, "intermediate_size": 12, "num_hidden_layers": 1}
-    return LlamaForCausalLM(LlamaConfig(**sizes, num_attention_heads=2))
+    return LlamaForCausalLM(LlamaConfig(**sizes, num_attention_heads=2, **settings))
 
 
 def anchor_for(names: list[str], o: int = 8, i: int = 8) -> Anchor:
@@ -94,6 +94,36 @@ def test_adapters_on_other_layers(anchor: Anchor) -> None:
 def test_no_lora(anchor: Anchor) -> None:
     with refuses("LlamaForCausalLM has no active LoRA layer: wrap it with get_peft_model"):
         Penalty(anchor, tiny())
+
+
+@pytest.mark.parametrize("name", ["default", "safe"])
+def test_merged_adapter(anchor: Anchor, name: str) -> None:
+    model = lora()
+    if name != "default":
+        model.add_adapter(name, LoraConfig(r=2, target_modules=TARGETS))
+        model.set_adapter(name)
+    model.merge_adapter([name])
+    with refuses("has its adapter merged into the base weight"):
+        Penalty(anchor, model)
+    model.unmerge_adapter()
+    assert len(Penalty(anchor, model).names) == 2
+
+
+def test_bias_that_is_part_of_the_update(anchor: Anchor) -> None:
+    """As the configuration has it, and as the layers have it where no configuration is at hand."""
+    model = get_peft_model(tiny(attention_bias=True), LoraConfig(r=2, target_modules=TARGETS, lora_bias=True))
+    with refuses("uses lora_bias: its update is not BA"):
+        Penalty(anchor, model)
+    with refuses("lora_bias is not supported (layer 'model.layers.0.self_attn.q_proj')"):
+        Penalty(anchor, model.base_model.model)
+
+
+def test_what_is_trained_beside_lora_is_no_obstacle(anchor: Anchor) -> None:
+    assert len(Penalty(anchor, lora(trainable_token_indices=[1, 2])).names) == 2
+    assert len(Penalty(anchor, lora(modules_to_save=["lm_head"])).names) == 2
+    inside = get_peft_model(torch.compile(tiny()), LoraConfig(r=2, target_modules=TARGETS))
+    for compiled in (inside, torch.compile(lora())):
+        assert Penalty(anchor, compiled).names == tuple(anchor)
 
 
 def test_several_active_adapters(anchor: Anchor) -> None:
