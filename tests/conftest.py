@@ -18,6 +18,7 @@ REPOSITORY = Path(__file__).parent.parent
 OFFICIAL = Path(os.environ.get("ASFT_TEST_DATA", REPOSITORY.parent / "shared" / "data" / "asft_official"))
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]
+Asft = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture(scope="session")
@@ -115,6 +116,25 @@ def cli(tmp_path: Path) -> Cli:
             timeout=timeout,
             check=False,
         )
+
+    return run
+
+
+@pytest.fixture
+def asft(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Asft:
+    """The command line inside this process, in another folder: exit code, standard output and error."""
+    from asft.cli import main
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ASFT_OUTPUTS", str(tmp_path / "outputs"))
+    monkeypatch.setenv("COLUMNS", "160")
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stop:
+            main(arguments)
+        told = capsys.readouterr()
+        return int(stop.value.code or 0), told.out, told.err
 
     return run
 

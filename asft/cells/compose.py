@@ -208,24 +208,6 @@ def _plain_values(key: str, texts: list[str]) -> dict[str, Any] | None:
     return None if any(isinstance(value, dict) for value in values.values()) else values
 
 
-def overrides_of(arguments: Sequence[str], flags: Collection[str] | None = ("-m", "--multirun")) -> list[str]:
-    """The Hydra overrides of a command line.
-
-    Args:
-        flags: those that the command knows; None lets any pass, as ``asft run`` does, whose flags are Hydra's.
-
-    Raises:
-        ConfigError: for an argument that is neither an override nor a known flag.
-    """
-    given = [argument for argument in arguments if argument.startswith("-")]
-    if flags is not None and (unknown := [flag for flag in given if flag.partition("=")[0] not in flags]):
-        raise ConfigError(f"{unknown[0]}: unknown flag; allowed: {', '.join(flags)}, and KEY=VALUE")
-    words = [argument for argument in arguments if not argument.startswith("-")]
-    if strays := [word for word in words if "=" not in word[1:] and not word.startswith("~")]:
-        raise ConfigError(f"{strays[0]}: not of the form KEY=VALUE, e.g. experiment=table2")
-    return words
-
-
 def _hydra() -> Any:
     GlobalHydra.instance().clear()
     return initialize_config_dir(str(config_dir()), version_base="1.3")

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from asft.cells.compose import enumerate_cells, overrides_of
+from asft.cells.compose import enumerate_cells
+from asft.commands.flags import Flags
 from asft.console import console, quiet_libraries, show_log
 
 
 def align(arguments: list[str]) -> int:
     """Builds, safety-tunes or downloads the pair of ``model=…``; does nothing where that was done before."""
-    job = enumerate_cells(overrides_of(arguments), sweep=False).cells[0]
+    _, overrides = Flags("align", "model=NAME …").split(arguments)
+    job = enumerate_cells(overrides, sweep=False).cells[0]
     from asft.pipeline.prepare import prepare_pair  # loads torch
 
     quiet_libraries()

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
-from asft.cells.compose import enumerate_cells, overrides_of
+from asft.cells.compose import enumerate_cells
+from asft.commands.flags import Flags
 from asft.config import ConfigError
 from asft.console import quiet_libraries
 
@@ -17,15 +18,14 @@ if TYPE_CHECKING:
     from asft.anchor.spectrum import ModuleSpectrum
 
 
-def anchor(arguments: list[str]) -> int:
+def anchor_inspect(arguments: list[str]) -> int:
     """Prints, and writes as JSON and as a plot, how far I − Ĉ is from I: is AsFT more than weight decay?
 
     Raises:
-        ConfigError: for another action than ``inspect``, or a method without an anchor.
+        ConfigError: for a method without an anchor.
     """
-    if arguments[:1] != ["inspect"]:
-        raise ConfigError("say `asft anchor inspect model=NAME [method=asft …]`; inspect is the only action")
-    job = enumerate_cells(overrides_of(arguments[1:]), sweep=False).cells[0]
+    _, overrides = Flags("anchor inspect", "model=NAME, method=asft or a variant of it, …").split(arguments)
+    job = enumerate_cells(overrides, sweep=False).cells[0]
     cell, store = job.cell, job.store
     from asft.anchor import spectrum  # loads torch
     from asft.methods.asft import AsFT

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import sys
+from argparse import ArgumentTypeError
 from collections.abc import Sequence
 
 from rich.console import Console
 
-from asft.cells.compose import enumerate_cells, overrides_of
+from asft.cells.compose import enumerate_cells
+from asft.commands.flags import SweepFlags
 from asft.config import ConfigError
 from asft.console import console
 from asft.dashboard import Site
@@ -25,8 +27,11 @@ def dashboard(arguments: list[str]) -> int:
     Raises:
         ConfigError: for an unknown experiment, a wrong flag, or an override that does not compose.
     """
-    port = _port([argument for argument in arguments if argument.startswith("-")])
-    overrides = overrides_of(arguments, flags=("--serve",))
+    flags = SweepFlags("dashboard")
+    text = f"show it and keep it up to date until interrupted; --serve=PORT (default {PORT}, 0 takes a free one)"
+    flags.add_argument("--serve", type=_port, metavar="[PORT]", help=text)
+    options, overrides = flags.split([f"--serve={PORT}" if word == "--serve" else word for word in arguments])
+    port: int | None = options.serve
     chosen = [text.removeprefix("experiment=") for text in overrides if text.startswith("experiment=")]
     others = [text for text in overrides if not text.startswith("experiment=")]
     outputs = enumerate_cells(others, sweep=True).cells[0].options.outputs
@@ -46,14 +51,10 @@ def dashboard(arguments: list[str]) -> int:
     return 0
 
 
-def _port(flags: Sequence[str]) -> int | None:
-    """The port of ``--serve`` or ``--serve=PORT``; None where the site is only written."""
-    for flag in flags:
-        name, _, value = flag.partition("=")
-        if name != "--serve" or (value and not (value.isdigit() and int(value) < 65536)):
-            raise ConfigError(f"{flag}: allowed: --serve or --serve=PORT (0 takes a free port; default {PORT})")
-        return int(value or PORT)
-    return None
+def _port(text: str) -> int:
+    if not (text.isdigit() and int(text) < 65536):
+        raise ArgumentTypeError(f"{text}: allowed: --serve or --serve=PORT")
+    return int(text)
 
 
 def _names(chosen: Sequence[str]) -> list[str]:

@@ -6,7 +6,8 @@ import sys
 
 from rich.console import Console
 
-from asft.cells.compose import enumerate_cells, overrides_of
+from asft.cells.compose import enumerate_cells
+from asft.commands.flags import SweepFlags
 from asft.config import ConfigError
 from asft.planning.doctor import Finding, examine
 
@@ -15,8 +16,9 @@ _MARKS = {"ok": "ok", "note": "–", "missing": "MISSING"}
 
 def doctor(arguments: list[str]) -> int:
     """Prints every check for a command line's cells; returns 1 when something they need is missing, else 0."""
+    _, overrides = SweepFlags("doctor").split(arguments)
     try:
-        sweep = enumerate_cells(overrides_of(arguments), sweep=True)
+        sweep = enumerate_cells(overrides, sweep=True)
         findings = examine(sweep.cells)
     except ConfigError as error:  # what the settings name is not there: that is what a doctor is asked for
         findings = [Finding("settings", "missing", str(error))]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import re
 import sys
 import time
@@ -10,8 +9,9 @@ import time
 from rich.console import Console
 from rich.table import Table
 
-from asft.cells.compose import Sweep, enumerate_cells, overrides_of
+from asft.cells.compose import Sweep, enumerate_cells
 from asft.cells.job import Job
+from asft.commands.flags import SweepFlags
 from asft.commands.run import describe, distinct
 from asft.config import ConfigError
 from asft.console import quiet_libraries, show_log
@@ -28,10 +28,9 @@ def judge(arguments: list[str]) -> int:
     Returns:
         0 when all cells are judged, else 1.
     """
-    parser = argparse.ArgumentParser(prog="asft judge", add_help=False)
-    parser.add_argument("--agreement", metavar="JUDGE")
-    options, rest = parser.parse_known_args(arguments)
-    overrides = overrides_of(rest)
+    flags = SweepFlags("judge", needed=True)
+    flags.add_argument("--agreement", metavar="JUDGE", help="also how far it agrees with this judge: Cohen's κ")
+    options, overrides = flags.split(arguments)
     sweep = enumerate_cells(overrides, sweep=True)
     if any(item.cell.measure is not None for item in sweep.cells):
         raise ConfigError("this experiment measures and keeps no answers; run it anew with another judge=")
@@ -44,7 +43,7 @@ def judge(arguments: list[str]) -> int:
     for item in open_cells:
         terminal.print(f"  no answers yet: {describe(item)}", soft_wrap=True)
     if open_cells:
-        terminal.print(f"  `asft run -m {' '.join(rest)}` makes them", soft_wrap=True)
+        terminal.print(f"  `asft run -m {' '.join(overrides)}` makes them", soft_wrap=True)
     if options.agreement:
         others = [text for text in overrides if not _JUDGE_OVERRIDE.match(text)]
         second = enumerate_cells([*others, f"judge={options.agreement}"], sweep=True)

@@ -10,8 +10,9 @@ from collections.abc import Iterator
 from rich.console import Console
 
 from asft.cells.cell import Cell
-from asft.cells.compose import enumerate_cells, overrides_of
+from asft.cells.compose import enumerate_cells
 from asft.cells.job import Job
+from asft.commands.flags import SweepFlags
 from asft.commands.run import distinct
 from asft.commands.standing import duration
 from asft.planning.needs import downloads
@@ -25,7 +26,8 @@ _GIB = 2**30
 
 def plan(arguments: list[str]) -> int:
     """Prints cells, distinct trainings, memory, time, downloads and disk of a command line's sweep."""
-    sweep = enumerate_cells(overrides_of(arguments), sweep=True)
+    _, overrides = SweepFlags("plan").split(arguments)
+    sweep = enumerate_cells(overrides, sweep=True)
     terminal = Console(file=sys.stdout, highlight=False, markup=False)
     by_pair: dict[str, list[Job]] = {}
     for job in distinct(sweep.cells).values():

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
-from asft import project_adapter
+from asft.commands.flags import Flags
+from asft.config import ConfigError
 from asft.console import quiet_libraries, show_log
 
 
 def project(arguments: list[str]) -> int:
     """Writes a projected copy of the adapter and prints what was done to each module."""
-    options = _parser().parse_args(arguments)
+    options, _ = _flags().split(arguments)
+    for folder in (options.adapter, options.base, options.aligned):
+        if not folder.exists():
+            raise ConfigError(f"{folder}: no such folder; a repository's is downloaded by `hf download ID`")
+    from asft import project_adapter  # loads torch
+
     quiet_libraries()
     show_log()
     report = project_adapter(
@@ -26,6 +31,7 @@ def project(arguments: list[str]) -> int:
         mode=options.mode,
         number=options.number,
         threshold=options.threshold,
+        targets=options.targets,
     )
     table = Table("module", "cosine", "projected", "‖BA‖ before", "after", box=None, pad_edge=False)
     for module in report.modules:
@@ -38,13 +44,14 @@ def project(arguments: list[str]) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="asft project", description=__doc__)
-    parser.add_argument("adapter", type=Path, help="folder of a PEFT LoRA adapter (adapter_config.json, safetensors)")
-    parser.add_argument("--base", type=Path, required=True, help="folder of the base model's safetensors")
-    parser.add_argument("--aligned", type=Path, required=True, help="folder of the aligned model's safetensors")
-    parser.add_argument("--out", type=Path, required=True, help="new folder for the projected adapter")
-    parser.add_argument("--mode", choices=["number", "threshold"], default="number")
-    parser.add_argument("--number", type=int, default=10, help="K: how many modules to project in mode number")
-    parser.add_argument("--threshold", type=float, default=0.5, help="τ: project modules with cosine ≤ τ")
-    return parser
+def _flags() -> Flags:
+    flags = Flags("project")
+    flags.add_argument("adapter", type=Path, help="folder of a PEFT LoRA adapter (adapter_config.json, safetensors)")
+    flags.add_argument("--base", type=Path, required=True, help="folder of the base model's safetensors")
+    flags.add_argument("--aligned", type=Path, required=True, help="folder of the aligned model's safetensors")
+    flags.add_argument("--out", type=Path, required=True, help="new folder for the projected adapter")
+    flags.add_argument("--number", type=int, metavar="K", help="project the K modules of smallest cosine (10, or all)")
+    flags.add_argument("--threshold", type=float, metavar="τ", help="instead: those of cosine at most τ (e.g. 0.5)")
+    flags.add_argument("--mode", choices=["number", "threshold"], help="by default the one of the two that is given")
+    flags.add_argument("--targets", metavar="NAME,…", type=lambda text: text.split(","), help="these modules only")
+    return flags

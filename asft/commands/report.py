@@ -8,7 +8,8 @@ from dataclasses import asdict
 
 from rich.console import Console
 
-from asft.cells.compose import Sweep, enumerate_cells, overrides_of
+from asft.cells.compose import Sweep, enumerate_cells
+from asft.commands.flags import SweepFlags
 from asft.config import ConfigError
 from asft.dashboard.site import write_report_page
 from asft.dashboard.tables import table_data
@@ -26,8 +27,10 @@ def report(arguments: list[str]) -> int:
     Raises:
         ConfigError: when no cell of the experiment is finished, or the configuration is wrong.
     """
-    kind, arguments = _format(arguments)
-    return report_sweep(enumerate_cells(overrides_of(arguments), sweep=True), arguments, kind)
+    flags = SweepFlags("report")
+    flags.add_argument("--format", choices=PRINT_FORMATS, help="for print, too: PDFs, or a LaTeX document as well")
+    options, words = flags.split(arguments)
+    return report_sweep(enumerate_cells(words, sweep=True), words, options.format)
 
 
 def report_sweep(sweep: Sweep, arguments: list[str], kind: str | None = None) -> int:
@@ -49,20 +52,6 @@ def report_sweep(sweep: Sweep, arguments: list[str], kind: str | None = None) ->
         for path in write_for_print(analysis, folder, kind):
             terminal.print(f"{kind}: {path.resolve()}", soft_wrap=True)
     return 0
-
-
-def _format(arguments: list[str]) -> tuple[str | None, list[str]]:
-    """What ``--format KIND`` or ``--format=KIND`` asks for besides the usual files, and the other arguments."""
-    kind: str | None = None
-    rest: list[str] = []
-    words = iter(arguments)
-    for word in words:
-        name, _, value = word.partition("=")
-        if name != "--format":
-            rest.append(word)
-        elif (kind := value or next(words, "")) not in PRINT_FORMATS:
-            raise ConfigError(f"--format {kind}: allowed: {', '.join(PRINT_FORMATS)}")
-    return kind, rest
 
 
 def _folder_name(sweep: Sweep, name: str) -> str:

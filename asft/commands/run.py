@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
 import sys
 import time
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from functools import partial
 
@@ -17,8 +18,9 @@ from omegaconf import DictConfig
 from rich.markup import escape
 
 from asft.cells.checks import ON_THE_WORLD, check_together, on_the_world
-from asft.cells.compose import CONFIG_NAME, Sweep, config_dir, enumerate_cells, launch, one_line, overrides_of
+from asft.cells.compose import CONFIG_NAME, Sweep, config_dir, enumerate_cells, launch, one_line
 from asft.cells.job import Job
+from asft.commands.flags import asked_of_hydra, run_flags
 from asft.commands.progress import SweepProgress
 from asft.config import ConfigError
 from asft.console import console, quiet_libraries
@@ -29,8 +31,8 @@ from asft.store.errors import MAKE_ROOM, DiskFull, OutOfStep, disk_full
 from asft.trackers.base import USUAL, unusual
 
 log = logging.getLogger("asft.run")
-_MULTIRUN = {"-m", "--multirun"}
 _left_to_others: set[str] = set()  # cells of this process that another process was working on
+_told: set[str] = set()  # cells whose failure this process has told
 
 
 def run(arguments: list[str]) -> int:
@@ -52,28 +54,45 @@ def run(arguments: list[str]) -> int:
 
 
 def _lead(arguments: list[str]) -> int:
-    if _informational(arguments):
-        _ask_hydra(arguments)
+    options, words = run_flags().split(arguments)
+    if asked := asked_of_hydra(options):
+        _ask_hydra([*asked, *words])
         return 0
-    is_sweep = bool(_MULTIRUN & set(arguments))
-    sweep = enumerate_cells(overrides_of(arguments, flags=None), sweep=is_sweep)
+    is_sweep: bool = options.multirun
+    sweep = enumerate_cells(words, sweep=is_sweep)
     jobs = distinct(sweep.cells)
     todo = {key: job for key, job in jobs.items() if job.find() is None}
     if team().size > 1:
-        _check_together(arguments, list(todo.values()))
+        _check_together(words, list(todo.values()))
     if is_sweep:
-        console.print(f"{len(jobs)} cells, {len(jobs) - len(todo)} finished already")
+        console.print(f"{_cells(jobs)}, {len(jobs) - len(todo)} finished already")
+    elif (experiment := sweep.cells[0].experiment) is not None:
+        whole = distinct(enumerate_cells(words, sweep=True).cells)
+        console.print(
+            f"experiment={experiment.name} is a sweep of {_cells(whole)}, of which this is one; -m runs them all"
+        )
     for name in sorted({job.cell.model.name for job in todo.values() if on_the_world(job.cell)}):
         console.print(f"[yellow]model={name} {ON_THE_WORLD}[/]", soft_wrap=True)
     for key, job in todo.items():
         job.store.clear_failure(key)
     if todo:
         _work(sweep, jobs, todo, is_sweep)
-        return _summary(todo, is_sweep)
-    if not is_sweep:
+        failed = _summary(todo, is_sweep)
+    else:
+        failed = 0
+    if not is_sweep and not todo:
         (job,) = jobs.values()
         console.print(_line(job, job.find(), "done before"), soft_wrap=True)
-    return 0
+        if job.options.tracker.name != "none":
+            console.print(f"`asft track {shlex.join(words)}` shows it to {job.options.tracker.name}", soft_wrap=True)
+    if is_sweep and sweep.cells[0].experiment is not None and not failed:
+        console.print(f"`asft report {shlex.join(words)}` writes the table", soft_wrap=True)
+    return failed
+
+
+def _cells(cells: Iterable[object]) -> str:
+    count = len(list(cells))
+    return f"{count} cell{'s' * (count != 1)}"
 
 
 def _check_together(arguments: list[str], jobs: list[Job]) -> None:
@@ -154,7 +173,10 @@ def _compute(job: Job) -> None:
         with suppress(OSError):  # on a full disk there is no room for the record either
             text = "".join(traceback.format_exception(error))
             job.store.record_failure(job.key, message, job.plain(), text)
-        log.error("%s  failed: %s", describe(job), message)
+        known = isinstance(error, ValueError | OutOfStep)
+        where = "" if known else f" (traceback: {job.store.root / 'failures' / job.key}.json)"
+        log.error("%s  failed: %s%s", describe(job), message, where)
+        _told.add(job.key)
 
     try:
         from asft.pipeline.run import run_cell  # torch and transformers load only where something is to be done
@@ -213,25 +235,10 @@ def _summary(jobs: dict[str, Job], is_sweep: bool) -> int:
     if not missing:
         return 0
     if is_sweep:
-        console.print(f"[bold red]{len(missing)} of {len(jobs)} cells failed[/]")
+        console.print(f"[bold red]{len(missing)} of {_cells(jobs)} failed[/]")
         for key, job in missing.items():
+            if key in _told:
+                continue
             reason = job.store.failure(key) or "was not reached"
             console.print(f"  {escape(describe(job))}: {escape(reason)}", soft_wrap=True)
     return 1
-
-
-def _informational(arguments: Sequence[str]) -> bool:
-    """Whether Hydra is asked about a configuration and not to run it."""
-    flags = (
-        "--cfg",
-        "-c",
-        "--help",
-        "-h",
-        "--hydra-help",
-        "--info",
-        "-i",
-        "--shell-completion",
-        "-sc",
-        "--version",
-    )
-    return any(argument.split("=")[0] in flags for argument in arguments)

@@ -8,7 +8,8 @@ from collections import Counter
 from rich.console import Console
 from rich.table import Table
 
-from asft.cells.compose import enumerate_cells, overrides_of
+from asft.cells.compose import enumerate_cells
+from asft.commands.flags import SweepFlags
 from asft.commands.run import distinct, values_text
 from asft.commands.standing import CellState, duration, seconds_left, state_of
 from asft.store.entries import Entry
@@ -16,7 +17,8 @@ from asft.store.entries import Entry
 
 def status(arguments: list[str]) -> int:
     """Prints one line a distinct cell, a count and an estimate; returns 0 when all are done, else 1."""
-    sweep = enumerate_cells(overrides_of(arguments), sweep=True)
+    _, overrides = SweepFlags("status").split(arguments)
+    sweep = enumerate_cells(overrides, sweep=True)
     cells = distinct(sweep.cells)
     states = {key: state_of(item) for key, item in cells.items()}
     table = Table("cell", *(axis for axis in sweep.axes if axis != "method"), "status", "HS", "FA", box=None)

@@ -8,15 +8,14 @@ from pathlib import Path
 from rich.console import Console
 from rich.markup import escape
 
-from asft.cells.compose import enumerate_cells, overrides_of
+from asft.cells.compose import enumerate_cells
 from asft.cells.job import Job
+from asft.commands.flags import SweepFlags
 from asft.commands.run import describe, distinct
-from asft.commands.wandb_pages import check_pages, save_pages
+from asft.commands.wandb_pages import PAGES, check_pages, save_pages
 from asft.config import ConfigError
 from asft.console import console
 from asft.pipeline.tracked import tracked_cell
-
-FLAGS = ("--workspace", "--report")
 
 
 def track(arguments: list[str]) -> int:
@@ -30,8 +29,12 @@ def track(arguments: list[str]) -> int:
     Raises:
         ConfigError: for ``tracker=none``, where no cell is finished, or for a page that cannot be saved.
     """
-    pages = [flag.removeprefix("--") for flag in arguments if flag in FLAGS]
-    overrides = overrides_of(arguments, flags=("-m", "--multirun", *FLAGS))
+    flags = SweepFlags("track", needed=True)
+    for page in PAGES:
+        text = f"save W&B's {page} of the experiment (tracker.mode=online)"
+        flags.add_argument(f"--{page}", dest="pages", action="append_const", const=page, help=text)
+    options, overrides = flags.split(arguments)
+    pages: list[str] = options.pages or []
     cells = distinct(enumerate_cells(with_tracker(overrides), sweep=True).cells)
     first = next(iter(cells.values()))
     if first.tracker.name == "none":

@@ -4,37 +4,17 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import Cli
+from conftest import Asft, Cli
 
 from asft.cells.compose import enumerate_cells
-from asft.cli import main
 from asft.commands.run import distinct
 from asft.pipeline.run import run_cell
 from asft.store.entries import Store
 
 pytestmark = pytest.mark.slow
-Asft = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def asft(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Asft:
-    """The command line inside this process, in another folder: exit code, standard output and error."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("ASFT_OUTPUTS", str(tmp_path / "outputs"))
-    monkeypatch.setenv("COLUMNS", "160")
-
-    def run(*arguments: str) -> tuple[int, str, str]:
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as stop:
-            main(arguments)
-        told = capsys.readouterr()
-        return int(stop.value.code or 0), told.out, told.err
-
-    return run
 
 
 def test_a_table_is_verified_exported_imported_and_cleaned(

@@ -103,7 +103,7 @@ def test_the_site_is_served_on_this_machine_only(site: Site) -> None:
 @pytest.mark.parametrize(
     ("argument", "message"),
     [
-        ("--port", "--serve or --serve=PORT"),
+        ("--port", "--port: unknown flag; allowed: -m, --multirun, --serve"),
         ("--serve=x", "--serve or --serve=PORT"),
         ("experiment=table99", "experiment=table99: unknown. Allowed: demo"),
     ],
