@@ -85,7 +85,8 @@ def asked_of_hydra(options: argparse.Namespace) -> list[str]:
     asked = {name: getattr(options, name) for name in ("cfg", "info", "shell_completion", "resolve", "package")}
     if not any(asked[name] for name in ("cfg", "info", "shell_completion")):
         return []
-    told = [
-        [f"--{name.replace('_', '-')}", *([] if value is True else [value])] for name, value in asked.items() if value
-    ]
-    return [text for flag in told for text in flag] + ["--multirun"] * options.multirun
+    told = ["--multirun"] if options.multirun else []
+    for name, value in asked.items():
+        if value:
+            told += [f"--{name.replace('_', '-')}", *([] if value is True else [value])]
+    return told

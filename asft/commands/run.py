@@ -68,23 +68,21 @@ def _lead(arguments: list[str]) -> int:
         console.print(f"{_cells(jobs)}, {len(jobs) - len(todo)} finished already")
     elif (experiment := sweep.cells[0].experiment) is not None:
         whole = distinct(enumerate_cells(words, sweep=True).cells)
-        console.print(
-            f"experiment={experiment.name} is a sweep of {_cells(whole)}, of which this is one; -m runs them all"
-        )
+        told = f"experiment={experiment.name} is a sweep of {_cells(whole)}; this is one, and -m runs them all"
+        console.print(told, soft_wrap=True)
     for name in sorted({job.cell.model.name for job in todo.values() if on_the_world(job.cell)}):
         console.print(f"[yellow]model={name} {ON_THE_WORLD}[/]", soft_wrap=True)
     for key, job in todo.items():
         job.store.clear_failure(key)
+    failed = 0
     if todo:
         _work(sweep, jobs, todo, is_sweep)
         failed = _summary(todo, is_sweep)
-    else:
-        failed = 0
-    if not is_sweep and not todo:
+    elif not is_sweep:
         (job,) = jobs.values()
         console.print(_line(job, job.find(), "done before"), soft_wrap=True)
-        if job.options.tracker.name != "none":
-            console.print(f"`asft track {shlex.join(words)}` shows it to {job.options.tracker.name}", soft_wrap=True)
+        if job.tracker.name != "none":
+            console.print(f"`asft track {shlex.join(words)}` shows it to {job.tracker.name}", soft_wrap=True)
     if is_sweep and sweep.cells[0].experiment is not None and not failed:
         console.print(f"`asft report {shlex.join(words)}` writes the table", soft_wrap=True)
     return failed

@@ -13,7 +13,7 @@ import yaml
 from conftest import REPOSITORY, Cli
 
 from asft.cells.compose import enumerate_cells
-from asft.cli import _COMMANDS
+from asft.commands import COMMANDS
 from asft.commands.track import with_tracker
 
 pytestmark = pytest.mark.slow
@@ -91,7 +91,7 @@ def test_the_named_pair_of_the_how_to_composes(tmp_path: Path) -> None:
 
 def test_the_commands_page_names_every_command() -> None:
     page = (REPOSITORY / "docs" / "reference" / "commands.md").read_text()
-    for command in _COMMANDS.split(", "):
+    for command in COMMANDS:
         assert f"`asft {command}" in page, command
 
 
