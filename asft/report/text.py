@@ -102,6 +102,12 @@ def holding_count(analysis: Analysis) -> str:
     return f"{len(analysis.holding)} of {tested} comparisons hold at 5% after Holm's correction." if tested else ""
 
 
+def difference_lines(analysis: Analysis) -> list[str]:
+    """The sentences and, where anything was tested, their count."""
+    counted = holding_count(analysis)
+    return [*difference_sentences(analysis), *([counted] if counted else [])]
+
+
 def versions(found: Mapping[str, str]) -> str:
     """``torch 2.13.0, peft 0.21.2``."""
     return ", ".join(f"{name} {version}" for name, version in found.items())

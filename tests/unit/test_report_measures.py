@@ -101,7 +101,9 @@ def test_every_writer_writes(tmp_path: Path) -> None:
         record("random", None, 0.5, details=LINES),
     )
     paths = write_report(found, tmp_path)
-    assert "| alignment direction | 0.25 · paper 0.129 |" in paths.markdown.read_text()
+    written = paths.markdown.read_text()
+    assert "| alignment direction | 0.25 · paper 0.129 |" in written
+    assert "Differences" not in written, "nothing is compared"
     assert r"lengths \& \textless{}tags\textgreater{}" in paths.latex.read_text()
     assert "0.25" in paths.csv.read_text()
     assert (tmp_path / "values.csv").read_text().splitlines()[0] == "row,column,seed,epl,cosine,seconds"

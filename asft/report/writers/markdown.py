@@ -22,10 +22,6 @@ def render_markdown(analysis: Analysis) -> str:
     """The whole report of one table."""
     spec, health = analysis.spec, analysis.health
     over = f"Mean of {analysis.seeds} seeds.\n\n" if analysis.seeds > 1 else ""
-    differences = [
-        *map(escape, text.difference_sentences(analysis)),
-        f"{text.holding_count(analysis)} {text.METHOD_OF_TESTS}",
-    ]
     sections = [
         f"# {escape(spec.title)}",
         f"**{health.headline}** {escape(health.why)}" if health else "",
@@ -37,7 +33,8 @@ def render_markdown(analysis: Analysis) -> str:
         ),
         f"Bold is the best defence of a column. {text.METHOD_OF_INTERVALS}" if health else "",
         section("No result", map(escape, analysis.gaps)),
-        section("Differences that hold", differences),
+        section("Differences that hold", map(escape, text.difference_lines(analysis))),
+        text.METHOD_OF_TESTS if analysis.comparisons else "",
         section("What differs from the paper", map(escape, spec.notes)),
         section("Controls", (escape(finding.text) for finding in health.findings) if health else ()),
         _made(analysis),

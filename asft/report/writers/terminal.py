@@ -13,7 +13,7 @@ from rich.text import Text
 from asft.report import text
 from asft.report.analysis import Analysis
 from asft.report.contrast import finding
-from asft.report.table import Entry
+from asft.report.table import Entry, Line
 
 CELL_WIDTH = 11  # holds "84.30 -12.3" and "98.5–100.0"
 LABEL_WIDTH = 15
@@ -33,27 +33,32 @@ def print_analysis(analysis: Analysis, console: Console) -> None:
         console.print()
         over = f", mean of {analysis.seeds} seeds" if analysis.seeds > 1 else ""
         console.print(Text(metric.title + over, style="bold"))
-        for start, end in _blocks(len(spec.columns), console.width):
-            console.print(_table(analysis, name, slice(start, end)))
-    console.print(Text("\n".join([" ".join(_legend(analysis)), *text.glossary(analysis)]), style="dim"))
-    differences = [*text.difference_sentences(analysis), text.holding_count(analysis)]
+        _print_blocks(analysis, analysis.lines(name), console)
+    for line in filter(None, (" ".join(_legend(analysis)), *text.glossary(analysis))):
+        console.print(Text(line, style="dim"))
     _print_list("No result", analysis.gaps, console)
-    _print_list("Differences that hold", differences if analysis.comparisons else (), console)
+    _print_list("Differences that hold", text.difference_lines(analysis), console)
     _print_list("What differs from the paper", spec.notes, console)
 
 
-def _blocks(columns: int, width: int) -> Iterator[tuple[int, int]]:
-    """The columns in blocks that the console has room for."""
-    fitting = max(1, (width - LABEL_WIDTH) // (CELL_WIDTH + 1))
-    return ((start, start + fitting) for start in range(0, columns, fitting))
+def _print_blocks(analysis: Analysis, lines: Sequence[Line], console: Console) -> None:
+    """One metric's table in blocks of the columns that the console has room for."""
+    intervals = [len(text.shown(entry).interval) for line in lines for entry in line.entries]
+    cell = max([CELL_WIDTH, *intervals]) + 1
+    fitting = max(1, (console.width - LABEL_WIDTH) // cell)
+    for start in range(0, len(analysis.spec.columns), fitting):
+        block = slice(start, start + fitting)
+        room = console.width - cell * len(analysis.spec.columns[block])
+        label = max(LABEL_WIDTH, min(room, max(len(line.label) for line in lines)))
+        console.print(_table(analysis, lines, block, label, cell - 1))
 
 
-def _table(analysis: Analysis, metric: str, block: slice) -> Table:
+def _table(analysis: Analysis, lines: Sequence[Line], block: slice, label: int, cell: int) -> Table:
     table = Table(box=box.SIMPLE_HEAD, padding=0, pad_edge=False, show_edge=False)
-    table.add_column("", width=LABEL_WIDTH, overflow="fold")
+    table.add_column("", width=label, overflow="fold")
     for column in analysis.spec.columns[block]:
-        table.add_column(Text(column.label), justify="right", width=CELL_WIDTH, overflow="fold")
-    for line in analysis.lines(metric):
+        table.add_column(Text(column.label), justify="right", width=cell, overflow="fold")
+    for line in lines:
         entries = line.entries[block]
         table.add_row(Text(line.label), *map(_value, entries))
         if any(entry.lo is not None for entry in entries):
