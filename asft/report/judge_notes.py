@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any
 
 from asft.cells.compose import Sweep
@@ -15,15 +15,17 @@ from asft.store.entries import HARMFUL_FILE, Entry, read_jsonl
 
 def judge_notes(sweep: Sweep) -> list[str]:
     """Sentences over all finished cells of a sweep; none for a judge that has nothing to add."""
-    cells = {item.key: item.cell for item in sweep.cells}
-    entries = [entry for item in {item.key: item for item in sweep.cells}.values() if (entry := item.find())]
+    jobs = {job.key: job for job in sweep.cells}.values()
+    entries = [entry for job in jobs if (entry := job.find())]
     judge = sweep.cells[0].cell.judge
     notes = []
     if isinstance(judge, EnsembleJudge) and entries:
         for first, second in itertools.combinations(judge.members, 2):
             found = _members_agreement(entries, first, second)
             notes.append(f"Judges: {first} and {second} {agreement_words(found)}.")
-    graders = {str(cell.grader.settings().get("model", cell.grader.name)) for cell in cells.values() if cell.graded}
+    graders = {
+        str(cell.grader.settings().get("model", cell.grader.name)) for cell in (job.cell for job in jobs) if cell.graded
+    }
     notes += [f"Alpaca's FA is 10 times the mean grade that {name} gives." for name in sorted(graders)]
     for part in ("judge", "grader"):
         notes += _endpoint_notes(part, [found for entry in entries for found in _summaries(entry.result.get(part, {}))])
@@ -64,27 +66,16 @@ def _members_agreement(entries: Iterable[Entry], first: str, second: str) -> Agr
     return agreement([row[first]["flagged"] for row in rows], [row[second]["flagged"] for row in rows])
 
 
-@dataclass
-class _Totals:
-    tokens: int = 0
-    cost: float = 0.0
-    unread: int = 0
-    ungraded: int = 0
-
-
 def _endpoint_notes(part: str, summaries: Iterable[dict[str, float]]) -> list[str]:
-    total = _Totals()
+    total: Counter[str] = Counter()
     for summary in summaries:
-        total.tokens += int(summary.get("prompt_tokens", 0) + summary.get("completion_tokens", 0))
-        total.cost += summary.get("cost", 0.0)
-        total.unread += int(summary.get("unread", 0))
-        total.ungraded += int(summary.get("ungraded", 0))
+        total.update({name: value for name, value in summary.items() if isinstance(value, int | float)})
     notes = []
-    if total.tokens:
-        cost = f", cost {total.cost:.2f}" if total.cost else ""
-        notes.append(f"The {part} read and wrote {total.tokens:,} tokens{cost}.")
-    if total.unread:
-        notes.append(f"{total.unread} replies of the {part} held no verdict; its settings say what that counts as.")
-    if total.ungraded:
-        notes.append(f"{total.ungraded} answers without a grade are left out of FA.")
+    if tokens := total["prompt_tokens"] + total["completion_tokens"]:
+        cost = f", cost {total['cost']:.2f}" if total["cost"] else ""
+        notes.append(f"The {part} read and wrote {tokens:,} tokens{cost}.")
+    if total["unread"]:
+        notes.append(f"{total['unread']} replies of the {part} held no verdict; its settings say what that counts as.")
+    if total["ungraded"]:
+        notes.append(f"{total['ungraded']} answers without a grade are left out of FA.")
     return notes
