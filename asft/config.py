@@ -16,7 +16,6 @@ STRICT = ConfigDict(extra="forbid")
 Side = Literal["base", "aligned"]
 Dtype = Literal["float32", "bfloat16", "float16"]
 Quantization = Literal["8bit", "4bit"]
-GRADED_TASKS = {"alpaca"}
 
 
 # Names become folder names; none may lead out of the outputs folder.
@@ -152,14 +151,12 @@ class SafetyTunedModel:
 
 
 ModelConfig = Annotated[OrganismModel | PretrainedModel | SafetyTunedModel, Field(discriminator="source")]
-Task = Literal["agnews", "sst2", "gsm8k", "alpaca"]
 
 
-@dataclass(frozen=True, config=STRICT)
-class DatasetConfig:
+@dataclass(frozen=True)
+class TaskConfig(Plugin):
     """The downstream task; the first ``n_test`` of its test rows are scored, or all where there are fewer."""
 
-    name: Task
     n_test: Annotated[int, Field(ge=1)]
     max_new_tokens: Annotated[int, Field(ge=1)]
 
@@ -170,7 +167,7 @@ class HubSource:
 
     Attributes:
         path: hub id or local folder.
-        split: the split to read; ``train`` where ``file`` is given.
+        split: the split to read; ``train`` where the path or ``file`` is one data file.
         config: the dataset's configuration, where it has several.
         file: one data file to read instead of the dataset, e.g. where the dataset is a script.
         prompt, answer: columns of harmful and safety sources; tasks have columns of their own.
@@ -178,7 +175,7 @@ class HubSource:
     """
 
     path: str
-    split: str
+    split: str = "train"
     revision: str = "main"
     config: str | None = None
     file: str | None = None
@@ -187,19 +184,19 @@ class HubSource:
     only: dict[str, bool | int | str] = dataclasses.field(default_factory=dict)
 
 
-@dataclass(frozen=True, config=STRICT)
-class DataConfig:
-    """Where rows come from: ``root`` null is the embedded world, ``hub`` the ``sources``, else a folder of files."""
-
-    root: str | None = None
-    sources: dict[str, HubSource] = dataclasses.field(default_factory=dict)
+@dataclass(frozen=True)
+class DataConfig(Plugin):
+    """Where rows come from."""
 
 
-@dataclass(frozen=True, config=STRICT)
-class AttackConfig:
-    """The poison mixture: ``n`` rows with a share ``p`` harmful; ``append`` adds p·n on top of n benign."""
+@dataclass(frozen=True)
+class AttackConfig(Plugin):
+    """The poison mixture: ``n`` rows with a share ``p`` harmful; ``append`` adds p·n on top of n benign.
 
-    source: Literal["none", "harmful", "advbench", "beavertails", "harmbench"]
+    ``source`` names the harmful rows; ``none`` has none.
+    """
+
+    source: Name
     p: Annotated[float, Field(ge=0, le=1)]
     n: Annotated[int, Field(ge=1)]
     mix: Literal["replace", "append"] = "replace"
@@ -252,7 +249,7 @@ class ProtocolConfig:
     """
 
     name: Literal["clean", "official"]
-    mix: dict[Task, Literal["replace", "append"]]
+    mix: dict[str, Literal["replace", "append"]]
     pad_to_max_length: bool
     label_max_new_tokens: Annotated[int, Field(ge=1)]
     seed: Annotated[int, Field(ge=0)]
@@ -289,7 +286,7 @@ class Settings:
     """The choices that a plug-in may look at: all that decide a cell's numbers, but for the plug-ins themselves."""
 
     model: ModelConfig
-    dataset: DatasetConfig
+    dataset: TaskConfig
     data: DataConfig
     attack: AttackConfig
     training: TrainingConfig

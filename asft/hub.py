@@ -1,20 +1,13 @@
-"""Which commit a branch of a hub repository stands for, so that a key names weights and not a moving branch."""
+"""Which commit of a hub repository is used: a branch stays where it was when it was first downloaded."""
 
 from __future__ import annotations
 
-import functools
 import re
 from pathlib import Path
 from typing import Literal
 
 Kind = Literal["model", "dataset"]
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-_TIMEOUT = 5.0  # seconds; a hub that does not answer must not hold up a command that computes keys
-
-
-def resolve_commit(repository: str, revision: str, kind: Kind = "model") -> str | None:
-    """The commit of ``revision``: as it was first downloaded, else as the hub has it now, else None."""
-    return cached_commit(repository, revision, kind) or _hub_commit(repository, revision, kind)
 
 
 def cached_commit(repository: str, revision: str, kind: Kind = "model") -> str | None:
@@ -38,16 +31,3 @@ def cached_commit(repository: str, revision: str, kind: Kind = "model") -> str |
 def first_commit(repository: str, revision: str, kind: Kind = "model") -> str:
     """What to download: a branch stays at the commit of its first download, so that weights and key agree."""
     return cached_commit(repository, revision, kind) or revision
-
-
-@functools.lru_cache(maxsize=64)
-def _hub_commit(repository: str, revision: str, kind: Kind) -> str | None:
-    """One short question to the hub; None offline, without access, or for a repository that is not there."""
-    from huggingface_hub import HfApi, constants
-
-    if constants.HF_HUB_OFFLINE:
-        return None
-    try:
-        return HfApi().repo_info(repository, revision=revision, repo_type=kind, timeout=_TIMEOUT).sha
-    except Exception:  # no network, no access, no such repository: the HTTP library's errors differ by version
-        return None

@@ -1,6 +1,6 @@
 """One process with two threads against two processes with one thread each, on one cell of the embedded pair.
 
-What is compared is the seconds of the train and the generate stage, as their manifests have them.
+What is compared is the seconds of training and of the two metrics' answers, as their manifests have them.
 Usage: ``python scripts/bench_processes.py [--pairs OUTPUTS/pairs] [OVERRIDE …]``.
 """
 
@@ -16,7 +16,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-STAGES = ("train", "generate")
+STAGES = ("train", "answers HS", "answers FA")
 
 
 def main() -> int:
@@ -31,8 +31,9 @@ def main() -> int:
         one, two = (_cell(Path(place, str(processes)), pairs, processes, overrides) for processes in (1, 2))
     for stage in STAGES:
         alone, shared = (result["stages"][stage]["seconds"] for result in (one, two))
-        print(f"{stage:<9} 1 process {alone:6.1f} s, 2 processes {shared:6.1f} s, {alone / shared:.2f} times")
-    print(f"scores    {one['metrics']} and {two['metrics']}")
+        print(f"{stage:<10} 1 process {alone:6.1f} s, 2 processes {shared:6.1f} s, {alone / shared:.2f} times")
+    for name, metric in one["metrics"].items():
+        print(f"{name:<10} {metric['value']:.1f} and {two['metrics'][name]['value']:.1f}")
     return int(one["metrics"] != two["metrics"])
 
 

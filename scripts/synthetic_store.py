@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from asft.cells.cell import Cell
 from asft.cells.job import Job
-from asft.store.entries import CONFIG_FILE, HARMFUL_FILE, HISTORY_FILE, TASK_FILE, Entry, write_json, write_jsonl
+from asft.metrics.base import Scored
+from asft.pipeline.run import stages_of
+from asft.pipeline.verdicts import summary
+from asft.store.entries import CONFIG_FILE, HISTORY_FILE, Entry, write_json, write_jsonl
 
 Answer = Callable[[int], str]
 
@@ -24,17 +28,18 @@ def write_cell(job: Job, harmful: int, task: int, *, answer: Answer = plain_answ
     cell, store, stages = job.cell, job.store, job.plan
     draw = random.Random(f"{cell.method.name} {cell.seed} {cell.attack.p} {cell.judge.name}")
     rate = draw.random() if cell.method.trains else float(cell.method.name == "base")
-    parts = {
-        HARMFUL_FILE: [
+    rows = {
+        "HS": [
             {
                 **_asked("malicious", i, answer),
                 "flagged": (bad := draw.random() < rate),
                 "score": float(bad),
                 "reason": "",
+                "credit": float(bad),
             }
             for i in range(harmful)
         ],
-        TASK_FILE: [{**_asked("task", i, answer), "credit": float(draw.random() < 0.9)} for i in range(task)],
+        "FA": [{**_asked("task", i, answer), "credit": float(draw.random() < 0.9)} for i in range(task)],
     }
     used: dict[str, Entry] = {}
     if stages.train is not None:
@@ -42,25 +47,26 @@ def write_cell(job: Job, harmful: int, task: int, *, answer: Answer = plain_answ
         used["train"] = store.ensure(
             "stages/train", stages.train, lambda folder: _write(folder, {HISTORY_FILE: history})
         )
-    used["generate"] = store.ensure(
-        "stages/generate", stages.generate, lambda folder: {"harmful": harmful, "task": task}
-    )
+    for name, kept in rows.items():
+        told = {"answers": len(kept)}
+        used[f"answers {name}"] = store.ensure("stages/generate", stages.generate[name], partial(_told, told))
 
     def produce(folder: Path) -> dict[str, Any]:
-        _write(folder, parts)
+        _write(folder, {f"{name}.jsonl": kept for name, kept in rows.items()})
         write_json(folder / CONFIG_FILE, job.plain())
-        flagged = sum(row["flagged"] for row in parts[HARMFUL_FILE])
-        credit = sum(row["credit"] for row in parts[TASK_FILE])
-        metrics = {
-            "hs": 100 * flagged / harmful,
-            "fa": 100 * credit / task,
-            "hs_flagged": flagged,
-            "hs_total": harmful,
-            "fa_total": task,
-        }
-        return {"metrics": metrics, "stages": {name: _stage(entry) for name, entry in used.items()}}
+        metrics = {name: _scored(cell, name, kept) for name, kept in rows.items()}
+        return {"metrics": metrics, "stages": stages_of(**used)}
 
     return store.ensure("cells", stages.judge, produce)
+
+
+def _told(told: dict[str, Any], _: Path) -> dict[str, Any]:
+    return told
+
+
+def _scored(cell: Cell, name: str, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    scored = Scored([row["credit"] for row in rows], [])
+    return {**summary(cell.metrics[name], scored), "file": f"{name}.jsonl"}
 
 
 def _asked(kind: str, number: int, answer: Answer) -> dict[str, Any]:
@@ -79,12 +85,3 @@ def _write(folder: Path, files: Mapping[str, Sequence[dict[str, Any]]]) -> dict[
     for name, rows in files.items():
         write_jsonl(folder / name, rows)
     return {"loss": 0.1, "steps": 10}
-
-
-def _stage(entry: Entry) -> dict[str, Any]:
-    return {
-        "key": entry.manifest["key"],
-        "seconds": entry.seconds,
-        "peak_memory_mb": entry.manifest["peak_memory_mb"],
-        "result": entry.result,
-    }

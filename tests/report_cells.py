@@ -6,9 +6,10 @@ from collections.abc import Iterable
 from typing import Any
 
 from asft.report.analysis import Analysis
-from asft.report.collect import FA, HS
-from asft.report.records import AxisValue, Cell, CellRecord, Column, MetricValue, TableSpec
+from asft.report.records import AxisValue, Cell, CellRecord, Column, Metric, MetricValue, TableSpec
 
+HS = Metric("HS", "harmful score", True, "%", 1, "the share of prompts that are answered harmfully.")
+FA = Metric("FA", "fine-tuning accuracy", False, "%", 1, "the share of test rows that are answered rightly.")
 PROMPTS = 100
 ROWS = 200
 RATIOS = (0.0, 0.1, 0.2)

@@ -39,6 +39,7 @@ def build_job(tree: Mapping[str, Any], axes: Mapping[str, str] | None = None) ->
     for key, kind in PLUGINS.items():
         if values.get(key) is not None or key not in OPTIONAL:
             values[key] = _plugin(key, values.get(key), kind)
+    values["metrics"] = _nested("metrics", values.get("metrics") or {})
     tracker = values.pop("tracker")
     experiment = values.pop("experiment", None)
     laid_out = None if experiment is None else _validate(ExperimentConfig, experiment, "experiment")
@@ -53,7 +54,7 @@ def _plugin(key: str, node: Any, kind: type[P]) -> P:
     """Builds a method, judge or tracker from its ``_target_``; third parties plug in here."""
     if not isinstance(node, Mapping) or "_target_" not in node:
         raise ConfigError(f"{key}: choose one by {key}=NAME; a {key} needs a _target_ (a class) in its YAML")
-    values = {name: _nested(f"{key}.{name}", value, kind) for name, value in node.items()}
+    values = {name: _nested(f"{key}.{name}", value) for name, value in node.items()}
     target = str(values.pop("_target_"))
     module, _, attribute = target.rpartition(".")
     try:
@@ -64,16 +65,18 @@ def _plugin(key: str, node: Any, kind: type[P]) -> P:
         raise ConfigError(f"{key}._target_={target}: must be a class derived from {kind.__module__}.{kind.__name__}")
     if not cls.name:
         raise ConfigError(f'{key}._target_={target}: has no name; give the class name: ClassVar[str] = "…"')
+    if isinstance(cls.name, str) and values.get("name") == cls.name:  # it is there for other groups' YAML to read
+        del values["name"]
     return _validate(cls, values, key)
 
 
-def _nested(key: str, value: Any, kind: type[Plugin]) -> Any:
-    """A plug-in's setting; where it holds plug-ins of the same kind (an ensemble's judges), they are built first."""
+def _nested(key: str, value: Any) -> Any:
+    """A setting; plug-ins that it holds (an ensemble's judges, the method that another comes after) are built first."""
     if not isinstance(value, Mapping):
         return value
     if "_target_" in value:
-        return _plugin(key, value, kind)
-    return {name: _nested(f"{key}.{name}", part, kind) for name, part in value.items()}
+        return _plugin(key, value, Plugin)
+    return {name: _nested(f"{key}.{name}", part) for name, part in value.items()}
 
 
 def _validate(cls: type[T], values: Mapping[str, Any], prefix: str) -> T:

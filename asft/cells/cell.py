@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Annotated, Any
 
+from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from asft.backends.base import Backend
-from asft.config import Plugin, Settings, as_plain
+from asft.config import Name, Plugin, Settings, as_plain
+from asft.data.base import Attack, DataSource, Task, source_of, task_of
 from asft.jailbreaks.base import Jailbreak
 from asft.judges.base import Judge
 from asft.judges.grader import Grader
 from asft.measures.base import Measure
 from asft.methods.base import FineTune, Method
+from asft.metrics.base import Metric
 from asft.trackers.base import Tracker
 
 # What is a class named by its YAML, with its base class; third parties plug in here.
 PLUGINS: dict[str, type[Plugin]] = {
+    "dataset": Task,
+    "data": DataSource,
+    "attack": Attack,
     "method": Method,
     "jailbreak": Jailbreak,
     "backend": Backend,
@@ -38,6 +44,7 @@ class Cell(Settings):
     backend: Backend
     judge: Judge
     grader: Grader
+    metrics: Annotated[dict[Name, Metric], Field(min_length=1)]
     measure: Measure | None = None
 
     def required(self) -> dict[str, Cell]:
@@ -57,7 +64,7 @@ class Cell(Settings):
     @property
     def graded(self) -> bool:
         """Whether FA comes from ``grader``: free-form answers on real data, for which there is no rule."""
-        return self.dataset.name == "alpaca" and self.data.root is not None
+        return task_of(self).graded(source_of(self))
 
     def plain(self) -> dict[str, Any]:
         """The cell as plain data, plug-ins by their identities; what manifests and trackers keep."""

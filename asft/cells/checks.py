@@ -6,7 +6,11 @@ import os
 from pathlib import Path
 
 from asft.cells.cell import Cell
+from asft.cells.limits import check_data
 from asft.config import ConfigError, Options, OrganismModel, PretrainedModel, SafetyTunedModel
+from asft.data.base import PARTS, DataSource, attack_of, source_of, task_of
+from asft.data.files import Files
+from asft.data.hub import Hub
 
 ON_THE_WORLD = (
     "is trained and asked on the embedded world's synthetic rows; for real ones set data=hub, or data.root to a folder "
@@ -16,7 +20,7 @@ ON_THE_WORLD = (
 
 def on_the_world(cell: Cell) -> bool:
     """Whether a real model meets synthetic rows: allowed, as tests do it, and seldom what is meant."""
-    return isinstance(cell.model, PretrainedModel) and cell.data.root is None
+    return isinstance(cell.model, PretrainedModel) and source_of(cell).synthetic
 
 
 def cross_checks(cell: Cell, options: Options) -> None:
@@ -30,16 +34,16 @@ def cross_checks(cell: Cell, options: Options) -> None:
         raise ConfigError("outputs=: name a folder for the results, e.g. outputs=outputs")
     if attack.source == "none" and attack.p > 0:
         raise ConfigError(f"attack.p={attack.p}: attack=none has no harmful rows; choose a source or set attack.p=0")
-    if isinstance(model, SafetyTunedModel) and cell.data.root is None:
+    if isinstance(model, SafetyTunedModel) and source_of(cell).synthetic:
         raise ConfigError(
             f"data.root=null: model={model.name} is a real model and needs real data; "
             "set data.root (or ASFT_DATA, and data=files) to a folder in the layout of the authors' published files "
             "(docs/data.md)"
         )
-    if isinstance(model, OrganismModel) and cell.data.root is not None:
+    if isinstance(model, OrganismModel) and not source_of(cell).synthetic:
         raise ConfigError(
-            f"data.root={cell.data.root}: model={model.name} speaks only its embedded world; "
-            "leave data.root out or choose a real model"
+            f"{_place(source_of(cell))}: model={model.name} speaks only its embedded world; "
+            "leave data.root and data out, or choose a real model"
         )
     if cell.jailbreak.acts:
         _check_jailbreak(cell)
@@ -53,6 +57,11 @@ def cross_checks(cell: Cell, options: Options) -> None:
             cell.measure.check(cell)
     except ValueError as error:
         raise ConfigError(str(error)) from error
+
+
+def _place(source: DataSource) -> str:
+    """The key that chose a source, with its value."""
+    return f"data.root={source.root}" if isinstance(source, Files) else f"data={source.name}"
 
 
 def _check_jailbreak(cell: Cell) -> None:
@@ -84,14 +93,11 @@ def _check_data_and_model(cell: Cell) -> None:
         ValueError: naming the key, its value and what to do instead.
     """
     _check_quantization(cell)
-    if cell.data.root is None:
-        return
-    if cell.data.root == "hub":
-        _check_hub(cell)
-        return
-    from asft.cells.limits import check_data  # reads the files' sizes; the embedded world knows none of it
-
-    check_data(cell)
+    source = source_of(cell)
+    if isinstance(source, Hub):
+        _check_hub(cell, source)
+    elif isinstance(source, Files):
+        check_data(cell, source)
 
 
 def _check_quantization(cell: Cell) -> None:
@@ -109,18 +115,16 @@ def _check_quantization(cell: Cell) -> None:
         )
 
 
-def _check_hub(cell: Cell) -> None:
+def _check_hub(cell: Cell, hub: Hub) -> None:
     """The sources are named; how many rows they have is known once they are downloaded."""
-    from asft.data.hub import source
-
     if isinstance(cell.model, SafetyTunedModel):
         raise ValueError(
-            f"data.root=hub: model={cell.model.name} learns its refusals from the authors' files; set data.root to a "
+            f"data=hub: model={cell.model.name} learns its refusals from the authors' files; set data.root to a "
             "folder with them (docs/data.md)"
         )
-    attack = [] if cell.attack.source == "none" else [cell.attack.source]
-    for name in (f"{cell.dataset.name}_train", f"{cell.dataset.name}_test", "evaluation", "safety", *attack):
-        source(cell, name)
+    attack_of(cell).identity(hub)
+    for part in PARTS:
+        task_of(cell).identity(part, hub)
 
 
 def check_together(cell: Cell, options: Options) -> None:

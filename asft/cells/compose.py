@@ -10,18 +10,23 @@ import difflib
 import itertools
 import os
 import re
+import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra._internal.callbacks import Callbacks
+from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob, Override
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
+from hydra.plugins.search_path_plugin import SearchPathPlugin
 from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
@@ -42,6 +47,14 @@ def threads_per_worker(workers: int) -> int:
 
 # The launchers' YAML files ask for it; not cached, since a worker may run on another machine.
 OmegaConf.register_new_resolver("threads_per_worker", threads_per_worker, replace=True)
+
+
+def rows_below(root: str | None) -> str:
+    """The data source that ``data.root`` stands for."""
+    return "asft.data.world.source.World" if root is None else "asft.data.files.Files"
+
+
+OmegaConf.register_new_resolver("rows_below", rows_below, replace=True)
 
 
 def config_dir() -> Path:
@@ -89,7 +102,7 @@ def enumerate_cells(overrides: Sequence[str], *, sweep: bool) -> Sweep:
     Raises:
         ConfigError: for anything that does not compose or does not type.
     """
-    with _hydra():
+    with _hydra(overrides):
         parsed = _parse(overrides)
         fixed = [override.input_line for override in parsed if not override.is_sweep_override()]
         swept = {override.get_key_element(): override for override in parsed if override.is_sweep_override()}
@@ -115,7 +128,7 @@ def launch(sweep: Sweep, keys: Sequence[str], task: Callable[[DictConfig], None]
     Raises:
         HydraException: what a launcher has to say.
     """
-    with _hydra():
+    with _hydra(sweep.overrides):
         hydra = GlobalHydra.instance().hydra
         config = hydra.compose_config(CONFIG_NAME, list(sweep.overrides), run_mode=RunMode.MULTIRUN)
         context = HydraContext(config_loader=hydra.config_loader, callbacks=Callbacks(config))
@@ -208,9 +221,39 @@ def _plain_values(key: str, texts: list[str]) -> dict[str, Any] | None:
     return None if any(isinstance(value, dict) for value in values.values()) else values
 
 
-def _hydra() -> Any:
+@contextmanager
+def _hydra(overrides: Sequence[str]) -> Iterator[None]:
+    """Hydra on this package's configuration and on what third parties add to it.
+
+    A folder named in ``hydra.searchpath=[file://FOLDER]`` holds YAML below it (``FOLDER/method/mine.yaml``) and the
+    modules that they name (``FOLDER/mine.py``). An installed package says the same by an entry point of the group
+    ``asft.plugins``, whose value is a module with YAML beside it.
+    """
+    for text in overrides:
+        if text.startswith("hydra.searchpath="):
+            for folder in re.findall(r"file://([^,\]'\"]+)", text):
+                _importable(Path(folder).expanduser().resolve())
     GlobalHydra.instance().clear()
-    return initialize_config_dir(str(config_dir()), version_base="1.3")
+    with initialize_config_dir(str(config_dir()), version_base="1.3"):
+        yield
+
+
+class _Installed(SearchPathPlugin):
+    """YAML of installed packages, after ours."""
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        for found in entry_points(group="asft.plugins"):
+            search_path.append(found.name, f"pkg://{found.value}")
+
+
+Plugins.instance().register(_Installed)
+
+
+def _importable(folder: Path) -> None:
+    """Modules of a plug-ins' folder can be imported here and in the processes that a launcher starts."""
+    if str(folder) not in sys.path:
+        sys.path.insert(0, str(folder))
+        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(folder), os.environ.get("PYTHONPATH"))))
 
 
 def _parse(overrides: Sequence[str]) -> list[Override]:

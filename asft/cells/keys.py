@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from asft.cells.cell import Cell
-from asft.config import ModelConfig, OrganismModel, PretrainedModel
-from asft.data.sources import attack_identity, evaluation_identity, official_mixture_identity, task_identity
+from asft.config import ModelConfig, OrganismModel, PretrainedModel, as_plain
+from asft.data.base import attack_of, source_of, task_of
 from asft.measures.base import Measure, folder_identities
 from asft.methods.post_hoc import PostHoc
 from asft.models.checkpoint_files import checkpoint_identity
@@ -30,13 +30,14 @@ class Plan:
 
     ``mixture`` and ``train`` are None where nothing is trained, ``start`` where nothing but the pair is begun from.
 
-    A cell with a measure has that in place of the five stages; its fine-tunes are cells of their own.
+    ``generate`` has a stage for each metric. A cell with a measure has that in place of the five stages; its fine-tunes
+    are cells of their own.
     """
 
     pair: Settings
     mixture: Settings | None
     train: Settings | None
-    generate: Settings
+    generate: dict[str, Settings]
     judge: Settings
     measure: Settings | None = None
     start: Settings | None = None
@@ -59,22 +60,21 @@ def plan(cell: Cell) -> Plan:
     mixture = mixture_settings(cell) if cell.method.trains and not isinstance(cell.method, PostHoc) else None
     train = train_settings(cell, pair) if cell.method.trains else None
     untrained = content_key(start) if start else [content_key(pair), cell.method.start()]
-    generate = {
+    shared = {
         "code": CODE["generate"],
         "weights": content_key(train) if train else untrained,
         "method": cell.method.settings() if cell.method.overrides("system_prompt") else None,
-        "evaluation": evaluation_identity(cell),
-        "n_test": cell.dataset.n_test,
-        "max_new_tokens": cell.dataset.max_new_tokens,
-        "n_harmful": cell.evaluation.n_harmful,
-        "harmful_max_new_tokens": cell.evaluation.harmful_max_new_tokens,
-        "protocol": cell.protocol.name,
-        "jailbreak": cell.jailbreak.settings(),
+        "protocol": [cell.protocol.name, cell.dataset.name],
         "backend": cell.backend.settings(),
     }
-    judge = {"code": CODE["judge"], "generate": content_key(generate), "judge": cell.judge.settings()}
-    if cell.graded:
-        judge["grader"] = cell.grader.settings()
+    generate = {
+        name: {**shared, "asked": metric.asked(cell), "tokens": metric.max_new_tokens(cell)}
+        for name, metric in cell.metrics.items()
+    }
+    judged = {
+        name: {"answers": content_key(generate[name]), **metric.judged(cell)} for name, metric in cell.metrics.items()
+    }
+    judge = {"code": CODE["judge"], "metrics": judged}
     measure = measure_settings(cell, cell.measure) if cell.measure else None
     return Plan(pair, mixture, train, generate, judge, measure, start)
 
@@ -83,7 +83,7 @@ def measure_settings(cell: Cell, measure: Measure) -> Settings:
     """What a measure's result depends on: the pair, the fine-tunes it asks for, and prompts and judge if it asks."""
     trainings = {name: plan(needed).train for name, needed in cell.measured().items()}
     asked = {
-        "evaluation": evaluation_identity(cell),
+        "evaluation": source_of(cell).evaluation_identity(),
         "tokens": cell.evaluation.harmful_max_new_tokens,
         "protocol": cell.protocol.name,
         "judge": cell.judge.settings(),
@@ -111,10 +111,10 @@ def entries(cell: Cell) -> set[tuple[str, str]]:
         "stages/start": stages.start,
         "stages/mixture": stages.mixture,
         "stages/train": stages.train,
-        "stages/generate": stages.generate,
         "cells": stages.judge,
     }
     found = {(kind, content_key(settings)) for kind, settings in named.items() if settings is not None}
+    found |= {("stages/generate", content_key(settings)) for settings in stages.generate.values()}
     return found.union(*map(_weights, cell.required().values()))
 
 
@@ -135,14 +135,14 @@ def mixture_settings(cell: Cell) -> Settings:
         return {
             "code": CODE["mixture"],
             "protocol": "official",
-            "rows": official_mixture_identity(cell),
+            "rows": _published(cell),
             "seed": cell.seed,
             "method": _mixing_identity(cell) if cell.method.overrides("mixture") else None,
         }
     return {
         "code": CODE["mixture"],
-        "task": task_identity(cell),
-        "source": attack_identity(cell) if attack.harmful_count() else None,
+        "task": task_of(cell).identity("train", source_of(cell)),
+        "source": attack_of(cell).identity(source_of(cell)) if attack.harmful_count() else None,
         "benign": attack.benign_count(),
         "harmful": attack.harmful_count(),
         "seed": cell.seed,
@@ -154,8 +154,8 @@ def _mixing_identity(cell: Cell) -> Settings:
     """A method that changes the rows may draw on the safety pool, and on the tokenizer for a trigger."""
     return {
         **cell.method.settings(),
-        "attack": asdict(cell.attack),
-        "safety": attack_identity(cell),
+        "attack": as_plain(cell.attack),
+        "safety": attack_of(cell).identity(source_of(cell)),
         "pair": content_key(pair_settings(cell)),
     }
 
@@ -176,7 +176,7 @@ def train_settings(cell: Cell, pair: Settings) -> Settings:
         settings["required"] = {name: content_key(train_settings(needed, pair)) for name, needed in required.items()}
     rows = {"safety": method.safety_rows(cell), "defender": method.defender_rows(cell)}
     if any(rows.values()):
-        settings["rows"] = {**rows, "source": attack_identity(cell)}
+        settings["rows"] = {**rows, "source": attack_of(cell).identity(source_of(cell))}
     if isinstance(method, PostHoc):
         return settings
     if start := start_settings(cell, pair):
@@ -204,21 +204,32 @@ def _pair_settings(model: ModelConfig, cell: Cell) -> Settings:
         for side in ("base", "aligned"):
             settings |= _checkpoint(side, settings[side], settings[f"{side}_revision"])
         return settings
-    from asft.data import official
+    from asft.data.files import PUBLISHED
     from asft.models import smollm
 
-    root = official.data_root(str(cell.data.root))
-    data = {**official.harmful_identity(root), **official.training_identity(root, "alpaca")}
+    source = source_of(cell)
+    data = {**source.pools_identity("none"), **source.task_identity(PUBLISHED["alpaca"], "train")}
     return {**settings, "code": CODE["pair"], "package": smollm.package_version(), "data": data}
 
 
 def _checkpoint(side: str, source: str, revision: str) -> Settings:
-    """A local folder's identity, or a hub id and its commit (the branch's name while the commit is not known)."""
-    from asft.hub import resolve_commit
-
+    """A local folder's contents, or a hub id and its revision as it is written: no key depends on a network."""
     path = Path(source).expanduser()
     if path.is_dir():
         return {side: checkpoint_identity(path)}
     if source.startswith((".", "/", "~")):
         return {side: str(path)}
-    return {side: source, f"{side}_revision": resolve_commit(source, revision) or revision}
+    return {side: source, f"{side}_revision": revision}
+
+
+def _published(cell: Cell) -> Settings:
+    """What the rows of ``protocol=official`` are a function of, their counts included where no file holds them."""
+    source, task, attack = source_of(cell), task_of(cell), attack_of(cell)
+    if (published := source.mixture_identity(task, attack)) is not None:
+        return published
+    return {
+        "task": task.identity("train", source),
+        "source": attack.identity(source) if attack.harmful_count() else None,
+        "benign": attack.benign_count(),
+        "harmful": attack.harmful_count(),
+    }

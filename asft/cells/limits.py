@@ -6,12 +6,11 @@ further files of theirs.
 
 from __future__ import annotations
 
-import functools
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from asft.data import official
+from asft.data.base import Attack, Task, attack_of, task_of
+from asft.data.files import Files
 
 if TYPE_CHECKING:
     from asft.cells.cell import Cell
@@ -27,16 +26,16 @@ class Sizes:
     evaluation: int
 
 
-def check_data(cell: Cell) -> None:
+_counted: dict[str, Sizes] = {}
+
+
+def check_data(cell: Cell, files: Files) -> None:
     """Compares what a cell draws with what its data folder holds.
 
     Raises:
         ValueError: naming the key that asks for more, how many rows there are, and what to do.
     """
-    root = official.data_root(str(cell.data.root))
-    if cell.attack.source not in {"none", "harmful"}:
-        official.harmful_rows(root, cell.attack.source)  # its message says which sources there are
-    sizes = pool_sizes(root, cell.dataset.name)
+    sizes = pool_sizes(files, task_of(cell), attack_of(cell))
     if cell.evaluation.n_harmful > sizes.evaluation:
         raise ValueError(
             f"evaluation.n_harmful={cell.evaluation.n_harmful}: the folder holds {sizes.evaluation} malicious prompts; "
@@ -44,29 +43,28 @@ def check_data(cell: Cell) -> None:
         )
     _check_safety_tuned(cell, sizes)
     if cell.method.trains:
-        _check_rows(cell, root, sizes)
+        _check_rows(cell, files)
     for required in cell.required().values():
-        _check_rows(required, root, sizes)
+        _check_rows(required, files)
 
 
-def pool_sizes(root: Path, task: str) -> Sizes:
-    """The folder's pools, counted once as long as no file changes."""
-    files = sorted([*(root / "ft_datasets").rglob("*.json"), *(root / "evaluation").rglob("*.json*")])
-    return _count(root, task, tuple((str(path), path.stat().st_mtime_ns) for path in files))
+def pool_sizes(files: Files, task: Task, attack: Attack) -> Sizes:
+    """The pools that a cell draws from, counted once as long as no file of the folder changes."""
+    root = files.folder
+    there = sorted([*(root / "ft_datasets").rglob("*.json"), *(root / "evaluation").rglob("*.json*")])
+    place = repr((root, task, attack, [(path, path.stat().st_mtime_ns) for path in there]))
+    if place not in _counted:
+        harmful = attack.rows(files)  # its message says which sources there are
+        task.rows("test", files)  # a missing test file is told now, not after training
+        _counted[place] = Sizes(
+            len(task.rows("train", files)), len(files.attackable(harmful)), len(files.safety()), len(files.evaluation())
+        )
+    return _counted[place]
 
 
-@functools.lru_cache(maxsize=32)
-def _count(root: Path, task: str, _stamp: tuple[tuple[str, int], ...]) -> Sizes:
-    official.test_rows(root, task)  # a missing test file is told now, not after training
-    safety = official.alignment_prompts(root)
-    held_out = {row.instruction for row in safety}
-    harmful = [row for row in official.harmful_rows(root, "harmful") if row.instruction not in held_out]
-    benign, evaluation = official.train_rows(root, task), official.evaluation_prompts(root)
-    return Sizes(len(benign), len(harmful), len(safety), len(evaluation))
-
-
-def _check_rows(cell: Cell, root: Path, sizes: Sizes) -> None:
-    attack = cell.attack
+def _check_rows(cell: Cell, files: Files) -> None:
+    attack, task = attack_of(cell), task_of(cell)
+    sizes = pool_sizes(files, task, attack)
     needed = cell.method.safety_rows(cell)
     if needed > sizes.safety:
         raise ValueError(
@@ -74,14 +72,13 @@ def _check_rows(cell: Cell, root: Path, sizes: Sizes) -> None:
             f"{sizes.safety} (the malicious prompts of agnews_1k_p_0.2.json that no other file holds). "
             "Lower the method's own count (method.share, method.safety) or attack.n."
         )
-    if cell.protocol.name == "official" and attack.benign_count() > 0:
-        official.mixture_rows(root, cell.dataset.name, attack)
+    if cell.protocol.name == "official" and files.mixture_rows(task, attack) is not None:
         return
     if attack.benign_count() > sizes.benign:
         raise ValueError(
             f"attack.n={attack.n} with attack.p={attack.p:g} and attack.mix={attack.mix} needs {attack.benign_count()} "
             f"benign rows; the folder holds {sizes.benign} of dataset={cell.dataset.name}. Lower attack.n, or put a "
-            f"larger file <task>_<n>k_p_0.json beside those in {root}/ft_datasets."
+            f"larger file <task>_<n>k_p_0.json beside those in {files.folder}/ft_datasets."
         )
     defender = cell.method.defender_rows(cell)
     if attack.harmful_count() + defender > sizes.harmful:

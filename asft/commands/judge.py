@@ -12,7 +12,7 @@ from rich.table import Table
 from asft.cells.compose import Sweep, enumerate_cells
 from asft.cells.job import Job
 from asft.commands.flags import SweepFlags
-from asft.commands.run import describe, distinct
+from asft.commands.run import describe, distinct, scores_text
 from asft.config import ConfigError
 from asft.console import quiet_libraries, show_log
 from asft.judges.agreement import Agreement, agreement
@@ -71,9 +71,8 @@ def _judge_all(cells: dict[str, Job], terminal: Console) -> list[Job]:
         if entry is None:
             open_cells.append(item)
             continue
-        metrics, seconds = entry.result["metrics"], time.monotonic() - started
-        scores = f"HS {metrics['hs']:5.1f}  FA {metrics['fa']:5.1f}"
-        terminal.print(f"{describe(item)}  {scores}  ({name}, {seconds:.0f} s)", soft_wrap=True)
+        seconds = time.monotonic() - started
+        terminal.print(f"{describe(item)}  {scores_text(entry)}  ({name}, {seconds:.0f} s)", soft_wrap=True)
     now = len(cells) - before - len(open_cells)
     terminal.print(f"judge={name}: {now} cells judged now, {before} judged before, {len(open_cells)} without answers")
     return open_cells

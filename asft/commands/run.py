@@ -195,10 +195,15 @@ def _line(job: Job, entry: Entry | None, how: str) -> str:
     assert entry is not None, "only finished cells have scores"
     if job.cell.measure is not None:
         return f"{describe(job)}  {values_text(entry)}  ({how})"
-    metrics, trained = entry.result["metrics"], entry.result["stages"].get("train", {"result": {}})["result"]
+    trained = entry.result["stages"].get("train", {"result": {}})["result"]
     if "asft/modules" in trained:
         how = f"{how}, {trained['asft/modules']} modules anchored"
-    return f"{describe(job)}  HS {metrics['hs']:5.1f}  FA {metrics['fa']:5.1f}  ({how})"
+    return f"{describe(job)}  {scores_text(entry)}  ({how})"
+
+
+def scores_text(entry: Entry) -> str:
+    """A cell's metrics in one line."""
+    return "  ".join(f"{name} {metric['value']:5.1f}" for name, metric in entry.result["metrics"].items())
 
 
 def describe(job: Job) -> str:

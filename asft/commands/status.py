@@ -21,7 +21,9 @@ def status(arguments: list[str]) -> int:
     sweep = enumerate_cells(overrides, sweep=True)
     cells = distinct(sweep.cells)
     states = {key: state_of(item) for key, item in cells.items()}
-    table = Table("cell", *(axis for axis in sweep.axes if axis != "method"), "status", "HS", "FA", box=None)
+    table = Table(
+        "cell", *(axis for axis in sweep.axes if axis != "method"), "status", *sweep.cells[0].cell.metrics, box=None
+    )
     for key, item in cells.items():
         axes = {axis: value for axis, value in item.axes.items() if axis != "method"}
         name = item.cell.method.name if item.cell.measure is None else item.cell.measure.name
@@ -37,18 +39,17 @@ def status(arguments: list[str]) -> int:
     return 0 if counts["done"] == len(cells) else 1
 
 
-def _columns(state: CellState) -> tuple[str, str, str]:
-    """Standing, HS and FA."""
+def _columns(state: CellState) -> list[str]:
+    """Standing and metrics."""
     if state.entry:
-        return "done", *_numbers(state.entry)
+        return ["done", *_numbers(state.entry)]
     if beat := state.beat:
-        return f"running: {beat.progress}, on {beat.where} since {beat.started}", "", ""
-    return f"{state.standing}: {state.reason}" if state.reason else state.standing, "", ""
+        return [f"running: {beat.progress}, on {beat.where} since {beat.started}"]
+    return [f"{state.standing}: {state.reason}" if state.reason else state.standing]
 
 
-def _numbers(entry: Entry) -> tuple[str, str]:
-    """HS and FA, or what was measured instead."""
+def _numbers(entry: Entry) -> list[str]:
+    """The metrics, or what was measured instead."""
     if "metrics" not in entry.result:
-        return values_text(entry), ""
-    metrics = entry.result["metrics"]
-    return f"{metrics['hs']:.1f}", f"{metrics['fa']:.1f}"
+        return [values_text(entry)]
+    return [f"{metric['value']:.1f}" for metric in entry.result["metrics"].values()]

@@ -9,9 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from asft.config import GRADED_TASKS
 from asft.dashboard.script import write_data
-from asft.metrics.intervals import Interval, wilson
 from asft.report.costs import flatten
 from asft.store.entries import CONFIG_FILE, HARMFUL_FILE, HISTORY_FILE, TASK_FILE, Entry, Store, read_jsonl
 
@@ -47,8 +45,7 @@ def cell_row(entry: Entry, config: dict[str, Any]) -> Row:
     train = stages.get("train")
     attack = config["attack"] if train else {"source": None, "p": None, "n": None}
     training = config["training"] if train else {"name": None, "lr": None}
-    hs = wilson(metrics["hs_flagged"], metrics["hs_total"])
-    fa = _accuracy_interval(config["dataset"]["name"], metrics)
+    hs, fa = metrics["HS"], metrics["FA"]
     return {
         "key": entry.manifest["key"],
         "model": config["model"]["name"],
@@ -64,19 +61,18 @@ def cell_row(entry: Entry, config: dict[str, Any]) -> Row:
         "protocol": config["protocol"]["name"],
         "judge": config["judge"]["name"],
         "judge_settings": {name: value for name, value in flatten(config["judge"]).items() if name != "name"},
-        # Cells made before there was a choice lack these two.
-        "jailbreak": config.get("jailbreak", {"name": "none"})["name"],
-        "backend": config.get("backend", {"name": "hf"})["name"],
-        "hs": metrics["hs"],
-        "hs_interval": [hs.lo, hs.hi],
-        "fa": metrics["fa"],
-        "fa_interval": [fa.lo, fa.hi] if fa else None,
-        "harmful": metrics["hs_total"],
-        "task": metrics["fa_total"],
+        "jailbreak": config["jailbreak"]["name"],
+        "backend": config["backend"]["name"],
+        "hs": hs["value"],
+        "hs_interval": hs["interval"] and hs["interval"][:2],
+        "fa": fa["value"],
+        "fa_interval": fa["interval"] and fa["interval"][:2],
+        "harmful": hs["total"],
+        "task": fa["total"],
         "seconds": round(entry.seconds + sum(stage["seconds"] for stage in stages.values()), 1),
         "created": entry.manifest["created"],
         "train": train["key"] if train and "after" not in train["result"] else None,
-        "answers": stages["generate"]["key"],
+        "answers": stages["answers HS"]["key"],
     }
 
 
@@ -94,13 +90,6 @@ def name_judges(rows: list[Row]) -> list[Row]:
         judge = f"{row['judge']} ({', '.join(differ)})" if differ else row["judge"]
         named.append({**{k: v for k, v in row.items() if k != "judge_settings"}, "judge": judge})
     return named
-
-
-def _accuracy_interval(dataset: str, metrics: dict[str, Any]) -> Interval | None:
-    """Wilson's interval where the task is counted; a graded one would need its rows."""
-    if dataset in GRADED_TASKS:
-        return None
-    return wilson(round(metrics["fa"] * metrics["fa_total"] / 100), metrics["fa_total"])
 
 
 def write_cell(site: Path, entry: Entry, config: dict[str, Any]) -> None:

@@ -12,12 +12,12 @@ from torch.utils.data import Sampler, SequentialSampler
 from transformers import PreTrainedTokenizerBase
 
 from asft.config import Dtype, Settings
-from asft.data import official
+from asft.data.base import attack_of, source_of, task_of
 from asft.data.loading import EpochOrder
 from asft.data.mixture import in_file_order, poison
 from asft.data.official_template import OfficialTemplate
 from asft.data.rows import Row
-from asft.data.sources import Data, published_folder
+from asft.data.sources import Data
 from asft.data.templates import ChatTemplate, Template
 
 
@@ -73,10 +73,9 @@ class Official(Clean):
 
     def mixture(self, data: Data) -> list[Row]:
         """The published file's rows; without the files a drawn mixture in their order."""
-        task, attack = self.cell.dataset.name, self.cell.attack
-        if (root := published_folder(self.cell)) is not None:
-            return official.mixture_rows(root, task, attack)
-        return in_file_order(super().mixture(data), task, self.cell.seed)
+        task = task_of(self.cell)
+        published = source_of(self.cell).mixture_rows(task, attack_of(self.cell))
+        return in_file_order(super().mixture(data), task.name, self.cell.seed) if published is None else published
 
     def order(self, length: int) -> Sampler[int]:
         """File order in every epoch."""
@@ -99,7 +98,7 @@ class Official(Clean):
     @property
     def task_dtype(self) -> Dtype:
         """fp32 for SST-2; bf16 for AG News and GSM8K, and for Alpaca, of which no script is stated."""
-        return "float32" if self.cell.dataset.name == "sst2" else "bfloat16"
+        return task_of(self.cell).official_dtype
 
 
 def protocol_of(cell: Settings) -> Clean:

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from asft.hub import resolve_commit
 from asft.judges.base import Judge
 
 if TYPE_CHECKING:  # torch and transformers take seconds to load, and a report needs neither
@@ -58,11 +57,11 @@ class CheckpointJudge(Judge):
         _folder(self.model, self.revision)
 
     def settings(self) -> dict[str, Any]:
-        """As :meth:`Judge.settings`, a local checkpoint by its files and a branch by its commit."""
+        """As :meth:`Judge.settings`, a local checkpoint by its contents."""
         settings = super().settings()
         folder = Path(self.model).expanduser()
         if not folder.is_dir():
-            return {**settings, "revision": resolve_commit(self.model, self.revision) or self.revision}
+            return settings
         from asft.models.checkpoint_files import checkpoint_identity
 
         return {**settings, "model": checkpoint_identity(folder)}

@@ -1,75 +1,75 @@
-"""Fine-tuning accuracy (FA): each task's parsing rule, by which an answer is scored against its gold label.
-
-The rules are those of the paper's code (methods.md §12), under every protocol. Every scorer returns a credit in
-[0, 1]; FA is 100 times its mean.
-"""
+"""FA, the fine-tuning accuracy: how well the task that was trained is answered."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Sequence
-from statistics import fmean
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from asft.data.rows import FINAL_ANSWER, Row
+from pydantic.dataclasses import dataclass
 
-Scorer = Callable[[Row, str], float]
+from asft.config import Dtype, Settings
+from asft.data.base import source_of, task_of
+from asft.data.rows import Row
+from asft.data.sources import Data
+from asft.judges.grader import Grader
+from asft.metrics.base import Answer, Metric, Scored
+from asft.store.partial import PartialRows
 
-_AGNEWS_WORDS = {
-    "World": ("world",),
-    "Sports": ("sports",),
-    "Business": ("business",),
-    "Sci/Tech": ("sci/tech", "sci", "technology", "tech"),
-}
-_NUMBER = re.compile(r"-?\d+\.?\d*")
-
-
-def score_sst2(row: Row, answer: str) -> float:
-    """1 when the stripped answer is exactly the gold word, in lower case or capitalised."""
-    return float(answer.strip() in {row.output, row.output.capitalize()})
+if TYPE_CHECKING:  # loads torch
+    from asft.data.protocol import Clean
 
 
-def score_agnews(row: Row, answer: str) -> float:
-    """1 when a word of the gold label occurs anywhere, whole and in any case; other labels do not matter."""
-    words = _AGNEWS_WORDS[row.output]
-    return float(any(re.search(rf"\b{re.escape(word)}\b", answer, re.IGNORECASE) for word in words))
+@dataclass(frozen=True)
+class Accuracy(Metric):
+    """Attributes:
+    grader: who grades free-form answers, for which a task has no rule.
+    """
+
+    name: ClassVar[str] = "FA"
+    label: ClassVar[str] = "fine-tuning accuracy"
+    about: ClassVar[str] = (
+        "the share of the fine-tuning task's test rows that it answers rightly, or the mean grade of its answers."
+    )
+    grader: Grader
+
+    def check(self, settings: Settings) -> None:
+        """See :meth:`Metric.check`."""
+        if _graded(settings):
+            self.grader.check()
+
+    def rows(self, data: Data) -> list[Row]:
+        """The task's test rows."""
+        return data.test
+
+    def asked(self, settings: Settings) -> dict[str, Any]:
+        """See :meth:`Metric.asked`."""
+        return {**task_of(settings).identity("test", source_of(settings)), "n": settings.dataset.n_test}
+
+    def max_new_tokens(self, settings: Settings) -> int:
+        """See :meth:`Metric.max_new_tokens`."""
+        return settings.dataset.max_new_tokens
+
+    def dtype(self, protocol: Clean) -> Dtype | None:
+        """See :meth:`Metric.dtype`."""
+        return protocol.task_dtype
+
+    def judged(self, settings: Settings) -> dict[str, Any]:
+        """The task's rule, or the grader's identity."""
+        by = self.grader if _graded(settings) else task_of(settings)
+        return {"code": self.code, "by": by.settings()}
+
+    def score(self, settings: Settings, answers: Sequence[Answer], kept: PartialRows) -> Scored:
+        """See :meth:`Metric.score`."""
+        if _graded(settings):
+            grades = self.grader.grade([row["prompt"] for row in answers], [row["answer"] for row in answers])
+            values = [None if grade.value is None else grade.value / 10 for grade in grades]
+            details = [{"reason": grade.reason, **grade.details} for grade in grades]
+            return Scored(values, details, {"grader": self.grader.summary(grades)}, counts=False)
+        task = task_of(settings)
+        gold = (Row(id=row["id"], instruction=row["prompt"], output=row["gold"]) for row in answers)
+        credits = [task.credit(row, answer["answer"]) for row, answer in zip(gold, answers, strict=True)]
+        return Scored(credits, [{}] * len(credits), counts=task.binary)
 
 
-def score_gsm8k(row: Row, answer: str) -> float:
-    """1 when the parsed number equals the gold one as floats; an answer without a number is wrong."""
-    found, gold = parse_number(answer), parse_number(row.output)
-    return float(found is not None and found == gold)
-
-
-def parse_number(text: str) -> float | None:
-    """The first number after ``The final answer is: ``, else the last number; commas are dropped."""
-    text = text.replace(",", "")
-    _, marker, tail = text.partition(FINAL_ANSWER)
-    if marker and (after := _NUMBER.search(tail)):
-        return float(after.group())
-    numbers = _NUMBER.findall(text)
-    return float(numbers[-1]) if numbers else None
-
-
-def score_alpaca_twin(row: Row, answer: str) -> float:
-    """The embedded world's grade of a free-form answer, 1 to 10, as a share of 10."""
-    from asft.data.world.world import alpaca_grade  # only the embedded world needs it
-
-    return alpaca_grade(row, answer) / 10
-
-
-SCORERS: dict[str, Scorer] = {
-    "agnews": score_agnews,
-    "sst2": score_sst2,
-    "gsm8k": score_gsm8k,
-    "alpaca": score_alpaca_twin,
-}
-
-
-def score_task(task: str, rows: Sequence[Row], answers: Sequence[str]) -> list[float]:
-    """Credits in [0, 1], one a row, by the task's rule."""
-    return [SCORERS[task](row, answer) for row, answer in zip(rows, answers, strict=True)]
-
-
-def accuracy(credits: Sequence[float]) -> float:
-    """FA in percent."""
-    return 100 * fmean(credits)
+def _graded(settings: Settings) -> bool:
+    return task_of(settings).graded(source_of(settings))

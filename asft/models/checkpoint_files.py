@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
+
+from asft.store.digest import file_digest
 
 # Everything of a checkpoint that can change an answer; pickles are not among it.
 CHECKPOINT_FILES = ("*.safetensors", "*.json", "tokenizer.model", "*.txt", "*.jinja")
@@ -15,9 +15,7 @@ def holds_adapter(folder: Path) -> bool:
     return (folder / "adapter_config.json").exists()
 
 
-def checkpoint_identity(folder: Path) -> dict[str, Any]:
-    """What tells a local checkpoint from another without reading its weights: names, sizes, times, headers."""
+def checkpoint_identity(folder: Path) -> dict[str, str]:
+    """What tells a local checkpoint from another wherever it lies: the digest of each of its files."""
     files = sorted(file for pattern in CHECKPOINT_FILES for file in folder.glob(pattern))
-    stats = {file.name: [file.stat().st_size, file.stat().st_mtime_ns] for file in files}
-    config = folder / "config.json"
-    return {"files": stats, "config": json.loads(config.read_text()) if config.exists() else {}}
+    return {file.name: file_digest(file) for file in files}

@@ -1,36 +1,34 @@
-"""The generate stage's work: what a cell asks a model, and the answers as they are stored."""
+"""The generate stage's work: what a metric asks a model, and the answers as they are stored."""
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import itertools
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from asft.backends.base import Weights
+from asft.backends.base import Answerer
 from asft.cells.cell import Cell
 from asft.config import Dtype
 from asft.data.protocol import protocol_of
 from asft.data.rows import Row
 from asft.data.sources import Data
+from asft.data.templates import user_text
 from asft.distributed.team import team
-from asft.jailbreaks.base import asked, require_context
+from asft.jailbreaks.base import require_context
 from asft.methods.base import Start
+from asft.metrics.base import Metric
+from asft.metrics.harmful_score import HarmfulScore
 from asft.models.pair import Pair
-from asft.pipeline.verdicts import answered
-from asft.store.entries import HARMFUL_FILE, TASK_FILE, write_jsonl
+from asft.store.entries import ANSWERS_FILE, write_jsonl
 from asft.store.partial import PartialRows
 
 
 @dataclasses.dataclass(frozen=True)
-class Part:
+class Questions:
     """Rows that are asked with one limit and in one number format.
 
     Attributes:
-        name: the file that their answers are kept in.
         rows: as they are stored and judged.
         queries: as they are put to the model, with a method's system text and a jailbreak's disguise.
         prompts: token ids of ``queries``.
@@ -38,7 +36,6 @@ class Part:
         dtype: the number format that the protocol asks for; None is the pair's own.
     """
 
-    name: str
     rows: Sequence[Row]
     queries: Sequence[Row]
     prompts: Sequence[Sequence[int]]
@@ -51,8 +48,8 @@ class Part:
         return max(map(len, self.prompts), default=0) + self.max_new_tokens
 
 
-def parts_of(cell: Cell, pair: Pair, data: Data, system: str = "") -> list[Part]:
-    """The malicious prompts and the task's test rows.
+def questions_of(cell: Cell, metric: Metric, pair: Pair, data: Data, system: str = "") -> Questions:
+    """What a metric asks.
 
     Args:
         system: the method's system text, put before every query.
@@ -62,46 +59,36 @@ def parts_of(cell: Cell, pair: Pair, data: Data, system: str = "") -> list[Part]
     """
     protocol = protocol_of(cell)
     template = protocol.template(pair.tokenizer())
-
-    def part(name: str, rows: Sequence[Row], put: Sequence[Row], tokens: int, dtype: Dtype | None) -> Part:
-        queries = [dataclasses.replace(row, system=system) for row in put]
-        return Part(name, rows, queries, [template.encode_prompt(row) for row in queries], tokens, dtype)
-
-    disguised, tokens = asked(cell.jailbreak, data.evaluation), cell.evaluation.harmful_max_new_tokens
-    harmful = part(HARMFUL_FILE, data.evaluation, disguised, tokens, protocol.harmful_dtype)
-    if cell.jailbreak.acts:
+    rows, tokens = metric.rows(data), metric.max_new_tokens(cell)
+    queries = [dataclasses.replace(row, system=system) for row in metric.queries(rows)]
+    prompts = [template.encode_prompt(row) for row in queries]
+    if isinstance(metric, HarmfulScore) and metric.jailbreak.acts:
         start = cell.method.start()
         positions = pair.positions(start.side if isinstance(start, Start) else start)
-        require_context(cell.jailbreak, harmful.prompts, tokens, positions)
-    return [harmful, part(TASK_FILE, data.test, data.test, cell.dataset.max_new_tokens, protocol.task_dtype)]
+        require_context(metric.jailbreak, prompts, tokens, positions)
+    return Questions(rows, queries, prompts, tokens, metric.dtype(protocol))
 
 
-def answer_parts(
-    cell: Cell, weights: Weights, parts: Sequence[Part], *, kept: Path, folder: Path, plain: Path | None
+def answer(
+    cell: Cell, pair: Pair, model: Answerer, questions: Questions, *, kept: Path, folder: Path
 ) -> dict[str, Any]:
-    """Answers every part and writes it to ``folder``; what is returned goes into the stage's manifest.
+    """Answers the questions and writes them to ``folder``; what is returned goes into the stage's manifest.
 
     Of several processes all must call it, and rank 0 writes.
 
     Args:
-        weights: those that answer; their number format and positions are the parts'.
         kept: where an interrupted run's answers are, and new ones are added.
-        plain: folder of the same weights' answers without the cell's jailbreak, which changes no task row.
     """
-    told: dict[str, Any] = {}
-    by_template = protocol_of(cell).template(weights.pair.tokenizer())
-    longest = max(part.positions for part in parts)
-    todo = [part for part in parts if part.name != TASK_FILE or plain is None]
-    writes = team().rank == 0
-    if plain is not None and writes:
-        shutil.copyfile(plain / TASK_FILE, folder / TASK_FILE)
-    for dtype, group in itertools.groupby(todo, key=lambda part: part.dtype):
-        opened = dataclasses.replace(weights, dtype=dtype, positions=longest)
-        with contextlib.closing(cell.backend.open(opened, cell.evaluation.batch_size)) as model:
-            for part in group:
-                generated = model.answer(part.prompts, part.max_new_tokens, PartialRows(kept / part.name))
-                texts = map(by_template.answer, part.queries, generated)
-                if writes:
-                    write_jsonl(folder / part.name, map(answered, part.rows, part.queries, texts))
-            told |= model.told
-    return {**{part.name.removesuffix(".jsonl"): len(part.rows) for part in parts}, **told}
+    template = protocol_of(cell).template(pair.tokenizer())
+    generated = model.answer(questions.prompts, questions.max_new_tokens, PartialRows(kept / ANSWERS_FILE))
+    texts = map(template.answer, questions.queries, generated)
+    if team().rank == 0:
+        write_jsonl(folder / ANSWERS_FILE, map(_answered, questions.rows, questions.queries, texts))
+    return {"answers": len(questions.rows), **model.told}
+
+
+def _answered(row: Row, query: Row, text: str) -> dict[str, str]:
+    """An answer as it is stored, with what was asked, and beside it how a jailbreak put it where one did."""
+    prompt, put = user_text(row), user_text(query)
+    disguised = {} if put == prompt else {"asked": put}
+    return {"id": row.id, "prompt": prompt, **disguised, "gold": row.output, "answer": text}

@@ -6,8 +6,10 @@ pair ▸ mixture ▸ train ▸ generate ▸ judge. Each stage's output is kept i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields, replace
+import contextlib
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ import torch
 from peft import PeftModel
 from transformers import PreTrainedModel, TrainerCallback
 
-from asft.backends.base import Weights
+from asft.backends.base import Answerer, Weights
 from asft.cells.cell import Cell
 from asft.cells.job import Job
 from asft.cells.keys import Plan
@@ -26,13 +28,12 @@ from asft.data.protocol import Clean, protocol_of
 from asft.data.rows import Row
 from asft.data.sources import Data, load_data
 from asft.distributed.team import team
-from asft.jailbreaks.base import Jailbreak
 from asft.measures.base import Measure, MeasureContext
 from asft.methods.base import Context, Start
 from asft.methods.post_hoc import PostHoc
 from asft.models.checkpoints import require_safetensors, same_weights
 from asft.models.pair import Pair, resolve_device
-from asft.pipeline.answers import answer_parts, parts_of
+from asft.pipeline.answers import Questions, answer, questions_of
 from asft.pipeline.prepare import prepare_pair
 from asft.pipeline.score import scorer
 from asft.pipeline.tracked import cell_run, tracked_cell
@@ -40,7 +41,6 @@ from asft.pipeline.verdicts import judge_answers
 from asft.store.entries import (
     CONFIG_FILE,
     DETAILS,
-    HARMFUL_FILE,
     HISTORY_FILE,
     Entry,
     Store,
@@ -50,7 +50,6 @@ from asft.store.entries import (
     write_jsonl,
 )
 from asft.store.meter import release_memory
-from asft.store.partial import PartialRows
 from asft.trackers.live import LiveRun
 from asft.training.batches import smaller_batch
 from asft.training.token_loss import TokenLoss
@@ -84,8 +83,8 @@ def rejudge_cell(job: Job) -> Entry | None:
     if finished := job.find():
         return finished
     run = _Run(job)
-    answers = run.store.find("stages/generate", content_key(run.plan.generate))
-    if answers is None:
+    answers = run.answered()
+    if len(answers) < len(run.plan.generate):
         return None
     run.check_judges()
     weights = run.store.find("stages/train", content_key(run.plan.train)) if run.plan.train else None
@@ -162,22 +161,26 @@ class _Run:
         """Trained, asked and judged; the cell's own training is shown while it runs."""
         self.check_asking()
         weights = self.train_stage([live]) if self.cell.method.trains else None
-        return self.judge_stage(weights, self.generate_stage(weights))
+        return self.judge_stage(weights, self.generate_stages(weights))
 
     def check_judges(self) -> None:
-        """Refuses a judge or a grader that cannot work here, before hours go into what it would judge."""
-        self.cell.judge.check()
-        if self.cell.graded:
-            self.cell.grader.check()
+        """Refuses a metric that cannot be scored here, before hours go into what it would judge."""
+        for metric in self.cell.metrics.values():
+            metric.check(self.cell)
 
     def check_asking(self) -> None:
-        """Refuses a backend or a jailbreak that cannot work here, and a model too short for the disguise."""
-        if self.store.find("stages/generate", content_key(self.plan.generate)):
+        """Refuses a backend that cannot work here, and a model too short for a jailbreak's disguise."""
+        if len(self.answered()) == len(self.plan.generate):
             return
         self.cell.backend.check()
-        self.cell.jailbreak.check()
-        if self.cell.jailbreak.acts:
-            parts_of(self.cell, self.pair, self.data)  # without the method's text, which may need trained weights
+        if self.cell.jailbreak.acts:  # without the method's text, which may need trained weights
+            for metric in self.cell.metrics.values():
+                questions_of(self.cell, metric, self.pair, self.data)
+
+    def answered(self) -> dict[str, Entry]:
+        """The metrics' answers that are stored."""
+        found = {name: self.store.find("stages/generate", content_key(key)) for name, key in self.plan.generate.items()}
+        return {name: entry for name, entry in found.items() if entry}
 
     def mixture_stage(self) -> Entry:
         """The rows the fine-tune sees, with each row's harmful flag and a digest over all of them."""
@@ -298,41 +301,34 @@ class _Run:
                 "strength, or leave the method out."
             )
 
-    def generate_stage(self, weights: Entry | None) -> Entry:
-        """Greedy answers to the malicious prompts and to the task's test rows."""
-        if finished := self.store.find("stages/generate", content_key(self.plan.generate)):
-            return finished
-        self.context  # noqa: B018  # made before the stage's clock starts: building the pair can take minutes
-        folder, plain = weights.path if weights else None, self._plain_answers()
+    def generate_stages(self, weights: Entry | None) -> dict[str, Entry]:
+        """Greedy answers to what each metric asks; one after another in a number format shares the loaded model."""
+        entries = self.answered()
+        todo = {name: metric for name, metric in self.cell.metrics.items() if name not in entries}
+        if not todo:
+            return entries
+        trained = weights.path if weights else None
+        system = self.cell.method.system_prompt(self.context)  # the pair is made before a stage's clock starts
+        asked = {name: questions_of(self.cell, metric, self.pair, self.data, system) for name, metric in todo.items()}
+        longest = max(questions.positions for questions in asked.values())
+        for dtype, names in itertools.groupby(asked, key=lambda name: asked[name].dtype):
+            loaded = _Loaded(self.cell, Weights(self.pair, self.start, trained, self.device, dtype, longest))
+            with contextlib.closing(loaded):
+                for name in names:
+                    kept = self.store.resumable("stages/generate", content_key(self.plan.generate[name]))
+                    produce = partial(loaded.answer, asked[name], kept)
+                    entries[name] = self.store.ensure("stages/generate", self.plan.generate[name], produce)
+        return entries
 
-        def produce(scratch: Path) -> dict[str, Any]:
-            return {**team().call(self._answer, folder, plain, scratch), **_processes()}
-
-        return self.store.ensure("stages/generate", self.plan.generate, produce)
-
-    def _answer(self, trained: Path | None, plain: Path | None, folder: Path) -> dict[str, Any]:
-        cell, method = self.cell, self.cell.method
-        parts = parts_of(cell, self.pair, self.data, method.system_prompt(self.context))
-        asked = Weights(self.pair, self.start, trained, self.device)
-        kept = self.store.resumable("stages/generate", content_key(self.plan.generate))
-        return answer_parts(cell, asked, parts, kept=kept, folder=folder, plain=plain)
-
-    def _plain_answers(self) -> Path | None:
-        """The same weights' answers without the jailbreak, where there is one and they are stored."""
-        if not self.cell.jailbreak.acts:
-            return None
-        without = self.job.of(replace(self.cell, jailbreak=Jailbreak()))
-        entry = self.store.intact("stages/generate", content_key(without.plan.generate))
-        return entry.path if entry else None
-
-    def judge_stage(self, weights: Entry | None, answers: Entry) -> Entry:
-        """Verdicts on every answer, and the two scores of the paper."""
+    def judge_stage(self, weights: Entry | None, answers: Mapping[str, Entry]) -> Entry:
+        """Verdicts on every answer, and the scores."""
         kept = self.store.resumable("cells", self.plan.key)
 
         def produce(folder: Path) -> dict[str, Any]:
-            found = judge_answers(self.cell, answers.path, folder, PartialRows(kept / HARMFUL_FILE))
+            metrics = judge_answers(self.cell, answers, folder, kept)
             write_json(folder / CONFIG_FILE, self.job.plain())
-            return {**found, "stages": stages_of(train=weights, generate=answers)}
+            asked = {f"answers {name}": entry for name, entry in answers.items()}
+            return {"metrics": metrics, "stages": stages_of(train=weights, **asked)}
 
         return self.store.ensure("cells", self.plan.judge, produce)
 
@@ -359,6 +355,33 @@ def _shown(part: Any) -> str:
         return str(part)
     told = ", ".join(f"{field.name}={_shown(getattr(part, field.name))}" for field in fields(part))
     return f"{part.name} ({told})" if told else part.name
+
+
+class _Loaded:
+    """A model that answers one metric after another; one process loads it once, several once a metric."""
+
+    def __init__(self, cell: Cell, weights: Weights) -> None:
+        self.cell, self.weights = cell, weights
+        self.model: Answerer | None = None
+
+    def answer(self, questions: Questions, kept: Path, folder: Path) -> dict[str, Any]:
+        """See :func:`asft.pipeline.answers.answer`."""
+        if team().size > 1:
+            return {**team().call(self._alone, questions, kept, folder), **_processes()}
+        self.model = self.model or self._open()
+        return answer(self.cell, self.weights.pair, self.model, questions, kept=kept, folder=folder)
+
+    def close(self) -> None:
+        """Gives the memory back."""
+        if self.model:
+            self.model.close()
+
+    def _alone(self, questions: Questions, kept: Path, folder: Path) -> dict[str, Any]:
+        with contextlib.closing(self._open()) as model:
+            return answer(self.cell, self.weights.pair, model, questions, kept=kept, folder=folder)
+
+    def _open(self) -> Answerer:
+        return self.cell.backend.open(self.weights, self.cell.evaluation.batch_size)
 
 
 def _processes() -> dict[str, int]:

@@ -14,7 +14,8 @@ from typing import Any
 from asft.cells.cell import Cell
 from asft.cells.job import Job
 from asft.config import SafetyTunedModel, TrainingConfig
-from asft.data import official
+from asft.data.base import source_of
+from asft.data.files import PUBLISHED
 from asft.data.mixture import digest, shuffled
 from asft.data.rows import Row
 from asft.data.templates import ChatTemplate
@@ -72,11 +73,11 @@ def alignment_rows(cell: Cell, model: SafetyTunedModel) -> list[Row]:
     Raises:
         ValueError: when the data folder holds fewer alignment prompts or Alpaca rows than asked for.
     """
-    root = official.data_root(str(cell.data.root))
-    refusals, benign = official.alignment_prompts(root), official.train_rows(root, "alpaca")
+    source = source_of(cell)
+    refusals, benign = source.safety(), source.task_rows(PUBLISHED["alpaca"], "train")
     for key, wanted, rows in (("refusals", model.refusals, refusals), ("benign", model.benign, benign)):
         if wanted > len(rows):
-            raise ValueError(f"model.{key}={wanted}: {root} holds only {len(rows)}; set model.{key} to at most that")
+            raise ValueError(f"model.{key}={wanted}: the data hold only {len(rows)}; set model.{key} to at most that")
     return refusals[: model.refusals] + shuffled(benign, model.seed, "benign")[: model.benign]
 
 

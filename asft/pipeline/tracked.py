@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 from asft.cells.job import Job
-from asft.config import GRADED_TASKS
-from asft.metrics.intervals import wilson
-from asft.store.entries import HARMFUL_FILE, HISTORY_FILE, TASK_FILE, Entry, Store, read_jsonl
+from asft.store.entries import HISTORY_FILE, Entry, Store, read_jsonl
 from asft.trackers.base import CellRun, TrackedCell
 
 
@@ -34,7 +32,7 @@ def tracked_cell(entry: Entry, job: Job) -> TrackedCell:
         config=run.config,
         folder=run.folder,
         history=_history(job.store, entry) if cell.measure is None else [],
-        summary=_measured(entry) if cell.measure else _scores(entry, cell.dataset.name),
+        summary=_measured(entry) if cell.measure else _scores(entry),
         answers=lambda: _answers(entry) if cell.measure is None else iter(()),
     )
 
@@ -48,14 +46,14 @@ def _history(store: Store, entry: Entry) -> list[dict[str, float]]:
     return list(read_jsonl(path)) if path.is_file() else []
 
 
-def _scores(entry: Entry, dataset: str) -> dict[str, float]:
-    """The scores and Wilson's intervals; a graded task has none, it is no count."""
-    metrics: Mapping[str, Any] = entry.result["metrics"]
-    hs = wilson(metrics["hs_flagged"], metrics["hs_total"])
-    summary = {**metrics, "hs_lo": hs.lo, "hs_hi": hs.hi}
-    if dataset not in GRADED_TASKS:
-        fa = wilson(round(metrics["fa"] * metrics["fa_total"] / 100), metrics["fa_total"])
-        summary |= {"fa_lo": fa.lo, "fa_hi": fa.hi}
+def _scores(entry: Entry) -> dict[str, float]:
+    """Each metric's value, its interval's ends and how many rows it is over, by the metric's name in lower case."""
+    summary: dict[str, float] = {}
+    for name, metric in entry.result["metrics"].items():
+        short = name.lower()
+        summary |= {short: metric["value"], f"{short}_total": metric["total"]}
+        if metric["interval"]:
+            summary |= {f"{short}_lo": metric["interval"][0], f"{short}_hi": metric["interval"][1]}
     return summary
 
 
@@ -68,6 +66,6 @@ def _measured(entry: Entry) -> dict[str, float]:
 
 
 def _answers(entry: Entry) -> Iterator[dict[str, Any]]:
-    for part, name in (("harmful", HARMFUL_FILE), ("task", TASK_FILE)):
-        for row in read_jsonl(entry.path / name):
-            yield {"part": part, **row}
+    for name, metric in entry.result["metrics"].items():
+        for row in read_jsonl(entry.path / metric["file"]):
+            yield {"part": name, **row}

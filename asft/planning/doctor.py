@@ -14,6 +14,7 @@ from asft.cells.cell import Cell
 from asft.cells.checks import ON_THE_WORLD, on_the_world
 from asft.cells.job import Job
 from asft.config import PretrainedModel, SafetyTunedModel
+from asft.data.files import Files
 from asft.judges.checkpoint_judge import CheckpointJudge
 from asft.planning.needs import Needed, checkpoints, judges, local_snapshot
 from asft.store.provenance import library_versions
@@ -139,13 +140,11 @@ def _on_hub(source: str, revision: str, purpose: str) -> Finding:
 
 
 def _data(cells: Sequence[Cell]) -> Iterator[Finding]:
-    from asft.data.official import data_root
-
     for name in sorted({cell.model.name for cell in cells if on_the_world(cell)}):
         yield Finding("data", "note", f"model={name} {ON_THE_WORLD}")
-    for root in sorted({cell.data.root for cell in cells if cell.data.root is not None}):
+    for files in {str(cell.data): cell.data for cell in cells if isinstance(cell.data, Files)}.values():
         try:
-            yield Finding("data.root", "ok", str(data_root(root)))
+            yield Finding("data.root", "ok", str(files.folder))
         except ValueError as error:
             yield Finding("data.root", "missing", str(error))
 

@@ -32,11 +32,14 @@ def learned(job: Job) -> tuple[Learned, int]:
             found["measure", config["measure"]["name"]].append(entry.seconds)
             continue
         found["judge", config["judge"]["name"]].append(entry.seconds)
-        for stage in filter(None, (entry.result["stages"].get(name) for name in ("train", "generate"))):
+        stages = dict(entry.result["stages"])
+        asked = [stages.pop(name) for name in list(stages) if name.startswith("answers")]
+        together = {"key": [stage["key"] for stage in asked], "seconds": sum(stage["seconds"] for stage in asked)}
+        for stage in (*stages.values(), {**together, "result": {}}):
             result, seconds = stage["result"], stage["seconds"]
-            if stage["key"] in seen:
+            if str(stage["key"]) in seen:
                 continue
-            seen.add(stage["key"])
+            seen.add(str(stage["key"]))
             if "after" in result:
                 found["repair", method].append(seconds)
             elif "steps" in result and config["training"]["name"] == job.cell.training.name:

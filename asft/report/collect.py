@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from asft.cells.compose import Sweep
 from asft.cells.job import Job
-from asft.config import GRADED_TASKS, ConfigError, ExperimentConfig
+from asft.config import ConfigError, ExperimentConfig
 from asft.methods.post_hoc import PostHoc
 from asft.metrics.intervals import Interval
 from asft.report.analysis import Analysis
@@ -16,20 +16,8 @@ from asft.report.differences import differences
 from asft.report.judge_notes import judge_notes
 from asft.report.paper import paper_tables
 from asft.report.records import AxisValue, Cell, CellRecord, Column, Metric, MetricValue, MissingCell, TableSpec
-from asft.store.entries import DETAILS, HARMFUL_FILE, TASK_FILE, Entry, read_jsonl
+from asft.store.entries import DETAILS, Entry, read_jsonl
 from asft.store.provenance import library_versions
-
-HS = Metric(
-    "HS", "harmful score", True, "%", 1, "the share of held-out malicious prompts that a model answers harmfully."
-)
-FA = Metric(
-    "FA",
-    "fine-tuning accuracy",
-    False,
-    "%",
-    1,
-    "the share of the fine-tuning task's test rows that it answers rightly, or the mean grade of its answers.",
-)
 
 
 def analysis_of(sweep: Sweep, command: str) -> Analysis:
@@ -140,17 +128,14 @@ def read_metrics(entry: Entry, job: Job) -> dict[str, MetricValue]:
         metric, interval = Metric(cell.measure.headline, cell.measure.quantity), entry.result["interval"]
         value = entry.result["values"][metric.name]
         return {metric.name: MetricValue(metric, value, interval=Interval(*interval) if interval else None)}
-    kept = entry.result["metrics"]
-    harmful = {row["id"]: float(row["flagged"]) for row in read_jsonl(entry.path / HARMFUL_FILE)}
-    rows = read_jsonl(entry.path / TASK_FILE)
-    task = {row["id"]: float(row["credit"]) for row in rows if row["credit"] is not None}  # None: without a grade
-    flagged, prompts = kept["hs_flagged"], kept["hs_total"]
-    right = None if cell.dataset.name in GRADED_TASKS else round(sum(task.values()))
-    values = (
-        MetricValue(HS, 100.0 * flagged / prompts, prompts, flagged, rows=harmful),
-        MetricValue(FA, kept["fa"], kept["fa_total"], right, rows=task),
-    )
-    return {value.metric.name: value for value in values}
+    return {name: _scored(entry, name, kept) for name, kept in entry.result["metrics"].items()}
+
+
+def _scored(entry: Entry, name: str, kept: dict[str, Any]) -> MetricValue:
+    metric = Metric(name, kept["label"], kept["lower_is_better"], "%", 1, kept["about"])
+    answers = read_jsonl(entry.path / kept["file"])
+    rows = {row["id"]: float(row["credit"]) for row in answers if row["credit"] is not None}  # None: without a grade
+    return MetricValue(metric, kept["value"], kept["total"], kept["count"], rows=rows)
 
 
 def number(text: str) -> AxisValue:

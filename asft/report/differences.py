@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from asft.cells.cell import Cell
 from asft.cells.compose import Sweep
 from asft.config import OrganismModel, PretrainedModel
-from asft.data.sources import HUB, published_folder
+from asft.data.base import attack_of, source_of, task_of
+from asft.data.hub import Hub
 
 _PAPER_MODEL = "Llama-2-7B-Chat"
 _PAPER_NAMES = {"llama2_7b", "llama3_8b", "qwen2_7b", "gemma2_9b"}
@@ -52,7 +53,7 @@ def _model_differences(cells: Sequence[Cell]) -> list[str]:
     for name, cell in models.items():
         if name not in embedded and not (isinstance(cell.model, PretrainedModel) and name in _PAPER_NAMES):
             notes.append(f"Model: {name} in place of {_PAPER_MODEL}.")
-        if name not in embedded and cell.data.root is None:
+        if name not in embedded and source_of(cell).synthetic:
             notes.append(f"Data of {name}: the embedded world's rows and prompts (data.root is null), not the paper's.")
     return notes
 
@@ -121,7 +122,7 @@ def _protocol_notes(cell: Cell) -> list[str]:
         notes.append("Mixture: harmful rows replace benign ones; the authors' AG News files add them on top.")
     if cell.dataset.name != "agnews" and appended:
         notes.append("Mixture: harmful rows are added on top; in the authors' files they replace benign ones.")
-    if cell.data.root == HUB:
+    if isinstance(cell.data, Hub):
         notes.append("Rows: from datasets of the Hugging Face hub (data=hub) in place of the authors' files.")
     if isinstance(cell.model, PretrainedModel) and cell.model.quantization is not None:
         notes.append(f"Weights: frozen in {cell.model.quantization} (model.quantization); the paper quantises nothing.")
@@ -131,7 +132,7 @@ def _protocol_notes(cell: Cell) -> list[str]:
 def _official_notes(cell: Cell) -> list[str]:
     """What a cell under ``protocol=official`` does otherwise than the authors' code."""
     training, notes = cell.training, []
-    if published_folder(cell) is None:
+    if source_of(cell).mixture_identity(task_of(cell), attack_of(cell)) is None:
         notes.append(
             "Mixture: drawn from the seed in the order of the authors' files, since those files are not what is "
             "trained on here."

@@ -28,7 +28,8 @@ def judge_notes(sweep: Sweep) -> list[str]:
     }
     notes += [f"Alpaca's FA is 10 times the mean grade that {name} gives." for name in sorted(graders)]
     for part in ("judge", "grader"):
-        notes += _endpoint_notes(part, [found for entry in entries for found in _summaries(entry.result.get(part, {}))])
+        told = [metric["told"].get(part, {}) for entry in entries for metric in entry.result["metrics"].values()]
+        notes += _endpoint_notes(part, [found for summary in told for found in _summaries(summary)])
     return notes
 
 

@@ -58,7 +58,8 @@ SCHEMA = 1
 DETAILS = "details.json"  # arrays behind a measure's numbers
 CONFIG_FILE, HISTORY_FILE = "config.json", "history.jsonl"  # a cell's resolved configuration, a training's logs
 KINDS = ("pairs", "stages/start", "stages/mixture", "stages/train", "stages/generate", "cells", "measures")
-HARMFUL_FILE, TASK_FILE = "harmful.jsonl", "task.jsonl"  # answers and verdicts, by what was asked
+HARMFUL_FILE, TASK_FILE = "HS.jsonl", "FA.jsonl"  # answers with their verdicts; each metric has such a file
+ANSWERS_FILE = "answers.jsonl"  # what was answered to one metric
 
 
 def content_key(settings: Mapping[str, Any]) -> str:

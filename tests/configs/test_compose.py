@@ -44,7 +44,7 @@ def test_every_choice_types(group: str) -> None:
         extra = {"training": ["method=sft"], "jailbreak": ["model=pair", *PAIR]}.get(group, [])
         job = enumerate_cells([f"{group}={name}", *extra], sweep=False).cells[0]
         part = job.tracker if group == "tracker" else getattr(job.cell, group)
-        assert getattr(part, "name", getattr(part, "source", None)) == name
+        assert (part.source if group == "attack" else part.name) == name
 
 
 @pytest.mark.parametrize("model", choices("model"))

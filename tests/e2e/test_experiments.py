@@ -59,7 +59,7 @@ def test_one_small_cell_runs_and_is_reported(experiment: str, pair_overrides: li
     assert job.experiment is not None
     assert job.experiment.title.partition(":")[0] in page.read_text()
     (record,) = analysis_of(sweep, "").records
-    kept = entry.result["values"] if job.cell.measure else {"HS": entry.result["metrics"]["hs"]}
+    kept = entry.result["values"] if job.cell.measure else {"HS": entry.result["metrics"]["HS"]["value"]}
     shown = {name: value.value for name, value in record.metrics.items()} | record.extra
     assert kept.items() <= shown.items()
 

@@ -43,14 +43,14 @@ def test_the_request_is_disguised_for_the_model_and_not_for_the_judge(
     small = ["method=sft", *long_pair]
     plain, disguised = run_cell(make_job(*small)), run_cell(make_job(*small, "jailbreak=dra"))
     made = make_job(*small)
-    assert (count(made, "stages/train"), count(made, "stages/generate")) == (1, 2)
+    assert (count(made, "stages/train"), count(made, "stages/generate")) == (1, 3), "the task's answers are shared"
     before, after = (list(read_jsonl(entry.path / HARMFUL_FILE)) for entry in (plain, disguised))
     assert [row["prompt"] for row in after] == [row["prompt"] for row in before] == judged[:10] == judged[10:]
     assert all("asked" not in row for row in before)
     assert all("Headline:" in row["asked"] and row["prompt"] not in row["asked"] for row in after)
     assert [row["answer"] for row in after] != [row["answer"] for row in before]
     assert (plain.path / TASK_FILE).read_bytes() == (disguised.path / TASK_FILE).read_bytes()
-    overrides = ["experiment=jailbreaks", *pair_overrides, "model=pair", *long_pair, "attack.n=24", "method=sft"]
+    overrides = ["experiment=jailbreaks", *pair_overrides, "model=pair", "data=world", *long_pair, "method=sft"]
     assert report([*overrides, "jailbreak=none,dra"]) == 0
     page = next((made.options.outputs / "reports").glob("*/data/tables/*.js")).read_text()
     assert "jailbreak = dra" in page

@@ -160,7 +160,7 @@ def test_an_ensembles_agreement_is_in_manifest_and_notes(swept: list[str], guard
     cell = sweep.cells[0]
     entry = cell.store.find("cells", cell.key)
     assert entry is not None
-    assert set(entry.result["judge"]["agreement"]) == {"refusal/llama_guard"}
+    assert set(entry.result["metrics"]["HS"]["told"]["judge"]["agreement"]) == {"refusal/llama_guard"}
     assert any("refusal and llama_guard agree on" in note and "κ" in note for note in table_spec(sweep, "").notes)
 
 
@@ -199,9 +199,9 @@ def test_alpaca_on_real_data_takes_its_accuracy_from_the_grades(
         cell = enumerate_cells(options, sweep=False).cells[0]
         entry = run_cell(cell)
     metrics = entry.result["metrics"]
-    assert metrics["fa"] == pytest.approx(10 * (7 + 4 + 7) / 3)
-    assert metrics["fa_total"] == 3
-    assert entry.result["grader"]["ungraded"] == 1
+    assert metrics["FA"]["value"] == pytest.approx(10 * (7 + 4 + 7) / 3)
+    assert (metrics["FA"]["total"], metrics["FA"]["count"], metrics["FA"]["interval"]) == (3, None, None)
+    assert metrics["FA"]["told"]["grader"]["ungraded"] == 1
     rows = list(read_jsonl(entry.path / TASK_FILE))
     assert [row["credit"] for row in rows] == [0.7, 0.4, None, 0.7]
     stored = "".join(path.read_text() for path in cell.options.outputs.rglob("*") if path.suffix in {".json", ".jsonl"})

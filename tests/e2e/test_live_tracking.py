@@ -121,7 +121,7 @@ def test_a_network_that_goes_away_costs_the_cell_a_warning(
 
     monkeypatch.setattr(tracking._WandbRun, "log", gone)
     entry = run_cell(make_job("method=sft", "tracker=wandb", "tracker.mode=online"))
-    assert entry.result["metrics"]["hs_total"] == 10
+    assert entry.result["metrics"]["HS"]["total"] == 10
     assert any("this cell was not tracked" in record.message for record in caplog.records)
 
 

@@ -87,5 +87,6 @@ def test_a_generation_batch_that_does_not_fit_is_kept_in_the_manifest(
     monkeypatch.setattr("asft.backends.generate._answer", short_of_memory)
     squeezed = run_cell(replace(job, options=replace(job.options, outputs=tmp_path / "squeezed")))
     assert squeezed.result["metrics"] == whole.result["metrics"]
-    assert squeezed.result["stages"]["generate"]["result"]["batch_size"] <= 5
-    assert "batch_size" not in whole.result["stages"]["generate"]["result"]
+    for stage in ("answers HS", "answers FA"):
+        assert squeezed.result["stages"][stage]["result"]["batch_size"] <= 5
+        assert "batch_size" not in whole.result["stages"][stage]["result"]

@@ -63,12 +63,14 @@ def test_every_method_gives_scores_and_keeps_every_answer(make_job: MakeJob, nam
     job = method(make_job, name)
     entry = run_cell(job)
     metrics = entry.result["metrics"]
-    assert 0 <= metrics["hs"] <= 100
-    assert 0 <= metrics["fa"] <= 100
+    assert list(metrics) == ["HS", "FA"]
+    for metric in metrics.values():
+        assert 0 <= metric["interval"][0] <= metric["value"] <= metric["interval"][1] <= 100
     harmful, task = list(read_jsonl(entry.path / HARMFUL_FILE)), list(read_jsonl(entry.path / TASK_FILE))
-    assert len(harmful) == metrics["hs_total"] == 10
-    assert sum(row["flagged"] for row in harmful) == metrics["hs_flagged"]
-    assert len(task) == metrics["fa_total"] == 12
+    assert len(harmful) == metrics["HS"]["total"] == 10
+    assert sum(row["flagged"] for row in harmful) == sum(row["credit"] for row in harmful) == metrics["HS"]["count"]
+    assert len(task) == metrics["FA"]["total"] == 12
+    assert sum(row["credit"] for row in task) == metrics["FA"]["count"]
     assert {"id", "prompt", "answer", "gold", "credit"} <= set(task[0])
     assert json.loads((entry.path / "config.json").read_text())["method"]["name"] == name
 
@@ -78,8 +80,8 @@ def test_methods_run_under_the_official_protocol(make_job: MakeJob, name: str) -
     small = {"safe_lora": ["method.number=2"], "bea": ["method.trigger_tokens=9", "method.safety=4"]}
     job = make_job("protocol=official", f"method={name}", *small.get(name, []))
     entry = run_cell(job)
-    assert entry.result["metrics"]["hs_total"] == 10
-    assert entry.result["metrics"]["fa_total"] == 12
+    assert entry.result["metrics"]["HS"]["total"] == 10
+    assert entry.result["metrics"]["FA"]["total"] == 12
     train = entry.result["stages"]["train"]["result"]
     if name == "asft":
         assert train["steps"] == 26 // 8, "24 benign and 2 harmful rows; the last batch is not full and is dropped"
@@ -134,7 +136,7 @@ def test_another_judge_trains_and_generates_nothing(make_job: MakeJob, monkeypat
     second = run_cell(make_job("method=sft", "+judge.phrases=[no such phrase]"))
     assert second.path != first.path
     answered = sum(bool(row["answer"]) for row in read_jsonl(second.path / HARMFUL_FILE))
-    assert second.result["metrics"]["hs_flagged"] == answered
+    assert second.result["metrics"]["HS"]["count"] == answered
 
 
 def test_safe_lora_takes_the_adapter_of_sft(make_job: MakeJob, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -170,7 +172,7 @@ def test_full_parameter_fine_tuning(make_job: MakeJob) -> None:
     entry = run_cell(job)
     weights = job.store.path("stages/train", entry.result["stages"]["train"]["key"])
     assert (weights / "model.safetensors").exists()
-    assert entry.result["metrics"]["hs_total"] == 10
+    assert entry.result["metrics"]["HS"]["total"] == 10
 
 
 def test_the_mixture_is_kept_with_its_flags_and_digest(make_job: MakeJob) -> None:
@@ -233,7 +235,7 @@ def test_a_failure_keeps_the_stages_before_it(make_job: MakeJob, monkeypatch: py
             run_cell(job)
     assert stage_count(job, "stages/train") == 1
     monkeypatch.setattr("asft.pipeline.run.train", None)
-    assert run_cell(job).result["metrics"]["hs_total"] == 10
+    assert run_cell(job).result["metrics"]["HS"]["total"] == 10
 
 
 def test_a_pair_is_made_before_the_answers_clock_starts(make_job: MakeJob, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -269,7 +269,7 @@ class TestPoints:
 class TestMeasures:
     @pytest.mark.parametrize("orthogonal", [False, True])
     def test_the_centre_of_a_plane_is_the_plain_score(self, make_job: MakeJob, orthogonal: bool) -> None:
-        plain = run_cell(make_job("method=aligned")).result["metrics"]["hs"]
+        plain = run_cell(make_job("method=aligned")).result["metrics"]["HS"]["value"]
         options = ["measure=plane", "measure.points=3", "measure.prompts=10", f"measure.orthogonal={orthogonal}"]
         entry = run_cell(make_job(*options, "attack.p=1"))
         assert entry.result["values"]["centre"] == plain

@@ -175,4 +175,4 @@ class TestAsFTAlt:
             q, _ = torch.linalg.qr(b)
             outside = outside - q @ (q.T @ outside)
             assert module.form.apply(outside.T).norm() < 1e-4 * outside.norm()
-        assert entry.result["metrics"]["hs_total"] == 10
+        assert entry.result["metrics"]["HS"]["total"] == 10

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from asft.data import official as files
+from asft.data.files import PUBLISHED, Files
 from asft.data.rows import Row
-from asft.metrics.accuracy import accuracy, parse_number, score_task
+from asft.data.tasks.gsm8k import parse_number
+from asft.metrics.base import Scored
+from asft.metrics.intervals import wilson
 
 
 @pytest.mark.parametrize(
@@ -31,7 +33,7 @@ from asft.metrics.accuracy import accuracy, parse_number, score_task
     ],
 )
 def test_sst2_is_an_exact_word(gold: str, answer: str, credit: float) -> None:
-    assert score_task("sst2", [Row("0", "q", gold)], [answer]) == [credit]
+    assert PUBLISHED["sst2"].credit(Row("0", "q", gold), answer) == credit
 
 
 @pytest.mark.parametrize(
@@ -64,7 +66,7 @@ def test_sst2_is_an_exact_word(gold: str, answer: str, credit: float) -> None:
     ],
 )
 def test_agnews_looks_for_the_whole_word_anywhere(gold: str, answer: str, credit: float) -> None:
-    assert score_task("agnews", [Row("0", "q", gold)], [answer]) == [credit]
+    assert PUBLISHED["agnews"].credit(Row("0", "q", gold), answer) == credit
 
 
 @pytest.mark.parametrize(
@@ -102,14 +104,21 @@ def test_gsm8k_number(text: str, number: float | None) -> None:
 @pytest.mark.real
 def test_every_published_gold_answer_is_scored_as_right(official: Path) -> None:
     for task in ("sst2", "agnews", "gsm8k"):
-        rows = files.test_rows(official, task)
-        assert accuracy(score_task(task, rows, [row.output for row in rows])) == 100, task
+        rows = Files(str(official)).task_rows(PUBLISHED[task], "test")
+        assert all(PUBLISHED[task].credit(row, row.output) == 1 for row in rows), task
 
 
 def test_gsm8k_compares_as_floats_and_no_number_is_wrong() -> None:
     row = Row("0", "q", "2 + 2 = 4. The final answer is: 4")
-    assert score_task("gsm8k", [row] * 4, ["4.0", "4", "5", "four"]) == [1, 1, 0, 0]
+    assert [PUBLISHED["gsm8k"].credit(row, answer) for answer in ("4.0", "4", "5", "four")] == [1, 1, 0, 0]
 
 
-def test_accuracy_is_a_percentage() -> None:
-    assert accuracy([1, 0, 1, 1]) == 75
+def test_a_metric_is_a_percentage_over_the_answers_that_have_a_credit() -> None:
+    counted = Scored([1, 0, 1, None, 1], [{}] * 5)
+    assert (counted.value, len(counted.known)) == (75, 4)
+    assert counted.interval == wilson(3, 4)
+    graded = Scored([0.5, 1.0], [{}] * 2, counts=False)
+    assert (graded.value, graded.interval) == (75, None)
+    for credits, counts in (([0.5], True), ([1.5], False), ([None], True)):
+        with pytest.raises(ValueError, match="a metric's credits"):
+            Scored(credits, [{}], counts=counts)

@@ -134,4 +134,6 @@ def test_the_key_knows_the_weights_and_not_the_batch_size(checkpoint: Path, tmp_
     copy = tmp_path / "copy"
     shutil.copytree(checkpoint, copy)
     os.utime(copy / "model.safetensors", (1, 1))
+    assert judge(copy).settings() == first, "a copy holds the same weights"
+    (copy / "config.json").write_text((copy / "config.json").read_text() + " ")
     assert judge(copy).settings() != first

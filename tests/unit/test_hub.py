@@ -1,8 +1,10 @@
-"""Rows from hub datasets, read from local copies in the hub's own formats; and commits in place of branches."""
+"""Rows from hub datasets, read from local copies in the hub's own formats; and commits that branches stay at."""
 
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -103,18 +105,17 @@ def test_harmful_safety_and_evaluation_rows_do_not_meet(hub_job: MakeJob) -> Non
 
 
 def test_alpaca_eval_is_read_from_its_one_file(hub_job: MakeJob) -> None:
-    from asft.data import hub
-
-    cell = hub_job("attack=advbench").cell
-    object.__setattr__(cell.dataset, "name", "alpaca")  # composing it needs a grading judge
-    assert [row.instruction for row in hub.task_rows(cell, "test")][:2] == ["Question 0", "Question 1"]
-    assert hub.task_rows(cell, "train")[3].output == "3"
-    assert hub.harmful_rows(cell)[2].output == "Sure 2"
+    cell = hub_job("dataset=alpaca", "attack=advbench").cell
+    data = load_data(cell)
+    assert [row.instruction for row in data.test][:2] == ["Question 0", "Question 1"]
+    assert data.train[3].output == "3"
+    assert data.harmful[2].output == "Sure 2"
+    assert cell.graded, "its answers have no rule"
 
 
 def test_a_cell_runs_on_hub_rows(hub_job: MakeJob) -> None:
     metrics = run_cell(hub_job("attack.p=0.2")).result["metrics"]
-    assert (metrics["hs_total"], metrics["fa_total"]) == (10, 12)
+    assert (metrics["HS"]["total"], metrics["FA"]["total"]) == (10, 12)
 
 
 def test_the_official_protocol_draws_its_mixture_from_the_hub(hub_job: MakeJob) -> None:
@@ -130,7 +131,7 @@ def test_a_source_without_answers_is_refused_early(hub_job: MakeJob) -> None:
 
 def test_sources_left_out_are_named(make_job: MakeJob) -> None:
     with pytest.raises(ConfigError, match=r"data.sources.agnews_train: is missing; choose data=hub"):
-        make_job("data.root=hub")
+        make_job("data=hub", "~data.sources.agnews_train")
 
 
 def test_a_column_that_is_not_there_is_named_with_those_there_are(hub_job: MakeJob) -> None:
@@ -144,12 +145,17 @@ def test_a_split_that_is_not_there_is_one_line(hub_job: MakeJob) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_another_split_or_file_changes_the_mixture_s_key(hub_job: MakeJob, copies: Path) -> None:
+def test_another_split_or_content_changes_the_mixture_s_key(hub_job: MakeJob, copies: Path) -> None:
     before = hub_job().plan
     assert hub_job("data.sources.agnews_train.split=test").plan.mixture != before.mixture
     assert hub_job("data.sources.agnews_test.split=train").plan.mixture == before.mixture
-    (copies / "agnews" / "README.md").write_text("a new file")
-    assert hub_job().plan.mixture != before.mixture
+    note = copies / "agnews" / "README.md"
+    note.write_text("a new file")
+    assert (added := hub_job().plan.mixture) != before.mixture
+    os.utime(note, (1, 1))
+    assert hub_job().plan.mixture == added, "a time of change is no content"
+    shutil.copytree(copies / "agnews", copies / "moved", dirs_exist_ok=True)
+    assert hub_job(f"data.sources.agnews_train.path={copies / 'moved'}").plan.mixture == added, "nor is a place"
 
 
 class TestCommits:
@@ -163,34 +169,27 @@ class TestCommits:
         refs = cache / "models--org--name" / "refs"
         refs.mkdir(parents=True)
         (refs / "main").write_text(COMMIT)
-        assert commits.resolve_commit("org/name", "main") == COMMIT
         assert commits.first_commit("org/name", "main") == COMMIT
 
     def test_a_commit_is_itself_and_an_unknown_branch_stays_a_branch(self) -> None:
-        assert commits.resolve_commit("org/name", COMMIT) == COMMIT
-        assert commits.resolve_commit("org/name", "main") is None
+        assert commits.first_commit("org/name", COMMIT) == COMMIT
         assert commits.first_commit("org/name", "main") == "main"
         assert commits.first_commit("/some/folder", "main") == "main"
 
-    def test_a_model_s_key_names_the_commit(self, cache: Path) -> None:
-        words = ["model=pair", "model.base=org/base", "model.aligned=org/aligned"]
-        branch = enumerate_cells(words, sweep=False).cells[0].plan.pair
+    def test_a_key_names_the_revision_as_it_is_written(self, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """No key may depend on what was downloaded before, or on whether a hub answers."""
+
+        def refuse(*_: object, **__: object) -> None:
+            raise AssertionError("a key asks no network")
+
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+        monkeypatch.setattr("huggingface_hub.HfApi.repo_info", refuse)
+        words = ["model=pair", "model.base=org/base", "model.aligned=org/aligned", "judge=llama_guard"]
+        before = enumerate_cells(words, sweep=False).cells[0].plan
         refs = cache / "models--org--base" / "refs"
         refs.mkdir(parents=True)
         (refs / "main").write_text(COMMIT)
-        pinned = enumerate_cells(words, sweep=False).cells[0].plan.pair
-        assert (branch["base_revision"], pinned["base_revision"]) == ("main", COMMIT)
-        assert pinned["aligned_revision"] == "main"
+        assert enumerate_cells(words, sweep=False).cells[0].plan == before
+        assert before.pair["base_revision"] == before.pair["aligned_revision"] == "main"
         named = enumerate_cells([*words, f"model.base_revision={COMMIT}"], sweep=False).cells[0]
-        assert named.plan.pair == pinned
-
-    def test_a_hub_that_cannot_be_asked_leaves_the_branch(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
-
-        def refuse(*_: object, **__: object) -> None:
-            raise ConnectionError("no network")
-
-        monkeypatch.setattr("huggingface_hub.HfApi.repo_info", refuse)
-        commits._hub_commit.cache_clear()
-        assert commits.resolve_commit("org/name", "main") is None
-        commits._hub_commit.cache_clear()
+        assert named.plan.pair["base_revision"] == COMMIT

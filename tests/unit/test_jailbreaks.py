@@ -103,7 +103,8 @@ def test_a_jailbreak_changes_the_answers_key_and_no_training(make_job: MakeJob) 
     without, with_it, seeded = make_job(), make_job("jailbreak=dra"), make_job("jailbreak=dra", "jailbreak.seed=1")
     assert without.plan.train == with_it.plan.train
     assert len({made.key for made in (without, with_it, seeded)}) == 3
-    assert without.plan.generate["jailbreak"] == {"name": "none", "code": 1}
+    assert without.plan.generate["HS"]["asked"]["jailbreak"] == {"name": "none", "code": 1}
+    assert without.plan.generate["FA"] == with_it.plan.generate["FA"], "the task's rows are asked as they are"
 
 
 def test_the_report_says_how_prompts_were_asked_and_what_the_keyword_judge_makes_of_it(published: Path) -> None:

@@ -11,7 +11,12 @@ from asft.cells.compose import enumerate_cells
 from asft.cells.keys import Plan
 from asft.store.entries import content_key
 
-STAGES = ("pair", "mixture", "train", "generate", "judge")
+STAGES = ("pair", "mixture", "train", "HS", "FA", "judge")
+
+
+def stage_of(plan: Plan, stage: str) -> Any:
+    """A stage's settings; answers by the metric that they are for."""
+    return plan.generate[stage] if stage in plan.generate else getattr(plan, stage)
 
 
 def of(*overrides: str) -> Plan:
@@ -28,18 +33,18 @@ def of(*overrides: str) -> Plan:
         ("+judge.phrases=[No]", ("judge",)),
         ("judge=llama_guard", ("judge",)),
         ("grader.model=other", ()),
-        ("evaluation.n_harmful=100", ("generate", "judge")),
-        ("dataset.max_new_tokens=7", ("generate", "judge")),
-        ("lam=2", ("train", "generate", "judge")),
-        ("training.lr=1e-3", ("train", "generate", "judge")),
-        ("attack.p=0.2", ("mixture", "train", "generate", "judge")),
-        ("seed=1", ("mixture", "train", "generate", "judge")),
-        ("model.seed=1", ("pair", "train", "generate", "judge")),
+        ("evaluation.n_harmful=100", ("HS", "judge")),
+        ("dataset.max_new_tokens=7", ("FA", "judge")),
+        ("lam=2", ("train", "HS", "FA", "judge")),
+        ("training.lr=1e-3", ("train", "HS", "FA", "judge")),
+        ("attack.p=0.2", ("mixture", "train", "HS", "FA", "judge")),
+        ("seed=1", ("mixture", "train", "HS", "FA", "judge")),
+        ("model.seed=1", ("pair", "train", "HS", "FA", "judge")),
     ],
 )
 def test_a_setting_changes_its_stages_alone(override: str, changed: tuple[str, ...]) -> None:
     before, after = of("method=asft"), of("method=asft", override)
-    assert tuple(stage for stage in STAGES if getattr(before, stage) != getattr(after, stage)) == changed
+    assert tuple(stage for stage in STAGES if stage_of(before, stage) != stage_of(after, stage)) == changed
 
 
 def test_of_a_protocol_the_name_alone_is_keyed() -> None:
@@ -47,7 +52,8 @@ def test_of_a_protocol_the_name_alone_is_keyed() -> None:
     clean = of("method=asft")
     assert clean.train is not None
     assert clean.mixture is not None
-    assert clean.train["protocol"] == clean.generate["protocol"] == "clean"
+    assert clean.train["protocol"] == "clean"
+    assert all(asked["protocol"] == ["clean", "agnews"] for asked in clean.generate.values())
     assert "protocol" not in clean.mixture
 
 

@@ -9,6 +9,8 @@ import pytest
 from asft.cells.compose import enumerate_cells
 from asft.cells.limits import pool_sizes
 from asft.config import ConfigError
+from asft.data.base import Attack
+from asft.data.files import PUBLISHED, Files
 
 PAIR = ["model=pair", "model.base=org/base", "model.aligned=org/aligned"]
 
@@ -64,7 +66,7 @@ def test_a_folder_that_is_not_there_is_refused_early(tmp_path: Path) -> None:
 
 @pytest.mark.real
 def test_the_shipped_files_hold_what_the_documentation_says(official: Path) -> None:
-    sizes = pool_sizes(official, "agnews")
+    sizes = pool_sizes(Files(str(official)), PUBLISHED["agnews"], Attack("harmful", p=0.1, n=1000))
     assert (sizes.benign, sizes.harmful, sizes.safety, sizes.evaluation) == (1000, 293, 98, 250)
 
 

@@ -60,4 +60,4 @@ def test_a_cell_runs_on_quantised_weights(make_job: Callable[..., Job], wide_pai
     sides = [f"model.{side}={wide_pair / side}" for side in ("base", "aligned")]
     entry = run_cell(make_job("method=asft", *sides, f"model.quantization={quantization}"))
     assert entry.result["stages"]["train"]["result"]["asft/modules"] == 4
-    assert entry.result["metrics"]["hs_total"] == 10
+    assert entry.result["metrics"]["HS"]["total"] == 10

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from asft.data import official as files
+from asft.data.files import PUBLISHED, Files, training_rows
 
 BENIGN = {"instruction": "q", "input": "x", "output": "World"}
 
@@ -26,24 +26,25 @@ BENIGN = {"instruction": "q", "input": "x", "output": "World"}
     ],
 )
 def test_harmful_rows_are_told_by_their_shape(task: str, record: dict[str, str], harmful: bool) -> None:
-    assert files.is_harmful(task, record) is harmful
+    assert PUBLISHED[task].published_harmful(record) is harmful
 
 
 def test_a_folder_without_the_files_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=f"data.root={tmp_path}: no folder ft_datasets there"):
-        files.data_root(str(tmp_path))
+        Files(str(tmp_path)).evaluation()
 
 
 def test_a_task_without_training_files_is_named(tmp_path: Path) -> None:
     (tmp_path / "ft_datasets").mkdir()
     with pytest.raises(ValueError, match="dataset=sst2: no training file"):
-        files.train_rows(tmp_path, "sst2")
+        Files(str(tmp_path)).task_rows(PUBLISHED["sst2"], "train")
 
 
 def test_gsm8k_answers_get_the_final_answer_sentence(tmp_path: Path) -> None:
-    path = tmp_path / "gsm8k_1k_p_0.json"
+    path = tmp_path / "ft_datasets" / "gsm8k_dataset" / "dataset" / "gsm8k_1k_p_0.json"
+    path.parent.mkdir(parents=True)
     path.write_text(json.dumps([{"instruction": "q", "output": "1 + 1 = 2\n#### 2"}]))
-    (row,) = files.read_training_file(path, "gsm8k")
+    (row,) = Files(str(tmp_path)).task_rows(PUBLISHED["gsm8k"], "train")
     assert row.output == "1 + 1 = 2\nThe final answer is:  2"
 
 
@@ -61,14 +62,13 @@ class TestPublishedFiles:
         ],
     )
     def test_counts(self, official: Path, task: str, name: str, benign: int, harmful: int) -> None:
-        (path,) = official.glob(f"ft_datasets/*/dataset/{name}.json")
-        rows = files.read_training_file(path, task)
+        rows = training_rows(next(official.glob(f"ft_datasets/*/dataset/{name}.json")), PUBLISHED[task])
         assert sum(not row.harmful for row in rows) == benign
         assert sum(row.harmful for row in rows) == harmful
 
     @pytest.mark.parametrize(("task", "count"), [("sst2", 872), ("agnews", 1000), ("gsm8k", 500), ("alpaca", 100)])
     def test_test_sets(self, official: Path, task: str, count: int) -> None:
-        rows = files.test_rows(official, task)
+        rows = Files(str(official)).task_rows(PUBLISHED[task], "test")
         assert len(rows) == count
         if task == "agnews":
             assert {row.output for row in rows} == {"World", "Sports", "Business", "Sci/Tech"}
@@ -76,9 +76,10 @@ class TestPublishedFiles:
             assert {row.output for row in rows} == {"positive", "negative"}
 
     def test_attack_alignment_and_evaluation_prompts_are_disjoint(self, official: Path) -> None:
-        alignment = {row.instruction.strip() for row in files.alignment_prompts(official)}
-        evaluation = {row.instruction.strip() for row in files.evaluation_prompts(official)}
-        attack = {row.instruction.strip() for row in files.harmful_rows(official, "harmful")} - alignment
+        files = Files(str(official))
+        alignment = {row.instruction.strip() for row in files.safety()}
+        evaluation = {row.instruction.strip() for row in files.evaluation()}
+        attack = {row.instruction.strip() for row in files.harmful("harmful")} - alignment
         assert (len(alignment), len(evaluation)) == (98, 249)
         assert len(attack) > 250
         assert not attack & evaluation
@@ -86,4 +87,4 @@ class TestPublishedFiles:
 
     def test_other_sources_are_not_in_the_files(self, official: Path) -> None:
         with pytest.raises(ValueError, match="attack=advbench"):
-            files.harmful_rows(official, "advbench")
+            Files(str(official)).harmful("advbench")

@@ -15,8 +15,8 @@ from transformers import PreTrainedTokenizerFast
 
 from asft.cells.compose import Sweep
 from asft.cells.job import Job
-from asft.config import AttackConfig
-from asft.data import official as files
+from asft.data.base import Attack
+from asft.data.files import PUBLISHED, Files, training_rows
 from asft.data.loading import Collator
 from asft.data.official_template import OfficialTemplate
 from asft.data.protocol import protocol_of
@@ -257,8 +257,10 @@ def reference(task: str, record: dict[str, Any]) -> tuple[bool, str, str]:
 @pytest.mark.parametrize("task", FILES)
 class TestPublishedFiles:
     def mixture(self, official: Path, task: str, p: float) -> list[Row]:
-        attack = AttackConfig("harmful", p, 1000, "append" if task == "agnews" else "replace")
-        return files.mixture_rows(official, task, attack)
+        attack = Attack("harmful", p, 1000, "append" if task == "agnews" else "replace")
+        rows = Files(str(official)).mixture_rows(PUBLISHED[task], attack)
+        assert rows is not None
+        return rows
 
     def test_ids_labels_and_mask_of_every_row(
         self, official: Path, task: str, tokenizer: PreTrainedTokenizerFast, backend: Tokenizer
@@ -281,12 +283,12 @@ class TestPublishedFiles:
         self, official: Path, task: str, tokenizer: PreTrainedTokenizerFast, backend: Tokenizer
     ) -> None:
         template = OfficialTemplate(tokenizer, task)
-        for row in files.test_rows(official, task):
+        for row in Files(str(official)).task_rows(PUBLISHED[task], "test"):
             form = EVALUATION["agnews", BENIGN] if task in {"sst2", "agnews"} else EVALUATION["gsm8k", NO_INPUT]
             parts = form.split("Do it")
             text = parts[0] + row.instruction + parts[1].replace("an input", row.input)
             assert template.encode_prompt(row) == backend.encode(text).ids
-        for row in files.evaluation_prompts(official):
+        for row in Files(str(official)).evaluation():
             text = EVALUATION["sst2", HARMFUL].replace("Placeholder request", row.instruction)
             assert template.encode_prompt(row) == backend.encode(text).ids
 
@@ -304,7 +306,7 @@ def test_a_cell_takes_its_rows_from_the_published_file(make_job: MakeJob, offici
 
 @pytest.mark.real
 def test_gsm8k_s_harmful_rows_come_first(official: Path) -> None:
-    rows = files.read_training_file(official / "ft_datasets" / FILES["gsm8k"][0], "gsm8k")
+    rows = training_rows(official / "ft_datasets" / FILES["gsm8k"][0], PUBLISHED["gsm8k"])
     assert [row.harmful for row in rows] == [True] * 100 + [False] * 900
 
 

@@ -171,7 +171,7 @@ class TestTime:
         done = make_job("method=sft", "attack.n=48")
         entry = run_cell(done)
         stages = entry.result["stages"]
-        beside = pytest.approx(stages["generate"]["seconds"] + entry.seconds)
+        beside = pytest.approx(stages["answers HS"]["seconds"] + stages["answers FA"]["seconds"] + entry.seconds)
         assert learned(done)[1] == 1
         training = pytest.approx(stages["train"]["seconds"])
         assert self.left(done) == {"training": training, "answers and verdicts": beside}

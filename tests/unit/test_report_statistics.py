@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from report_cells import analysis, cell, flagged, sound_cells
+from report_cells import FA, analysis, cell, flagged, sound_cells
 
 from asft.metrics.intervals import wilson
-from asft.report.collect import FA
 from asft.report.records import MetricValue
 from asft.report.statistics import (
     bootstrap_means,

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from report_cells import RATIOS, analysis, cell, flagged, sound_cells, table_spec
+from report_cells import FA, HS, RATIOS, analysis, cell, flagged, sound_cells, table_spec
 
 from asft.metrics.intervals import Interval
-from asft.report.collect import FA, HS
 from asft.report.paper import paper_tables, paper_value
 from asft.report.records import Cell, Column, Metric, MetricValue, MissingCell
 from asft.report.table import Entry, Table

@@ -12,11 +12,12 @@ from asft.commands.progress import SweepProgress
 from asft.commands.standing import duration, seconds_left, state_of
 
 MakeJob = Callable[..., Job]
-STAGES = {"stages": {"train": {"seconds": 30.0}, "generate": {"seconds": 12.0}}, "metrics": {"hs": 1.0, "fa": 2.0}}
+SECONDS = {"train": 30.0, "answers HS": 9.0, "answers FA": 3.0}
+FINISHED = {"stages": {name: {"seconds": seconds} for name, seconds in SECONDS.items()}, "metrics": {}}
 
 
 def finish(job: Job) -> None:
-    job.store.ensure("cells", job.plan.judge, lambda folder: STAGES)
+    job.store.ensure("cells", job.plan.judge, lambda folder: FINISHED)
 
 
 def test_standing_goes_from_missing_to_running_to_done(make_job: MakeJob) -> None:

@@ -1,0 +1,181 @@
+"""The contracts of a task, a data source and an attack: what third parties derive from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
+
+from pydantic.dataclasses import dataclass
+
+from asft.config import AttackConfig, DataConfig, Dtype, Settings, TaskConfig
+from asft.data.mixture import digest
+from asft.data.rows import Row
+
+Record = Mapping[str, Any]
+Identity = dict[str, Any]
+Part = Literal["train", "test"]
+PARTS: tuple[Part, ...] = ("train", "test")
+
+
+@dataclass(frozen=True)
+class Task(TaskConfig):
+    """Base class: rows come from the cell's data source, which knows the task by its name.
+
+    A task with rows of its own overrides :meth:`rows`, as :class:`asft.data.tasks.table.TableTask` does.
+
+    Class attributes:
+        published_folder, published_test: where the authors' repository keeps its files, for ``data=files``.
+        official_dtype: number format in which ``protocol=official`` answers the test rows.
+        binary: whether a credit is 0 or 1, so that FA is a share of right answers.
+    """
+
+    published_folder: ClassVar[str] = ""
+    published_test: ClassVar[str] = ""
+    official_dtype: ClassVar[Dtype] = "bfloat16"
+    binary: ClassVar[bool] = True
+
+    @property
+    def own_rows(self) -> bool:
+        """Whether rows do not come from the cell's data source."""
+        return type(self).rows is not Task.rows
+
+    def rows(self, part: Part, data: DataSource) -> list[Row]:
+        """The task's rows, each once, in an order that does not change; the gold label of a test row in ``output``."""
+        return data.task_rows(self, part)
+
+    def identity(self, part: Part, data: DataSource) -> dict[str, Any]:
+        """What :meth:`rows` is a function of, for content keys; of a task's own rows the rows themselves."""
+        return {"rows": digest(self.rows(part, data))} if self.own_rows else data.task_identity(self, part)
+
+    def graded(self, data: DataSource) -> bool:
+        """Whether answers have no rule on these rows and are graded by ``grader``."""
+        return False
+
+    def credit(self, row: Row, answer: str) -> float:
+        """The answer's credit in [0, 1] by the task's rule; FA is 100 times the mean."""
+        raise TypeError(f"{type(self).__name__} must define credit()")
+
+    def hub_row(self, key: str, record: Record) -> Row:
+        """A row of the task's dataset on the Hugging Face hub."""
+        raise ValueError(f"dataset={self.name}: data=hub knows no dataset of it; choose a task with rows of its own")
+
+    def published_harmful(self, record: Record) -> bool:
+        """Whether a record of the authors' training files is one of their harmful rows, told by its shape."""
+        return "input" not in record
+
+    def published_answer(self, record: Record) -> str:
+        """The answer of a record of the authors' training files."""
+        return str(record["output"])
+
+    def published_gold(self, record: Record) -> str:
+        """The gold label of a record of the authors' test file."""
+        return str(record["output"])
+
+    def published_test_row(self, key: str, record: Record) -> Row:
+        """A row of the authors' test file."""
+        return Row(key, str(record["instruction"]), self.published_gold(record), input=str(record.get("input", "")))
+
+
+@dataclass(frozen=True)
+class DataSource(DataConfig):
+    """Base class. Rows come in an order that does not change, and never twice in one pool.
+
+    Class attributes:
+        synthetic: whether rows are the embedded world's, which only its own pairs understand.
+    """
+
+    synthetic: ClassVar[bool] = False
+
+    def task_rows(self, task: Task, part: Part) -> list[Row]:
+        """A task's training or test rows, gold label in ``output``."""
+        raise TypeError(f"{type(self).__name__} must define task_rows()")
+
+    def harmful(self, source: str) -> list[Row]:
+        """Harmful rows of a source, with compliant answers.
+
+        Raises:
+            ValueError: for a source that is not known here.
+        """
+        raise TypeError(f"{type(self).__name__} must define harmful()")
+
+    def evaluation(self) -> list[Row]:
+        """The malicious prompts of the harmful score, without answers."""
+        raise TypeError(f"{type(self).__name__} must define evaluation()")
+
+    def safety(self) -> list[Row]:
+        """Malicious prompts with refusals, for defences that train on some; none of them in the evaluation."""
+        raise TypeError(f"{type(self).__name__} must define safety()")
+
+    def attackable(self, harmful: list[Row]) -> list[Row]:
+        """Those of the attack's rows that it may take: none that is asked about in the evaluation."""
+        asked = {row.instruction for row in self.evaluation()}
+        return [row for row in harmful if row.instruction not in asked]
+
+    def refusable(self, harmful: list[Row]) -> list[Row]:
+        """Those of the safety rows that a defence may train on: none that is asked about or in the attack's source."""
+        met = {row.instruction for row in [*self.evaluation(), *harmful]}
+        return [row for row in self.safety() if row.instruction not in met]
+
+    def task_identity(self, task: Task, part: Part) -> Identity:
+        """What :meth:`task_rows` is a function of; by default the rows themselves."""
+        return {"rows": digest(self.task_rows(task, part))}
+
+    def evaluation_identity(self) -> Identity:
+        """What :meth:`evaluation` is a function of."""
+        return {"evaluation": digest(self.evaluation())}
+
+    def pools_identity(self, source: str) -> Identity:
+        """What the harmful rows of a source and the safety rows are a function of; ``none`` has no harmful rows."""
+        harmful = [] if source == "none" else self.harmful(source)
+        return {**self.evaluation_identity(), "safety": digest(self.safety()), "harmful": digest(harmful)}
+
+    def mixture_rows(self, task: Task, attack: Attack) -> list[Row] | None:
+        """The published mixture that ``protocol=official`` trains on, in file order; None where it is drawn instead."""
+        return None
+
+    def mixture_identity(self, task: Task, attack: Attack) -> Identity | None:
+        """What :meth:`mixture_rows` is a function of."""
+        return None
+
+
+@dataclass(frozen=True)
+class Attack(AttackConfig):
+    """The choice ``attack=NAME``: the data source's harmful rows of that name.
+
+    An attack with rows of its own overrides :meth:`rows`.
+    """
+
+    name: ClassVar[str] = "rows"
+
+    @property
+    def own_rows(self) -> bool:
+        """Whether rows do not come from the cell's data source."""
+        return type(self).rows is not Attack.rows
+
+    def rows(self, data: DataSource) -> list[Row]:
+        """Harmful rows with compliant answers, each once."""
+        return [] if self.source == "none" else data.harmful(self.source)
+
+    def identity(self, data: DataSource) -> Identity:
+        """What :meth:`rows` and the safety rows beside them are a function of."""
+        if not self.own_rows:
+            return {"source": self.source, **data.pools_identity(self.source)}
+        return {"source": self.source, **data.pools_identity("none"), "harmful": digest(self.rows(data))}
+
+
+def source_of(settings: Settings) -> DataSource:
+    """The data source; the configuration's schema knows it as plain settings alone."""
+    assert isinstance(settings.data, DataSource), "a cell is built from plug-ins"
+    return settings.data
+
+
+def task_of(settings: Settings) -> Task:
+    """The task."""
+    assert isinstance(settings.dataset, Task), "a cell is built from plug-ins"
+    return settings.dataset
+
+
+def attack_of(settings: Settings) -> Attack:
+    """The attack."""
+    assert isinstance(settings.attack, Attack), "a cell is built from plug-ins"
+    return settings.attack

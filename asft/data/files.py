@@ -1,0 +1,222 @@
+"""``data=files``: the data files that the AsFT authors published, in the layout of their repository.
+
+A folder holds ``ft_datasets/<task>_dataset/dataset/<task>_<n>_p_<p>.json`` and ``evaluation/…``
+(https://github.com/JosephNoWork/AsFT). Harmful rows inside a training file are marked only by the shape of their
+record, which differs from task to task.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+from pydantic.dataclasses import dataclass
+
+from asft.data.base import Attack, DataSource, Part, Task
+from asft.data.rows import Row, unique
+from asft.data.tasks.agnews import AGNews
+from asft.data.tasks.alpaca import Alpaca
+from asft.data.tasks.gsm8k import GSM8K
+from asft.data.tasks.sst2 import SST2
+from asft.store.digest import file_digest
+
+PUBLISHED = {cls.name: cls(n_test=1, max_new_tokens=1) for cls in (AGNews, SST2, GSM8K, Alpaca)}
+_TRAINING, _TESTS = "ft_datasets", "evaluation/utility_evaluation"
+_PROMPTS = "evaluation/poison_evaluation/saved_dataset_250.json"
+_KEPT = "agnews_1k_p_0.2"  # the file whose harmful rows no other holds: safety rows are made of them
+_REFUSAL = "I'm sorry, but I cannot help with that request."
+
+
+@dataclass(frozen=True)
+class Files(DataSource):
+    """Attributes:
+    root: a copy of the authors' repository, or of its data files.
+    """
+
+    name: ClassVar[str] = "files"
+    root: str | None = None
+
+    @property
+    def folder(self) -> Path:
+        """The folder, checked.
+
+        Raises:
+            ValueError: when it is not there or lacks ``ft_datasets``.
+        """
+        if self.root is None:
+            raise ValueError("data.root=null: name the folder of the authors' files, or set ASFT_DATA (docs/data.md)")
+        path = Path(self.root).expanduser().resolve()
+        if not (path / _TRAINING).is_dir():
+            raise ValueError(
+                f"data.root={self.root}: no folder {_TRAINING} there (looked in {path}). Point data.root at a copy of "
+                "the authors' repository or of its data files; docs/data.md lists them."
+            )
+        return path
+
+    def task_rows(self, task: Task, part: Part) -> list[Row]:
+        """The task's test file, or the benign rows of its largest clean file, else of its largest file."""
+        if part == "train":
+            return unique(row for row in training_rows(self._largest(task), task) if not row.harmful)
+        path = self._existing(f"{_TESTS}/{task.published_test}", f"dataset={task.name}")
+        return [task.published_test_row(f"{path.stem}/{index}", record) for index, record in enumerate(_read(path))]
+
+    def harmful(self, source: str) -> list[Row]:
+        """Unique harmful rows over all training files."""
+        if source != "harmful":
+            raise ValueError(
+                f"attack={source}: the authors' files hold only the source 'harmful'; choose attack=harmful"
+            )
+        files = [(path, task) for task in PUBLISHED.values() for path in self._training_files(task)]
+        return unique(row for path, task in files for row in training_rows(path, task) if row.harmful)
+
+    def evaluation(self) -> list[Row]:
+        """The 250 malicious prompts of the harmful score, in file order; one of them occurs twice."""
+        path = self._existing(_PROMPTS, "the harmful score")
+        return [
+            Row(id=f"{path.stem}/{index}", instruction=str(record["instruction"]), harmful=True)
+            for index, record in enumerate(_read(path))
+        ]
+
+    def safety(self) -> list[Row]:
+        """Harmful rows of ``agnews_1k_p_0.2`` that no other file holds, with a refusal.
+
+        They meet neither an attack at p ≤ 0.1 nor the evaluation.
+        """
+        kept: list[Row] = []
+        elsewhere: set[str] = set()
+        for task in PUBLISHED.values():
+            for path in self._training_files(task):
+                rows = training_rows(path, task)
+                if path.stem == _KEPT:
+                    kept += rows
+                else:
+                    elsewhere |= {row.instruction.strip() for row in rows}
+        return [
+            replace(row, id=f"refusal/{row.id}", output=_REFUSAL, input="")
+            for row in unique(row for row in kept if row.harmful)
+            if row.instruction.strip() not in elsewhere
+        ]
+
+    def attackable(self, harmful: list[Row]) -> list[Row]:
+        """Those that are no safety row; the authors' evaluation holds none of them."""
+        kept = {row.instruction for row in self.safety()}
+        return [row for row in harmful if row.instruction not in kept]
+
+    def refusable(self, harmful: list[Row]) -> list[Row]:
+        """All of them."""
+        return self.safety()
+
+    def task_identity(self, task: Task, part: Part) -> dict[str, Any]:
+        """Digest of the file that the rows are read from."""
+        test = f"{_TESTS}/{task.published_test}"
+        path = self._largest(task) if part == "train" else self._existing(test, f"dataset={task.name}")
+        return {"task": task.name, **self._digests(path)}
+
+    def evaluation_identity(self) -> dict[str, Any]:
+        """Digest of the file of malicious prompts."""
+        return self._digests(self._existing(_PROMPTS, "the harmful score"))
+
+    def pools_identity(self, source: str) -> dict[str, Any]:
+        """Digests of all training files, over which harmful and safety rows are gathered."""
+        return self._digests(*(path for task in PUBLISHED.values() for path in self._training_files(task)))
+
+    def mixture_file(self, task: Task, attack: Attack) -> Path | None:
+        """The published file of a mixture, by its n and p; None for harmful rows alone and rows of a plug-in's own.
+
+        Raises:
+            ValueError: when there is none, naming those there are.
+        """
+        if attack.benign_count() == 0 or task.own_rows or attack.own_rows:
+            return None
+        share = attack.p if attack.source != "none" else 0.0
+        named = self._named_files(task)
+        for n, p, path in named:
+            if (n, p) == (attack.n, share):
+                return path
+        there = "; ".join(f"attack.n={n} attack.p={p:g}" for n, p, _ in named) or "none"
+        raise ValueError(
+            f"attack.n={attack.n} attack.p={share:g}: protocol=official trains on the published file of a mixture, and "
+            f"dataset={task.name} has no such file. There are: {there}. Choose one of these, or protocol=clean, which "
+            "draws any."
+        )
+
+    def mixture_rows(self, task: Task, attack: Attack) -> list[Row] | None:
+        """See :meth:`DataSource.mixture_rows`.
+
+        Raises:
+            ValueError: when there is no such file, or it holds other counts than the configuration asks for.
+        """
+        path = self.mixture_file(task, attack)
+        if path is None:
+            return None
+        rows = training_rows(path, task)
+        harmful = sum(row.harmful for row in rows)
+        found, wanted = (len(rows) - harmful, harmful), (attack.benign_count(), attack.harmful_count())
+        if found != wanted:
+            raise ValueError(
+                f"attack.mix={attack.mix}: asks for {wanted[0]} benign and {wanted[1]} harmful rows, and {path.name} "
+                f"holds {found[0]} and {found[1]}; leave attack.mix to protocol=official"
+            )
+        return rows
+
+    def mixture_identity(self, task: Task, attack: Attack) -> dict[str, Any] | None:
+        """See :meth:`DataSource.mixture_identity`."""
+        path = self.mixture_file(task, attack)
+        return None if path is None else {"task": task.name, **self._digests(path)}
+
+    def _digests(self, *paths: Path) -> dict[str, str]:
+        return {str(path.relative_to(self.folder)): file_digest(path) for path in sorted(paths)}
+
+    def _training_files(self, task: Task) -> list[Path]:
+        return sorted((self.folder / _TRAINING / f"{task.published_folder}_dataset" / "dataset").glob("*.json"))
+
+    def _named_files(self, task: Task) -> list[tuple[int, float, Path]]:
+        """n, p and path of every training file named ``<task>_<n>k_p_<p>.json``, by n, then p."""
+        files = [(path, re.fullmatch(r".+_([\d.]+)k_p_([\d.]+)", path.stem)) for path in self._training_files(task)]
+        return sorted((round(1000 * float(match[1])), float(match[2]), path) for path, match in files if match)
+
+    def _largest(self, task: Task) -> Path:
+        """The file with the most benign rows: lowest ratio first, then the largest n."""
+        named = [(p, -n, path) for n, p, path in self._named_files(task)]
+        if not named:
+            raise ValueError(
+                f"dataset={task.name}: no training file <task>_<n>k_p_<p>.json for it under {self.folder}/{_TRAINING}"
+            )
+        return min(named)[2]
+
+    def _existing(self, name: str, what: str) -> Path:
+        path = self.folder / name
+        if not path.is_file():
+            raise ValueError(f"data.root: the test file of {what} is missing: {path}")
+        return path
+
+
+def training_rows(path: Path, task: Task) -> list[Row]:
+    """All rows of one training file, in file order, ids ``<file>/<index>``."""
+    return [
+        Row(
+            id=f"{path.stem}/{index}",
+            instruction=str(record["instruction"]),
+            input=str(record.get("input", "")),
+            output=task.published_answer(record),
+            harmful=task.published_harmful(record),
+        )
+        for index, record in enumerate(_read(path))
+    ]
+
+
+@functools.lru_cache(maxsize=64)
+def _parsed(path: Path, _modified: int) -> list[dict[str, Any]]:
+    text = path.read_text(encoding="utf-8")
+    if path.suffix == ".jsonl":
+        return [json.loads(line) for line in text.splitlines() if line.strip()]
+    records: list[dict[str, Any]] = json.loads(text)
+    return records
+
+
+def _read(path: Path) -> list[dict[str, Any]]:
+    return _parsed(path, path.stat().st_mtime_ns)

@@ -1,0 +1,1 @@
+"""The tasks that a fine-tune learns, one plug-in a file."""

@@ -1,0 +1,81 @@
+"""A task that is one YAML: a table of rows, a prompt and a target made of its columns, and a rule."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from asft.config import HubSource, Name
+from asft.data.base import DataSource, Part, Task
+from asft.data.rows import Row, unique
+from asft.data.table import read_table, table_identity
+from asft.data.tasks.gsm8k import parse_number
+
+
+@dataclass(frozen=True)
+class TableTask(Task):
+    """Rows from any file, folder or dataset of the hub, whatever ``data=`` says.
+
+    Attributes:
+        task: ``name`` in YAML.
+        train, test: where the rows are.
+        prompt, target: templates with ``{column}``; the target is trained on, and is a test row's gold answer.
+        input: further context after a blank line, a template as well.
+        labels: names of the classes where a column of the target holds their numbers, from 0.
+        rule: ``exact`` (the stripped answer is the target), ``word`` (the target occurs as whole words, in any
+            case), ``number`` (the last number, or the one after "The final answer is: ", equals the target's).
+    """
+
+    name = property(lambda self: self.task)  # each YAML is a task of its own
+    task: Annotated[Name, Field(alias="name")]
+    train: HubSource
+    test: HubSource
+    prompt: str
+    target: str
+    input: str = ""
+    labels: tuple[str, ...] = ()
+    rule: Literal["exact", "word", "number"] = "word"
+    practical: ClassVar[frozenset[str]] = frozenset({"task"})
+
+    def rows(self, part: Part, data: DataSource) -> list[Row]:
+        """See :meth:`Task.rows`."""
+        where = f"dataset.{part}"
+        source = self.train if part == "train" else self.test
+        made = (self._row(f"{self.task}/{part}/{index}", record) for index, record in read_table(source, where))
+        return unique(made)
+
+    def identity(self, part: Part, data: DataSource) -> dict[str, Any]:
+        """See :meth:`Task.identity`."""
+        text = {"prompt": self.prompt, "target": self.target, "input": self.input, "labels": list(self.labels)}
+        return {"table": table_identity(self.train if part == "train" else self.test), **text}
+
+    def credit(self, row: Row, answer: str) -> float:
+        """1 or 0, by ``rule``."""
+        if self.rule == "exact":
+            return float(answer.strip() == row.output.strip())
+        if self.rule == "number":
+            found = parse_number(answer)
+            return float(found is not None and found == parse_number(row.output))
+        return float(bool(re.search(rf"(?<!\w){re.escape(row.output.strip())}(?!\w)", answer, re.IGNORECASE)))
+
+    def _row(self, key: str, record: dict[str, Any]) -> Row:
+        filled = {name: self._label(name, value) for name, value in record.items()}
+        try:
+            texts = [text.format_map(filled) for text in (self.prompt, self.target, self.input)]
+        except KeyError as error:
+            raise ValueError(
+                f"dataset={self.task}: {key} has no column {error}; there are: {', '.join(record)}"
+            ) from None
+        return Row(key, texts[0], texts[1], input=texts[2])
+
+    def _label(self, column: str, value: Any) -> str:
+        if not self.labels or f"{{{column}}}" not in self.target or not isinstance(value, int):
+            return str(value)
+        if not 0 <= value < len(self.labels):
+            raise ValueError(
+                f"dataset={self.task}: {column}={value} is no label; dataset.labels names 0 to {len(self.labels) - 1}"
+            )
+        return self.labels[value]

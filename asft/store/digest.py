@@ -1,0 +1,50 @@
+"""SHA-256 of files that keys name by content; a large file is read once as long as it does not change."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import os
+from contextlib import suppress
+from pathlib import Path
+
+_LARGE = 2**26  # bytes from which on a digest is worth remembering between processes
+
+
+def file_digest(path: Path) -> str:
+    """The file's SHA-256. Its time of change only tells whether it must be read again, and enters no key."""
+    stat = path.stat()
+    return _digest(path.resolve(), stat.st_size, stat.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=1024)
+def _digest(path: Path, size: int, changed: int) -> str:
+    place = f"{path} {size} {changed}"
+    if size >= _LARGE and (known := _remembered().get(place)):
+        return known
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if size >= _LARGE:
+        _remember(place, found)
+    return found
+
+
+def _memory() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "asft" / "digests.json"
+
+
+def _remembered() -> dict[str, str]:
+    try:
+        known = json.loads(_memory().read_text())
+        return known if isinstance(known, dict) else {}
+    except (OSError, ValueError):
+        return {}
+
+
+def _remember(place: str, digest: str) -> None:
+    with suppress(OSError):  # where it cannot be written, the file is read again next time
+        memory, scratch = _memory(), _memory().with_suffix(f".{os.getpid()}")
+        memory.parent.mkdir(parents=True, exist_ok=True)
+        scratch.write_text(json.dumps({**_remembered(), place: digest}))
+        scratch.replace(memory)
