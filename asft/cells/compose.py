@@ -11,7 +11,7 @@ import itertools
 import os
 import re
 import sys
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import entry_points
@@ -147,7 +147,9 @@ def _trees(
     such) it is asked for each choice. Plain values are set on the composed tree, as Hydra does after composing.
     """
     values = {key: _plain_values(key, texts) for key, texts in axes.items()}
-    inner = {text.lstrip("+~").split(".")[0] for text in [*fixed, *axes] if "." in text.split("=")[0]}
+    inner = {
+        re.split("[.@]", text.lstrip("+~"))[0] for text in [*fixed, *axes] if re.search("[.@]", text.split("=")[0])
+    }
     groups = [key for key in axes if values[key] is None]
     apart = [key for key in groups if key not in {*inner, *mixed} and _keeps_to_itself(key, axes[key])]
     aside = [f"+{key}@_aside.{key}.v{index}={text}" for key in apart for index, text in enumerate(axes[key])]
@@ -194,10 +196,16 @@ def _keeps_to_itself(group: str, names: Sequence[str]) -> bool:
             return False
         file = source.load_config(f"{group}/{name}")
         begins: list[Any] = list(file.config.get("defaults", [])) if isinstance(file.config, DictConfig) else [None]
+        # A part of its own group (the method that another comes after) stays inside as well: {/method@after: sft}.
+        begins = [next(iter(item.values())) if _is_part(item, group) else item for item in begins]
         if file.header["package"] or not all(isinstance(item, str) and re.fullmatch(r"\w+", item) for item in begins):
             return False
         names += [item for item in begins if item not in {"_self_", *names}]
     return True
+
+
+def _is_part(item: Any, group: str) -> bool:
+    return isinstance(item, Mapping) and len(item) == 1 and bool(re.fullmatch(rf"/{group}@\w+", str(next(iter(item)))))
 
 
 def _interpolated(node: Any) -> set[str]:

@@ -27,6 +27,6 @@ def test_the_how_to_s_method_runs(
     run = cli(*command)
     assert run.returncode == 0, run.stderr
     (manifest,) = (tmp_path / "outputs" / "cells").glob("*/manifest.json")
-    assert json.loads(manifest.read_text())["result"]["metrics"]["hs_total"] == 10
+    assert json.loads(manifest.read_text())["result"]["metrics"]["HS"]["total"] == 10
     refused = cli(*command, "method.weight=3", "method.first=0")
     assert refused.stderr.strip().startswith("asft run: method.first=0: input should be greater than or equal to 1")

@@ -322,7 +322,7 @@ class TestIdle:
 
     @pytest.mark.parametrize("off", [["asft", "lam=0"], ["lisa_aligned", "method.rho=0"]])
     def test_a_strength_that_is_off_is_allowed(self, make_job: MakeJob, off: list[str]) -> None:
-        assert run_cell(make_job(f"method={off[0]}", *off[1:])).result["metrics"]["hs_total"] == 10
+        assert run_cell(make_job(f"method={off[0]}", *off[1:])).result["metrics"]["HS"]["total"] == 10
 
 
 METHODS = sorted(path.stem for path in (Path(__file__).parents[2] / "conf" / "method").glob("*.yaml"))
