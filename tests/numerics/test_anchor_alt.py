@@ -1,4 +1,4 @@
-"""AsFT_Alt: harmful directions from a harmful adapter, penalised along (methods.md §4)."""
+"""AsFT_Alt: harmful directions from a harmful adapter, penalised along."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from anchor_pairs import TARGETS, naive_penalty, save_pair, surrogate, with_lora
+from anchor_pairs import TARGETS, naive_penalty, surrogate, with_lora
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
@@ -15,16 +15,10 @@ from asft.anchor.binding import lora_factors
 from asft.anchor.penalty import Penalty
 
 
-@pytest.fixture
-def pair(tmp_path: Path) -> Path:
-    save_pair(tmp_path, "qwen2")
-    return tmp_path
-
-
 def adapter(pair: Path, seed: int, **settings: object) -> PeftModel:
     model = AutoModelForCausalLM.from_pretrained(pair / "aligned")
     torch.manual_seed(seed)
-    return with_lora(model, TARGETS["qwen2"], **settings)
+    return with_lora(model, TARGETS["llama"], **settings)
 
 
 @pytest.mark.parametrize(

@@ -19,12 +19,6 @@ from asft.anchor.penalty import Penalty
 from asft.anchor.projection import Update, project
 from asft.anchor.spec import AnchorSpec
 
-KINDS = sorted(TARGETS)
-
-
-def anchored_modules(kind: str) -> int:
-    return 2 * len(TARGETS[kind])  # two layers
-
 
 def assert_matches_full_models(anchor: Anchor, directory: Path, kind: str) -> None:
     for name, module in anchor.items():
@@ -37,30 +31,18 @@ def assert_matches_full_models(anchor: Anchor, directory: Path, kind: str) -> No
         assert torch.allclose(module.form.apply(eye), d @ d, rtol=1e-4, atol=1e-5)
 
 
-@pytest.fixture(scope="module", params=KINDS)
-def kind(request: pytest.FixtureRequest) -> str:
-    return request.param
-
-
-@pytest.fixture(scope="module")
-def pair(kind: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    directory = tmp_path_factory.mktemp(kind)
-    save_pair(directory, kind)
-    return directory
-
-
-def test_streamed_anchor_equals_full_models(kind: str, pair: Path) -> None:
-    anchor = Anchor.build(pair / "base", pair / "aligned", TARGETS[kind])
-    assert len(anchor) == anchored_modules(kind)
-    assert_matches_full_models(anchor, pair, kind)
+def test_streamed_anchor_equals_full_models(kind: str, kind_pair: Path) -> None:
+    anchor = Anchor.build(kind_pair / "base", kind_pair / "aligned", TARGETS[kind])
+    assert len(anchor) == 2 * len(TARGETS[kind])  # two layers
+    assert_matches_full_models(anchor, kind_pair, kind)
     for module in anchor.values():
         assert module.form.kind == ("gram" if module.out_features <= module.in_features else "factor")
 
 
-def test_anchor_binds_to_the_model_and_its_bare_backbone(kind: str, pair: Path) -> None:
-    anchor = Anchor.build(pair / "base", pair / "aligned", TARGETS[kind])
+def test_anchor_binds_to_the_model_and_its_bare_backbone(kind: str, kind_pair: Path) -> None:
+    anchor = Anchor.build(kind_pair / "base", kind_pair / "aligned", TARGETS[kind])
     for family in (AutoModelForCausalLM, AutoModel):
-        penalty = Penalty(anchor, with_lora(family.from_pretrained(pair / "aligned"), TARGETS[kind]))
+        penalty = Penalty(anchor, with_lora(family.from_pretrained(kind_pair / "aligned"), TARGETS[kind]))
         assert len(penalty.names) == len(anchor)
         assert penalty.value() > 0
 
@@ -82,34 +64,23 @@ def test_half_precision_checkpoints_are_subtracted_in_float32(kind: str, tmp_pat
         assert module.norm == pytest.approx((sides[1] - sides[0]).norm().item(), rel=1e-6)
 
 
-def rename(source: Path, target: Path, old: str, new: str) -> None:
-    """A copy of a checkpoint whose keys start with ``new`` instead of ``old``."""
-    target.mkdir()
-    tensors = load_file(source / "model.safetensors")
-    renamed = {new + key.removeprefix(old) if key.startswith(old) else key: value for key, value in tensors.items()}
-    save_file(renamed, target / "model.safetensors")
-    (target / "config.json").write_text((source / "config.json").read_text())
-
-
-def test_backbone_prefix_may_be_missing_on_one_side(kind: str, pair: Path, tmp_path: Path) -> None:
+def test_backbone_prefix_may_be_missing_on_one_side(kind: str, kind_pair: Path, tmp_path: Path) -> None:
     prefix = "transformer." if kind == "gpt2" else "model."
-    rename(pair / "base", tmp_path / "base", prefix, "")
-    anchor = Anchor.build(tmp_path / "base", pair / "aligned", TARGETS[kind])
-    assert len(anchor) == anchored_modules(kind)
-    assert_matches_full_models(anchor, pair, kind)
+    bare = {k.removeprefix(prefix): v for k, v in load_file(kind_pair / "base" / "model.safetensors").items()}
+    save_file(bare, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text((kind_pair / "base" / "config.json").read_text())
+    anchor = Anchor.build(tmp_path, kind_pair / "aligned", TARGETS[kind])
+    assert len(anchor) == 2 * len(TARGETS[kind])
+    assert_matches_full_models(anchor, kind_pair, kind)
 
 
-def test_without_config_names_come_from_the_keys(tmp_path: Path) -> None:
-    save_pair(tmp_path, "llama")
-    whole = Anchor.build(tmp_path / "base", tmp_path / "aligned", TARGETS["llama"])
+def test_without_config_names_come_from_the_keys(pair: Path) -> None:
+    whole = Anchor.build(pair / "base", pair / "aligned", TARGETS["llama"])
     for side in ("base", "aligned"):
-        (tmp_path / side / "config.json").unlink()
-    by_key = Anchor.build(tmp_path / "base", tmp_path / "aligned", TARGETS["llama"])
-    assert sorted(by_key) == sorted(whole)
-    single = Anchor.build(
-        tmp_path / "base" / "model.safetensors", tmp_path / "aligned" / "model.safetensors", TARGETS["llama"]
-    )
-    assert sorted(single) == sorted(whole)
+        (pair / side / "config.json").unlink()
+    for file in ("", "model.safetensors"):
+        by_key = Anchor.build(pair / "base" / file, pair / "aligned" / file, TARGETS["llama"])
+        assert sorted(by_key) == sorted(whole)
 
 
 def test_vocabulary_may_differ(tmp_path: Path) -> None:
@@ -120,16 +91,11 @@ def test_vocabulary_may_differ(tmp_path: Path) -> None:
     assert_matches_full_models(anchor, tmp_path, "llama")
 
 
-def test_targets_match_whole_components_only(tmp_path: Path) -> None:
-    save_pair(tmp_path, "llama")
-    anchor = Anchor.build(tmp_path / "base", tmp_path / "aligned", ["layers.1.self_attn.q_proj", "v_proj"])
-    assert list(anchor) == [
-        "model.layers.0.self_attn.v_proj",
-        "model.layers.1.self_attn.q_proj",
-        "model.layers.1.self_attn.v_proj",
-    ]
+def test_targets_match_whole_components_only(pair: Path) -> None:
+    anchor = Anchor.build(pair / "base", pair / "aligned", ["layers.1.self_attn.q_proj", "v_proj"])
+    assert list(anchor) == [f"model.layers.{n}.self_attn.{x}_proj" for n, x in ((0, "v"), (1, "q"), (1, "v"))]
     with pytest.raises(ValueError, match=r"target 'proj' \(1 of 1\) matches no linear module"):
-        Anchor.build(tmp_path / "base", tmp_path / "aligned", ["proj"])
+        Anchor.build(pair / "base", pair / "aligned", ["proj"])
 
 
 def loaded(folder: Path) -> dict[str, torch.Tensor]:
@@ -235,11 +201,6 @@ def flip_last_byte(path: Path) -> None:
 
 class TestCache:
     """Stored by content, complete or absent."""
-
-    @pytest.fixture
-    def pair(self, tmp_path: Path) -> Path:
-        save_pair(tmp_path, "llama")
-        return tmp_path
 
     @pytest.mark.parametrize(
         "spec",

@@ -1,4 +1,4 @@
-"""Every form and variant equals its dense definition in float64, values and gradients (methods.md §2)."""
+"""Every form and variant equals its dense definition in float64, values and gradients."""
 
 from __future__ import annotations
 
@@ -177,7 +177,7 @@ def test_random_directions_are_uniform() -> None:
 
 
 def test_full_rank_projector_of_a_wide_matrix_would_penalise_nothing() -> None:
-    """Why the paper's Eq. 3 is not what runs: for o ≤ i the projector onto the range of V is I (methods.md §2)."""
+    """Why the paper's Eq. 3 is not what runs: for o ≤ i the projector onto the range of V is I."""
     v = torch.randn(8, 20, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     u, _ = left_spectrum(v)
     ba = torch.randn(8, 20, dtype=torch.float64)

@@ -17,11 +17,6 @@ from asft.anchor.full import FullPenalty
 LAM = 0.3
 
 
-@pytest.fixture(params=["llama", "gpt2"])
-def kind(request: pytest.FixtureRequest) -> str:
-    return request.param
-
-
 def moved(model: PreTrainedModel) -> PreTrainedModel:
     """The model after some training, stood in for by noise."""
     torch.manual_seed(1)
@@ -31,25 +26,11 @@ def moved(model: PreTrainedModel) -> PreTrainedModel:
     return model
 
 
-def naive(pair: Path, kind: str, model: PreTrainedModel, start: dict[str, Tensor]) -> Tensor:
+def naive(
+    pair: Path, kind: str, model: PreTrainedModel, start: dict[str, Tensor], variant: str = "asft"
+) -> dict[str, Tensor | None]:
+    """R by the definition, and its gradients by parameter name as autograd has them."""
     source = CheckpointPair(pair / "base", pair / "aligned", TARGETS[kind])
-    total = torch.zeros((), dtype=torch.float64)
-    for name, module in source.modules.items():
-        change = model.get_submodule(name).weight - start[f"{name}.weight"]
-        c = surrogate(source.difference(name))
-        total = total + naive_penalty(c, change.T if module.transposed else change)
-    return total
-
-
-@pytest.mark.parametrize("variant", ["asft", "parallel", "identity"])
-def test_gradient_equals_autograd_of_the_definition(kind: str, variant: str, tmp_path: Path) -> None:
-    model = save_pair(tmp_path, kind, torch.float64)
-    start = {name: value.clone() for name, value in model.state_dict().items()}
-    anchor = Anchor.build(tmp_path / "base", tmp_path / "aligned", TARGETS[kind], variant=variant)
-    penalty = FullPenalty(anchor, model)
-    assert penalty.norms().penalty == 0.0
-    moved(model)
-    source = CheckpointPair(tmp_path / "base", tmp_path / "aligned", TARGETS[kind])
     total = torch.zeros((), dtype=torch.float64)
     for name, module in source.modules.items():
         change = model.get_submodule(name).weight - start[f"{name}.weight"]
@@ -57,10 +38,22 @@ def test_gradient_equals_autograd_of_the_definition(kind: str, variant: str, tmp
         side = "along" if variant == "parallel" else "orthogonal"
         total = total + naive_penalty(c, change.T if module.transposed else change, side)
     named = dict(model.named_parameters())
-    expected = dict(zip(named, torch.autograd.grad(total, list(named.values()), allow_unused=True), strict=True))
+    gradients = torch.autograd.grad(total, list(named.values()), allow_unused=True)
+    return {"": total, **dict(zip(named, gradients, strict=True))}
+
+
+@pytest.mark.parametrize("variant", ["asft", "parallel", "identity"])
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+def test_gradient_equals_autograd_of_the_definition(kind: str, variant: str, tmp_path: Path) -> None:
+    model = save_pair(tmp_path, kind, torch.float64)
+    start = {name: value.clone() for name, value in model.state_dict().items()}
+    anchor = Anchor.build(tmp_path / "base", tmp_path / "aligned", TARGETS[kind], variant=variant)
+    penalty = FullPenalty(anchor, model)
+    assert penalty.norms().penalty == 0.0
+    expected = naive(tmp_path, kind, moved(model), start, variant)
     penalty.add_gradients(LAM)
-    assert penalty.norms().penalty == pytest.approx(total.item(), rel=1e-9)
-    for name, parameter in named.items():
+    assert penalty.norms().penalty == pytest.approx(expected[""].item(), rel=1e-9)
+    for name, parameter in model.named_parameters():
         if expected[name] is None:
             assert parameter.grad is None, name
         else:
@@ -89,11 +82,9 @@ def test_callback_penalises_the_change_since_training_began(tmp_path: Path) -> N
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             parameter.sub_(alone[0][name], alpha=1e-2)
-    named = dict(model.named_parameters())
     penalty = naive(tmp_path, "llama", model, start)
-    gradients = torch.autograd.grad(penalty, list(named.values()), allow_unused=True)
-    for name, gradient in zip(named, gradients, strict=True):
-        extra = torch.zeros_like(named[name]) if gradient is None else LAM * gradient
+    for name, parameter in model.named_parameters():
+        extra = torch.zeros_like(parameter) if penalty[name] is None else LAM * penalty[name]
         assert torch.allclose(both[1][name], alone[1][name] + extra, rtol=1e-8, atol=1e-11), name
     assert callback.norms().update > 0
 

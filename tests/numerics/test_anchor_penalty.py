@@ -151,7 +151,7 @@ def test_effective_scale_penalises_the_update_the_model_sees() -> None:
 
 
 def test_zero_b_costs_nothing_and_pulls_nowhere() -> None:
-    """LoRA starts at B = 0: R and both gradients are 0 there (methods.md §2)."""
+    """LoRA starts at B = 0: R and both gradients are 0 there."""
     anchor, model, factors, _ = case(10, 14, torch.float32)
     with torch.no_grad():
         factors.b.zero_()

@@ -35,6 +35,16 @@ class Gradients(TrainerCallback):
         self.steps.append({n: p.grad.clone() for n, p in model.named_parameters() if p.requires_grad})
 
 
+class Reporter(TrainerCallback):
+    """Keeps the logs as a tracker gets them."""
+
+    def __init__(self) -> None:
+        self.seen: list[dict[str, float]] = []
+
+    def on_log(self, args, state, control, logs=None, **kwargs) -> None:
+        self.seen.append(dict(logs))
+
+
 def train(
     model: PeftModel, callbacks: list[TrainerCallback], output: Path, **settings: object
 ) -> tuple[Trainer, Gradients]:
@@ -154,18 +164,12 @@ def test_bf16(pair, adapted, tmp_path, dtype, bf16, tolerance) -> None:
 def test_logs_show_that_the_defence_was_on(pair, adapted, tmp_path) -> None:
     model = adapted()
     callback = AsFTCallback(build_anchor(pair), LAM)
-    seen: list[dict[str, float]] = []
-
-    class Reporter(TrainerCallback):
-        def on_log(self, args, state, control, logs=None, **kwargs) -> None:
-            seen.append(dict(logs))
-
-    trainer, _ = train(model, [callback, Reporter()], tmp_path, max_steps=2)
+    trainer, _ = train(model, [callback, reporter := Reporter()], tmp_path, max_steps=2)
     source = CheckpointPair(pair / "base", pair / "aligned", TARGETS["llama"])
     updates = [(surrogate(source.difference(f.name)), (f.b @ f.a).detach()) for f in lora_factors(model)]
     along = sum(float((c @ ba).square().sum()) for c, ba in updates) ** 0.5
     naive = sum(float(naive_penalty(c, ba)) for c, ba in updates)
-    for log in (trainer.state.log_history[0], seen[0]):
+    for log in (trainer.state.log_history[0], reporter.seen[0]):
         assert log["asft/modules"] == 8
         assert log["asft/penalty"] == pytest.approx(LAM * naive)
         assert log["asft/norm_along"] == pytest.approx(along)
@@ -177,20 +181,16 @@ def test_logs_show_that_the_defence_was_on(pair, adapted, tmp_path) -> None:
 
 def test_moved_to_the_front_it_reaches_earlier_reporters(pair, adapted, tmp_path) -> None:
     """The recipe of docs/anchor.md for `report_to`, whose callbacks the Trainer registers first."""
-    seen: list[dict[str, float]] = []
-
-    class Reporter(TrainerCallback):
-        def on_log(self, args, state, control, logs=None, **kwargs) -> None:
-            seen.append(dict(logs))
-
     callback = AsFTCallback(build_anchor(pair), LAM)
     arguments = TrainingArguments(output_dir=str(tmp_path), use_cpu=True, max_steps=1, report_to=[], logging_steps=1)
-    trainer = Trainer(model=adapted(), args=arguments, train_dataset=rows(), callbacks=[Reporter(), callback])
+    trainer = Trainer(
+        model=adapted(), args=arguments, train_dataset=rows(), callbacks=[reporter := Reporter(), callback]
+    )
     callbacks = trainer.callback_handler.callbacks
     callbacks.insert(0, callbacks.pop(callbacks.index(callback)))
     trainer.train()
-    assert all("asft/penalty" in logs for logs in seen)
-    assert len(seen) == 2
+    assert all("asft/penalty" in logs for logs in reporter.seen)
+    assert len(reporter.seen) == 2
 
 
 def test_training_with_the_penalty_lowers_it(pair, adapted, tmp_path) -> None:

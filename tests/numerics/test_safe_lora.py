@@ -1,4 +1,4 @@
-"""Safe LoRA equals its naive definition with dense matrices (methods.md §5), in memory and on disk."""
+"""Safe LoRA equals its naive definition with dense matrices, in memory and on disk."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from asft import project_adapter, safe_lora
 from asft.anchor.binding import lora_factors
 from asft.anchor.projection import Update, project
 
-KINDS = ["llama", "qwen2", "gemma2", "gpt2"]
+Saved = tuple[Path, Path, Path, Path]
 
 
 def naive(directory: Path, kind: str, updates: dict[str, Update]) -> dict[str, tuple[Tensor, float]]:
@@ -49,26 +49,14 @@ def updates_of(model: PeftModel) -> dict[str, Update]:
     return {f.name: Update(f.a.detach().clone(), f.b.detach().clone()) for f in lora_factors(model)}
 
 
-@pytest.fixture(scope="module", params=KINDS)
-def kind(request: pytest.FixtureRequest) -> str:
-    return request.param
-
-
-@pytest.fixture(scope="module")
-def pair(kind: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    directory = tmp_path_factory.mktemp(kind)
-    save_pair(directory, kind)
-    return directory
-
-
 @pytest.mark.parametrize(("mode", "number"), [("number", 1), ("number", 3), ("threshold", 1)])
-def test_in_memory_equals_the_definition(kind: str, pair: Path, mode: str, number: int) -> None:
-    model = adapted(pair, kind)
+def test_in_memory_equals_the_definition(kind: str, kind_pair: Path, mode: str, number: int) -> None:
+    model = adapted(kind_pair, kind)
     before = updates_of(model)
-    expected = naive(pair, kind, before)
+    expected = naive(kind_pair, kind, before)
     cosines = {name: cosine for name, (_, cosine) in expected.items()}
     threshold = median(cosines.values())
-    report = safe_lora(model, pair / "base", pair / "aligned", mode=mode, number=number, threshold=threshold)
+    report = safe_lora(model, kind_pair / "base", kind_pair / "aligned", mode=mode, number=number, threshold=threshold)
     chosen = select(cosines, mode, number, threshold)
     assert set(report.projected) == chosen
     assert 0 < len(chosen) < len(before)
@@ -86,13 +74,14 @@ def test_in_memory_equals_the_definition(kind: str, pair: Path, mode: str, numbe
         assert entry.norm_before == pytest.approx(float((before[entry.name].b @ before[entry.name].a).norm()), rel=1e-4)
 
 
-def test_adapter_on_disk_gives_the_logits_of_the_one_in_memory(kind: str, pair: Path, tmp_path: Path) -> None:
-    model = adapted(pair, kind)
+def test_adapter_on_disk_gives_the_logits_of_the_one_in_memory(kind: str, kind_pair: Path, tmp_path: Path) -> None:
+    model = adapted(kind_pair, kind)
     model.save_pretrained(tmp_path / "adapter")
-    in_memory = safe_lora(model, pair / "base", pair / "aligned", number=2)
-    on_disk = project_adapter(tmp_path / "adapter", pair / "base", pair / "aligned", tmp_path / "out", number=2)
+    sides = (kind_pair / "base", kind_pair / "aligned")
+    in_memory = safe_lora(model, *sides, number=2)
+    on_disk = project_adapter(tmp_path / "adapter", *sides, tmp_path / "out", number=2)
     assert set(on_disk.projected) == set(in_memory.projected)
-    loaded = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(pair / "aligned"), tmp_path / "out")
+    loaded = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(sides[1]), tmp_path / "out")
     ids = torch.arange(12).remainder(VOCABULARY).unsqueeze(0)
     with torch.no_grad():
         assert torch.equal(loaded.eval()(input_ids=ids).logits, model.eval()(input_ids=ids).logits)
@@ -229,9 +218,10 @@ class TestAdapterFiles:
     """What is kept, and what is refused by name."""
 
     @pytest.fixture
-    def pair(self, tmp_path: Path) -> Path:
-        save_pair(tmp_path, "llama")
-        return tmp_path
+    def arguments(self, pair: Path) -> Saved:
+        """Of ``project_adapter``, the adapter saved."""
+        adapted(pair, "llama").save_pretrained(pair / "adapter")
+        return pair / "adapter", pair / "base", pair / "aligned", pair / "out"
 
     def test_other_tensors_and_types_are_kept(self, pair: Path) -> None:
         model = adapted(pair, "llama", modules_to_save=["lm_head"])
@@ -261,11 +251,10 @@ class TestAdapterFiles:
         assert written == {*kept, *adapter}
         assert all((pair / "out" / name).read_text() == name for name in kept)
 
-    def test_nothing_half_written_is_left(self, pair: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        adapted(pair, "llama").save_pretrained(pair / "adapter")
-        (pair / "out").mkdir()  # empty, so it may be used
-        before = set(pair.iterdir())
-        arguments = (pair / "adapter", pair / "base", pair / "aligned", pair / "out")
+    def test_nothing_half_written_is_left(self, arguments: Saved, monkeypatch: pytest.MonkeyPatch) -> None:
+        out = arguments[-1]
+        out.mkdir()  # empty, so it may be used
+        before = set(out.parent.iterdir())
 
         def fail(_: object, path: Path, **__: object) -> None:
             path.write_text("half")
@@ -275,10 +264,10 @@ class TestAdapterFiles:
             patch.setattr("asft.anchor.projection.save_file", fail)
             with pytest.raises(OSError, match="disk full"):
                 project_adapter(*arguments, number=1)
-        assert set(pair.iterdir()) == before
-        assert not any((pair / "out").iterdir())
+        assert set(out.parent.iterdir()) == before
+        assert not any(out.iterdir())
         assert project_adapter(*arguments, number=1).projected
-        assert set(pair.iterdir()) == before
+        assert set(out.parent.iterdir()) == before
 
     def test_targets_narrow_it(self, pair: Path) -> None:
         model = adapted(pair, "llama")
@@ -295,10 +284,9 @@ class TestAdapterFiles:
             with pytest.raises(ValueError, match=r"available: down_proj, q_proj, up_proj, v_proj"):
                 safe_lora(model, *arguments, targets=wrong)
 
-    def test_output_in_use(self, pair: Path) -> None:
-        adapted(pair, "llama").save_pretrained(pair / "adapter")
+    def test_output_in_use(self, arguments: Saved) -> None:
         with pytest.raises(ValueError, match=r"out=.*exists and is not an empty directory"):
-            project_adapter(pair / "adapter", pair / "base", pair / "aligned", pair / "base", number=1)
+            project_adapter(*arguments[:3], arguments[1], number=1)
 
     @pytest.mark.parametrize(
         ("changes", "message"),
@@ -311,33 +299,35 @@ class TestAdapterFiles:
             ({"peft_type": None}, "peft_type=None: only LORA"),
         ],
     )
-    def test_other_adapters_are_refused(self, pair: Path, changes: dict[str, object], message: str) -> None:
-        adapted(pair, "llama").save_pretrained(pair / "adapter")
-        config = pair / "adapter" / "adapter_config.json"
+    def test_other_adapters_are_refused(self, arguments: Saved, changes: dict[str, object], message: str) -> None:
+        config = arguments[0] / "adapter_config.json"
         config.write_text(json.dumps({**json.loads(config.read_text()), **changes}))
         with pytest.raises(ValueError, match=message):
-            project_adapter(pair / "adapter", pair / "base", pair / "aligned", pair / "out", number=1)
-        assert not (pair / "out").exists()
+            project_adapter(*arguments, number=1)
+        assert not arguments[-1].exists()
 
     @pytest.mark.parametrize(
         ("change", "message"),
         [
-            (lambda key, value: (key, torch.zeros(0)), r"lora_A.weight' is empty \(shape \(0,\)\), as ZeRO-3 leaves"),
-            (lambda key, value: (f"_orig_mod.{key}", value), "'_orig_mod.base_model.* does not start with 'base_model"),
+            (lambda key, value: {key: torch.zeros(0)}, r"lora_A.weight' is empty \(shape \(0,\)\), as ZeRO-3 leaves"),
             (
-                lambda key, value: (f"module.{key}", value),
-                "'module.base_model.* does not start with 'base_model",
+                lambda key, value: {f"_orig_mod.{key}": value},
+                "'_orig_mod.base_.* does not start with 'base_model",
             ),
-            (lambda key, value: (key, value.flatten()), "adapts no linear module"),
+            (lambda key, value: {f"module.{key}": value}, "'module.base_.* does not start with 'base_model.model.'"),
+            (lambda key, value: {key: value.flatten()}, "adapts no linear module"),
+            (
+                lambda key, value: {} if "layers.0.self_attn.q_proj.lora_A" in key else {key: value},
+                "'model.layers.0.self_attn.q_proj' has only one of lora_A and lora_B",
+            ),
         ],
-        ids=["emptied", "compiled", "data parallel", "flat"],
+        ids=["emptied", "compiled", "data parallel", "flat", "lonely"],
     )
-    def test_factors_in_a_wrong_state_are_told_for_what_they_are(self, pair: Path, change, message: str) -> None:
-        adapted(pair, "llama").save_pretrained(pair / "adapter")
-        file = pair / "adapter" / "adapter_model.safetensors"
-        save_file(dict(change(key, value) for key, value in load_file(file).items()), file)
+    def test_factors_in_a_wrong_state_are_told_for_what_they_are(self, arguments: Saved, change, message: str) -> None:
+        file = arguments[0] / "adapter_model.safetensors"
+        save_file({k: v for item in load_file(file).items() for k, v in change(*item).items()}, file)
         with pytest.raises(ValueError, match=message):
-            project_adapter(pair / "adapter", pair / "base", pair / "aligned", pair / "out")
+            project_adapter(*arguments)
 
     @pytest.mark.parametrize(("kind", "biases"), [("llama", False), ("qwen2", True)])
     def test_trained_biases_of_the_base_are_refused(self, tmp_path: Path, kind: str, biases: bool) -> None:
@@ -369,19 +359,9 @@ class TestAdapterFiles:
         with pytest.raises(ValueError, match=r"adapter='someone/adapter' is no folder here: give a local one"):
             project_adapter("someone/adapter", pair / "base", pair / "aligned", pair / "new")
 
-    def test_missing_or_pickled_adapter(self, pair: Path) -> None:
+    def test_missing_or_pickled_adapter(self, arguments: Saved) -> None:
         with pytest.raises(ValueError, match=r"has no adapter_config.json"):
-            project_adapter(pair / "base", pair / "base", pair / "aligned", pair / "out")
-        adapted(pair, "llama").save_pretrained(pair / "adapter")
-        (pair / "adapter" / "adapter_model.safetensors").rename(pair / "adapter" / "adapter_model.bin")
+            project_adapter(arguments[1], *arguments[1:])
+        (arguments[0] / "adapter_model.safetensors").rename(arguments[0] / "adapter_model.bin")
         with pytest.raises(ValueError, match=r"adapter_model.bin is pickled and never loaded"):
-            project_adapter(pair / "adapter", pair / "base", pair / "aligned", pair / "out")
-
-    def test_lonely_factor(self, pair: Path) -> None:
-        adapted(pair, "llama").save_pretrained(pair / "adapter")
-        file = pair / "adapter" / "adapter_model.safetensors"
-        tensors = load_file(file)
-        del tensors["base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"]
-        save_file(tensors, file)
-        with pytest.raises(ValueError, match=r"'model.layers.0.self_attn.q_proj' has only one of lora_A and lora_B"):
-            project_adapter(pair / "adapter", pair / "base", pair / "aligned", pair / "out")
+            project_adapter(*arguments)

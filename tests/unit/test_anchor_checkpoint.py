@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 
 import pytest
 import torch
+from refusals import refuses
 from safetensors.torch import load_file, save_file
 
 from asft import Anchor, project_adapter
@@ -34,11 +34,6 @@ def base(tmp_path: Path) -> Path:
 def aligned(tmp_path: Path) -> Path:
     torch.manual_seed(1)
     return write(tmp_path / "aligned", layers__0__q_proj=torch.randn(6, 4), layers__0__up=torch.randn(4, 6))
-
-
-def refuses(message: str) -> pytest.RaisesExc:
-    """A ValueError of one line that contains ``message``."""
-    return pytest.raises(ValueError, match=rf"\A[^\n]*{re.escape(message)}[^\n]*\Z")
 
 
 def test_targets_that_match_nothing_list_what_there_is(base: Path, aligned: Path) -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import pytest
 import torch
 from peft import AdaLoraConfig, IA3Config, LoraConfig, get_peft_model
+from refusals import refuses
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainingArguments
 
@@ -38,11 +38,6 @@ def anchor() -> Anchor:
 
 def lora(**settings: object) -> nn.Module:
     return get_peft_model(tiny(), LoraConfig(r=2, target_modules=TARGETS, **settings))
-
-
-def refuses(message: str) -> pytest.RaisesExc:
-    """A ValueError of one line that contains ``message``."""
-    return pytest.raises(ValueError, match=rf"\A[^\n]*{re.escape(message)}[^\n]*\Z")
 
 
 @pytest.mark.parametrize(
