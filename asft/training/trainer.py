@@ -26,6 +26,7 @@ from transformers import (
     TrainingArguments,
 )
 
+from asft.anchor.architecture import linear_modules
 from asft.config import TrainingConfig
 from asft.data.loading import Collator, DealtBatches, EncodedRows, EpochOrder, FullBatches
 from asft.data.templates import Encoded
@@ -58,7 +59,7 @@ def attach_lora(model: PreTrainedModel, training: TrainingConfig, seed: int) -> 
     Raises:
         ValueError: when no module has a target name.
     """
-    leaves = {name.rsplit(".", 1)[-1] for name, module in model.named_modules() if _is_linear(module)}
+    leaves = {name.rsplit(".", 1)[-1] for name in linear_modules(model)}
     if missing := set(training.target_modules) - leaves:
         raise ValueError(
             f"training.target_modules: {sorted(missing)} match no linear module of this model; "
@@ -282,8 +283,3 @@ def one_gpu(arguments: TrainingArguments) -> TrainingArguments:
     if arguments.n_gpu > 1:
         arguments._n_gpu = 1
     return arguments
-
-
-def _is_linear(module: torch.nn.Module) -> bool:
-    weight = getattr(module, "weight", None)
-    return weight is not None and weight.ndim == 2 and not isinstance(module, torch.nn.Embedding)
