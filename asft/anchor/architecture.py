@@ -57,8 +57,13 @@ class Architecture:
 
     @classmethod
     def of(cls, folder: Path) -> Self | None:
-        """What ``folder/config.json`` names; None if there is none, or only remote code, never run, knows the class."""
-        if not (folder / "config.json").is_file():
+        """What ``folder/config.json`` names; None if there is none, or only remote code, never run, knows the class.
+
+        Raises:
+            ValueError: transformers cannot build the class for that configuration.
+        """
+        file = folder / "config.json"
+        if not file.is_file():
             return None
         from transformers import (
             CONFIG_MAPPING,
@@ -69,15 +74,19 @@ class Architecture:
             AutoModelForCausalLM,
         )
 
-        if read_json(folder / "config.json").get("model_type") not in CONFIG_MAPPING:
+        if read_json(file).get("model_type") not in CONFIG_MAPPING:
             return None
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         families = ((MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM), (MODEL_MAPPING, AutoModel))
-        family = next((family for known, family in families if type(config) in known), None)
-        if family is None:
-            return None
-        with torch.device("meta"):
-            return cls(family.from_config(config, trust_remote_code=False))
+        try:
+            config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+            family = next((family for known, family in families if type(config) in known), None)
+            if family is None:
+                return None
+            with torch.device("meta"):
+                return cls(family.from_config(config, trust_remote_code=False))
+        except Exception as error:  # whatever a class makes of a configuration that does not fit it
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            raise ValueError(f"{str(file)!r}: transformers cannot build this model ({reason[:200]}).") from error
 
     def sources(self, keys: Iterable[str]) -> dict[str, Source]:
         """What each weight of the model is made of, given the keys that a checkpoint stores; by the weight's name."""

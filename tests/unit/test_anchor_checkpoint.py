@@ -186,6 +186,13 @@ def test_remote_code_is_never_run(base: Path, aligned: Path) -> None:
     assert list(Anchor.build(base, aligned, ["q_proj"])) == ["layers.0.q_proj"]
 
 
+@pytest.mark.parametrize("wrong", [{"num_attention_heads": 0}, {"hidden_size": "wide"}, {"hidden_act": "none such"}])
+def test_a_configuration_that_fits_no_model_is_named(base: Path, aligned: Path, wrong: dict[str, object]) -> None:
+    (aligned / "config.json").write_text(json.dumps({"model_type": "llama", **wrong}))
+    with refuses(f"{aligned / 'config.json'}': transformers cannot build this model ("):
+        Anchor.build(base, aligned, ["q_proj"])
+
+
 def test_difference_is_read_in_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("asft.anchor.checkpoint.BLOCK_BYTES", 100)
     sides = [torch.randn(37, 11) for _ in range(2)]
