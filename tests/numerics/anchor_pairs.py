@@ -37,6 +37,14 @@ TARGETS = {
 }
 
 
+class Stack(nn.Module):
+    """A few linears of one shape, enough of a model for PEFT."""
+
+    def __init__(self, o: int, i: int, count: int = 1) -> None:
+        super().__init__()
+        self.linears = nn.ModuleList(nn.Linear(i, o, bias=False) for _ in range(count))
+
+
 def tiny_model(kind: str) -> PreTrainedModel:
     """A randomly initialised model of a few thousand parameters; the seed is the caller's."""
     if kind == "llama":

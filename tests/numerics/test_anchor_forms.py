@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from anchor_pairs import naive_penalty, surrogate, with_lora
+from anchor_pairs import Stack, naive_penalty, surrogate, with_lora
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -34,14 +34,6 @@ SPECS = [
 ]
 
 
-class Stack(nn.Module):
-    """A few linears of one shape, enough of a model for PEFT."""
-
-    def __init__(self, o: int, i: int, count: int) -> None:
-        super().__init__()
-        self.linears = nn.ModuleList(nn.Linear(i, o, bias=False) for _ in range(count)).double()
-
-
 def dense_direction(v: Tensor, spec: AnchorSpec, name: str) -> Tensor:
     """Ĉ of a variant as a dense matrix, from the definition wherever it has one."""
     if spec.variant == "identity":
@@ -61,9 +53,9 @@ def bound(
     o: int, i: int, r: int, seed: int, spec: AnchorSpec, count: int = 2
 ) -> tuple[Penalty, list[Tensor], nn.Module]:
     torch.manual_seed(seed)
-    model = with_lora(Stack(o, i, count), [f"linears.{k}" for k in range(count)], rank=r).double()
-    vs = [torch.randn(o, i, dtype=torch.float64) for _ in range(count)]
     names = [f"linears.{k}" for k in range(count)]
+    model = with_lora(Stack(o, i, count).double(), names, rank=r).double()
+    vs = [torch.randn(o, i, dtype=torch.float64) for _ in range(count)]
     modules = [
         AnchoredModule(name, o, i, float(torch.linalg.matrix_norm(v)), *build_form(v, spec, name))
         for name, v in zip(names, vs, strict=True)

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from anchor_pairs import naive_penalty, surrogate, with_lora
+from anchor_pairs import Stack, naive_penalty, surrogate, with_lora
 from torch import Tensor, nn
 
 from asft.anchor.anchor import Anchor
@@ -20,21 +20,15 @@ from asft.anchor.spec import AnchorSpec, build_form
 LARGE = 1 + math.isqrt(SMALL_BYTES // 4)  # the side at which a dense float32 matrix no longer counts as small
 
 
-class OneLinear(nn.Module):
-    def __init__(self, o: int, i: int) -> None:
-        super().__init__()
-        self.proj = nn.Linear(i, o, bias=False)
-
-
 def case(
     o: int, i: int, dtype: torch.dtype, rank: int = 4, spec: AnchorSpec | None = None
 ) -> tuple[Anchor, nn.Module, LoraFactors, Tensor]:
     """An anchor on one linear, its PEFT model in ``dtype``, the factors and V (float32)."""
     torch.manual_seed(3)
-    model = with_lora(OneLinear(o, i), ["proj"], rank=rank).to(dtype)
+    model = with_lora(Stack(o, i), ["linears.0"], rank=rank).to(dtype)
     v = torch.randn(o, i) / (o * i) ** 0.25
-    form, error = build_form(v, spec or AnchorSpec(), "proj")
-    anchor = Anchor([AnchoredModule("proj", o, i, float(v.norm()), form, error)])
+    form, error = build_form(v, spec or AnchorSpec(), "m")
+    anchor = Anchor([AnchoredModule("linears.0", o, i, float(v.norm()), form, error)])
     (factors,) = lora_factors(model)
     return anchor, model, factors, v
 
@@ -96,13 +90,7 @@ def test_gradients_are_added_to_what_is_there() -> None:
     assert torch.allclose(factors.b.grad, 1.5 * once)
 
 
-class TwoLinears(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.first, self.second = (nn.Linear(14, 10, bias=False) for _ in range(2))
-
-
-PARTS = ["first.lora_A", "first.lora_B", "second.lora_A", "second.lora_B"]
+PARTS = ["0.lora_A", "0.lora_B", "1.lora_A", "1.lora_B"]
 
 
 @pytest.mark.parametrize("at_binding", [[], PARTS[:2], PARTS], ids=["none", "one module", "all"])
@@ -110,10 +98,10 @@ PARTS = ["first.lora_A", "first.lora_B", "second.lora_A", "second.lora_B"]
 def test_a_factor_gets_its_gradient_when_it_is_trained_now(at_binding: list[str], frozen: list[str]) -> None:
     """Whatever else is frozen, and whatever was when the penalty was bound."""
     torch.manual_seed(3)
-    model = with_lora(TwoLinears(), ["first", "second"]).double()
+    model = with_lora(Stack(10, 14, 2), ["linears.0", "linears.1"]).double()
     factors = {name: p for name, p in model.named_parameters() if "lora_" in name}
     form, _ = build_form(torch.randn(10, 14, dtype=torch.float64), AnchorSpec(), "m")
-    anchor = Anchor([AnchoredModule(name, 10, 14, 1.0, form) for name in ("first", "second")])
+    anchor = Anchor([AnchoredModule(name, 10, 14, 1.0, form) for name in ("linears.0", "linears.1")])
 
     def freeze(parts: list[str]) -> None:
         for name, parameter in factors.items():
