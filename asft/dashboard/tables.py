@@ -92,9 +92,9 @@ def table_data(analysis: Analysis) -> Data:
         "notes": spec.notes,
         "panels": [_panel(analysis, metric) for metric in analysis.metrics],
         "legend": _legend(analysis),
-        "gaps": _gaps(analysis),
+        "gaps": analysis.gaps,
         "figures": [asdict(figure) for figure in figures(analysis)],
-        "differences": [line for line in (*text.difference_sentences(analysis), text.holding_count(analysis)) if line],
+        "differences": text.difference_lines(analysis),
         "tables": [table for table in tables if table["rows"]],
         "downloads": texts(analysis),
         "command": spec.command,
@@ -146,17 +146,6 @@ def _legend(analysis: Analysis) -> list[str]:
     over = f"Means over {analysis.seeds} seeds. " if analysis.seeds > 1 else ""
     marks = "Underlined: best defence of a column. Grey rows are controls. Δ is ours minus the paper's, in points, "
     return [f"{over}{marks}green on the better side. {text.METHOD_OF_INTERVALS}"]
-
-
-def _gaps(analysis: Analysis) -> list[str]:
-    """The places without a result, together where the reason is the same."""
-    found: dict[str, dict[str, None]] = {}
-    for entry in analysis.entries:
-        if entry.status != "done":
-            what = entry.seeds_words or entry.status
-            why = f"{what} ({entry.reason})" if entry.reason else what
-            found.setdefault(why, {})[f"{entry.label}, {entry.column_label}"] = None
-    return [f"{why}: {'; '.join(places)}" for why, places in found.items()]
 
 
 def _table(title: str, header: Sequence[str], rows: list[list[Any]], note: str = "", *, unfolded: bool = False) -> Data:

@@ -46,7 +46,7 @@ class Analysis(Table):
 
     @cached_property
     def comparisons(self) -> tuple[Difference, ...]:
-        """Every row against each row of ``spec.compare_to``, per column and metric, corrected over the table.
+        """Every row against each row of ``spec.compare_to``, per column and metric with a good direction, corrected over all.
 
         The untouched models are no rows to compare. Two rows that both span the columns are compared once.
         """
@@ -61,7 +61,7 @@ class Analysis(Table):
             if name not in references[: position + 1]
         ]
         tested: list[tuple[Metric, str, str, str, PairedTest]] = []
-        for metric in self.metrics.values():
+        for metric in (metric for metric in self.metrics.values() if metric.lower_is_better is not None):
             for name, reference in contests:
                 once = self.spans(name) and self.spans(reference)
                 for column in spec.columns[:1] if once else spec.columns:

@@ -21,15 +21,6 @@ class MethodCost:
     peak_memory_mb: float | None
 
 
-@dataclass(frozen=True)
-class CellCost:
-    """One cell with what its method logged to prove that it acted."""
-
-    label: str
-    column: str
-    record: CellRecord
-
-
 def method_costs(analysis: Analysis) -> tuple[MethodCost, ...]:
     """The cost of each row that has a finished cell."""
     costs = []
@@ -48,12 +39,6 @@ def method_costs(analysis: Analysis) -> tuple[MethodCost, ...]:
             )
         )
     return tuple(costs)
-
-
-def cell_costs(analysis: Analysis) -> tuple[CellCost, ...]:
-    """Every finished cell in table order."""
-    label, column = analysis.spec.label, analysis.column_label
-    return tuple(CellCost(label(record.row), column(record), record) for record in analysis.records)
 
 
 def shared_settings(records: Sequence[CellRecord]) -> dict[str, str]:

@@ -219,14 +219,14 @@ class Table:
 
     @property
     def gaps(self) -> tuple[str, ...]:
-        """One line per place that lacks a result, in whole or for some seeds."""
-        lines: dict[tuple[str, AxisValue], str] = {}
+        """The places that lack a result, in whole or for some seeds, together where the reason is the same."""
+        found: dict[str, dict[str, None]] = {}
         for entry in self.entries:
             if entry.status != "done":
-                reason = f" ({entry.reason})" if entry.reason else ""
                 what = entry.seeds_words or entry.status
-                lines.setdefault((entry.row, entry.column), f"{entry.label}, {entry.column_label}: {what}{reason}")
-        return tuple(lines.values())
+                why = f"{what} ({entry.reason})" if entry.reason else what
+                found.setdefault(why, {})[f"{entry.label}, {entry.column_label}"] = None
+        return tuple(f"{why}: {'; '.join(places)}" for why, places in found.items())
 
     def frame(self) -> pd.DataFrame:
         """One line per entry, one column per field of :class:`Entry`: what the CSV holds."""

@@ -77,35 +77,23 @@ def glossary(analysis: Analysis) -> tuple[str, ...]:
     return (*lines, *(DIRECTION_WORDS if analysis.health else ()))
 
 
-def difference_sentences(analysis: Analysis) -> tuple[str, ...]:
-    """The differences that hold in words, one sentence per metric, pair of rows and direction.
+def difference_lines(analysis: Analysis) -> list[str]:
+    """The differences that hold in words, one line per metric, pair of rows and direction, and how many were tested.
 
     ``HS: AsFT better than SFT at p = 0.1, p = 0.2 (by 13.6 to 40.8 points)``
     """
     grouped: dict[tuple[str, str, str, bool], list[Difference]] = {}
     for item in analysis.holding:
         grouped.setdefault((item.metric.name, item.reference, item.method, item.better), []).append(item)
-    sentences = []
+    lines = []
     for (metric, reference, method, better), items in grouped.items():
         points = sorted({f"{abs(item.result.difference):.1f}" for item in items}, key=float)
         by = points[0] if len(points) == 1 else f"{points[0]} to {points[-1]}"
-        columns = ", ".join(item.column for item in items)
-        side = "better" if better else "worse"
-        pair = f"{analysis.spec.label(method)} {side} than {analysis.spec.label(reference)}"
-        sentences.append(f"{metric}: {pair} at {columns} (by {by} points)")
-    return tuple(sentences)
-
-
-def holding_count(analysis: Analysis) -> str:
-    """How many comparisons hold, out of how many; empty where none was tested."""
-    tested = len(analysis.comparisons)
-    return f"{len(analysis.holding)} of {tested} comparisons hold at 5% after Holm's correction." if tested else ""
-
-
-def difference_lines(analysis: Analysis) -> list[str]:
-    """The sentences and, where anything was tested, their count."""
-    counted = holding_count(analysis)
-    return [*difference_sentences(analysis), *([counted] if counted else [])]
+        pair = f"{analysis.spec.label(method)} {'better' if better else 'worse'} than {analysis.spec.label(reference)}"
+        lines.append(f"{metric}: {pair} at {', '.join(item.column for item in items)} (by {by} points)")
+    if tested := len(analysis.comparisons):
+        lines.append(f"{len(analysis.holding)} of {tested} comparisons hold at 5% after Holm's correction.")
+    return lines
 
 
 def versions(found: Mapping[str, str]) -> str:

@@ -73,7 +73,7 @@ def test_a_failure_stays_in_its_own_column_and_is_told_with_its_reason() -> None
         MissingCell("b", "alignment", "tiny_qwen2", 0, "missing", "", ("epl",)),
     )
     assert [entry.status for entry in found.line("epl", "alignment").entries] == ["failed", "missing"]
-    assert found.gaps[0] == "alignment direction, tiny_llama: failed (no memory)"
+    assert found.gaps[0] == "failed (no memory): alignment direction, tiny_llama"
 
 
 def test_one_seed_keeps_the_measures_own_interval_and_spanning_rows_stand_in_every_column() -> None:

@@ -115,9 +115,9 @@ def test_missing_failed_and_partial_places() -> None:
     assert (failed.status, failed.ours, failed.paper, failed.reason) == ("failed", None, 4.0, "out of memory")
     assert (unknown.status, unknown.ours) == ("missing", None)
     assert analysis(cells).gaps == (
-        "AsFT, p = 0: 1 of 2 seeds",
-        "AsFT, p = 0.1: failed (out of memory)",
-        "AsFT, p = 0.2: missing",
+        "1 of 2 seeds: AsFT, p = 0",
+        "failed (out of memory): AsFT, p = 0.1",
+        "missing: AsFT, p = 0.2",
     )
 
 
@@ -173,4 +173,4 @@ def test_a_row_stands_in_the_tables_of_its_own_metrics_alone() -> None:
     rows = {name: [line.row for line in table.lines(name)] for name in table.metrics}
     assert rows == {"share": ["base", "aligned", "sft"], "length": ["base", "aligned", "safe_lora", "asft"]}
     assert table.health is None
-    assert "Safe LoRA, p = 0.1: failed (no memory)" in table.gaps
+    assert "failed (no memory): Safe LoRA, p = 0.1" in table.gaps
