@@ -36,7 +36,6 @@ def judge(arguments: list[str]) -> int:
         raise ConfigError("this experiment measures and keeps no answers; run it anew with another judge=")
     if options.agreement and "judge" in sweep.axes:
         raise ConfigError("--agreement: compares one judge with another; give a single judge=")
-    quiet_libraries()
     show_log()
     terminal = Console(file=sys.stdout, highlight=False, markup=False)
     open_cells = _judge_all(distinct(sweep.cells), terminal)
@@ -58,14 +57,15 @@ def _judge_all(cells: dict[str, Job], terminal: Console) -> list[Job]:
     Returns:
         The cells that have no answers yet.
     """
-    from asft.pipeline.run import rejudge_cell  # loads torch
-
     name = next(iter(cells.values())).cell.judge.name
     before, open_cells = 0, []
     for key, item in cells.items():
         if item.store.find("cells", key):
             before += 1
             continue
+        from asft.pipeline.run import rejudge_cell  # loads torch, which a look at what was judged before needs not
+
+        quiet_libraries()
         started = time.monotonic()
         entry = rejudge_cell(item)
         if entry is None:

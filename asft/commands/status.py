@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
+from datetime import datetime
 
 from rich.console import Console
 from rich.table import Table
@@ -44,7 +45,8 @@ def _columns(state: CellState) -> list[str]:
     if state.entry:
         return ["done", *_numbers(state.entry)]
     if beat := state.beat:
-        return [f"running: {beat.progress}, on {beat.where} since {beat.started}"]
+        since = datetime.fromisoformat(beat.started).astimezone()
+        return [f"running: {beat.progress}, on {beat.where} since {since:%d %b %H:%M}"]
     return [f"{state.standing}: {state.reason}" if state.reason else state.standing]
 
 

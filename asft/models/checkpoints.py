@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import snapshot_download
+from huggingface_hub import HfApi, constants, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
 from asft.anchor.files import open_weights
@@ -30,13 +30,28 @@ def fetch_checkpoint(source: str, revision: str, key: str) -> Path:
         return local.resolve()
     if source.startswith((".", "/", "~")):
         raise ValueError(f"{key}={source}: no such folder")
+    offline = not _answers(source, revision)
+    patterns = list(CHECKPOINT_FILES)
     try:
-        return Path(snapshot_download(source, revision=revision, allow_patterns=list(CHECKPOINT_FILES)))
+        return Path(snapshot_download(source, revision=revision, allow_patterns=patterns, local_files_only=offline))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = "it is out of reach, and the cache lacks it" if offline else str(error).strip().splitlines()[0]
         raise ValueError(
             f"{key}={source} (revision {revision}): neither a local folder nor to be had from the hub: {reason}"
         ) from error
+
+
+def _answers(repository: str, revision: str) -> bool:
+    """Whether the hub answers, be it by a refusal: without a network a download would try for most of a minute."""
+    if constants.HF_HUB_OFFLINE:
+        return False
+    try:
+        HfApi().repo_info(repository, revision=revision, timeout=5)
+    except (HfHubHTTPError, HFValidationError):
+        return True
+    except Exception:  # no network: the HTTP library's errors differ by version
+        return False
+    return True
 
 
 def require_safetensors(folder: Path, key: str) -> None:

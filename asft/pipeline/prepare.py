@@ -15,6 +15,7 @@ from asft.console import console
 from asft.hub import first_commit
 from asft.models.checkpoints import fetch_checkpoint
 from asft.models.pair import Pair, require_quantization
+from asft.models.threads import is_small, settle_threads
 from asft.store.entries import content_key
 
 log = logging.getLogger(__name__)
@@ -29,10 +30,12 @@ def prepare_pair(job: Job) -> Pair:
     cell, store, settings = job.cell, job.store, job.plan.pair
     key = content_key(settings)
     model = cell.model
+    settle_threads(small=isinstance(model, OrganismModel))
     if isinstance(model, PretrainedModel):
         require_quantization(model.quantization)
         base = fetch_checkpoint(model.base, first_commit(model.base, model.base_revision), "model.base")
         aligned = fetch_checkpoint(model.aligned, first_commit(model.aligned, model.aligned_revision), "model.aligned")
+        settle_threads(small=is_small(aligned))
         CheckpointPair(base, aligned, cell.training.target_modules)  # refuses what has no alignment direction
         return Pair(base, aligned, key, model.dtype, model.quantization, model.device_map)
     if isinstance(model, SafetyTunedModel):

@@ -3,29 +3,34 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from asft.cells.job import Job
+from asft.models.checkpoints import fetch_checkpoint
 from asft.models.pair import load_model, require_quantization
+from asft.pipeline.prepare import prepare_pair
 from asft.pipeline.run import run_cell
 
+MakeJob = Callable[..., Job]
 CPU = torch.device("cpu")
 IDS = torch.tensor([[5, 6, 7, 8]])
 
 
-def test_a_device_map_changes_no_result_and_no_key(random_pair: Path, make_job: Callable[..., Job]) -> None:
+def test_a_device_map_changes_no_result_and_no_key(random_pair: Path, make_job: MakeJob) -> None:
     plain = load_model(random_pair / "aligned", "float32", CPU)
     spread = load_model(random_pair / "aligned", "float32", CPU, device_map="auto")
     assert torch.equal(plain(IDS).logits, spread(IDS).logits.cpu())
     assert make_job().key == make_job("model.device_map=auto").key
 
 
-def test_quantised_weights_have_a_key_of_their_own(make_job: Callable[..., Job]) -> None:
+def test_quantised_weights_have_a_key_of_their_own(make_job: MakeJob) -> None:
     assert "quantization" not in make_job().plan.pair
     assert make_job("model.quantization=4bit").plan.pair["quantization"] == "4bit"
 
@@ -56,8 +61,46 @@ def wide_pair(random_pair: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
 @pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed")
 @pytest.mark.parametrize("quantization", ["8bit", "4bit"])
-def test_a_cell_runs_on_quantised_weights(make_job: Callable[..., Job], wide_pair: Path, quantization: str) -> None:
+def test_a_cell_runs_on_quantised_weights(make_job: MakeJob, wide_pair: Path, quantization: str) -> None:
     sides = [f"model.{side}={wide_pair / side}" for side in ("base", "aligned")]
     entry = run_cell(make_job("method=asft", *sides, f"model.quantization={quantization}"))
     assert entry.result["stages"]["train"]["result"]["asft/modules"] == 4
     assert entry.result["metrics"]["HS"]["total"] == 10
+
+
+class TestThreads:
+    """One for a small model, the machine's for another, and what OMP_NUM_THREADS says before both."""
+
+    @pytest.fixture(autouse=True)
+    def four_cores(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+        monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+        monkeypatch.setattr("asft.models.threads._USUAL", 4)
+        before = torch.get_num_threads()
+        yield
+        torch.set_num_threads(before)
+
+    def test_the_size_of_the_pair_decides(self, make_job: MakeJob, monkeypatch: pytest.MonkeyPatch) -> None:
+        prepare_pair(make_job())
+        assert torch.get_num_threads() == 1
+        monkeypatch.setattr("asft.models.threads.SMALL", 1000)
+        prepare_pair(make_job())
+        assert torch.get_num_threads() == 4
+
+    def test_the_environment_has_the_last_word(self, make_job: MakeJob, monkeypatch: pytest.MonkeyPatch) -> None:
+        torch.set_num_threads(2)
+        monkeypatch.setenv("OMP_NUM_THREADS", "2")
+        prepare_pair(make_job())
+        assert torch.get_num_threads() == 2
+
+
+def test_without_a_network_the_hub_is_given_up_at_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.HfApi.repo_info", Mock(side_effect=ConnectionError("no network")))
+    began = time.monotonic()
+    with pytest.raises(ValueError, match=r"model\.base=nobody/model .*out of reach, and the cache lacks it"):
+        fetch_checkpoint("nobody/model", "main", "model.base")
+    assert time.monotonic() - began < 5
+    assert not caplog.records
