@@ -40,8 +40,8 @@ def dashboard(arguments: list[str]) -> int:
     counts = site.build()
     terminal = Console(file=sys.stdout, highlight=False)
     terminal.print(
-        f"{counts.cells} cells, {counts.failures} failures, {counts.experiments} of {len(experiments)} experiments "
-        f"begun, {counts.answers} answers"
+        f"{counts.cells} cells, {counts.failures} failures, {counts.answers} answers; "
+        f"{counts.experiments} of {len(experiments)} experiments have finished cells"
     )
     terminal.print(f"Page: {site.index.resolve()}", soft_wrap=True)
     if port is not None:

@@ -20,7 +20,7 @@ from asft.store.entries import content_key
 
 
 def report(arguments: list[str]) -> int:
-    """Writes Markdown, CSV, LaTeX and HTML, prints the table, and names the page.
+    """Writes Markdown, CSV, LaTeX and a page, prints the table, and names the page.
 
     ``--format pdf`` adds the table and the figures as PDF, ``--format tex`` also a document that holds them.
 

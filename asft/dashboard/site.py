@@ -183,7 +183,10 @@ def lay_out(folder: Path) -> None:
     shutil.rmtree(folder / "data", ignore_errors=True)
     with as_file(files("asft.dashboard") / "page") as page:
         shutil.copytree(page, folder, dirs_exist_ok=True)
-    vega, mark = folder / "assets" / "vega.js", f"// vl-convert-python {version('vl-convert-python')}\n"
+    vega, mark = (
+        folder / "assets" / "vega.js",
+        f"// Vega, BSD-3-Clause, by vl-convert-python {version('vl-convert-python')}\n",
+    )
     if not (vega.is_file() and vega.read_text(encoding="utf-8").startswith(mark)):  # it takes seconds to make
         vega.write_text(mark + charts.library(), encoding="utf-8")
 

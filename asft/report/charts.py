@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 from zlib import crc32
 
+from asft.measures.epl import SAFE_HS
+
 Spec = dict[str, Any]
 Row = dict[str, Any]
 Rows = list[Row]
@@ -33,7 +35,6 @@ DEFENCES = (
 )
 # The page's name of a training curve, and its words.
 CURVES = {"loss": "loss", "penalty": "penalty λR", "along": "‖ĈΔW‖", "orthogonal": "‖(I−Ĉ)ΔW‖"}
-SAFE_HS = 10.0  # percent: the paper calls a model safe up to here
 
 PRINT: Spec = {
     "background": "white",

@@ -204,7 +204,9 @@ def _cell(job: Job, row: str, column: AxisValue | None) -> Cell:
 
 
 def _absence(job: Job) -> tuple[Literal["missing", "failed"], str]:
-    """How a cell without a result stands, and why: its last failure, or what is damaged."""
+    """How a cell without a result stands, and why: who is at work on it, its last failure, or what is damaged."""
+    if beat := job.store.working(job.key):
+        return "missing", f"at work on {beat.where}"
     reason = job.store.failure(job.key) or job.store.damage(job.plan.kind, job.key)
     return ("failed", reason) if reason else ("missing", "")
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import socket
 from pathlib import Path
 
 import pytest
@@ -45,6 +47,8 @@ def test_damage_failure_and_absence_are_told_alike_of_scores_and_measures(pair_o
     assert "were written" in reason
     store.record_failure(stages.key, "out of memory", {}, "")
     assert told() == ("failed", "out of memory")
+    with store.claim(item.key, wait=False):
+        assert told() == ("missing", f"at work on {socket.gethostname()}:{os.getpid()}")
 
 
 def test_rows_that_do_not_depend_on_the_column_are_known_over_seeds_too(pair_overrides: Overrides) -> None:
