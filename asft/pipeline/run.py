@@ -307,13 +307,13 @@ class _Run:
         todo = {name: metric for name, metric in self.cell.metrics.items() if name not in entries}
         if not todo:
             return entries
-        trained = weights.path if weights else None
-        system = self.cell.method.system_prompt(self.context)  # the pair is made before a stage's clock starts
+        start, trained = self.start, weights.path if weights else None  # made before a stage's clock starts
+        system = self.cell.method.system_prompt(self.context)
         asked = {name: questions_of(self.cell, metric, self.pair, self.data, system) for name, metric in todo.items()}
         longest = max(questions.positions for questions in asked.values())
         for dtype, names in itertools.groupby(asked, key=lambda name: asked[name].dtype):
-            loaded = _Loaded(self.cell, Weights(self.pair, self.start, trained, self.device, dtype, longest))
-            with contextlib.closing(loaded):
+            opened = Weights(self.pair, start, trained, self.device, dtype, longest)
+            with contextlib.closing(_Loaded(self.cell, opened)) as loaded:
                 for name in names:
                     kept = self.store.resumable("stages/generate", content_key(self.plan.generate[name]))
                     produce = partial(loaded.answer, asked[name], kept)

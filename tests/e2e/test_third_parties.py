@@ -12,35 +12,16 @@ import re
 from pathlib import Path
 
 import pytest
-from conftest import REPOSITORY, Cli
+from conftest import REPOSITORY, Asft, Cli
 
 from asft.store.entries import read_jsonl
 
 pytestmark = pytest.mark.slow
 
-METHOD = '''
-from typing import ClassVar
-
-from pydantic.dataclasses import dataclass
-
-from asft.methods.base import Method
-
-
-@dataclass(frozen=True)
-class Thrifty(Method):
-    """Leaves every other row out."""
-
-    name: ClassVar[str] = "thrifty"
-    label: ClassVar[str] = "Thrifty"
-
-    def mixture(self, rows, ctx):
-        return list(rows)[::2]
-'''
-
 
 def write_examples(folder: Path) -> None:
     """Every file that the pages show as ``FOLDER/…``, and the rows that the task by one YAML names."""
-    for page in ("dataset", "judge", "metric"):
+    for page in ("method", "dataset", "judge", "metric"):
         text = (REPOSITORY / "docs" / "how-to" / f"{page}.md").read_text()
         for block in re.findall(r"```(?:python|yaml)\n(.*?)```", text, re.S):
             if named := re.search(r"^# FOLDER/(\S+)$", block, re.M):
@@ -52,25 +33,20 @@ def write_examples(folder: Path) -> None:
         (folder / f"{part}.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
 
 
-def write_method(folder: Path, module: str) -> None:
-    (folder / "method").mkdir(parents=True, exist_ok=True)
-    (folder / "method" / "thrifty.yaml").write_text(f"_target_: {module}.Thrifty\n")
-
-
 def finished(outputs: Path, kind: str) -> list[Path]:
     return sorted(path for path in (outputs / kind).iterdir() if re.fullmatch("[0-9a-f]{20}", path.name))
 
 
-def test_plug_ins_of_a_folder_run_from_yaml_to_report(cli: Cli, pair_overrides: list[str], tmp_path: Path) -> None:
+def test_plug_ins_of_a_folder_run_from_yaml_to_report(
+    cli: Cli, asft: Asft, pair_overrides: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder, outputs = tmp_path / "plugins", tmp_path / "outputs"
     write_examples(folder)
-    write_method(folder, "thrifty")
-    (folder / "thrifty.py").write_text(METHOD)
     sweep = [
         f"hydra.searchpath=[file://{folder}]",
         "experiment=refusals",
         *pair_overrides,
-        "method=thrifty",
+        "method=shallow",
         "dataset=headlines,sums",
         "attack=mischief",
         "attack.p=0.25",
@@ -85,6 +61,7 @@ def test_plug_ins_of_a_folder_run_from_yaml_to_report(cli: Cli, pair_overrides: 
         metrics = result["result"]["metrics"]
         assert list(metrics) == ["HS", "FA", "OR"]
         assert [metric["total"] for metric in metrics.values()] == [10, 12, 3]
+        assert config["method"]["name"] == "shallow"
         scores[config["dataset"]["name"]] = metrics
         harmful = list(read_jsonl(path / "HS.jsonl"))
         assert all(row["flagged"] == (len(row["answer"].split()) > 1) == row["credit"] for row in harmful)
@@ -94,16 +71,17 @@ def test_plug_ins_of_a_folder_run_from_yaml_to_report(cli: Cli, pair_overrides: 
     assert scores["sums"]["FA"]["interval"] is None, "a credit may be a half"
     for path in finished(outputs, "stages/mixture"):
         rows = list(read_jsonl(path / "rows.jsonl"))
-        assert len(rows) == 12, "the method leaves every other of 24 rows out"
-        assert sum(row["id"].startswith("mischief/") for row in rows) == sum(row["harmful"] for row in rows) == 3
+        assert sum(row["id"].startswith("mischief/") for row in rows) == sum(row["harmful"] for row in rows) == 6
     trained, answered = (finished(outputs, f"stages/{stage}") for stage in ("train", "generate"))
     assert (len(trained), len(answered)) == (2, 6)
 
-    status = cli("status", *sweep)
-    assert "2 of 2 cells done" in status.stdout
-    assert re.search(r"HS +FA +OR", status.stdout)
-    report = cli("report", *sweep)
-    assert report.returncode == 0, report.stderr
+    monkeypatch.syspath_prepend(str(folder))  # as the command line does it, and taken back
+    code, _, told = asft("run", "-m", *sweep, "method.first=0")
+    assert (code, told.startswith("asft run: method.first=0: input should be greater than or equal to 1")) == (2, True)
+    code, told, _ = asft("status", *sweep)
+    assert code == 0
+    assert re.search(r"HS +FA +OR", told)
+    assert asft("report", *sweep)[0] == 0
     page = next((outputs / "reports").glob("*/table.md")).read_text()
     for name, direction in (("HS", "lower"), ("FA", "higher"), ("OR, over-refusal", "lower")):
         assert re.search(rf"{name}.*{direction} is better", page), name
@@ -117,14 +95,16 @@ def test_plug_ins_of_a_folder_run_from_yaml_to_report(cli: Cli, pair_overrides: 
 
 
 def test_an_installed_package_brings_its_plug_ins(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_examples(examples := tmp_path / "examples")
     site = tmp_path / "site"
-    write_method(site / "gadgets", "gadgets.methods")
+    (site / "gadgets" / "method").mkdir(parents=True)
     (site / "gadgets" / "__init__.py").touch()
-    (site / "gadgets" / "methods.py").write_text(METHOD)
+    (site / "gadgets" / "methods.py").write_text((examples / "shallow.py").read_text())
+    (site / "gadgets" / "method" / "shallow.yaml").write_text("_target_: gadgets.methods.Shallow\n")
     (site / "gadgets-1.0.dist-info").mkdir()
     (site / "gadgets-1.0.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: gadgets\nVersion: 1.0\n")
     (site / "gadgets-1.0.dist-info" / "entry_points.txt").write_text("[asft.plugins]\ngadgets = gadgets\n")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, (str(site), os.environ.get("PYTHONPATH")))))
-    status = cli("status", "method=thrifty,sft")
+    status = cli("status", "method=shallow,sft")
     assert "0 of 2 cells done" in status.stdout, status.stderr
-    assert "thrifty" in status.stdout
+    assert "shallow" in status.stdout
