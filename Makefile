@@ -74,7 +74,7 @@ bench-dashboard: $(DEV) ## 2,000 cells with 500,000 answers: build below 60 s, o
 docs: $(DEV) ## the site, into site/; any broken link or reference is an error
 	$(BIN)/mkdocs build --strict --quiet
 
-screenshots: $(DEV) ## every page of the dashboard, light and dark, into docs/images
+screenshots: $(DEV) ## every page of the dashboard, light and dark, into docs/images/dashboard
 	$(BIN)/asft anchor inspect
 	$(BIN)/asft dashboard
 	$(BIN)/python scripts/screenshots.py

@@ -46,9 +46,9 @@ class Analysis(Table):
 
     @cached_property
     def comparisons(self) -> tuple[Difference, ...]:
-        """Every row against each row of ``spec.compare_to``, per column and metric with a good direction, corrected over all.
+        """Every row against each row of ``spec.compare_to``, per column and metric that has a good direction.
 
-        The untouched models are no rows to compare. Two rows that both span the columns are compared once.
+        p-values are corrected over all. The untouched models are no rows to compare. Two rows that both span the columns are compared once.
         """
         spec = self.spec
         rows = [name for name in spec.rows if not self.untouched(name)]
