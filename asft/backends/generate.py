@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from asft.distributed.team import ALONE, Team
+from asft.distributed.team import team
 from asft.store.heartbeat import tell
 from asft.store.meter import release_memory
 from asft.store.partial import PartialRows
@@ -28,17 +28,16 @@ def generate(
     batch_size: int,
     partial: PartialRows | None = None,
     on_smaller: Callable[[int], None] = lambda size: None,
-    team: Team = ALONE,
 ) -> list[str]:
     """Greedy answers to ``prompts`` (token ids), in their order, special tokens removed and stripped.
 
     Prompts of like length share a batch, so little is spent on padding; the longest come first, so that a
-    batch too large for the memory fails at once and not after an hour. Such a batch is halved.
+    batch too large for the memory fails at once and not after an hour. Such a batch is halved. Several processes
+    call it together and take the batches in turn; the first one adds to ``partial``.
 
     Args:
         partial: answers of an interrupted run, not asked for again; each batch is added when it is done.
         on_smaller: told how many rows at once fitted into memory when a batch did not.
-        team: the processes that call this together; they take the batches in turn, and rank 0 adds to ``partial``.
 
     Raises:
         ValueError: when a single prompt does not fit.
@@ -54,25 +53,26 @@ def generate(
         pad_token_id=pad,
         bos_token_id=tokenizer.bos_token_id,
     )
-    answers: dict[int, str] = team.agree(dict(partial.load()) if partial and team.rank == 0 else {})
+    workers = team()
+    answers: dict[int, str] = workers.first(partial.load) if partial else {}
     started = reported = time.monotonic()
     before = len(answers)
     batches = [batch for batch in length_sorted(prompts, batch_size) if not answers.keys() >= set(batch)]
     size = batch_size
     while batches:
-        mine = batches[: team.size][team.rank :][:1]  # none, where the last turn does not go round
+        mine = batches[: workers.size][workers.rank :][:1]  # none, where the last turn does not go round
         found, at_once = _fitting(
             lambda rows: _answer(model, tokenizer, [prompts[i] for i in rows], config), mine, size
         )
-        parts = team.gather((found, at_once))
+        parts = workers.gather((found, at_once))
         found = {row: text for part, _ in parts for row, text in part.items()}
-        batches = batches[team.size :]
+        batches = batches[workers.size :]
         if (smallest := min(at_once for _, at_once in parts)) < size:
             size = smallest
             batches = [batch[start : start + size] for batch in batches for start in range(0, len(batch), size)]
             on_smaller(size)
         answers |= found
-        if partial and team.rank == 0:
+        if partial and workers.rank == 0:
             partial.append(found)
         tell(len(answers), len(prompts), "answer")
         if time.monotonic() - reported > _REPORT_EVERY:

@@ -8,7 +8,6 @@ from typing import Any, ClassVar
 from pydantic.dataclasses import dataclass
 
 from asft.backends.base import Answerer, Backend, Weights
-from asft.distributed.team import team
 from asft.store.partial import PartialRows
 
 
@@ -40,7 +39,6 @@ class _Model:
             batch_size=self.batch_size,
             partial=kept,
             on_smaller=lambda size: self.told.update(batch_size=size),
-            team=team(),
         )
 
     def close(self) -> None:

@@ -24,7 +24,7 @@ from asft.commands.flags import asked_of_hydra, run_flags
 from asft.commands.progress import SweepProgress
 from asft.config import ConfigError
 from asft.console import console, quiet_libraries
-from asft.distributed.team import started_together, team
+from asft.distributed.team import started_together, team, together
 from asft.store.celllog import cell_log
 from asft.store.entries import Entry
 from asft.store.errors import MAKE_ROOM, DiskFull, OutOfStep, disk_full
@@ -43,13 +43,17 @@ def run(arguments: list[str]) -> int:
     """
     if started_together() == 1:
         return _lead(arguments)
-    from asft.distributed.processes import together
-
     with together() as processes:
         if processes.rank == 0:
-            return _lead(arguments)
-        quiet_libraries()
-        processes.follow()
+            try:
+                code = _lead(arguments)
+            except Exception:
+                processes.agree(None)
+                raise
+            processes.agree(None)
+            return code
+        while (job := processes.agree(None)) is not None:  # the first process decides which cell is next
+            _compute(job)
         return 0
 
 
@@ -160,13 +164,15 @@ def _run_job(job: Job, *, wait: bool) -> None:
             _left_to_others.add(key)
         elif job.find() is None and store.failure(key) is None:
             with cell_log(job.options.outputs, key):
-                _compute(job)
+                _compute(team().agree(job))
 
 
 def _compute(job: Job) -> None:
     started = time.monotonic()
 
     def record(error: Exception) -> None:
+        if isinstance(error, OutOfStep) and job.store.failure(job.key):
+            return  # the process that failed first has told why
         message = str(error) if isinstance(error, ValueError | OutOfStep) else f"{type(error).__name__}: {error}"
         with suppress(OSError):  # on a full disk there is no room for the record either
             text = "".join(traceback.format_exception(error))
@@ -180,10 +186,10 @@ def _compute(job: Job) -> None:
         from asft.pipeline.run import run_cell  # torch and transformers load only where something is to be done
 
         quiet_libraries()
-        with team().recorded(record):
-            entry = run_cell(job)
+        entry = team().step(partial(run_cell, job))
     except Exception as error:
-        record(error)
+        if team().rank == 0 or isinstance(error, OutOfStep):
+            record(error)
         if isinstance(error, OutOfStep):
             raise SystemExit(1) from None
         return

@@ -27,6 +27,7 @@ from asft.data.mixture import digest, held_back
 from asft.data.protocol import Clean, protocol_of
 from asft.data.rows import Row
 from asft.data.sources import Data, load_data
+from asft.distributed.store import SharedStore
 from asft.distributed.team import team
 from asft.measures.base import Measure, MeasureContext
 from asft.methods.base import Context, Start
@@ -43,7 +44,6 @@ from asft.store.entries import (
     DETAILS,
     HISTORY_FILE,
     Entry,
-    Store,
     content_key,
     read_jsonl,
     write_json,
@@ -64,13 +64,14 @@ def run_cell(job: Job) -> Entry:
     Raises:
         ValueError: for settings that cannot work; nothing stored so far is lost.
     """
-    if finished := job.find():
+    if finished := team().first(job.find):
         return finished
     run, measure = _Run(job), job.cell.measure
-    run.check_judges()
+    team().first(run.check_judges)
     with LiveRun(job.tracker, cell_run(job)) as live:
         entry = run.measure_stage(measure) if measure else run.score(live)
-        live.finish(lambda: tracked_cell(entry, job))
+        if team().rank == 0:
+            live.finish(lambda: tracked_cell(entry, job))
     return entry
 
 
@@ -93,7 +94,10 @@ def rejudge_cell(job: Job) -> Entry | None:
 
 @dataclass(frozen=True)
 class _Run:
-    """One cell's stages. The pair and the rows are loaded once, and only if a stage needs them."""
+    """One cell's stages. The pair and the rows are loaded once, and only if a stage needs them.
+
+    Of several processes each goes through the stages. All train and answer; the rest is done by the first.
+    """
 
     job: Job
 
@@ -106,16 +110,16 @@ class _Run:
         return self.job.plan
 
     @property
-    def store(self) -> Store:
-        return self.job.store
+    def store(self) -> SharedStore:
+        return SharedStore(self.job.options.outputs)
 
     @cached_property
     def pair(self) -> Pair:
-        return prepare_pair(self.job)
+        return team().first(partial(prepare_pair, self.job))
 
     @cached_property
     def data(self) -> Data:
-        return load_data(self.cell)
+        return team().first(partial(load_data, self.cell))
 
     @cached_property
     def protocol(self) -> Clean:
@@ -202,12 +206,11 @@ class _Run:
         if finished := self.store.intact("stages/train", content_key(self.plan.train)):
             return finished
         # What a stage needs is made before its clock starts, so that its seconds are its own.
+        self.context  # noqa: B018
         if isinstance(self.cell.method, PostHoc):
-            produce = partial(self._derive, self.required["after"])
-        else:
-            produce = partial(self._train, self.mixture_stage(), watchers)
-        self.context  # noqa: B018  # the other processes are handed it
-        return self.store.ensure("stages/train", self.plan.train, produce)
+            return self.store.ensure("stages/train", self.plan.train, partial(self._derive, self.required["after"]))
+        produce = partial(self._train, self.mixture_stage(), watchers)
+        return self.store.ensure_together("stages/train", self.plan.train, produce)
 
     def _train(self, mixture: Entry, watchers: Sequence[TrainerCallback], folder: Path) -> dict[str, Any]:
         """Fine-tunes; one process halves a batch that does not fit into memory and keeps the effective batch."""
@@ -215,8 +218,10 @@ class _Run:
         smaller: dict[str, int] = {}
         while True:
             try:
-                return {**team().call(self._fit, mixture, training, watchers, folder), **smaller, **_processes()}
+                return {**self._fit(mixture, training, watchers, folder), **smaller, **_processes()}
             except torch.OutOfMemoryError:
+                if team().size > 1:  # the others are in the middle of a step
+                    raise
                 training = smaller_batch(training)
                 smaller = {"batch_size": training.batch_size, "accumulation": training.accumulation}
             release_memory()
@@ -234,9 +239,8 @@ class _Run:
             model = attach_lora(model, training, cell.seed)
         assert self.plan.train is not None, "this cell trains"
         frozen_edited = self._prepare(model)
-        with team().rank_zero_first():  # it makes the anchor, the others find it
-            callbacks = method.callbacks(model, self.context)
-            weigh = method.token_weights(model, self.context)
+        callbacks = method.callbacks(model, self.context)
+        weigh = method.token_weights(model, self.context)
         loss = TokenLoss(weigh) if weigh else None
         history = train(
             model,
@@ -251,7 +255,6 @@ class _Run:
             loss=loss,
             folder=self.store.resumable("stages/train", content_key(self.plan.train)),
             checkpoint_every=self.job.options.checkpoint_every,
-            team=team(),
         )
         if team().rank > 0:  # rank 0 writes
             return {}
@@ -317,7 +320,7 @@ class _Run:
                 for name in names:
                     kept = self.store.resumable("stages/generate", content_key(self.plan.generate[name]))
                     produce = partial(loaded.answer, asked[name], kept)
-                    entries[name] = self.store.ensure("stages/generate", self.plan.generate[name], produce)
+                    entries[name] = self.store.ensure_together("stages/generate", self.plan.generate[name], produce)
         return entries
 
     def judge_stage(self, weights: Entry | None, answers: Mapping[str, Entry]) -> Entry:
@@ -358,7 +361,7 @@ def _shown(part: Any) -> str:
 
 
 class _Loaded:
-    """A model that answers one metric after another; one process loads it once, several once a metric."""
+    """A model that answers one metric after another, loaded when the first one asks."""
 
     def __init__(self, cell: Cell, weights: Weights) -> None:
         self.cell, self.weights = cell, weights
@@ -366,22 +369,14 @@ class _Loaded:
 
     def answer(self, questions: Questions, kept: Path, folder: Path) -> dict[str, Any]:
         """See :func:`asft.pipeline.answers.answer`."""
-        if team().size > 1:
-            return {**team().call(self._alone, questions, kept, folder), **_processes()}
-        self.model = self.model or self._open()
-        return answer(self.cell, self.weights.pair, self.model, questions, kept=kept, folder=folder)
+        self.model = self.model or self.cell.backend.open(self.weights, self.cell.evaluation.batch_size)
+        told = answer(self.cell, self.weights.pair, self.model, questions, kept=kept, folder=folder)
+        return {**told, **_processes()}
 
     def close(self) -> None:
         """Gives the memory back."""
         if self.model:
             self.model.close()
-
-    def _alone(self, questions: Questions, kept: Path, folder: Path) -> dict[str, Any]:
-        with contextlib.closing(self._open()) as model:
-            return answer(self.cell, self.weights.pair, model, questions, kept=kept, folder=folder)
-
-    def _open(self) -> Answerer:
-        return self.cell.backend.open(self.weights, self.cell.evaluation.batch_size)
 
 
 def _processes() -> dict[str, int]:

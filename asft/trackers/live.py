@@ -31,10 +31,6 @@ class LiveRun(TrainerCallback):
         self.tracker, self.cell = tracker, cell
         self._run: OpenRun | None = None
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Without the run: another process is handed the training's callbacks, and shows nothing itself."""
-        return {**self.__dict__, "_run": None}
-
     def __enter__(self) -> LiveRun:
         return self
 

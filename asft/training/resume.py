@@ -11,6 +11,7 @@ import logging
 import shutil
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -19,7 +20,7 @@ from torch import Tensor
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from asft.distributed.team import ALONE, Team
+from asft.distributed.team import team
 from asft.store.integrity import MANIFEST, DamagedEntry, check_contents, describe_files, read_manifest, seal
 
 log = logging.getLogger(__name__)
@@ -52,14 +53,13 @@ class Checkpointer(TrainerCallback):
         folder: the Trainer's, in which it saves.
         callbacks: the callbacks whose state is kept.
         every: seconds between two checkpoints.
-        team: the processes that train together; rank 0 writes.
     """
 
-    def __init__(self, folder: Path, callbacks: Sequence[TrainerCallback], every: float, team: Team = ALONE) -> None:
-        self.folder, self.every, self.team = folder, every, team
+    def __init__(self, folder: Path, callbacks: Sequence[TrainerCallback], every: float) -> None:
+        self.folder, self.every = folder, every
         self.callbacks = [callback for callback in callbacks if isinstance(callback, Resumes)]
         self.possible = len(self.callbacks) == len(callbacks)
-        self.start = team.agree(last_checkpoint(folder) if self.possible and team.rank == 0 else None)
+        self.start = team().first(partial(last_checkpoint, folder)) if self.possible else None
         self._asked, self._saved, self._wait = 0.0, time.monotonic(), every
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
@@ -76,12 +76,12 @@ class Checkpointer(TrainerCallback):
         at_log = state.global_step % int(args.logging_steps) == 0
         if self.possible and at_log and state.global_step < state.max_steps:
             self._asked = time.monotonic()
-            control.should_save |= self.team.agree(self._asked - self._saved >= self._wait)
+            control.should_save |= team().agree(self._asked - self._saved >= self._wait)
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Adds the callbacks' state to what the Trainer has saved, seals it, and removes the checkpoints before."""
-        self.team.gather(None)  # every process has written its random state
-        if self.team.rank > 0:
+        team().gather(None)  # every process has written its random state
+        if team().rank > 0:
             return
         saved = self.folder / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
         states = enumerate(callback.resume_state() for callback in self.callbacks)

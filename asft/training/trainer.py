@@ -30,7 +30,7 @@ from asft.anchor.architecture import linear_modules
 from asft.config import TrainingConfig
 from asft.data.loading import Collator, DealtBatches, EncodedRows, EpochOrder, FullBatches
 from asft.data.templates import Encoded
-from asft.distributed.team import ALONE, Team
+from asft.distributed.team import team
 from asft.store.heartbeat import tell
 from asft.training.resume import Checkpointer, step_of
 from asft.training.token_loss import TokenLoss
@@ -100,7 +100,6 @@ def train(
     loss: TokenLoss | None = None,
     folder: Path,
     checkpoint_every: float | None = None,
-    team: Team = ALONE,
 ) -> TrainLog:
     """Fine-tunes ``model`` in place on the response tokens of ``rows``.
 
@@ -119,7 +118,6 @@ def train(
         loss: takes the place of the model's own.
         folder: a folder for the Trainer, which keeps its checkpoints there; without any it is removed at the end.
         checkpoint_every: seconds between two checkpoints; without it there are none.
-        team: the processes that call this together.
 
     Raises:
         ValueError: when the loss is no longer finite, naming the step and the batch's rows; when no batch is
@@ -130,23 +128,21 @@ def train(
         order = FullBatches(order, full_batch)
     batches = math.ceil(len(order) / training.batch_size)  # type: ignore[arg-type]
     steps_per_epoch = math.ceil(batches / training.accumulation)
-    keeper = Checkpointer(folder, callbacks, checkpoint_every, team) if checkpoint_every is not None else None
-    with team.announced():
-        trainer = _OrderedTrainer(
-            model=model,
-            args=_arguments(training, steps_per_epoch * training.epochs, seed, device, folder),
-            train_dataset=EncodedRows(rows),
-            data_collator=Collator(pad_token, training.max_length if training.pad_to_max_length else None),
-            callbacks=[_Watch(), *callbacks, *([keeper] if keeper else [])],
-            order=order,
-            epoch_decay=training.epoch_decay,
-            team=team,
-            compute_loss_func=loss,
-        )
+    keeper = Checkpointer(folder, callbacks, checkpoint_every) if checkpoint_every is not None else None
+    trainer = _OrderedTrainer(
+        model=model,
+        args=_arguments(training, steps_per_epoch * training.epochs, seed, device, folder),
+        train_dataset=EncodedRows(rows),
+        data_collator=Collator(pad_token, training.max_length if training.pad_to_max_length else None),
+        callbacks=[_Watch(), *callbacks, *([keeper] if keeper else [])],
+        order=order,
+        epoch_decay=training.epoch_decay,
+        compute_loss_func=loss,
+    )
     trainer.remove_callback(PrinterCallback)  # _Watch tells the progress
     model.train()
-    if team.rank > 0:  # else the units that drop out of its rows would be those of rank 0's
-        torch.manual_seed(seed + 1_000_003 * team.rank)
+    if rank := team().rank:  # else the units that drop out of its rows would be those of the first process'
+        torch.manual_seed(seed + 1_000_003 * rank)
     start = keeper.start if keeper else None
     if start:
         done = step_of(start)
@@ -155,7 +151,7 @@ def train(
             deque(order, maxlen=0)
     trainer.train(resume_from_checkpoint=str(start) if start else None)
     model.eval()
-    if keeper is None and team.rank == 0:
+    if keeper is None and rank == 0:
         shutil.rmtree(folder, ignore_errors=True)
     history = [entry for entry in trainer.state.log_history if "loss" in entry]
     return TrainLog(history, trainer.state.global_step)
@@ -164,16 +160,16 @@ def train(
 class _OrderedTrainer(Trainer):
     """A Trainer that takes rows in a given order, and decays the learning rate once an epoch."""
 
-    def __init__(self, *, order: Sampler[int], epoch_decay: float, team: Team, **arguments: Any) -> None:
+    def __init__(self, *, order: Sampler[int], epoch_decay: float, **arguments: Any) -> None:
         super().__init__(**arguments)
-        self._order, self._epoch_decay, self._team = order, epoch_decay, team
+        self._order, self._epoch_decay = order, epoch_decay
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
         return self._order
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """The Trainer's own; where there are several processes, this one's share of every batch."""
-        if self._team.size == 1:
+        if (workers := team()).size == 1:
             return super().get_train_dataloader()
         if not self.model_accepts_loss_kwargs:  # its loss would be a mean over its own labels, whatever the others have
             raise ValueError(
@@ -183,7 +179,7 @@ class _OrderedTrainer(Trainer):
         batches = BatchSampler(self._order, arguments.per_device_train_batch_size, drop_last=False)
         return DataLoader(
             rows,
-            batch_sampler=DealtBatches(batches, self._team.rank, self._team.size, blank=len(rows)),
+            batch_sampler=DealtBatches(batches, workers.rank, workers.size, blank=len(rows)),
             collate_fn=self.data_collator,
             pin_memory=arguments.dataloader_pin_memory,
         )
@@ -204,9 +200,9 @@ class _OrderedTrainer(Trainer):
         if isinstance(self.compute_loss_func, TokenLoss):
             self.compute_loss_func.batch = {**self._prepare_inputs(inputs), "row_ids": row_ids}
         loss: torch.Tensor = super().training_step(model, inputs, num_items_in_batch)
-        finite = bool(torch.isfinite(loss))
-        if self._team.any(not finite):
-            value, rows = next(part for part in self._team.gather(None if finite else (loss.item(), row_ids)) if part)
+        found = team().gather(None if torch.isfinite(loss) else (loss.item(), row_ids))
+        if bad := next(filter(None, found), None):
+            value, rows = bad
             raise ValueError(
                 f"training: the loss became {value} at step {self.state.global_step + 1}, on the rows "
                 f"{', '.join(rows)}. Lower training.lr or the method's strength."

@@ -14,6 +14,7 @@ import os
 import signal
 import socket
 import sys
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ import torch
 from forked import become_sweep
 from transformers import TrainerCallback
 
-import asft.distributed.processes
+import asft.distributed.team
 import asft.pipeline.run
 from asft.distributed.team import team
 from asft.store.cleaning import verify
@@ -76,7 +77,7 @@ def watch_training(outputs: Path, fault: str | None) -> None:
 
 
 def prepare(outputs: Path, fault: str | None) -> None:
-    asft.distributed.processes.GRACE = 2.0
+    asft.distributed.team.GRACE = timedelta(seconds=2)
     watch_training(outputs, fault)
 
 

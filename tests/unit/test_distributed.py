@@ -14,8 +14,7 @@ from asft.commands.run import _check_together
 from asft.config import ConfigError
 from asft.data.loading import Collator, DealtBatches, EncodedRows, EpochOrder
 from asft.data.templates import IGNORED, Encoded
-from asft.distributed.processes import together
-from asft.distributed.team import Team, joined
+from asft.distributed.team import Team, joined, together
 from asft.models.pair import resolve_device
 
 MakeJob = Callable[..., Job]
