@@ -106,7 +106,6 @@ def write_cell(site: Path, entry: Entry, config: dict[str, Any]) -> None:
         f"cells/{key}",
         {
             "config": flatten({name: value for name, value in config.items() if name != "experiment"}),
-            "metrics": entry.result["metrics"],
             "pieces": pieces,
             "versions": entry.manifest["versions"],
             "commit": entry.manifest["commit"],

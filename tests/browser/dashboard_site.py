@@ -44,7 +44,10 @@ def build_site(outputs: Path) -> Site:
     for job in done:
         write_cell(job, 60, 520, answer=answer)
     store.record_failure(failed.key, "out of memory <b>here</b>", failed.plain(), TRACE)
-    write_cell(done[4].of(replace(done[4].cell, judge=OtherJudge())), 60, 520, answer=answer)
+    cell = done[4].cell
+    hs = replace(cell.metrics["HS"], judge=OtherJudge())  # type: ignore[call-arg]
+    again = replace(cell, judge=OtherJudge(), metrics={**cell.metrics, "HS": hs})
+    write_cell(done[4].of(again), 60, 520, answer=answer)
     extras = {
         "reports/anchor_tiny_llama_asft/spectrum.json": {"summary": "No: made up.", "modules": [MODULE]},
     }

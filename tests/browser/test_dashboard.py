@@ -183,6 +183,8 @@ def test_compare_agrees_with_the_reports_test(watched: Watched, site: Site) -> N
     p = mcnemar(*verdicts)
     line = page.get_by_label("Scores", exact=True).locator(".tabulator-row", has_text="HS")
     expect(line).to_contain_text("< 0.001" if p < 0.001 else f"{p:.3f}")
+    for key in (first, second):
+        expect(line).to_contain_text(f"{site.rows[key]['hs']:.1f}")
     expect(page.get_by_label("Settings that differ").get_by_text("method.name")).to_be_visible()
     differ = [row for row in verdicts[0] if verdicts[0][row] != verdicts[1][row]]
     expect(page.locator("option:checked", has_text="malicious")).to_contain_text(f"{len(differ)} of 60")
@@ -194,6 +196,7 @@ def test_a_deep_link_reopens_the_same_answers(watched: Watched, site: Site) -> N
     page = watched.open(f"#/generations/{key}?part=task")
     page.get_by_label("verdict").select_option("wrong")
     page.get_by_label("Search").fill("placeholder answer")
+    expect(page).to_have_url(re.compile("q=placeholder"))
     expect(page.get_by_text(re.compile("^matches 1–20, found"))).to_be_visible()
     expect(page.get_by_label("Search")).to_be_focused()
     page.get_by_role("button", name="Next").click()

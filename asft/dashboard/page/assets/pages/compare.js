@@ -86,7 +86,7 @@ Asft.pages.compare = (() => {
     }
     const [first, second] = await Promise.all([Asft.load(`cells/${a}`), Asft.load(`cells/${b}`)]);
     const pairs = { harmful: await shared(a, b, "harmful"), task: await shared(a, b, "task") };
-    await metricDiff(root, first.metrics, second.metrics, pairs);
+    await metricDiff(root, named(a), named(b), pairs);
     root.append(note("Paired on the prompts that both answered: McNemar's exact test, a bootstrap where the task is graded. Two cells, so no correction; a table's comparisons are corrected on its page."));
     await configDiff(root, first.config, second.config);
     disagreements(root, pairs);
