@@ -46,9 +46,10 @@ class Analysis(Table):
 
     @cached_property
     def comparisons(self) -> tuple[Difference, ...]:
-        """Every row against each row of ``spec.compare_to``, per column and metric that has a good direction.
+        """Every row against each row of ``spec.compare_to``, per column and metric, corrected over the table.
 
-        p-values are corrected over all. The untouched models are no rows to compare. Two rows that both span the columns are compared once.
+        Neither the untouched models are compared, nor metrics without a good direction. Two rows that both span the
+        columns are compared once.
         """
         spec = self.spec
         rows = [name for name in spec.rows if not self.untouched(name)]
