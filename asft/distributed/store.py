@@ -18,13 +18,9 @@ class SharedStore(Store):
     def _own(self) -> Store:
         return Store(self.root)
 
-    def find(self, kind: str, key: str) -> Entry | None:
+    def find(self, kind: str, key: str, *, whole: bool = False) -> Entry | None:
         """See :meth:`Store.find`."""
-        return team().first(partial(self._own.find, kind, key))
-
-    def intact(self, kind: str, key: str) -> Entry | None:
-        """See :meth:`Store.intact`."""
-        return team().first(partial(self._own.intact, kind, key))
+        return team().first(partial(self._own.find, kind, key, whole=whole))
 
     def ensure(self, kind: str, settings: Mapping[str, Any], produce: Callable[[Path], dict[str, Any]]) -> Entry:
         """See :meth:`Store.ensure`; the first process alone computes the entry."""

@@ -203,7 +203,7 @@ class _Run:
     def train_stage(self, watchers: Sequence[TrainerCallback] = ()) -> Entry:
         """The fine-tuned weights: trained, or another method's, changed after the fact."""
         assert self.plan.train is not None, "only methods that train have weights of their own"
-        if finished := self.store.intact("stages/train", content_key(self.plan.train)):
+        if finished := self.store.find("stages/train", content_key(self.plan.train), whole=True):
             return finished
         # What a stage needs is made before its clock starts, so that its seconds are its own.
         self.context  # noqa: B018

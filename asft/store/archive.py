@@ -12,15 +12,15 @@ import re
 import shutil
 import tarfile
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, cast
 
 from filelock import FileLock
 
-from asft.store.entries import KINDS, SCHEMA, Store, content_key
-from asft.store.integrity import MANIFEST, DamagedEntry, check_contents, read_manifest, verifiable
+from asft.store.entries import KINDS, Store, content_key
+from asft.store.integrity import MANIFEST, SEAL, DamagedEntry, read_manifest, verifiable
 
 WEIGHTLESS = ("stages/mixture", "stages/generate", "cells", "measures")  # what a report and a new judgement need
 _PART = r"[A-Za-z0-9_][A-Za-z0-9_.-]*"
@@ -53,7 +53,7 @@ def export(store: Store, entries: Iterable[tuple[str, str]], file: Path) -> int:
     try:
         with tarfile.open(scratch, "w:gz", format=tarfile.USTAR_FORMAT) as archive:
             for kind, key in sorted(entries):
-                if (entry := store.check(kind, key)) is None or not verifiable(entry.manifest):
+                if (entry := store.read(kind, key, whole=True)) is None or not verifiable(entry.manifest):
                     continue
                 count += 1
                 for name in [*entry.manifest["files"], MANIFEST]:
@@ -70,6 +70,7 @@ def import_archive(store: Store, file: Path, *, max_gb: float = MAX_GB, max_file
     Raises:
         HostileArchive: naming the member that no export of ours would hold, or the limit that was passed.
         DamagedEntry: for an entry whose files are not those of its manifest.
+        ValueError: for one of another schema version.
     """
     scratch = store.root / f".import-{os.getpid()}"
     shutil.rmtree(scratch, ignore_errors=True)
@@ -85,26 +86,30 @@ def import_archive(store: Store, file: Path, *, max_gb: float = MAX_GB, max_file
 
 def _unpack(file: Path, target: Path, max_bytes: int, max_files: int) -> list[tuple[str, str]]:
     """Writes the members below ``target`` by names that were checked, and returns their entries."""
-    keys: dict[tuple[str, str], None] = {}
+    seen: dict[str, tuple[str, str]] = {}
     total = 0
+
+    def admitted(member: tarfile.TarInfo, path: str) -> tarfile.TarInfo | None:
+        nonlocal total
+        stream.allow(max(0, member.size))
+        entry, total = _entry_of(member), total + member.size
+        if member.name in seen:
+            raise HostileArchive(f"{member.name!r}: comes twice")
+        if len(seen) >= max_files:
+            raise HostileArchive(f"{file}: more than {max_files} files; raise --max-files if you trust it")
+        if total > max_bytes:
+            raise HostileArchive(f"{file}: more than {max_bytes / 1e9:g} GB unpacked; raise --max-gb if you trust it")
+        seen[member.name] = entry
+        return tarfile.data_filter(member, path).replace(mode=cast(int, None), mtime=cast(float, None), deep=False)
+
     try:
         with gzip.open(file) as unzipped:
             stream = _Limited(unzipped)
             with tarfile.open(fileobj=cast(IO[bytes], stream), mode="r|", bufsize=tarfile.BLOCKSIZE) as archive:
-                for number, member in enumerate(_members(archive, stream)):
-                    kind, key, name = _checked_name(member)
-                    total += member.size
-                    if number >= max_files:
-                        raise HostileArchive(f"{file}: more than {max_files} files; raise --max-files if you trust it")
-                    if total > max_bytes:
-                        raise HostileArchive(
-                            f"{file}: more than {max_bytes / 1e9:g} GB unpacked; raise --max-gb if you trust it"
-                        )
-                    keys[kind, key] = None
-                    _write(archive, member, target / kind / key / name)
+                archive.extractall(target, filter=admitted)
     except (tarfile.TarError, gzip.BadGzipFile, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise HostileArchive(f"{file}: not an archive of `asft store export` ({error})") from error
-    return list(keys)
+    return list(dict.fromkeys(seen.values()))
 
 
 class _Limited:
@@ -126,52 +131,31 @@ class _Limited:
         return data
 
 
-def _members(archive: tarfile.TarFile, stream: _Limited) -> Iterator[tarfile.TarInfo]:
-    """Members one by one, each member's bytes allowed when it comes."""
-    while (member := archive.next()) is not None:
-        stream.allow(max(0, member.size))
-        yield member
-
-
-def _checked_name(member: tarfile.TarInfo) -> tuple[str, str, str]:
-    """Kind, key and path inside the entry.
+def _entry_of(member: tarfile.TarInfo) -> tuple[str, str]:
+    """Kind and key of the entry that a member belongs to.
 
     Raises:
-        HostileArchive: for anything but a plain file of that form.
+        HostileArchive: for anything but a plain file of the form KIND/KEY/FILE.
     """
     if member.type not in (tarfile.REGTYPE, tarfile.AREGTYPE) or member.issparse() or member.size < 0:
         raise HostileArchive(f"{member.name!r}: not a plain file; links, folders and devices have no place here")
     match = _NAME.fullmatch(member.name)
     if match is None:
         raise HostileArchive(f"{member.name!r}: not of the form KIND/KEY/FILE with KIND one of {', '.join(KINDS)}")
-    return match[1], match[2], match[3]
-
-
-def _write(archive: tarfile.TarFile, member: tarfile.TarInfo, path: Path) -> None:
-    """Copies a member's bytes into a new file; the archive's modes, owners and times are not taken over."""
-    source = archive.extractfile(member)
-    assert source is not None, "a plain file has contents"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with path.open("xb") as file:
-            shutil.copyfileobj(source, file)
-    except FileExistsError:
-        raise HostileArchive(f"{member.name!r}: comes twice") from None
+    return match[1], match[2]
 
 
 def _check_entry(scratch: Path, kind: str, key: str) -> None:
     folder = scratch / kind / key
     manifest = read_manifest(folder)
-    if not verifiable(manifest) or "sha256" not in manifest:
+    if not verifiable(manifest) or SEAL not in manifest:
         raise DamagedEntry(f"{kind}/{key}: its manifest has no checksums")
-    if manifest.get("schema") != SCHEMA:
-        raise DamagedEntry(f"{kind}/{key}: store schema {manifest.get('schema')}, this version reads {SCHEMA}")
     if (manifest.get("kind"), manifest.get("key")) != (kind, key) or content_key(manifest["settings"]) != key:
         raise DamagedEntry(f"{kind}/{key}: its manifest is that of another entry")
     there = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     if there != {*manifest["files"], MANIFEST}:
         raise DamagedEntry(f"{kind}/{key}: holds other files than its manifest lists")
-    check_contents(folder, manifest)
+    Store(scratch).read(kind, key, whole=True)
 
 
 def _place(store: Store, folder: Path, kind: str, key: str) -> bool:
@@ -180,7 +164,7 @@ def _place(store: Store, folder: Path, kind: str, key: str) -> bool:
     final.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(final.parent / f".{key}.lock"):
         try:
-            if store.check(kind, key):
+            if store.read(kind, key, whole=True):
                 return False
         except DamagedEntry:
             store.set_aside(kind, key)

@@ -61,7 +61,7 @@ def _manifest(store: Store, kind: str, key: str) -> Mapping[str, Any]:
     """What an entry or an anchor says of itself, after a look at every byte of it."""
     if kind == ANCHORS:
         return read_meta(store.path(kind, key))
-    entry = store.check(kind, key)
+    entry = store.read(kind, key, whole=True)
     assert entry is not None, "its folder was just listed"
     return entry.manifest
 

@@ -97,46 +97,43 @@ class Store:
         """The folder of an entry, finished or not."""
         return self.root / kind / key
 
-    def find(self, kind: str, key: str) -> Entry | None:
-        """The finished entry, or None; one whose manifest or file sizes are wrong is not finished.
+    def read(self, kind: str, key: str, *, whole: bool = False) -> Entry | None:
+        """The finished entry, or None where there is none.
+
+        Args:
+            whole: look at every byte of it, not only at its manifest and its files' sizes.
 
         Raises:
+            DamagedEntry: naming the file that is not what was written.
             ValueError: when the entry was written by another schema version.
         """
+        folder = self.path(kind, key)
         try:
-            return self._read(kind, key)
-        except (FileNotFoundError, DamagedEntry):
+            manifest = read_manifest(folder)
+        except FileNotFoundError:
+            return None
+        if manifest.get("schema") != SCHEMA:
+            raise ValueError(
+                f"{folder}: written with store schema {manifest.get('schema')}, this version reads {SCHEMA}. "
+                "Choose another outputs= folder, or move this one away to compute it anew."
+            )
+        (check_contents if whole else check_sizes)(folder, manifest)
+        return Entry(folder, manifest)
+
+    def find(self, kind: str, key: str, *, whole: bool = False) -> Entry | None:
+        """As :meth:`read`, and None for a damaged entry: it is not finished."""
+        try:
+            return self.read(kind, key, whole=whole)
+        except DamagedEntry:
             return None
 
     def damage(self, kind: str, key: str) -> str | None:
         """What is wrong with an entry at first look, or None."""
         try:
-            self._read(kind, key)
-        except FileNotFoundError:
-            return None
+            self.read(kind, key)
         except DamagedEntry as error:
             return str(error)
         return None
-
-    def check(self, kind: str, key: str) -> Entry | None:
-        """The finished entry after a look at every byte of it, or None where there is none.
-
-        Raises:
-            DamagedEntry: naming the file that is not what was written.
-        """
-        try:
-            entry = self._read(kind, key)
-        except FileNotFoundError:
-            return None
-        check_contents(entry.path, entry.manifest)
-        return entry
-
-    def intact(self, kind: str, key: str) -> Entry | None:
-        """Like :meth:`find`, for an entry that something will be computed from: its contents are checked too."""
-        try:
-            return self.check(kind, key)
-        except DamagedEntry:
-            return None
 
     def ensure(self, kind: str, settings: Mapping[str, Any], produce: Callable[[Path], dict[str, Any]]) -> Entry:
         """The entry of these settings, computed by ``produce(folder)`` only where it is not finished yet.
@@ -149,7 +146,7 @@ class Store:
             DiskFull: when there is no room for the entry.
         """
         key = content_key(settings)
-        if entry := self.intact(kind, key):
+        if entry := self.find(kind, key, whole=True):
             return entry
         final = self.path(kind, key)
         final.parent.mkdir(parents=True, exist_ok=True)
@@ -157,7 +154,7 @@ class Store:
             log.info("waiting for %s/%s, which %s computes", kind, key, beat.where)
         with FileLock(final.parent / f".{key}.lock"):
             try:
-                if entry := self.check(kind, key):
+                if entry := self.read(kind, key, whole=True):
                     return entry
             except DamagedEntry as error:
                 log.warning("damaged: %s. Set aside in %s", error, self.set_aside(kind, key))
@@ -223,17 +220,6 @@ class Store:
     def set_aside(self, kind: str, key: str) -> Path:
         """Moves a damaged entry to ``damaged/`` and returns where; the next run computes it anew."""
         return set_aside(self.path(kind, key), self.root / "damaged" / kind)
-
-    def _read(self, kind: str, key: str) -> Entry:
-        folder = self.path(kind, key)
-        manifest = read_manifest(folder)
-        if manifest.get("schema") != SCHEMA:
-            raise ValueError(
-                f"{folder}: written with store schema {manifest.get('schema')}, this version reads {SCHEMA}. "
-                "Choose another outputs= folder, or move this one away to compute it anew."
-            )
-        check_sizes(folder, manifest)
-        return Entry(folder, manifest)
 
     def record_failure(self, key: str, message: str, config: Mapping[str, Any], traceback: str) -> None:
         """Keeps why a cell failed until it succeeds."""

@@ -40,7 +40,7 @@ class NoRoom(TrainerCallback):
 
 
 def adapter(entry: Entry, outputs: Path) -> tuple[Entry, dict[str, torch.Tensor]]:
-    found = Store(outputs).check("stages/train", entry.result["stages"]["train"]["key"])
+    found = Store(outputs).read("stages/train", entry.result["stages"]["train"]["key"], whole=True)
     assert found is not None
     return found, load_file(found.path / "adapter_model.safetensors")
 

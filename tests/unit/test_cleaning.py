@@ -45,8 +45,8 @@ def test_without_an_experiment_no_entry_goes(tmp_path: Path) -> None:
     store = filled(tmp_path)
     for found in list(removable(store, None)):
         remove(found)
-    assert store.check("cells", ONE)
-    assert store.check("cells", TWO)
+    assert store.read("cells", ONE, whole=True)
+    assert store.read("cells", TWO, whole=True)
     assert names(store) == set()
 
 
@@ -55,7 +55,7 @@ def test_entries_that_the_experiment_does_not_name_go(tmp_path: Path) -> None:
     assert f"cells/{TWO}" in names(store, {("cells", ONE)})
     for found in list(removable(store, {("cells", ONE)})):
         remove(found)
-    assert store.check("cells", ONE)
+    assert store.read("cells", ONE, whole=True)
     assert store.find("cells", TWO) is None
 
 
@@ -66,7 +66,7 @@ def test_verify_reads_every_byte_and_tells_old_entries_apart(tmp_path: Path) -> 
     before = path.stat()
     path.write_text("y")
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns + 1))
-    old = store.check("cells", TWO)
+    old = store.read("cells", TWO, whole=True)
     assert old is not None
     manifest = {name: value for name, value in old.manifest.items() if name not in {"files", "sha256"}}
     write_json(old.path / MANIFEST, manifest)

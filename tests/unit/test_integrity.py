@@ -63,13 +63,13 @@ def test_damage_is_named_set_aside_and_computed_anew(
     harm(first.path / file)
     store = Store(tmp_path)
     with pytest.raises(DamagedEntry, match=reason) as caught:
-        store.check("cells", KEY)
+        store.read("cells", KEY, whole=True)
     assert file in str(caught.value)
-    assert store.intact("cells", KEY) is None
+    assert store.find("cells", KEY, whole=True) is None
     with caplog.at_level(logging.WARNING, "asft"):
         again = entry(tmp_path)
     assert again.result == {"value": 1}
-    assert store.intact("cells", KEY) is not None
+    assert store.find("cells", KEY, whole=True) is not None
     assert (tmp_path / "damaged" / "cells" / f"{KEY}-1").is_dir()
     assert file in caplog.text
     assert reason in caplog.text
@@ -88,7 +88,7 @@ def test_an_entry_without_checksums_is_read_and_not_called_damaged(tmp_path: Pat
     first = entry(tmp_path)
     old = {name: value for name, value in first.manifest.items() if name not in {"files", "sha256"}}
     (first.path / MANIFEST).write_text(json.dumps(old))
-    again = Store(tmp_path).intact("cells", KEY)
+    again = Store(tmp_path).find("cells", KEY, whole=True)
     assert again is not None
     assert again.result == {"value": 1}
 
