@@ -10,7 +10,7 @@ EXTRAS := dev,joblib,slurm,browser,docs,tensorboard,workspaces,jailbreaks
 PAPER := table1 table2 table3 table4 table5 table6 table7 table8 fig1 fig3 fig4a fig4b fig4c full ratios seeds safe_lora_k
 DATA ?= ../shared/data/asft_official
 
-.PHONY: setup demo demo-real results results-smollm2 test test-fast wheels bench bench-dashboard bench-processes bench-sweep docs screenshots lint clean
+.PHONY: setup demo demo-real results results-smollm2 test test-fast test-nightly wheels bench bench-dashboard bench-processes bench-sweep docs screenshots lint clean
 
 setup: $(DEV) $(SMOLLM) ## everything that development needs
 
@@ -51,7 +51,10 @@ test: $(DEV) $(SMOLLM)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-fast: $(DEV)
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow and not real"
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow and not real and not nightly"
+
+test-nightly: $(DEV) $(SMOLLM) ## what takes long: the embedded pair built and attacked, the wheel with its dependencies, twenty kills
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist load -m nightly
 
 results: $(RUN) ## every table and figure on the embedded pair, then docs/results.md; under three hours on two cores
 	for name in $(PAPER); do $(BIN)/asft run -m experiment=$$name || exit 1; done

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,8 @@ from asft.cells.job import Job
 
 REPOSITORY = Path(__file__).parent.parent
 OFFICIAL = Path(os.environ.get("ASFT_TEST_DATA", REPOSITORY.parent / "shared" / "data" / "asft_official"))
+
+nightly = partial(pytest.param, marks=pytest.mark.nightly)  # a parameter that `make test-nightly` alone tries
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]
 Asft = Callable[..., tuple[int, str, str]]
@@ -139,6 +143,7 @@ def asft(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tm
     return run
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest file first, so that with several workers it does not run alone at the end (see the Makefile)."""
-    items.sort(key=lambda item: "test_demo" not in item.nodeid)
+def pytest_collection_finish() -> None:
+    """What imports left behind stays: the collections that follow each cell need not look through it."""
+    gc.collect()
+    gc.freeze()

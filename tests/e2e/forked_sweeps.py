@@ -1,9 +1,9 @@
 """Whole sweeps as children of one warm process, so that starting one twenty times costs no imports.
 
-Usage: forked_sweeps.py (kill | crowd | limited | tmpfs) OUTPUTS OVERRIDES_JSON. Prints one JSON object.
+Usage: forked_sweeps.py (kill NUMBER | crowd | limited | tmpfs) OUTPUTS OVERRIDES_JSON. Prints one JSON object.
 
-``kill`` runs a sweep undisturbed, then kills sweeps at twenty random moments, every other one soon after a training has
-saved a checkpoint, and starts each again; ``crowd`` runs one sweep in four processes at once; ``limited`` runs one
+``kill`` runs a sweep undisturbed, then kills sweeps at so many random moments, every other one soon after a training
+has saved a checkpoint, and starts each again; ``crowd`` runs one sweep in three processes at once; ``limited`` runs one
 whose files may not grow beyond a few kilobytes and ``tmpfs`` one on a file system of a few hundred (mounting it takes
 root's rights), then both once more with room.
 """
@@ -31,7 +31,7 @@ from asft.store.cleaning import verify
 from asft.store.entries import KINDS, Store
 from asft.store.integrity import MANIFEST
 
-KILLS, CROWD = 20, 4
+CROWD = 3
 FILE_LIMIT = 9_000  # bytes; row files and what Hydra writes of a job are smaller, an adapter is larger
 DISK_LIMIT = "256k"  # the first cells' stages fit, the last ones' do not
 
@@ -90,21 +90,21 @@ def saved(outputs: Path) -> bool:
     return any((outputs / "stages" / "train").glob(f".*.resume/checkpoint-*/{MANIFEST}"))
 
 
-def kill(outputs: Path, overrides: list[str]) -> dict[str, Any]:
+def kill(outputs: Path, overrides: list[str], total: int) -> dict[str, Any]:
     rng = random.Random(20)
     began = time.monotonic()
     assert finish(start(overrides, outputs / "undisturbed")) == 0
     length = time.monotonic() - began
     wanted = outcome(outputs / "undisturbed")
     kills, rounds, recomputed, partly = 0, 0, [], 0
-    while kills < KILLS:
+    while kills < total:
         folder = outputs / f"round{rounds}"
         rounds += 1
         while True:
             before = times(folder)
             child = start(overrides, folder)
             delay = rng.uniform(0, length) if kills % 2 else rng.uniform(0, 0.1)
-            done = wait(child, delay, None if kills % 2 else folder) if kills < KILLS else wait(child, float("inf"))
+            done = wait(child, delay, None if kills % 2 else folder) if kills < total else wait(child, float("inf"))
             length *= 0.7 if done else 1.1  # a sweep that goes on has less to do: kills must keep hitting it
             if not done:
                 os.kill(child, signal.SIGKILL)
@@ -187,4 +187,5 @@ def _with_and_without_room(
 if __name__ == "__main__":
     torch.set_num_threads(1)  # a forked child must find no threads
     what = {"kill": kill, "crowd": crowd, "limited": limited, "tmpfs": tmpfs}[sys.argv[1]]
-    print(json.dumps(what(Path(sys.argv[2]), json.loads(sys.argv[3]))))
+    *numbers, folder, settings = sys.argv[2:]
+    print(json.dumps(what(Path(folder), json.loads(settings), *map(int, numbers))))

@@ -180,11 +180,3 @@ class TestSweep:
         report = cli("report", *options, "model.recipe.safe_lora_modules=99")
         assert report.returncode == 0
         assert "failed" in report.stdout
-
-    def test_joblib_launcher_gives_the_same_cells(self, cli: Cli, pair_overrides: list[str]) -> None:
-        pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
-        options = ["experiment=table2", *pair_overrides, "method=sft,asft", "attack.p=0.5"]
-        shown = cli("run", "-m", *options, "hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
-        assert shown.returncode == 0, shown.stderr
-        again = cli("run", "-m", *options)
-        assert "2 cells, 2 finished already" in again.stderr

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import Cli
+from conftest import Cli, nightly
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import (
     AutoTokenizer,
@@ -186,8 +186,14 @@ def small(tmp_path: Path, words: list[str]) -> Job:
     return enumerate_cells([*words, f"outputs={tmp_path / 'outputs'}"], sweep=False).cells[0]
 
 
-@pytest.mark.parametrize("protocol", ["clean", "official"])
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize(
+    ("name", "protocol"),
+    [
+        *((name, "clean") for name in FAMILIES),
+        ("llama2_7b", "official"),
+        *(nightly(name, "official") for name in FAMILIES if name != "llama2_7b"),
+    ],
+)
 def test_a_family_runs_through_the_yaml_of_its_large_pair(
     pairs: dict[str, Path], official: Path, tmp_path: Path, name: str, protocol: str
 ) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Cli
+from conftest import Cli, nightly
 from forked import run_script
 
 pytestmark = pytest.mark.slow
@@ -18,7 +18,7 @@ LONGER = ["training.epochs=4", "attack.n=48", "checkpoint_every=0.05"]
 
 
 def forked(what: str, tmp_path: Path, overrides: list[str]) -> dict[str, Any]:
-    return run_script(SCRIPT, what, str(tmp_path / what), json.dumps(overrides))
+    return run_script(SCRIPT, *what.split(), str(tmp_path / "store"), json.dumps(overrides))
 
 
 @pytest.fixture
@@ -37,23 +37,24 @@ def sweep(pair_overrides: list[str]) -> list[str]:
     ]
 
 
-def test_twenty_kills_change_no_metric_and_repeat_no_finished_stage(tmp_path: Path, sweep: list[str]) -> None:
-    found = forked("kill", tmp_path, sweep)
-    assert found["kills"] == 20
+@pytest.mark.parametrize("kills", [3, nightly(20)])
+def test_kills_change_no_metric_and_repeat_no_finished_stage(kills: int, tmp_path: Path, sweep: list[str]) -> None:
+    found = forked(f"kill {kills}", tmp_path, sweep)
+    assert found["kills"] == kills
     assert found["cells"] == 3
     assert found["recomputed"] == []
     assert found["kills_between_checkpoints"] > 0, "some kills fell into a training that had saved a checkpoint"
 
 
-def test_four_processes_train_each_cell_once(tmp_path: Path, sweep: list[str]) -> None:
-    found = forked("crowd", tmp_path, [*sweep, "seed=0,1"])
-    assert found["codes"] == [0, 0, 0, 0]
-    assert found["cells"] == 6
-    assert list(found["trained"].values()) == [1, 1, 1, 1], "sft and asft under two seeds; Safe LoRA trains nothing"
+def test_three_processes_train_each_cell_once(tmp_path: Path, sweep: list[str]) -> None:
+    found = forked("crowd", tmp_path, sweep)
+    assert found["codes"] == [0, 0, 0]
+    assert found["cells"] == 3
+    assert list(found["trained"].values()) == [1, 1], "sft and asft; Safe LoRA trains nothing"
     assert found["workers"] > 1, "the cells were shared out"
 
 
-@pytest.mark.parametrize("way", ["limited", "tmpfs"])
+@pytest.mark.parametrize("way", ["limited", nightly("tmpfs")])
 def test_a_full_disk_is_told_and_the_store_still_verifies(way: str, tmp_path: Path, sweep: list[str]) -> None:
     if way == "tmpfs" and subprocess.run(["unshare", "-m", "true"], capture_output=True, check=False).returncode:
         pytest.skip("mounting a small file system takes root's rights")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Cli
+from conftest import Cli, nightly
 
 from asft.cells.compose import config_dir, enumerate_cells, one_line, threads_per_worker
 from asft.cells.job import Job
@@ -28,7 +28,7 @@ def scores(jobs: list[Job], outputs: Path) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", PLUGINS)
+@pytest.mark.parametrize("name", ["workers", *(nightly(name) for name in ("jobs", "ray_workers"))])
 def test_a_launcher_gives_the_scores_of_a_plain_sweep(
     name: str, cli: Cli, pair_overrides: list[str], tmp_path: Path
 ) -> None:

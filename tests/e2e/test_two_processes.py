@@ -129,6 +129,7 @@ def test_after_a_killed_process_the_same_command_goes_on_to_the_same_weights(
     assert not list((outputs / "kill" / "stages/train").glob(".*.tmp-*"))
 
 
+@pytest.mark.nightly
 def test_torchrun_starts_one_program_and_ends_it(pair_overrides: list[str], tmp_path: Path) -> None:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "asft"]
     done = subprocess.run(
