@@ -24,12 +24,12 @@ def test_a_table_is_verified_exported_imported_and_cleaned(
     for item in distinct(enumerate_cells(options, sweep=True).cells).values():
         run_cell(item)
     outputs = tmp_path / "outputs"
-    assert "10 entries are whole, 0 damaged" in asft("store", "verify", f"outputs={outputs}")[1]
+    assert "13 entries are whole, 0 damaged" in asft("store", "verify", f"outputs={outputs}")[1]
 
     assert asft("store", "export", "table.tar.gz", *options)[0] == 0
     (tmp_path / "elsewhere").mkdir()
     elsewhere = f"outputs={tmp_path / 'elsewhere'}"
-    assert "8 entries imported, 0 were here already" in asft("store", "import", "table.tar.gz", elsewhere)[1]
+    assert "11 entries imported, 0 were here already" in asft("store", "import", "table.tar.gz", elsewhere)[1]
     assert "3 of 3 cells done" in asft("status", *options, elsewhere)[1]
     assert asft("report", *options, elsewhere)[0] == 0
 
