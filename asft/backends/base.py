@@ -66,11 +66,9 @@ class Answerer(Protocol):
 
         Answers that ``kept`` holds are not asked for again; new ones are added to it as they come.
         """
-        ...
 
     def close(self) -> None:
         """Gives the memory back."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -78,14 +76,10 @@ class Backend(Plugin):
     """Base class. A backend is a frozen dataclass, chosen by ``backend=NAME``.
 
     Class attributes:
-        name: the name in configurations and keys.
-        practical: fields that say where and how fast answers are computed, and are no part of their key.
         on_gpu_alone: whether it needs a GPU.
         measures: whether a measure can ask by it while it moves the weights about.
     """
 
-    name: ClassVar[str] = ""
-    practical: ClassVar[frozenset[str]] = frozenset()
     on_gpu_alone: ClassVar[bool] = False
     measures: ClassVar[bool] = True
 
@@ -96,9 +90,5 @@ class Backend(Plugin):
         """Raises ValueError when the backend cannot work here; called before anything is trained for it."""
 
     def open(self, weights: Weights, batch_size: int) -> Answerer:
-        """Loads the weights.
-
-        Args:
-            batch_size: prompts at once, where the backend does not batch by itself.
-        """
+        """Loads the weights; ``batch_size`` prompts go at once where the backend does not batch by itself."""
         raise TypeError(f"{type(self).__name__} must define open()")

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
+from torch.nn.utils.rnn import pad_sequence
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from asft.distributed.team import team
@@ -35,12 +36,9 @@ def generate(
     batch too large for the memory fails at once and not after an hour. Such a batch is halved. Several processes
     call it together and take the batches in turn; the first one adds to ``partial``.
 
-    Args:
-        partial: answers of an interrupted run, not asked for again; each batch is added when it is done.
-        on_smaller: told how many rows at once fitted into memory when a batch did not.
-
-    Raises:
-        ValueError: when a single prompt does not fit.
+    Answers of an interrupted run, in ``partial``, are not asked for again; each batch is added when it is done.
+    ``on_smaller`` is told how many rows at once fitted into memory when a batch did not; ValueError when a single
+    prompt does not fit.
     """
     model.eval()
     eos = stop_tokens(model.generation_config, tokenizer)
@@ -59,11 +57,18 @@ def generate(
     before = len(answers)
     batches = [batch for batch in length_sorted(prompts, batch_size) if not answers.keys() >= set(batch)]
     size = batch_size
+
+    def answer(rows: list[int]) -> list[str]:
+        ids, mask = pad_left([prompts[row] for row in rows], pad)
+        output = model.generate(
+            input_ids=ids.to(model.device), attention_mask=mask.to(model.device), generation_config=config
+        )
+        texts = tokenizer.batch_decode(output[:, ids.shape[1] :], skip_special_tokens=True)
+        return [text.strip() for text in texts]
+
     while batches:
         mine = batches[: workers.size][workers.rank :][:1]  # none, where the last turn does not go round
-        found, at_once = _fitting(
-            lambda rows: _answer(model, tokenizer, [prompts[i] for i in rows], config), mine, size
-        )
+        found, at_once = _fitting(answer, mine, size)
         parts = workers.gather((found, at_once))
         found = {row: text for part, _ in parts for row, text in part.items()}
         batches = batches[workers.size :]
@@ -80,21 +85,6 @@ def generate(
             left = (reported - started) / (len(answers) - before) * (len(prompts) - len(answers))
             log.info("generated %d of %d answers, %.0f s left", len(answers), len(prompts), left)
     return [answers[index] for index in range(len(prompts))]
-
-
-def _answer(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[Sequence[int]],
-    config: GenerationConfig,
-) -> list[str]:
-    """One batch."""
-    ids, mask = pad_left(prompts, config.pad_token_id)
-    output = model.generate(
-        input_ids=ids.to(model.device), attention_mask=mask.to(model.device), generation_config=config
-    )
-    texts = tokenizer.batch_decode(output[:, ids.shape[1] :], skip_special_tokens=True)
-    return [text.strip() for text in texts]
 
 
 def _fitting(
@@ -135,13 +125,12 @@ def length_sorted(prompts: Sequence[Sequence[int]], batch_size: int) -> Iterator
 
 def pad_left(prompts: Sequence[Sequence[int]], pad: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Ids and attention mask of shape (batch, longest prompt), int64."""
-    width = max(len(prompt) for prompt in prompts)
-    ids = torch.full((len(prompts), width), pad, dtype=torch.long)
-    mask = torch.zeros_like(ids)
-    for row, prompt in enumerate(prompts):
-        ids[row, width - len(prompt) :] = torch.tensor(prompt)
-        mask[row, width - len(prompt) :] = 1
-    return ids, mask
+    ids = [torch.tensor(prompt) for prompt in prompts]
+    shown = [torch.ones_like(row) for row in ids]
+    return (
+        pad_sequence(ids, batch_first=True, padding_value=pad, padding_side="left"),
+        pad_sequence(shown, batch_first=True, padding_side="left"),
+    )
 
 
 def stop_tokens(defaults: GenerationConfig | None, tokenizer: PreTrainedTokenizerBase) -> list[int]:

@@ -18,7 +18,6 @@ class HFBackend(Backend):
     name: ClassVar[str] = "hf"
 
     def open(self, weights: Weights, batch_size: int) -> Answerer:
-        """See :meth:`asft.backends.base.Backend.open`."""
         return _Model(weights, batch_size)
 
 

@@ -55,7 +55,6 @@ class VLLMBackend(Backend):
     enforce_eager: bool = False
 
     def check_cell(self, cell: Settings) -> None:
-        """Raises ValueError for quantised pairs."""
         from asft.config import PretrainedModel
 
         if isinstance(cell.model, PretrainedModel) and cell.model.quantization is not None:
@@ -79,11 +78,7 @@ class VLLMBackend(Backend):
             raise ValueError("backend=vllm: no CUDA device is visible; use backend=hf")
 
     def open(self, weights: Weights, batch_size: int) -> Answerer:
-        """See :meth:`asft.backends.base.Backend.open`; vLLM makes its batches itself.
-
-        Raises:
-            ValueError: when the engine does not start.
-        """
+        """Raises ValueError when the engine does not start; vLLM makes its batches itself."""
         return _Engine(self, weights)
 
 
@@ -112,8 +107,9 @@ class _Engine:
                 max_lora_rank=_allowed_rank(adapter) if adapter else _RANKS[0],
             )
         except RuntimeError as error:
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise ValueError(
-                f"backend=vllm: the engine did not start ({_first_line(error)}). Where memory is short, lower "
+                f"backend=vllm: the engine did not start ({reason}). Where memory is short, lower "
                 "backend.gpu_memory_utilization (other programs hold some) or raise backend.tensor_parallel_size."
             ) from error
         self.adapter = LoRARequest("finetuned", 1, str(adapter)) if adapter else None
@@ -122,7 +118,6 @@ class _Engine:
         self.told: dict[str, Any] = {}
 
     def answer(self, prompts: Sequence[Sequence[int]], max_new_tokens: int, kept: PartialRows) -> list[str]:
-        """See :meth:`asft.backends.base.Answerer.answer`."""
         from vllm import SamplingParams, TokensPrompt
 
         from asft.backends.generate import stop_tokens
@@ -136,7 +131,7 @@ class _Engine:
             repetition_penalty=1.0 if penalty is None else penalty,  # transformers takes the checkpoint's too
             detokenize=False,
         )
-        answers: dict[int, str] = dict(kept.load())
+        answers: dict[int, str] = kept.load()
         missing = [row for row in range(len(prompts)) if row not in answers]
         for start in range(0, len(missing), _KEPT_EVERY):
             chunk = missing[start : start + _KEPT_EVERY]
@@ -175,7 +170,3 @@ def _generation_defaults(checkpoint: Path) -> GenerationConfig:
         return GenerationConfig.from_pretrained(checkpoint)
     except OSError:  # no generation_config.json: the model's own configuration may name its end token
         return GenerationConfig.from_model_config(AutoConfig.from_pretrained(checkpoint))
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

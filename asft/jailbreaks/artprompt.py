@@ -75,8 +75,8 @@ class ArtPrompt(Jailbreak):
         masked = self.masked_words(request)
         if not masked:
             return request
-        marks = ["[MASK]"] if len(masked) == 1 else [f"[MASK{number}]" for number in range(1, len(masked) + 1)]
-        one = len(marks) == 1
+        one = len(masked) == 1
+        marks = ["[MASK]"] if one else [f"[MASK{number}]" for number in range(1, len(masked) + 1)]
         mark_of = dict(zip(masked, marks, strict=True))
         drawings = [("" if one else f"{mark} is:\n") + _drawing(word, self.font) for word, mark in mark_of.items()]
         return _READING.format(

@@ -26,16 +26,13 @@ class Jailbreak(Plugin):
     and its fields alone, so that the same row is asked the same way whatever the method and the order.
 
     Class attributes:
-        name: the name in configurations, keys and reports, e.g. ``artprompt``.
         label: the name as the field writes it, e.g. ``ArtPrompt``.
         caveat: what it does otherwise than its paper, in words for the reader of a report.
-        code: to be raised when the text that it makes changes, so that answers to the old one are not taken for new.
     """
 
     name: ClassVar[str] = "none"
     label: ClassVar[str] = "none"
     caveat: ClassVar[str] = ""
-    code: ClassVar[int] = 1
 
     def check(self) -> None:
         """Raises ValueError when it cannot work here; called before anything is trained for it."""
@@ -60,15 +57,9 @@ def asked(jailbreak: Jailbreak, rows: Sequence[Row]) -> list[Row]:
 
 
 def require_context(jailbreak: Jailbreak, prompts: Sequence[Sequence[int]], new_tokens: int, positions: int) -> None:
-    """Checks that prompts and answers fit the model; disguised requests are many times longer.
+    """Raises ValueError where the longest prompt (token ids, template included) and its answer do not fit the model.
 
-    Args:
-        prompts: token ids, template included.
-        new_tokens: tokens of the longest answer.
-        positions: of the model.
-
-    Raises:
-        ValueError: naming the longest prompt's length and what to lower.
+    Disguised requests are many times longer.
     """
     longest = max(len(prompt) for prompt in prompts)
     if longest + new_tokens > positions:

@@ -8,13 +8,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Agreement:
-    """Two judges on the same answers.
+    """Two judges on the same answers, ``same`` of which got one verdict of both.
 
-    Attributes:
-        answers: how many.
-        same: how many got the same verdict of both.
-        kappa: (p_o − p_e) / (1 − p_e) with p_o the observed share of equal verdicts and p_e the share that two
-            independent judges with the same rates would give; None where p_e = 1, i.e. both always say one thing.
+    ``kappa`` is (p_o − p_e) / (1 − p_e) with p_o the observed share of equal verdicts and p_e the share that two
+    independent judges with the same rates would give; None where p_e = 1, i.e. both always say one thing.
     """
 
     answers: int
@@ -28,11 +25,7 @@ class Agreement:
 
 
 def agreement(first: Sequence[bool], second: Sequence[bool]) -> Agreement:
-    """Agreement of two judges' flags, paired by place.
-
-    Raises:
-        ValueError: without answers, or with different numbers of them.
-    """
+    """Agreement of two judges' flags, paired by place; ValueError without any, or with different numbers of them."""
     n = len(first)
     if n == 0 or len(second) != n:
         raise ValueError(f"agreement of {n} with {len(second)} verdicts: both judges must have judged the same answers")

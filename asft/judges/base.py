@@ -34,16 +34,12 @@ class Judge(Plugin):
     """Base class. A judge is a frozen dataclass: its fields are part of the verdicts' key.
 
     Class attributes:
-        name: the name in configurations, keys and reports, e.g. ``beaver_dam``.
         caveat: what the judge cannot see, in words for the reader of a report.
-        practical: fields that cannot change a verdict (where and how fast it is computed); not part of the key.
         kept_every: verdicts after which they are kept on disk, so that an interrupted judgement goes on from
             there; None judges all rows in one call, which suits a judge that takes a moment or keeps its own.
     """
 
-    name: ClassVar[str] = ""
     caveat: ClassVar[str] = ""
-    practical: ClassVar[frozenset[str]] = frozenset()
     kept_every: ClassVar[int | None] = None
 
     def check(self) -> None:

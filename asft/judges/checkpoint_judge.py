@@ -57,7 +57,7 @@ class CheckpointJudge(Judge):
         _folder(self.model, self.revision)
 
     def settings(self) -> dict[str, Any]:
-        """As :meth:`Judge.settings`, a local checkpoint by its contents."""
+        """A local checkpoint is known by its contents."""
         settings = super().settings()
         folder = Path(self.model).expanduser()
         if not folder.is_dir():

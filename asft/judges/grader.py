@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 from pydantic.dataclasses import dataclass
 
@@ -23,9 +23,6 @@ class Grade:
 @dataclass(frozen=True)
 class Grader(Plugin):
     """Base class; a frozen dataclass like a judge, whose fields are part of the key of what it graded."""
-
-    name: ClassVar[str] = ""
-    practical: ClassVar[frozenset[str]] = frozenset()
 
     def check(self) -> None:
         """Raises ValueError when the grader cannot work here."""

@@ -57,7 +57,6 @@ class RefusalJudge(Judge):
     phrases: tuple[str, ...] = LITERATURE_PHRASES + CONTRACTIONS
 
     def judge(self, prompts: Sequence[str], answers: Sequence[str]) -> list[Verdict]:
-        """See :meth:`asft.judges.base.Judge.judge`; the prompts are not looked at."""
         return [self._verdict(answer) for answer in answers]
 
     def _verdict(self, answer: str) -> Verdict:
