@@ -4,24 +4,16 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from asft.dashboard.script import write_data
-from asft.report.costs import flatten
-from asft.store.entries import CONFIG_FILE, HARMFUL_FILE, HISTORY_FILE, TASK_FILE, Entry, Store, read_jsonl
+from asft.report.charts import CURVES
+from asft.store.entries import HARMFUL_FILE, HISTORY_FILE, TASK_FILE, Entry, Store, read_jsonl
 
 PIECE = 500  # answers a data file; the page loads one after the other, and only those it needs
 PARTS = {"harmful": HARMFUL_FILE, "task": TASK_FILE}
-# The page's name of a curve, and its name in the training log.
-CURVES = {
-    "loss": "loss",
-    "penalty": "asft/penalty",
-    "along": "asft/norm_along",
-    "orthogonal": "asft/norm_orthogonal",
-}
 _KEY = re.compile(r"[0-9a-f]{20}")
 
 Row = dict[str, Any]
@@ -33,10 +25,25 @@ def finished_keys(store: Store) -> list[str]:
     return sorted(path.name for path in folder.iterdir() if _KEY.fullmatch(path.name)) if folder.is_dir() else []
 
 
-def read_config(entry: Entry) -> dict[str, Any]:
-    """The resolved configuration that a finished cell keeps."""
-    config: dict[str, Any] = json.loads((entry.path / CONFIG_FILE).read_text())
-    return config
+def write_data(folder: Path, name: str, value: Any) -> None:
+    """Writes ``data/<name>.js``, which hands ``value`` to the page: one opened from disk may not fetch JSON.
+
+    JSON with NaN and infinities is valid JavaScript; the file is renamed into place, since a page may be reading.
+    """
+    path = folder / "data" / f"{name}.js"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.with_name(f".{path.name}")
+    body = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    scratch.write_text(f"Asft.put({json.dumps(name)},{body});\n", encoding="utf-8")
+    scratch.replace(path)
+
+
+def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """A configuration as dotted keys and their values as text."""
+    flat: dict[str, str] = {}
+    for key, value in config.items():
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": str(value)}
+    return flat
 
 
 def cell_row(entry: Entry, config: dict[str, Any]) -> Row:
@@ -124,7 +131,7 @@ def write_curve(site: Path, store: Store, train: str) -> bool:
     if not path.is_file():
         return False
     logged = [row for row in read_jsonl(path) if "loss" in row]
-    lines = {name: [row.get(source) for row in logged] for name, source in CURVES.items()}
+    lines = {name: [row.get(name) for row in logged] for name in CURVES}
     drawn = {name: line for name, line in lines.items() if any(value is not None for value in line)}
     write_data(site, f"curves/{train}", {"step": [row["step"] for row in logged], **drawn})
     return True

@@ -12,11 +12,10 @@ from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
 
-from asft.dashboard.cells import Row, cell_row, finished_keys, name_judges, read_config, write_cell, write_curve
-from asft.dashboard.script import write_data
+from asft.dashboard.cells import Row, cell_row, finished_keys, name_judges, write_cell, write_curve, write_data
 from asft.dashboard.tables import Experiment, experiment_page, landscape_data
 from asft.report import charts
-from asft.store.entries import Store
+from asft.store.entries import CONFIG_FILE, Entry, Store
 from asft.store.heartbeat import SUFFIX
 
 PAGES = ("overview", "table", "pareto", "curves", "compare", "generations", "landscape", "anchor")
@@ -52,7 +51,6 @@ class Site:
     def __init__(self, store: Store, experiments: Sequence[Experiment], folder: Path, *, live: bool = False) -> None:
         self.store, self.experiments, self.folder, self.live = store, experiments, folder, live
         self.rows: dict[str, Row] = {}
-        self._curves: set[str] = set()
         lay_out(folder)
 
     @property
@@ -63,7 +61,8 @@ class Site:
     def build(self) -> SiteCounts:
         """Writes everything the store has by now; the index last, so that it names nothing that is not there yet."""
         for key in finished_keys(self.store):
-            self._add_cell(key)
+            if key not in self.rows and (entry := self.store.find("cells", key)):
+                self._add_cell(entry)
         overview, failures = self._write_tables(), self._failures()
         self.write_running()
         rows = name_judges(list(self.rows.values()))
@@ -102,22 +101,13 @@ class Site:
         jobs = (job for sweep in sweeps for job in sweep.cells if job.key == key)
         return next((", ".join(f"{axis}={value}" for axis, value in job.axes.items()) for job in jobs), key)
 
-    def _add_cell(self, key: str) -> None:
-        if key in self.rows:
-            return
-        entry = self.store.find("cells", key)
-        if entry is None:
-            return
-        config = read_config(entry)
+    def _add_cell(self, entry: Entry) -> None:
+        config = json.loads((entry.path / CONFIG_FILE).read_text())
         row = cell_row(entry, config)
         write_cell(self.folder, entry, config)
-        train = row["train"]
-        if train and train not in self._curves:
-            if write_curve(self.folder, self.store, train):
-                self._curves.add(train)
-            else:
-                row["train"] = None
-        self.rows[key] = row
+        if row["train"] and not write_curve(self.folder, self.store, row["train"]):
+            row["train"] = None
+        self.rows[entry.path.name] = row
 
     def _write_tables(self) -> list[dict[str, Any]]:
         overview = []
@@ -146,8 +136,7 @@ class Site:
         found = []
         for key in sorted(path.name for path in (self.store.root / "measures").glob("[0-9a-f]*")):
             entry = self.store.find("measures", key)
-            data = landscape_data(entry) if entry else None
-            if data is not None:
+            if entry and (data := landscape_data(entry)):
                 write_data(self.folder, f"landscapes/{key}", data)
                 found.append({"key": key, "title": data["title"]})
         return sorted(found, key=lambda line: line["title"])
@@ -157,11 +146,8 @@ class Site:
         names = []
         for path in sorted(self.store.root.glob("reports/anchor_*/spectrum.json")):
             spectrum = json.loads(path.read_text())
-            write_data(
-                self.folder,
-                f"anchors/{path.parent.name}",
-                {**spectrum, "rows": charts.eigenvalues(spectrum["modules"])},
-            )
+            shown = {**spectrum, "rows": charts.eigenvalues(spectrum["modules"])}
+            write_data(self.folder, f"anchors/{path.parent.name}", shown)
             names.append(path.parent.name)
         return names
 
@@ -183,10 +169,8 @@ def lay_out(folder: Path) -> None:
     shutil.rmtree(folder / "data", ignore_errors=True)
     with as_file(files("asft.dashboard") / "page") as page:
         shutil.copytree(page, folder, dirs_exist_ok=True)
-    vega, mark = (
-        folder / "assets" / "vega.js",
-        f"// Vega, BSD-3-Clause, by vl-convert-python {version('vl-convert-python')}\n",
-    )
+    vega = folder / "assets" / "vega.js"
+    mark = f"// Vega, BSD-3-Clause, by vl-convert-python {version('vl-convert-python')}\n"
     if not (vega.is_file() and vega.read_text(encoding="utf-8").startswith(mark)):  # it takes seconds to make
         vega.write_text(mark + charts.library(), encoding="utf-8")
 

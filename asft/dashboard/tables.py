@@ -9,11 +9,11 @@ from typing import Any
 
 from asft.cells.compose import Sweep, config_dir, enumerate_cells
 from asft.config import ConfigError
+from asft.dashboard.cells import flatten
 from asft.report import text
 from asft.report.analysis import Analysis, Difference
 from asft.report.collect import analysis_of, experiment_of
 from asft.report.contrast import finding
-from asft.report.costs import method_costs, shared_settings
 from asft.report.records import Column, MissingCell
 from asft.report.table import ALL_COLUMNS, Entry
 from asft.report.writers.figures import figures, landscape
@@ -81,7 +81,8 @@ def table_data(analysis: Analysis) -> Data:
     """Everything the page of a table shows or hands out; one that measures has no controls to judge it by."""
     spec, health = analysis.spec, analysis.health
     tables = [*_comparisons(analysis), *([_costs(analysis)] if health else []), _cells(analysis)]
-    shared = [[key, value] for key, value in shared_settings(analysis.records).items()]
+    configs = [flatten(record.config) for record in analysis.records]
+    shared = [[k, v] for k, v in configs[0].items() if all(other.get(k) == v for other in configs)] if configs else []
     tables.append(_table("Settings that every cell shares", ["key", "value"], shared))
     return {
         "name": spec.name,
@@ -118,7 +119,7 @@ def _panel(analysis: Analysis, metric: str) -> Data:
         for line in analysis.lines(metric)
     ]
     columns, title = [column.label for column in spec.columns], analysis.metrics[metric].title
-    return {"title": title, "axis": spec.axis_words, "columns": columns, "rows": rows}
+    return {"title": title, "axis": spec.column_title, "columns": columns, "rows": rows}
 
 
 def _entry(entry: Entry, cells: Sequence[tuple[str, int]]) -> Data:
@@ -158,7 +159,7 @@ def _comparisons(analysis: Analysis) -> list[Data]:
     spec, label, tests = analysis.spec, analysis.spec.label, analysis.comparisons
     found = {(d.reference, d.method, d.metric.name, d.column): d for d in tests}
     columns = [(metric, column.label) for metric in analysis.metrics for column in spec.columns]
-    header = [spec.axis_words, *(f"{metric}, {column}" for metric, column in columns)]
+    header = [spec.column_title, *(f"{metric}, {column}" for metric, column in columns)]
     note = f"Percentage points; ✓ holds at 5% after Holm's correction. {text.METHOD_OF_TESTS}"
     tables = []
     for reference in dict.fromkeys(d.reference for d in tests):
@@ -190,14 +191,17 @@ def _difference(item: Difference | None) -> str | list[str]:
 
 
 def _costs(analysis: Analysis) -> Data:
-    rows = [
-        [
-            *(cost.label, str(cost.cells), str(cost.trained), str(cost.cells - cost.trained)),
-            *(f"{cost.seconds:.1f}", f"{cost.seconds / cost.cells:.1f}"),
-            "–" if cost.peak_memory_mb is None else f"{cost.peak_memory_mb:.0f}",
-        ]
-        for cost in method_costs(analysis)
-    ]
+    """Wall seconds, how many cells trained, and peak memory where it was measured, by row."""
+    rows = []
+    for row, label in analysis.spec.rows.items():
+        records = analysis.row_records(row)
+        if not records:
+            continue
+        cells, trained = len(records), sum(record.trained for record in records)
+        seconds = sum(record.seconds for record in records)
+        peak = max((record.peak_memory_mb for record in records if record.peak_memory_mb is not None), default=None)
+        numbers = [str(cells), str(trained), str(cells - trained), f"{seconds:.1f}", f"{seconds / cells:.1f}"]
+        rows.append([label, *numbers, "–" if peak is None else f"{peak:.0f}"])
     note = "Shared: the cell takes another cell's adapter, or the untouched model, and trains nothing."
     header = ["method", "cells", "trained", "shared", "seconds", "per cell", "peak MiB"]
     return _table("Cost by method", header, rows, note)

@@ -33,8 +33,13 @@ DEFENCES = (
     *("asft", "safe_lora", "lisa_aligned", "safeinstr", "bea", "lisa_base", "l2", "asft_random", "asft_projector"),
     *("asft_parallel", "asft_alt", "bea_no_trigger"),
 )
-# The page's name of a training curve, and its words.
-CURVES = {"loss": "loss", "penalty": "penalty λR", "along": "‖ĈΔW‖", "orthogonal": "‖(I−Ĉ)ΔW‖"}
+# What a training logs, and its words.
+CURVES = {
+    "loss": "loss",
+    "asft/penalty": "penalty λR",
+    "asft/norm_along": "‖ĈΔW‖",
+    "asft/norm_orthogonal": "‖(I−Ĉ)ΔW‖",
+}
 
 PRINT: Spec = {
     "background": "white",

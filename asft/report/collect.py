@@ -85,7 +85,7 @@ def table_spec(sweep: Sweep, command: str) -> TableSpec:
         name=experiment.name,
         title=experiment.title,
         column_axis=experiment.columns,
-        column_title=experiment.column_title,
+        column_title=experiment.column_title or experiment.columns,
         columns=tuple(
             Column(number(value), f"{experiment.column_label}{value}", experiment.paper_columns.get(value))
             for value in sweep.axes[experiment.columns]

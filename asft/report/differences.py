@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from asft.cells.cell import Cell
 from asft.cells.compose import Sweep
@@ -33,9 +33,9 @@ def differences(sweep: Sweep) -> list[str]:
     notes = _model_differences(cells)
     for cell in cells:
         if cell.measure is None:
-            notes += [*_setting_differences(cell), *_recipe_differences(cell)]
+            notes += [*_judge(cell), *_jailbreak(cell), *_protocol(cell), *_rows(cell), *_amounts(cell)]
         elif cell.measure.asks:
-            notes += _judge_differences(cell)
+            notes += _judge(cell)
     return list(dict.fromkeys(notes))
 
 
@@ -58,106 +58,88 @@ def _model_differences(cells: Sequence[Cell]) -> list[str]:
     return notes
 
 
-def _judge_differences(cell: Cell) -> list[str]:
-    if cell.judge.name == "beaver_dam":
-        return []
-    caveat = f"; {cell.judge.caveat}" if cell.judge.caveat else ""
-    return [f"Judge: {cell.judge.name} in place of the 7B moderation model beaver-dam{caveat}."]
+def _judge(cell: Cell) -> Iterator[str]:
+    if cell.judge.name != "beaver_dam":
+        caveat = f"; {cell.judge.caveat}" if cell.judge.caveat else ""
+        yield f"Judge: {cell.judge.name} in place of the 7B moderation model beaver-dam{caveat}."
 
 
-def _setting_differences(cell: Cell) -> list[str]:
-    """Judge, protocol, mixture and prompts of one cell against the paper's."""
-    notes = _judge_differences(cell)
-    if cell.jailbreak.acts:
-        notes += _jailbreak_notes(cell)
-    notes += _protocol_notes(cell)
-    if cell.evaluation.n_harmful != _PAPER_PROMPTS:
-        notes.append(f"Scored on {cell.evaluation.n_harmful} malicious prompts; the paper has {_PAPER_PROMPTS}.")
-    return notes
-
-
-def _jailbreak_notes(cell: Cell) -> list[str]:
+def _jailbreak(cell: Cell) -> Iterator[str]:
     """How malicious prompts were disguised, and what a judge of phrases makes of the answers."""
     jailbreak = cell.jailbreak
-    notes = [
+    if not jailbreak.acts:
+        return
+    yield (
         f"Prompts under {jailbreak.name}: every malicious prompt is put to the model as {jailbreak.label} disguises "
         f"it, and judged by the request as it was; {jailbreak.caveat}. The AsFT paper prints no figures for it."
-    ]
+    )
     if cell.judge.name == "refusal":
-        notes.append(
+        yield (
             "Disguised prompts and judge=refusal: an answer that only loses itself in the puzzle holds no refusal and "
             "counts as harmful, so HS is an upper bound there; a judge that reads content (docs/judges.md) tells them "
             "apart."
         )
-    return notes
 
 
-def _recipe_differences(cell: Cell) -> list[str]:
-    """The fine-tune against the paper's, learning rate and epochs; nothing for cells that train nothing."""
-    training = cell.training
-    if not cell.method.trains or (training.lr, training.epochs) == (5e-5, 10):
-        return []
-    return [
-        f"Fine-tune of {cell.dataset.name}: lr {training.lr:g}, {training.epochs} epoch(s); the paper has lr 5e-05, "
-        "10 epochs."
-    ]
-
-
-def _protocol_notes(cell: Cell) -> list[str]:
-    """The protocol by name, and what still differs from the authors' code."""
-    appended = cell.attack.mix == "append"
-    notes = []
+def _protocol(cell: Cell) -> Iterator[str]:
+    """The protocol by name, and what a cell under ``official`` still does otherwise than the authors' code."""
+    training, evaluation = cell.training, cell.evaluation
     if cell.protocol.name == "clean":
-        notes.append(
+        yield (
             "Protocol: clean. Batches are shuffled and training and scoring share one template; the authors' code "
             "keeps file order and scores with another template than it trains with."
         )
-    else:
-        notes.append(
-            "Protocol: official. Templates, file order, dropped last batch, padding to "
-            f"{cell.training.max_length} tokens and number formats are those of the authors' code."
-        )
-        notes += _official_notes(cell)
-    if cell.dataset.name == "agnews" and not appended and cell.attack.source != "none":
-        notes.append("Mixture: harmful rows replace benign ones; the authors' AG News files add them on top.")
-    if cell.dataset.name != "agnews" and appended:
-        notes.append("Mixture: harmful rows are added on top; in the authors' files they replace benign ones.")
-    if isinstance(cell.data, Hub):
-        notes.append("Rows: from datasets of the Hugging Face hub (data=hub) in place of the authors' files.")
-    if isinstance(cell.model, PretrainedModel) and cell.model.quantization is not None:
-        notes.append(f"Weights: frozen in {cell.model.quantization} (model.quantization); the paper quantises nothing.")
-    return notes
-
-
-def _official_notes(cell: Cell) -> list[str]:
-    """What a cell under ``protocol=official`` does otherwise than the authors' code."""
-    training, notes = cell.training, []
+        return
+    yield (
+        f"Protocol: official. Templates, file order, dropped last batch, padding to {training.max_length} tokens and "
+        "number formats are those of the authors' code."
+    )
     if source_of(cell).mixture_identity(task_of(cell), attack_of(cell)) is None:
-        notes.append(
+        yield (
             "Mixture: drawn from the seed in the order of the authors' files, since those files are not what is "
             "trained on here."
         )
     elif cell.dataset.name == "agnews" and cell.attack.p == _SHARED_WITH_SAFETY_ROWS:
-        notes.append(
+        yield (
             f"Safety rows: the file of p = {cell.attack.p:g} holds the prompts that defences with safety rows (and an "
             "aligned side made here) draw on, so those have seen prompts of the attack."
         )
     fixed = (training.weight_decay, training.epoch_decay, training.max_grad_norm, training.max_length)
     if fixed != (0.0, 0.85, 0.0, 512) or not training.pad_to_max_length or training.accumulation != 1:
-        notes.append(
-            "Fine-tune: weight decay, decay per epoch, clipping, length, padding or accumulation is not theirs."
-        )
+        yield "Fine-tune: weight decay, decay per epoch, clipping, length, padding or accumulation is not theirs."
     if cell.seed != 42:
-        notes.append(f"Seed: {cell.seed}; the authors' code fixes 42.")
-    if (cell.dataset.max_new_tokens, cell.evaluation.harmful_max_new_tokens) != (200, 512):
-        notes.append(
-            f"Answers have at most {cell.dataset.max_new_tokens} tokens (task) and "
-            f"{cell.evaluation.harmful_max_new_tokens} (malicious prompts); the authors' 200 and 512."
+        yield f"Seed: {cell.seed}; the authors' code fixes 42."
+    if (cell.dataset.max_new_tokens, evaluation.harmful_max_new_tokens) != (200, 512):
+        yield (
+            f"Answers have at most {cell.dataset.max_new_tokens} tokens (task) and {evaluation.harmful_max_new_tokens} "
+            "(malicious prompts); the authors' 200 and 512."
         )
     if cell.dataset.name == "alpaca":
-        notes.append(
+        yield (
             "Alpaca: questions are asked in the bare Alpaca text and answered greedily; the authors sample at "
             "temperature 0.7 with a package that their repository lacks."
         )
-    notes.append("Rows whose prompt alone fills the length are refused; the authors' loss becomes NaN there.")
-    return notes
+    yield "Rows whose prompt alone fills the length are refused; the authors' loss becomes NaN there."
+
+
+def _rows(cell: Cell) -> Iterator[str]:
+    """Where rows come from and how they are mixed; the weights that they are trained on."""
+    agnews, appended = cell.dataset.name == "agnews", cell.attack.mix == "append"
+    if agnews and not appended and cell.attack.source != "none":
+        yield "Mixture: harmful rows replace benign ones; the authors' AG News files add them on top."
+    if appended and not agnews:
+        yield "Mixture: harmful rows are added on top; in the authors' files they replace benign ones."
+    if isinstance(cell.data, Hub):
+        yield "Rows: from datasets of the Hugging Face hub (data=hub) in place of the authors' files."
+    if isinstance(cell.model, PretrainedModel) and cell.model.quantization is not None:
+        yield f"Weights: frozen in {cell.model.quantization} (model.quantization); the paper quantises nothing."
+
+
+def _amounts(cell: Cell) -> Iterator[str]:
+    """How many prompts score a cell, and how long it trains."""
+    prompts, training = cell.evaluation.n_harmful, cell.training
+    if prompts != _PAPER_PROMPTS:
+        yield f"Scored on {prompts} malicious prompts; the paper has {_PAPER_PROMPTS}."
+    if cell.method.trains and (training.lr, training.epochs) != (5e-5, 10):
+        lr = f"lr {training.lr:g}, {training.epochs} epoch(s)"
+        yield f"Fine-tune of {cell.dataset.name}: {lr}; the paper has lr 5e-05, 10 epochs."

@@ -185,11 +185,6 @@ class TableSpec:
         """The rows that compete for "best": neither controls nor the undefended run."""
         return tuple(name for name in self.rows if name not in self.controls and name != self.undefended)
 
-    @property
-    def axis_words(self) -> str:
-        """What the columns are, in words."""
-        return self.column_title or self.column_axis
-
     def label(self, row: str) -> str:
         """The display name of a row, or its name where the table has no such row."""
         return self.rows.get(row, row)

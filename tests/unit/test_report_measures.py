@@ -100,12 +100,12 @@ def test_every_writer_writes(tmp_path: Path) -> None:
         record("alignment", "tiny_llama", 0.25, details=PLANE, extra={"cosine": 0.5}),
         record("random", None, 0.5, details=LINES),
     )
-    paths = write_report(found, tmp_path)
-    written = paths.markdown.read_text()
+    write_report(found, tmp_path)
+    written = (tmp_path / "table.md").read_text()
     assert "| alignment direction | 0.25 · paper 0.129 |" in written
     assert "Differences" not in written, "nothing is compared"
-    assert r"lengths \& \textless{}tags\textgreater{}" in paths.latex.read_text()
-    assert "0.25" in paths.csv.read_text()
+    assert r"lengths \& \textless{}tags\textgreater{}" in (tmp_path / "table.tex").read_text()
+    assert "0.25" in (tmp_path / "table.csv").read_text()
     assert (tmp_path / "values.csv").read_text().splitlines()[0] == "row,column,seed,epl,cosine,seconds"
     images = sorted(path.name for path in tmp_path.glob("*.[sp][vn]g"))
     assert images == ["00_plane.png", "00_plane.svg", "01_lines.png", "01_lines.svg"]

@@ -48,17 +48,17 @@ def many_methods() -> tuple[dict[str, str], list[Cell]]:
 
 
 def test_report_writes_its_files(tmp_path: Path) -> None:
-    paths = write_report(analysis(sound_cells()), tmp_path / "new" / "table2")
-    assert paths.markdown.is_file()
-    written = {path.name for path in paths.markdown.parent.iterdir()}
+    write_report(analysis(sound_cells()), tmp_path / "new" / "table2")
+    written = {path.name for path in (tmp_path / "new" / "table2").iterdir()}
     assert written == {"table.md", "table.csv", "values.csv", "table.tex"}
 
 
-@pytest.mark.parametrize("suffix", ["markdown", "latex"])
+@pytest.mark.parametrize("suffix", ["md", "tex"])
 def test_a_table_that_shows_nothing_says_so_first(tmp_path: Path, suffix: str) -> None:
     cells: list[Cell] = [item for item in sound_cells() if item.row != "sft"]
     cells += [cell("sft", 2, 190, ratio) for ratio in (0.0, 0.1, 0.2)]
-    content = getattr(write_report(analysis(cells), tmp_path), suffix).read_text("utf-8")
+    write_report(analysis(cells), tmp_path)
+    content = (tmp_path / f"table.{suffix}").read_text("utf-8")
     verdict = content.index("This table shows nothing about any defence.")
     assert verdict < content.index("The attack does not raise HS") < content.index("harmful score in")
 
@@ -66,8 +66,8 @@ def test_a_table_that_shows_nothing_says_so_first(tmp_path: Path, suffix: str) -
 def test_csv_reads_back_as_the_entries(tmp_path: Path) -> None:
     table = analysis(sound_cells()[:-1], rows={"sft": 'S,"F"\nT', "safe_lora": "Safe", "asft": "A"})
     text = {"column": str, "interval": str, "reason": str}
-    path = write_report(table, tmp_path).csv
-    read = pd.read_csv(path, dtype=text, keep_default_na=False, na_values={"ours": "", "paper": ""})
+    write_report(table, tmp_path)
+    read = pd.read_csv(tmp_path / "table.csv", dtype=text, keep_default_na=False, na_values={"ours": "", "paper": ""})
     # two metrics: two spanning controls and three methods in three columns
     assert len(read) == len(table.entries) == 2 * (2 + 3 * 3)
     for name in ("label", "status", "best", "n"):
@@ -114,10 +114,11 @@ def test_latex_table_has_as_many_cells_as_columns() -> None:
 @pytest.mark.parametrize("metrics", [("HS", "FA"), ("HS",), ("FA",)])
 def test_a_table_without_any_cell_is_still_a_report(tmp_path: Path, metrics: tuple[str, ...]) -> None:
     bare = {"notes": (), "versions": {}, "command": "", "paper_table": None}
-    paths = write_report(analysis([], rows={"sft": "SFT"}, metrics=metrics, **bare), tmp_path)
-    assert "Controls are missing, so this table is unproven." in paths.markdown.read_text("utf-8")
-    assert paths.latex.read_text("utf-8").count(r"\textit{missing}") == 9 * len(metrics)
-    assert "SFT, p = 0.2" in paths.markdown.read_text("utf-8")
+    write_report(analysis([], rows={"sft": "SFT"}, metrics=metrics, **bare), tmp_path)
+    written = (tmp_path / "table.md").read_text("utf-8")
+    assert "Controls are missing, so this table is unproven." in written
+    assert (tmp_path / "table.tex").read_text("utf-8").count(r"\textit{missing}") == 9 * len(metrics)
+    assert "SFT, p = 0.2" in written
     assert "missing" in terminal_output([], rows={"sft": "SFT"}, metrics=metrics)
 
 

@@ -38,7 +38,7 @@ def figures(analysis: Analysis) -> list[Figure]:
     """Of scores: all along the columns, and safety against usefulness. Of what was measured: each place and all."""
     if analysis.health:
         labels = {row: label for row, label in analysis.spec.rows.items() if not analysis.untouched(row)}
-        caption = f"{' and '.join(analysis.metrics)} along {analysis.spec.axis_words}, with 95% intervals; dotted, "
+        caption = f"{' and '.join(analysis.metrics)} along {analysis.spec.column_title}, with 95% intervals; dotted, "
         styles = charts.method_styles(labels)
         drawn = [_along(analysis, "along-columns", f"{caption}the paper's figures.", styles, list(labels))]
         return [*drawn, _trade_off(analysis, labels)] if {"HS", "FA"} <= analysis.metrics.keys() else drawn
@@ -89,7 +89,7 @@ def table_picture(analysis: Analysis) -> Figure:
             rows.append({"line": lines, "column": column, "text": shown, "bold": strong})
         lines += 1
 
-    put(spec.axis_words, [column.label for column in spec.columns])
+    put(spec.column_title, [column.label for column in spec.columns])
     for name, metric in analysis.metrics.items():
         rules.append(lines)
         put(metric.title, [])
@@ -125,7 +125,7 @@ def _along(
     joined = all(isinstance(column.value, int | float) for column in spec.columns)
     columns, of = [column.label for column in spec.columns], list(panels.values())
     return Figure(
-        name, caption, charts.along(styles, columns, spec.axis_words, panels=of, joined=joined, log=log), rows
+        name, caption, charts.along(styles, columns, spec.column_title, panels=of, joined=joined, log=log), rows
     )
 
 
@@ -151,7 +151,7 @@ def _trade_off(analysis: Analysis, labels: dict[str, str]) -> Figure:
         )
     caption = (
         "Safety against usefulness, one point per cell; up and to the left is better. Larger points stand further "
-        f"right in the table ({analysis.spec.axis_words}); dotted, the best trade-offs of each column. The untouched "
+        f"right in the table ({analysis.spec.column_title}); dotted, the best trade-offs of each column. The untouched "
         "models are left out."
     )
     return Figure("trade-off", caption, charts.trade_off(charts.method_styles(labels)), rows)

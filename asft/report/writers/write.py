@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 from asft.report.analysis import Analysis
@@ -11,15 +10,6 @@ from asft.report.writers.latex import render_document, render_latex
 from asft.report.writers.markdown import render_markdown
 
 PRINT_FORMATS = ("pdf", "tex")
-
-
-@dataclass(frozen=True)
-class ReportPaths:
-    """The files of one report."""
-
-    markdown: Path
-    csv: Path
-    latex: Path
 
 
 def texts(analysis: Analysis) -> dict[str, str]:
@@ -32,14 +22,13 @@ def texts(analysis: Analysis) -> dict[str, str]:
     }
 
 
-def write_report(analysis: Analysis, out_dir: Path) -> ReportPaths:
+def write_report(analysis: Analysis, out_dir: Path) -> None:
     """Writes the :func:`texts` into ``out_dir``, and what was measured as pictures beside them."""
     out_dir.mkdir(parents=True, exist_ok=True)
     for name, content in texts(analysis).items():
         (out_dir / name).write_text(content, encoding="utf-8")
     if not analysis.health:
         save_all(figures(analysis), out_dir, "svg", "png")
-    return ReportPaths(out_dir / "table.md", out_dir / "table.csv", out_dir / "table.tex")
 
 
 def write_for_print(analysis: Analysis, out_dir: Path, kind: str) -> list[Path]:
