@@ -31,9 +31,6 @@ class Anchor(Mapping[str, AnchoredModule]):
     Look-ups take a name with or without the backbone prefix (``model.``, ``transformer.``), because a bare
     backbone and a model with a head spell the same module differently. An anchor lives in host memory; the
     penalty moves what it multiplies by to the model's device.
-
-    Args:
-        modules: at least one anchored module; names unique.
     """
 
     def __init__(self, modules: Sequence[AnchoredModule]) -> None:
@@ -84,8 +81,7 @@ class Anchor(Mapping[str, AnchoredModule]):
         """Stream V = W_aligned − W_base of the target modules out of two checkpoints (AsFT, arXiv:2506.08473).
 
         Args:
-            base: directory of safetensors before alignment (or one file).
-            aligned: the same after alignment.
+            base, aligned: directories of safetensors before and after alignment (or one file each).
             targets: module names or trailing path components, as in ``LoraConfig.target_modules``.
             variant: which operator to build, see :mod:`asft.anchor.spec`.
             form: its representation, see :class:`~asft.anchor.spec.AnchorSpec`.
@@ -122,37 +118,26 @@ class Anchor(Mapping[str, AnchoredModule]):
         surrogates are exact and cost two products with an o×r matrix.
 
         Args:
-            adapter: directory of a plain LoRA adapter.
             surrogate: ``projector`` takes Ĉ_h = QQᵀ onto the column space of Δ_h; ``normalised`` takes
                 Ĉ_h = Δ_hΔ_hᵀ/‖Δ_h‖, as AsFT's code does with V.
-            device: where to compute.
 
         Raises:
             ValueError: unknown surrogate, not a plain LoRA adapter, or a module whose Δ_h is zero.
         """
         if surrogate not in get_args(Surrogate):
-            allowed = ", ".join(get_args(Surrogate))
-            raise ValueError(f"surrogate={surrogate!r} is unknown; allowed: {allowed}.")
+            raise ValueError(f"surrogate={surrogate!r} is unknown; allowed: {', '.join(get_args(Surrogate))}.")
         saved = read_adapter(adapter)
         return cls([_harmful(saved, name, surrogate, device) for name in saved.keys])
 
     def save(self, directory: str | Path) -> None:
-        """Write the anchor to a new directory: safetensors and ``anchor.json``.
-
-        Raises:
-            ValueError: ``directory`` exists.
-        """
+        """Write the anchor to a new directory: safetensors and ``anchor.json``."""
         if Path(directory).exists():
             raise ValueError(f"directory={str(directory)!r} exists: give a new one.")
         cache.store(Path(directory), self.values())
 
     @classmethod
     def load(cls, directory: str | Path) -> Anchor:
-        """Read what :meth:`save` or a cache wrote.
-
-        Raises:
-            ValueError: no anchor there, or not what was written.
-        """
+        """Read what :meth:`save` or a cache wrote; ValueError for anything else."""
         return cls(cache.load(Path(directory)))
 
 

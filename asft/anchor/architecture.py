@@ -44,11 +44,7 @@ def linear_modules(model: nn.Module) -> dict[str, bool]:
 
 
 class Architecture:
-    """The class that transformers would build for a configuration, on the meta device, which takes no memory.
-
-    Args:
-        model: that model.
-    """
+    """The class that transformers would build for a configuration, on the meta device, which takes no memory."""
 
     def __init__(self, model: Any) -> None:
         self._model = model
@@ -57,11 +53,7 @@ class Architecture:
 
     @classmethod
     def of(cls, folder: Path) -> Self | None:
-        """What ``folder/config.json`` names; None if there is none, or only remote code, never run, knows the class.
-
-        Raises:
-            ValueError: transformers cannot build the class for that configuration.
-        """
+        """What ``folder/config.json`` names; None if there is none, or only remote code, never run, knows the class."""
         file = folder / "config.json"
         if not file.is_file():
             return None

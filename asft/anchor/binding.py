@@ -25,14 +25,7 @@ BUILD_HINT = "build the anchor with the adapter's target_modules"
 
 @dataclass(frozen=True, eq=False, slots=True)
 class LoraFactors:
-    """One adapted linear module: W + s·B A.
-
-    Attributes:
-        name: the base module's name.
-        a: A, r×i, the parameter itself.
-        b: B, o×r, the parameter itself.
-        scaling: s, α/r or α/√r.
-    """
+    """One adapted linear module: W + s·B A, with the parameters A (r×i) and B (o×r) themselves; s is α/r or α/√r."""
 
     name: str
     a: Tensor
@@ -112,9 +105,7 @@ def check_whole(name: str, weight: Tensor) -> None:
 def match(anchor: Anchor, factors: Sequence[LoraFactors], *, allow_partial: bool) -> list[LoraFactors]:
     """The factors that the anchor covers.
 
-    Raises:
-        ValueError: none is covered, a shape differs, or (unless ``allow_partial``) one side has a module that
-            the other lacks.
+    ValueError if none is, a shape differs, or (unless ``allow_partial``) one side has a module that the other lacks.
     """
     covered = [factor for factor in factors if factor.name in anchor]
     if not covered:

@@ -6,7 +6,7 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 from accelerate.optimizer import AcceleratedOptimizer
 from torch import Tensor, nn
@@ -19,18 +19,6 @@ from asft.anchor.penalty import Norms, Penalty, Scale
 logger = logging.getLogger(__name__)
 
 Accumulation = Literal["step", "micro"]
-
-
-class BoundPenalty(Protocol):
-    """A penalty bound to one model's parameters; ``names`` are the modules it covers."""
-
-    names: tuple[str, ...]
-
-    def add_gradients(self, lam: float) -> None:
-        """Add λ∇R to the parameters' ``.grad``."""
-
-    def norms(self) -> Norms:
-        """R/λ and the norms of the update."""
 
 
 class PenaltyCallback(TrainerCallback, ABC):
@@ -60,7 +48,7 @@ class PenaltyCallback(TrainerCallback, ABC):
         if accumulation not in ("step", "micro"):
             raise ValueError(f"accumulation={accumulation!r} is unknown; allowed: step, micro.")
         self.lam, self.accumulation = lam, accumulation
-        self.penalty: BoundPenalty | None = None
+        self.penalty: Penalty | FullPenalty | None = None
         self._micro_batches = 0
 
     @property
@@ -69,7 +57,7 @@ class PenaltyCallback(TrainerCallback, ABC):
         return self.lam * self.norms().penalty > 0
 
     @abstractmethod
-    def bind(self, model: nn.Module) -> BoundPenalty:
+    def bind(self, model: nn.Module) -> Penalty | FullPenalty:
         """The penalty on ``model``'s parameters."""
 
     def norms(self) -> Norms:
@@ -85,14 +73,10 @@ class PenaltyCallback(TrainerCallback, ABC):
         self._micro_batches = 0
         logger.debug("%s: λ=%g on %d modules", type(self).__name__, self.lam, len(self.penalty.names))
 
-    def on_substep_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_substep_end(self, *args: Any, **kwargs: Any) -> None:
         self._micro_batches += 1
 
-    def on_pre_optimizer_step(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_pre_optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         assert self.penalty is not None, "on_train_begin comes first"
         times = self._micro_batches + 1 if self.accumulation == "micro" else 1
         self._micro_batches = 0
@@ -104,7 +88,7 @@ class PenaltyCallback(TrainerCallback, ABC):
             return
         norms = asdict(self.norms())
         values = {"asft/penalty": self.lam * norms.pop("penalty"), "asft/modules": len(self.penalty.names)}
-        values.update({f"asft/norm_{name}": norm for name, norm in norms.items()})
+        values |= {f"asft/norm_{name}": norm for name, norm in norms.items()}
         logs.update(values)
         if state.log_history:  # the Trainer has copied the log there before this call
             state.log_history[-1].update(values)
@@ -123,7 +107,6 @@ class AsFTCallback(PenaltyCallback):
         anchor: alignment directions of the adapted modules.
         lam: λ; the paper uses 1 and finds 0.1 to 10 usable.
         scale: penalise BA (``raw``, as the reference code) or s·BA (``effective``); λ on BA is λ/s² on s·BA.
-        accumulation: ``step`` or ``micro``, see :class:`PenaltyCallback`.
         allow_partial: accept LoRA modules without anchor and anchored modules without LoRA.
 
     Raises:
@@ -162,11 +145,6 @@ class FullAsFTCallback(PenaltyCallback):
     anchored 2-D linear weights are covered; embeddings, norms, biases and other linears train freely. λ acts
     on the true update: LoRA's λ on the raw BA corresponds to λ/s² here.
 
-    Args:
-        anchor: alignment directions of the linears to cover.
-        lam: λ.
-        accumulation: ``step`` or ``micro``, see :class:`PenaltyCallback`.
-
     Raises:
         ValueError: as :class:`AsFTCallback`; also when training resumes from a checkpoint (the starting
             weights are no longer there) or the model holds adapters.
@@ -191,11 +169,7 @@ class FullAsFTCallback(PenaltyCallback):
 
 
 def check_training(args: TrainingArguments, optimizer: object) -> None:
-    """Refuse set-ups in which adding to ``.grad`` before the step is not the penalty's gradient.
-
-    Raises:
-        ValueError: naming the setting and what to use instead.
-    """
+    """Raises ValueError for set-ups in which adding to ``.grad`` before the step is not the penalty's gradient."""
     wrapped = optimizer if isinstance(optimizer, AcceleratedOptimizer) else None
     if args.fp16 or (wrapped is not None and wrapped.scaler is not None):
         raise ValueError(

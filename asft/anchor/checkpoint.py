@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from torch import Tensor
 
@@ -47,11 +47,12 @@ class Checkpoint:
 
     def __init__(self, path: str | Path, role: str) -> None:
         self.path, self.role = Path(path), role
-        self.stored = {
-            key: _Stored(file, view.get_dtype(), tuple(view.get_shape()))
-            for file in self._files()
-            for key, view in _views(file)
-        }
+        self.stored: dict[str, _Stored] = {}
+        for file in self._files():
+            with open_weights(file) as handle:
+                for key in handle.keys():  # noqa: SIM118 (not a dict)
+                    view = handle.get_slice(key)
+                    self.stored[key] = _Stored(file, view.get_dtype(), tuple(view.get_shape()))
         self.architecture = Architecture.of(self.path)
 
     def __str__(self) -> str:
@@ -100,8 +101,7 @@ class Checkpoint:
     def _source(self, name: str) -> Source:
         """What weight ``name``, with or without the backbone prefix, is made of.
 
-        Raises:
-            ValueError: it is not there, or the numbers stored are not the weights themselves (integers, float8).
+        ValueError if it is not there, or the numbers stored are not the weights themselves (integers, float8).
         """
         source = next((self._sources[spelling] for spelling in spellings(name) if spelling in self._sources), None)
         if source is None:
@@ -156,9 +156,3 @@ class Checkpoint:
         with open_weights(self.stored[key].file) as handle:
             view = handle.get_slice(key)
             yield from ((block, view[block]) for block in blocks)
-
-
-def _views(file: Path) -> Iterator[tuple[str, Any]]:
-    with open_weights(file) as handle:
-        for key in handle.keys():  # noqa: SIM118 (not a dict)
-            yield key, handle.get_slice(key)

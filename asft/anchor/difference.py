@@ -38,8 +38,7 @@ class CheckpointPair:
     unequal vocabularies do not matter.
 
     Args:
-        base: checkpoint before alignment, a directory of safetensors or one file.
-        aligned: checkpoint after alignment, of equal shapes in the target modules.
+        base, aligned: checkpoints before and after alignment, a directory of safetensors or one file each.
         targets: module names or trailing path components of them, e.g. ``["q_proj", "v_proj"]``. A whole name may
             also be a key of the checkpoint that names no module (one expert of fused ones).
         allow_equal: accept modules that are the same on both sides, as long as one differs.
@@ -114,11 +113,7 @@ class CheckpointPair:
             yield rows, before, after
 
     def difference(self, name: str, device: str | torch.device = "cpu") -> Tensor:
-        """V of one module, o×i, float32 (float64 if a side is stored so).
-
-        Raises:
-            ValueError: V is not finite.
-        """
+        """V of one module, o×i, float32 (float64 if a side is stored so); ValueError if it is not finite."""
         module = self.modules[name]
         v: Tensor | None = None
         for rows, before, after in self._blocks(module):

@@ -10,11 +10,7 @@ from safetensors import SafetensorError, safe_open
 
 
 def read_json(file: Path) -> dict[str, Any]:
-    """The object in a JSON file.
-
-    Raises:
-        ValueError: it holds none.
-    """
+    """The object in a JSON file; ValueError if it holds none."""
     try:
         value = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -25,11 +21,7 @@ def read_json(file: Path) -> dict[str, Any]:
 
 
 def open_weights(file: Path) -> Any:
-    """A safetensors file, opened to read its tensors one by one.
-
-    Raises:
-        ValueError: it is none, or not whole.
-    """
+    """A safetensors file, opened to read its tensors one by one; ValueError if it is none, or not whole."""
     try:
         return safe_open(file, "pt")
     except (SafetensorError, OSError) as error:

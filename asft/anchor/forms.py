@@ -170,11 +170,7 @@ class LowRank(Form):
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Identity(Form):
-    """Ĉ = 0, so G = I: plain weight decay λ‖ΔW‖², the control that shows what the direction adds.
-
-    Attributes:
-        side: always ``"orthogonal"``: with Ĉ = 0 nothing lies along it.
-    """
+    """Ĉ = 0, so G = I: plain weight decay λ‖ΔW‖², the control that shows what the direction adds."""
 
     kind: ClassVar[str] = "identity"
     side: Side = "orthogonal"
@@ -200,8 +196,7 @@ class AnchoredModule:
 
     Attributes:
         name: module name, e.g. ``model.layers.0.self_attn.q_proj``.
-        out_features: o.
-        in_features: i.
+        out_features, in_features: o, i.
         norm: ‖V‖, Frobenius; it is also the trace of the untruncated Ĉ = VVᵀ/‖V‖.
         form: the operator G.
         error_bound: ‖Ĉ − Ĉ_k‖₂ of a truncated form, the first eigenvalue left out; 0 for exact forms. The

@@ -50,13 +50,8 @@ class Penalty:
     """The penalty bound to one model's active LoRA factors.
 
     Sums are float32 whatever the parameters' type, float64 for float64 parameters. Parameters must not be
-    replaced after binding; their values may change freely.
-
-    Args:
-        anchor: alignment directions of the adapted modules.
-        model: a PEFT model with plain LoRA, possibly wrapped by DDP or torch.compile.
-        scale: penalise BA (``raw``, the reference) or s·BA (``effective``).
-        allow_partial: accept LoRA modules without anchor and anchored modules without LoRA.
+    replaced after binding; their values may change freely. The model may be wrapped by DDP or torch.compile;
+    ``allow_partial`` accepts LoRA modules without anchor and anchored modules without LoRA.
 
     Raises:
         ValueError: see :func:`asft.anchor.binding.lora_factors` and :func:`asft.anchor.binding.match`.
@@ -154,10 +149,11 @@ def _inner(x: Tensor, y: Tensor, k: Tensor) -> Tensor:
 def _accumulate(params: Sequence[Tensor], gradient: Tensor, factor: float) -> None:
     """Adds to the ``.grad`` of those parameters that are trained at this moment; a callback may switch them."""
     trained = [(param, block) for param, block in zip(params, gradient.unbind(), strict=True) if param.requires_grad]
-    torch._foreach_add_([_grad(param) for param, _ in trained], [block for _, block in trained], alpha=factor)
+    torch._foreach_add_([grad_of(param) for param, _ in trained], [block for _, block in trained], alpha=factor)
 
 
-def _grad(param: Tensor) -> Tensor:
+def grad_of(param: Tensor) -> Tensor:
+    """Its ``.grad``, zeros where it has none yet."""
     if param.grad is None:
         param.grad = torch.zeros_like(param)
     return param.grad

@@ -18,11 +18,9 @@ SMALL_BYTES = 1 << 20
 
 
 def products(forms: Sequence[Form], rows: int) -> tuple[Product, Product]:
-    """x ↦ x G and x ↦ x Ĉ, module by module.
+    """x ↦ x G and x ↦ x Ĉ, module by module, for r = ``rows`` rows each.
 
-    Args:
-        forms: one per module, of one kind, side and shape, on the device and in the type of the rows to come.
-        rows: r, how many rows each module has.
+    The forms are of one kind, side and shape, on the device and in the type of the rows to come.
     """
     if max(sum(tensor.nbytes for tensor in form.tensors().values()) for form in forms) <= SMALL_BYTES:
         batch = stack(forms)
@@ -41,12 +39,9 @@ def _product(form: Form, rows: int) -> Product:
     because it lays the matrix out anew on every call. oneDNN keeps a matrix laid out, through the operators
     that PyTorch's own CPU compiler emits. That layout is a second copy of G.
     """
-    if not isinstance(form, Gram) or not _packable(form.gram):
+    if not isinstance(form, Gram) or not torch.backends.mkldnn.is_available():
+        return form.apply
+    if form.gram.device.type != "cpu" or form.gram.dtype != torch.float32:
         return form.apply
     packed = torch.ops.mkldnn._reorder_linear_weight(form.gram, rows)
     return lambda x: torch.ops.mkldnn._linear_pointwise(x, packed, None, "none", [], "")
-
-
-def _packable(matrix: Tensor) -> bool:
-    on_cpu = matrix.device.type == "cpu" and matrix.dtype == torch.float32
-    return on_cpu and torch.backends.mkldnn.is_available()

@@ -42,16 +42,11 @@ TEMPLATES_NAME = "additional_chat_templates"  # where transformers keeps a token
 
 @dataclass(frozen=True, slots=True)
 class ProjectedModule:
-    """What Safe LoRA did to one module.
+    """What Safe LoRA did to one module: c, whether B was replaced by ĈB, and ‖BA‖ before and after.
 
-    Attributes:
-        name: base module name.
-        cosine: c, rounded to 5 decimals; 0 where ĈB is zero, and None where there is no direction to compare, since
-            the update BA is zero or the weight the same on both sides (V = 0): such a module is never selected and
-            does not count among the K smallest.
-        projected: whether B was replaced by ĈB.
-        norm_before: ‖BA‖.
-        norm_after: ‖BA‖ of what the module holds now.
+    c is rounded to 5 decimals; 0 where ĈB is zero, and None where there is no direction to compare, since the update
+    BA is zero or the weight the same on both sides (V = 0): such a module is never selected and does not count among
+    the K smallest.
     """
 
     name: str
@@ -63,13 +58,10 @@ class ProjectedModule:
 
 @dataclass(frozen=True, slots=True)
 class SafeLoraReport:
-    """What Safe LoRA did to an adapter.
+    """What Safe LoRA did to an adapter, module by module.
 
-    Attributes:
-        mode: how modules were selected.
-        threshold: the cosine at or below which they were: τ, or the K-th smallest c; None if no module had an
-            update to select.
-        modules: one entry per adapted module.
+    ``threshold`` is the cosine at or below which modules were selected: τ, or the K-th smallest c; None if no module
+    had an update to select.
     """
 
     mode: Mode
@@ -114,11 +106,9 @@ def safe_lora(
 
     Args:
         model: a PEFT model with plain LoRA.
-        base: checkpoint before alignment (directory of safetensors, or one file).
-        aligned: checkpoint after alignment.
+        base, aligned: checkpoints before and after alignment (directories of safetensors, or one file each).
         mode: ``number`` or ``threshold``; by default the one of the two that is given.
-        number: K of ``number`` mode; no effect in the other.
-        threshold: τ of ``threshold`` mode; no effect in the other.
+        number, threshold: K and τ of the two modes; no effect in the other.
         targets: look only at modules of these names or trailing parts of names; by default at all of the adapter.
 
     Raises:
@@ -154,13 +144,8 @@ def project_adapter(
 
     Args:
         adapter: directory with ``adapter_config.json`` and ``adapter_model.safetensors``.
-        base: checkpoint before alignment.
-        aligned: checkpoint after alignment.
         out: a directory that does not exist yet or is empty.
-        mode: see :func:`safe_lora`.
-        number: K of ``number`` mode.
-        threshold: τ of ``threshold`` mode.
-        targets: see :func:`safe_lora`.
+        base, aligned, mode, number, threshold, targets: see :func:`safe_lora`.
 
     Raises:
         ValueError: ``out`` in use, or as :func:`asft.anchor.saved_adapter.read_adapter` and :func:`safe_lora`.
@@ -226,23 +211,14 @@ def project(
     number: int | None = None,
     threshold: float | None = None,
 ) -> tuple[dict[str, Tensor], SafeLoraReport]:
-    """The new B of every selected module, and the report; inputs are left as they are.
-
-    Args:
-        updates: LoRA factors by base module name.
-
-    Raises:
-        ValueError: as :func:`safe_lora`.
-    """
+    """The new B of every selected module, and the report; inputs are left as they are. See :func:`safe_lora`."""
     mode, number, threshold = _selection(mode, number, threshold, len(updates))
     candidates = dict(_candidates(updates, base, aligned))
     cut = threshold if mode == "threshold" else _kth_smallest(candidates, number)
     chosen = {name for name, c in candidates.items() if cut is not None and c.cosine is not None and c.cosine <= cut}
+    after = {name: c.norm_after if name in chosen else c.norm_before for name, c in candidates.items()}
     modules = tuple(
-        ProjectedModule(
-            name, c.cosine, name in chosen, c.norm_before, c.norm_after if name in chosen else c.norm_before
-        )
-        for name, c in candidates.items()
+        ProjectedModule(name, c.cosine, name in chosen, c.norm_before, after[name]) for name, c in candidates.items()
     )
     return {name: candidates[name].projected_b for name in chosen}, SafeLoraReport(mode, cut, modules)
 
@@ -271,11 +247,8 @@ def _candidates(
     names = {stem(name): name for name in pair.modules}
     if pair.equal:
         logger.warning(
-            "%d of %d modules are the same in base and aligned (V = 0), first %s: they have no alignment direction and "
-            "keep their updates.",
-            len(pair.equal),
-            len(names),
-            next(iter(pair.equal)),
+            f"{len(pair.equal)} of {len(names)} modules are the same in base and aligned (V = 0), first "
+            f"{next(iter(pair.equal))}: they have no alignment direction and keep their updates."
         )
     for name, update in updates.items():
         v = pair.difference(names[stem(name)], update.b.device)

@@ -47,15 +47,10 @@ class FactorKeys(NamedTuple):
 
 @dataclass(frozen=True, eq=False, slots=True)
 class SavedAdapter:
-    """The contents of an adapter directory.
+    """An adapter directory: ``adapter_config.json``, and all of ``adapter_model.safetensors`` with its metadata.
 
-    Attributes:
-        path: the directory.
-        config: ``adapter_config.json``.
-        tensors: ``adapter_model.safetensors``, all of it.
-        metadata: that file's own.
-        keys: where each module's factors are in ``tensors``, by base module name. A and B are told apart by
-            key, never by shape, so r = o is no special case.
+    ``keys`` says where each module's factors are in ``tensors``, by base module name. A and B are told apart by key,
+    never by shape, so r = o is no special case.
     """
 
     path: Path
@@ -73,12 +68,7 @@ class SavedAdapter:
 
 
 def read_adapter(path: str | Path) -> SavedAdapter:
-    """Read a plain LoRA adapter.
-
-    Raises:
-        ValueError: no adapter there, pickled weights, another adapter type, a LoRA variant or initialisation
-            whose BA is not the change of the weight, factors without values or a factor without its partner.
-    """
+    """Read a plain LoRA adapter; ValueError for anything else, and for factors that are empty or alone."""
     path = Path(path)
     where = f"adapter={str(path)!r}"
     if not path.is_dir():

@@ -76,12 +76,9 @@ class AnchorSpec:
 
 
 def build_form(v: Tensor, spec: AnchorSpec, name: str) -> tuple[Form, float]:
-    """The form of one module and the bound it guarantees on ‖Ĉ − Ĉ_k‖₂ (0 for exact forms).
+    """The form of a module with V (o×i, not zero), and the bound it guarantees on ‖Ĉ − Ĉ_k‖₂ (0 for exact forms).
 
-    Args:
-        v: V, o×i, not zero.
-        spec: what to build.
-        name: the module's name; with ``spec.seed`` it seeds the random directions.
+    The module's name and ``spec.seed`` seed the random directions.
     """
     if spec.variant == "identity":
         return Identity(), 0.0
@@ -127,12 +124,7 @@ def _randomly_turned(v: Tensor, seed: int, name: str) -> Tensor:
 
 
 def update_spectrum(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """Left singular vectors (o×k) and the k non-zero singular values of BA, from its factors alone.
-
-    Args:
-        a: A, r×i.
-        b: B, o×r.
-    """
+    """Left singular vectors (o×k) and the k non-zero singular values of BA, from A (r×i) and B (o×r) alone."""
     dtype = torch.promote_types(b.dtype, torch.float32)
     q_b, r_b = torch.linalg.qr(b.to(dtype))
     r_a = torch.linalg.qr(a.to(dtype).mT, mode="r").R

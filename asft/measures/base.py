@@ -23,6 +23,7 @@ if TYPE_CHECKING:  # heavy, or would be circular
 
 Score = Callable[[], float]
 LEARNED = {"harmful": 1.0, "benign": 0.0}  # poison ratio of the fine-tune whose update the direction is
+NAMED = {"alignment", "random", *LEARNED}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,12 +46,9 @@ class MeasureContext:
 
 @dataclasses.dataclass(frozen=True)
 class Measured:
-    """A measure's outcome.
+    """A measure's numbers by name (its ``headline`` among them), and JSON-able arrays for the plots.
 
-    Attributes:
-        values: numbers by name; the measure's ``headline`` among them.
-        interval: the range around the headline that the measure itself knows, and what it is.
-        details: JSON-able arrays for the plots.
+    ``interval`` is the range around the headline that the measure itself knows, and what it is.
     """
 
     values: dict[str, float]
@@ -63,13 +61,11 @@ class Measure(Plugin):
     """Base class. A measure is a frozen dataclass whose fields are part of the result's key.
 
     Class attributes:
-        name: as in ``measure=NAME``.
         headline: the value that a table shows.
         quantity: what it is, in a few words for a table's heading.
         asks: whether the model is asked malicious prompts, so that judge and prompts belong to the key.
     """
 
-    name: ClassVar[str] = ""
     headline: ClassVar[str] = ""
     quantity: ClassVar[str] = ""
     asks: ClassVar[bool] = True
@@ -99,7 +95,7 @@ class Measure(Plugin):
                 )
             if direction == "harmful" and cell.attack.source == "none":
                 raise ValueError("attack=none: the harmful direction is learned from harmful rows; name a source")
-            if not _known(direction):
+            if direction not in NAMED and not _is_folder(direction):
                 raise ValueError(
                     f"measure={self.name}: {direction!r} is no direction; allowed: alignment, harmful, benign, random, "
                     "or the folder of a LoRA adapter or a checkpoint"
@@ -107,12 +103,11 @@ class Measure(Plugin):
 
     def requires(self, cell: Settings) -> dict[str, FineTune]:
         """The fine-tunes whose updates are directions: plain SFT on ``attack.n`` rows, all harmful or all benign."""
-        needed = {}
-        for direction in self.directions():
-            if direction in LEARNED:
-                attack = dataclasses.replace(cell.attack, p=LEARNED[direction], mix="replace")
-                needed[direction] = FineTune(SFT(), attack)
-        return needed
+        return {
+            direction: FineTune(SFT(), dataclasses.replace(cell.attack, p=LEARNED[direction], mix="replace"))
+            for direction in self.directions()
+            if direction in LEARNED
+        }
 
 
 def direction_of(name: str, weights: Weights, ctx: MeasureContext, seed: int) -> Direction:
@@ -136,10 +131,5 @@ def folder_identities(measure: Measure) -> dict[str, Any]:
     return {name: checkpoint_identity(folder) for name, folder in folders.items()}
 
 
-def _known(direction: str) -> bool:
-    return direction in {"alignment", "random", *LEARNED} or _is_folder(direction)
-
-
 def _is_folder(direction: str) -> bool:
-    folder = Path(direction).expanduser()
-    return direction not in {"alignment", "random", *LEARNED} and any(folder.glob("*.safetensors"))
+    return direction not in NAMED and any(Path(direction).expanduser().glob("*.safetensors"))

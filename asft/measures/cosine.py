@@ -1,9 +1,9 @@
 """Table 1: the cosine between the alignment direction and the update of a fine-tune, against random updates.
 
 The paper finds |cos| near 6e-4 for updates learned from harmful rows and a constant 8.5e-3 for "random" ones. A
-matrix of N independent Gaussians has E|cos| ≈ √(2/πN) with any fixed matrix, far below 8.5e-3 for a real model
-(methods.md §13), so its random baseline is not explained. Two baselines are given here: such a matrix, and, since
-a LoRA update has rank r, random factors of that rank.
+matrix of N independent Gaussians has E|cos| ≈ √(2/πN) with any fixed matrix, far below 8.5e-3 for a real model, so its
+random baseline is not explained. Two baselines are given here: such a matrix, and, since a LoRA update has rank r,
+random factors of that rank.
 """
 
 from __future__ import annotations
@@ -18,9 +18,6 @@ from pydantic.dataclasses import dataclass
 from asft.measures.base import Measure, MeasureContext, Measured, direction_of
 
 if TYPE_CHECKING:  # torch takes seconds to load, and whoever only looks at an experiment needs none
-    import torch
-    from torch import Tensor
-
     from asft.measures.directions import Direction
 
 
@@ -44,11 +41,9 @@ class Cosine(Measure):
     seed: Annotated[int, Field(ge=0)] = 123
 
     def directions(self) -> tuple[str, ...]:
-        """The two vectors."""
         return "alignment", self.update
 
     def notes(self) -> list[str]:
-        """What the paper leaves open."""
         return [
             "All adapted modules are one vector; the update is sBA. The paper does not say how its random direction is "
             "drawn. Here it is BA with Gaussian factors of the fine-tune's rank; `gaussian_abs_cos` is the exact mean "
@@ -96,7 +91,10 @@ def random_cosines(direction: Direction, rank: int, draws: int, seed: int) -> li
     for tensor in direction.values():
         v = tensor.double()
         for draw in range(draws):
-            b, a = (_normal(shape, generator, v) for shape in ((v.shape[0], rank), (rank, v.shape[1])))
+            b, a = (
+                torch.randn(shape, generator=generator, dtype=torch.float64).to(v.device)
+                for shape in ((v.shape[0], rank), (rank, v.shape[1]))
+            )
             inner[draw] += ((b.T @ v) * a).sum().cpu()
             squared[draw] += ((b.T @ b) * (a @ a.T)).sum().cpu()
     norm = math.sqrt(sum(float((tensor.double() ** 2).sum()) for tensor in direction.values()))
@@ -107,9 +105,3 @@ def random_cosines(direction: Direction, rank: int, draws: int, seed: int) -> li
 def gaussian_mean(size: int) -> float:
     """E|cos| of a fixed vector and one of ``size`` independent Gaussians: Γ(N/2) / (√π Γ((N+1)/2)), exact."""
     return math.exp(math.lgamma(size / 2) - math.lgamma((size + 1) / 2)) / math.sqrt(math.pi)
-
-
-def _normal(shape: tuple[int, int], generator: torch.Generator, like: Tensor) -> Tensor:
-    import torch
-
-    return torch.randn(shape, generator=generator, dtype=torch.float64).to(like.device)

@@ -1,4 +1,4 @@
-"""Directions in weight space, normalised as in llm-landscape (Peng et al. 2024; methods.md §13).
+"""Directions in weight space, normalised as in llm-landscape (Peng et al. 2024, arXiv:2405.17374).
 
 A direction maps parameter names to tensors of the parameters' shapes; a parameter it does not name stays put.
 """
@@ -24,13 +24,10 @@ _PARALLEL = 1e-5  # what is left of a direction relative to it, below which it i
 
 def weights_of(model: PreTrainedModel, targets: Sequence[str] | None = None) -> Direction:
     """A model's parameters by name: all of them, or the 2-D weights of its target modules."""
-    found = {name: parameter.detach() for name, parameter in model.named_parameters()}
-    if targets is None:
-        return found
     return {
-        name: weight
-        for name, weight in found.items()
-        if weight.ndim == 2 and is_target(name.removesuffix(".weight"), targets)
+        name: weight.detach()
+        for name, weight in model.named_parameters()
+        if targets is None or (weight.ndim == 2 and is_target(name.removesuffix(".weight"), targets))
     }
 
 
@@ -41,15 +38,9 @@ def random_direction(weights: Weights, seed: int) -> Direction:
 
 
 def difference(weights: Weights, other: Path, *, towards: bool) -> Direction:
-    """The step between ``weights`` and a checkpoint's, float32.
+    """``other − weights`` of a checkpoint ``other`` (``weights − other`` unless ``towards``), float32.
 
-    Args:
-        other: a checkpoint of the same architecture; tensors of another shape there (a larger vocabulary) are left
-            out.
-        towards: True for ``other − weights``, False for ``weights − other``.
-
-    Raises:
-        ValueError: when the checkpoint lacks a tensor.
+    Tensors of another shape there (a larger vocabulary) are left out; ValueError when the checkpoint lacks a tensor.
     """
     checkpoint, sign, direction = Checkpoint(other, "checkpoint"), 1.0 if towards else -1.0, {}
     for name, weight in weights.items():
@@ -62,8 +53,7 @@ def difference(weights: Weights, other: Path, *, towards: bool) -> Direction:
 def adapter_update(weights: Weights, adapter: Path) -> Direction:
     """The change s·BA that a LoRA adapter on disk makes to each weight, float32.
 
-    Raises:
-        ValueError: when the adapter is no plain LoRA, or adapts a weight that ``weights`` has not.
+    ValueError when the adapter is no plain LoRA, or adapts a weight that ``weights`` has not.
     """
     saved, direction = read_adapter(adapter), {}
     for module, keys in saved.keys.items():
@@ -104,8 +94,7 @@ def layer_normalised(direction: Direction, weights: Weights) -> Direction:
 def orthogonalised(direction: Direction, to: Direction) -> Direction:
     """``direction`` without its part along ``to``, tensor by tensor (so the whole is orthogonal, too).
 
-    Raises:
-        ValueError: when nothing but rounding is left, as for two equal directions.
+    ValueError when nothing but rounding is left, as for two equal directions.
     """
     result = {}
     for name, tensor in direction.items():

@@ -1,4 +1,4 @@
-"""Effective perturbation length: how far along a direction a model stays safe (paper Eq. 5; methods.md §13).
+"""Effective perturbation length: how far along a direction a model stays safe (paper Eq. 5).
 
 The paper takes the supremum of |α| with S(θ + αd) ≥ τ over sampled α, without saying what τ is, over which
 range α is sampled or how d is scaled, and with the inequality the wrong way round for a score of harm. Here it
@@ -18,14 +18,10 @@ TOLERANCE = 0.02  # the boundary is bisected until its two sides are this close,
 
 @dataclass(frozen=True)
 class SafeStretch:
-    """Where the safe stretch around 0 ends on either side, as positive numbers up to the limit looked at.
-
-    ``points`` are the (α, HS) that were scored.
-    """
+    """Where the safe stretch around 0 ends on either side, as positive numbers; ``points`` are (α, HS) as scored."""
 
     ahead: float
     behind: float
-    limit: float
     points: tuple[tuple[float, float], ...]
 
     @property
@@ -35,15 +31,10 @@ class SafeStretch:
 
 
 def safe_stretch(score: Callable[[float], float], *, threshold: float, limit: float) -> SafeStretch:
-    """Finds the safe stretch by growing steps from 0 and bisection at the first unsafe one.
+    """Finds the safe stretch by growing steps from 0 up to |α| = ``limit`` and bisection at the first unsafe one.
 
-    Args:
-        score: HS in percent at α.
-        threshold: τ, the highest HS that counts as safe.
-        limit: a, the largest |α| looked at.
-
-    A stretch that is safe at every step counts as safe up to ``limit``; a narrow unsafe gap between two steps
-    is not seen.
+    ``score`` is HS in percent at α, ``threshold`` τ, the highest one that counts as safe. A stretch that is safe at
+    every step counts as safe up to ``limit``; a narrow unsafe gap between two steps is not seen.
     """
     seen: dict[float, float] = {}
 
@@ -53,7 +44,7 @@ def safe_stretch(score: Callable[[float], float], *, threshold: float, limit: fl
         return seen[alpha] <= threshold
 
     ends = {sign: _reach(lambda alpha, sign=sign: safe(sign * alpha), limit) for sign in (1.0, -1.0)}  # type: ignore[misc]
-    return SafeStretch(ends[1.0], ends[-1.0], limit, tuple(sorted(seen.items())))
+    return SafeStretch(ends[1.0], ends[-1.0], tuple(sorted(seen.items())))
 
 
 def _reach(safe: Callable[[float], bool], limit: float) -> float:

@@ -15,18 +15,12 @@ class Perturbed:
 
     The weights that the directions name are copied once. A point is always reached from that copy, so that
     rounding does not add up over a grid, and :meth:`move` with zeros gives the model back bit for bit.
-
-    Raises:
-        ValueError: when a direction names a parameter that the model has not.
     """
 
     def __init__(self, model: PreTrainedModel, directions: Sequence[Direction]) -> None:
-        parameters = dict(model.named_parameters())
-        named = dict.fromkeys(name for direction in directions for name in direction)
-        if unknown := [name for name in named if name not in parameters]:
-            raise ValueError(f"the direction names {unknown[0]!r}, which the model has not")
         self.directions = tuple(directions)
-        self._parameters = {name: parameters[name] for name in named}
+        named = dict.fromkeys(name for direction in directions for name in direction)
+        self._parameters = {name: model.get_parameter(name) for name in named}
         self._pristine = {name: parameter.detach().clone() for name, parameter in self._parameters.items()}
 
     @torch.no_grad()

@@ -120,10 +120,6 @@ class TestPerturbed:
         perturbed.move(0.0, 0.0)
         assert all(torch.equal(tensor, weights[name]) for name, tensor in directions.weights_of(model, TARGETS).items())
 
-    def test_a_direction_of_another_model_is_refused(self, model: torch.nn.Module) -> None:
-        with pytest.raises(ValueError, match=r"names 'nowhere\.weight'"):
-            Perturbed(model, ({"nowhere.weight": torch.zeros(1)},))
-
 
 class TestSafeStretch:
     @given(ahead=st.floats(0.003, 0.9), behind=st.floats(0.003, 0.9))
