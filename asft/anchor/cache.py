@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from asft.anchor.forms import FORMS, AnchoredModule
@@ -81,10 +80,6 @@ def load(directory: Path) -> list[AnchoredModule]:
     modules = []
     for entry in read_meta(directory)["modules"]:
         file = directory / entry.pop("file")
-        try:
-            tensors = load_file(file)
-        except SafetensorError as error:  # one from before there were checksums
-            raise DamagedEntry(f"{file}: {error}") from None
-        form = FORMS[entry.pop("form")](**tensors, side=entry.pop("side"))
+        form = FORMS[entry.pop("form")](**load_file(file), side=entry.pop("side"))
         modules.append(AnchoredModule(**entry, form=form))
     return modules

@@ -26,8 +26,7 @@ def store_verify(arguments: list[str]) -> int:
     found = verify(place)
     for kind, key, reason in found.damaged:
         terminal.print(f"damaged: {reason}\n  set aside in {place.set_aside(kind, key)}")
-    unverified = f", {found.unverified} from before there were checksums" if found.unverified else ""
-    terminal.print(f"{found.whole} entries are whole, {len(found.damaged)} damaged{unverified}")
+    terminal.print(f"{found.whole} entries are whole, {len(found.damaged)} damaged")
     return 1 if found.damaged else 0
 
 

@@ -19,7 +19,6 @@ class SharedStore(Store):
         return Store(self.root)
 
     def find(self, kind: str, key: str, *, whole: bool = False) -> Entry | None:
-        """See :meth:`Store.find`."""
         return team().first(partial(self._own.find, kind, key, whole=whole))
 
     def ensure(self, kind: str, settings: Mapping[str, Any], produce: Callable[[Path], dict[str, Any]]) -> Entry:

@@ -21,7 +21,7 @@ def write_meta(directory: Path, modules: Sequence[dict[str, Any]]) -> None:
 
 
 def read_meta(directory: Path) -> dict[str, Any]:
-    """The description, after a look at every byte of the files; one from before there were checksums as it is.
+    """The description, after a look at every byte of the files.
 
     Raises:
         DamagedEntry: ``directory`` holds no anchor, or not what was written.
@@ -30,7 +30,7 @@ def read_meta(directory: Path) -> dict[str, Any]:
     if not (directory / META).is_file():
         raise DamagedEntry(f"{str(directory)!r} holds no anchor ({META} is missing): build one with Anchor.build.")
     meta = read_manifest(directory, META)
-    check_contents(directory, meta, META)
+    check_contents(directory, meta)
     if meta["layout"] != LAYOUT:
         raise ValueError(f"{str(directory)!r} has layout {meta['layout']}, this version reads {LAYOUT}: rebuild it.")
     return meta

@@ -18,7 +18,6 @@ class JsonLines(logging.Formatter):
     """Time, level, logger, message, host and process of a record as one JSON object."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """See :meth:`logging.Formatter.format`."""
         line = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname,

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock, Timeout
 
 from asft.store.anchors import DAMAGED, read_meta
 from asft.store.entries import KINDS, Store
 from asft.store.heartbeat import SUFFIX
-from asft.store.integrity import DamagedEntry, verifiable
+from asft.store.integrity import DamagedEntry
 
-ANCHORS = "anchors"  # the folder of cached anchors, which are no entries of the store
+# The folder of cached anchors, which are no entries of the store; they belong to a pair, and no experiment names them.
+ANCHORS = "anchors"
 _KEY, _ANCHOR = re.compile(r"[0-9a-f]{20}"), re.compile(r"[0-9a-f]{32}")
 _BESIDE = re.compile(
     rf"\.(?P<key>[0-9a-f]{{20}})(?P<claim>\.claim)?(?P<what>\.lock|{re.escape(SUFFIX)}(-\d+)?|\.resume|\.tmp-\d+)"
@@ -25,10 +25,9 @@ _BESIDE = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Verified:
-    """What a look at every byte found: whole entries, those without checksums, and (kind, key, reason) of damage."""
+    """What a look at every byte found: how many entries are whole, and (kind, key, reason) of damage."""
 
     whole: int
-    unverified: int
     damaged: list[tuple[str, str, str]]
 
 
@@ -47,23 +46,17 @@ def verify(store: Store) -> Verified:
     Raises:
         ValueError: for an entry of another schema version.
     """
-    found: list[bool] = []
-    damaged = []
-    for kind, key in (*_entries(store), *_anchors(store)):
+    whole, damaged = 0, []
+    for kind, key in (*_entries(store), *_named(store, ANCHORS, _ANCHOR)):
         try:
-            found.append(verifiable(_manifest(store, kind, key)))
+            if kind == ANCHORS:
+                read_meta(store.path(kind, key))
+            else:
+                store.read(kind, key, whole=True)
+            whole += 1
         except DamagedEntry as error:
             damaged.append((kind, key, str(error)))
-    return Verified(found.count(True), found.count(False), damaged)
-
-
-def _manifest(store: Store, kind: str, key: str) -> Mapping[str, Any]:
-    """What an entry or an anchor says of itself, after a look at every byte of it."""
-    if kind == ANCHORS:
-        return read_meta(store.path(kind, key))
-    entry = store.read(kind, key, whole=True)
-    assert entry is not None, "its folder was just listed"
-    return entry.manifest
+    return Verified(whole, damaged)
 
 
 def removable(store: Store, named: Collection[tuple[str, str]] | None) -> Iterator[Removable]:
@@ -117,14 +110,13 @@ def _free(path: Path, key: str) -> bool:
 
 def _entries(store: Store) -> Iterator[tuple[str, str]]:
     for kind in KINDS:
-        folders = (path for path in (store.root / kind).glob("*") if path.is_dir() and _KEY.fullmatch(path.name))
-        yield from ((kind, path.name) for path in sorted(folders))
+        yield from _named(store, kind, _KEY)
 
 
-def _anchors(store: Store) -> Iterator[tuple[str, str]]:
-    """Cached anchors; they belong to a pair, and no experiment names them."""
-    folders = (path for path in (store.root / ANCHORS).glob("*") if path.is_dir() and _ANCHOR.fullmatch(path.name))
-    yield from ((ANCHORS, path.name) for path in sorted(folders))
+def _named(store: Store, kind: str, name: re.Pattern[str]) -> Iterator[tuple[str, str]]:
+    for path in sorted((store.root / kind).glob("*")):
+        if path.is_dir() and name.fullmatch(path.name):
+            yield kind, path.name
 
 
 def _size(path: Path) -> int:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import functools
-import hashlib
 import json
 import os
 from contextlib import suppress
 from pathlib import Path
+
+from asft.store import integrity
 
 _LARGE = 2**26  # bytes from which on a digest is worth remembering between processes
 
@@ -15,18 +15,13 @@ _LARGE = 2**26  # bytes from which on a digest is worth remembering between proc
 def file_digest(path: Path) -> str:
     """The file's SHA-256. Its time of change only tells whether it must be read again, and enters no key."""
     stat = path.stat()
-    return _digest(path.resolve(), stat.st_size, stat.st_mtime_ns)
-
-
-@functools.lru_cache(maxsize=1024)
-def _digest(path: Path, size: int, changed: int) -> str:
-    place = f"{path} {size} {changed}"
-    if size >= _LARGE and (known := _remembered().get(place)):
+    if stat.st_size < _LARGE:
+        return integrity.file_digest(path)
+    place = f"{path.resolve()} {stat.st_size} {stat.st_mtime_ns}"
+    if known := _remembered().get(place):
         return known
-    with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if size >= _LARGE:
-        _remember(place, found)
+    found = integrity.file_digest(path)
+    _remember(place, found)
     return found
 
 

@@ -30,7 +30,7 @@ import shutil
 import socket
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -108,10 +108,9 @@ class Store:
             ValueError: when the entry was written by another schema version.
         """
         folder = self.path(kind, key)
-        try:
-            manifest = read_manifest(folder)
-        except FileNotFoundError:
+        if not folder.is_dir():
             return None
+        manifest = read_manifest(folder)
         if manifest.get("schema") != SCHEMA:
             raise ValueError(
                 f"{folder}: written with store schema {manifest.get('schema')}, this version reads {SCHEMA}. "
@@ -122,10 +121,9 @@ class Store:
 
     def find(self, kind: str, key: str, *, whole: bool = False) -> Entry | None:
         """As :meth:`read`, and None for a damaged entry: it is not finished."""
-        try:
+        with suppress(DamagedEntry):
             return self.read(kind, key, whole=whole)
-        except DamagedEntry:
-            return None
+        return None
 
     def damage(self, kind: str, key: str) -> str | None:
         """What is wrong with an entry at first look, or None."""
@@ -163,11 +161,7 @@ class Store:
             scratch = final.parent / f".{key}.tmp-{os.getpid()}"
             try:
                 scratch.mkdir()
-                with Heartbeat(final.parent / f".{key}{SUFFIX}", kind.rpartition("/")[2]), PeakMemory() as memory:
-                    started = time.perf_counter()
-                    result = produce(scratch)
-                    seconds = time.perf_counter() - started
-                write_json(scratch / MANIFEST, _manifest(kind, key, settings, result, seconds, memory, scratch))
+                self._produce(kind, key, settings, produce, scratch)
                 scratch.replace(final)
             except BaseException as error:
                 shutil.rmtree(scratch, ignore_errors=True)
@@ -178,6 +172,36 @@ class Store:
                 raise
             shutil.rmtree(self.resumable(kind, key), ignore_errors=True)
         return Entry(final, json.loads((final / MANIFEST).read_text()))
+
+    def _produce(
+        self,
+        kind: str,
+        key: str,
+        settings: Mapping[str, Any],
+        produce: Callable[[Path], dict[str, Any]],
+        folder: Path,
+    ) -> None:
+        """Computes an entry into ``folder`` and describes it in a manifest."""
+        with Heartbeat(self.root / kind / f".{key}{SUFFIX}", kind.rpartition("/")[2]), PeakMemory() as memory:
+            started = time.perf_counter()
+            result = produce(folder)
+            seconds = time.perf_counter() - started
+        manifest = {
+            "schema": SCHEMA,
+            "kind": kind,
+            "key": key,
+            "settings": settings,
+            "result": result,
+            "seconds": round(seconds, 3),
+            "peak_memory_mb": round(memory.host_mb, 1),
+            "gpu_peak_memory_mb": round(memory.gpu_mb, 1),
+            "host": socket.gethostname(),
+            "versions": library_versions(),
+            "commit": git_commit(),
+            "created": _now(),
+            "files": describe_files(folder),
+        }
+        write_json(folder / MANIFEST, seal(json.loads(json.dumps(manifest))))  # as it will be read: tuples are lists
 
     def resumable(self, kind: str, key: str) -> Path:
         """A folder for what an unfinished stage can go on from; it outlives its process, not the finished entry."""
@@ -261,33 +285,6 @@ def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
     with path.open() as file:
         for line in file:
             yield json.loads(line)
-
-
-def _manifest(
-    kind: str,
-    key: str,
-    settings: Mapping[str, Any],
-    result: dict[str, Any],
-    seconds: float,
-    memory: PeakMemory,
-    folder: Path,
-) -> dict[str, Any]:
-    manifest = {
-        "schema": SCHEMA,
-        "kind": kind,
-        "key": key,
-        "settings": settings,
-        "result": result,
-        "seconds": round(seconds, 3),
-        "peak_memory_mb": round(memory.host_mb, 1),
-        "gpu_peak_memory_mb": round(memory.gpu_mb, 1),
-        "host": socket.gethostname(),
-        "versions": library_versions(),
-        "commit": git_commit(),
-        "created": _now(),
-        "files": describe_files(folder),
-    }
-    return seal(json.loads(json.dumps(manifest)))  # as it will be read: tuples are lists
 
 
 def _now() -> str:

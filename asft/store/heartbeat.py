@@ -14,7 +14,6 @@ import time
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from types import TracebackType
 
 EVERY = 5.0  # seconds between two beats
 STALE = 60.0  # seconds without a beat after which a worker on another host counts as dead
@@ -65,9 +64,7 @@ class Heartbeat:
         _open.append(self)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         _open.remove(self)
         self._over.set()
         self._thread.join()

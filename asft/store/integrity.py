@@ -11,7 +11,7 @@ import itertools
 import json
 from collections.abc import Mapping
 from functools import lru_cache
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 MANIFEST = "manifest.json"
@@ -40,33 +40,32 @@ def read_manifest(folder: Path, name: str = MANIFEST) -> dict[str, Any]:
     """An entry's manifest, the file ``name``.
 
     Raises:
-        FileNotFoundError: when there is no entry, not even part of one.
-        DamagedEntry: when the folder has no manifest, or one that cannot be read.
+        DamagedEntry: when it is missing, cannot be read, or is not what was written.
     """
     path = folder / name
     try:
         manifest = json.loads(path.read_text())
     except FileNotFoundError:
-        if folder.is_dir():
-            raise DamagedEntry(f"{path}: is missing") from None
-        raise
+        raise DamagedEntry(f"{path}: is missing") from None
     except ValueError as error:  # neither UTF-8 nor JSON
         raise DamagedEntry(f"{path}: is not JSON ({error})") from None
     if not isinstance(manifest, dict):
         raise DamagedEntry(f"{path}: is not a manifest")
+    if not {"files", SEAL} <= manifest.keys():
+        raise DamagedEntry(f"{path}: has no checksums")
+    if manifest[SEAL] != _digest_of(manifest):
+        raise DamagedEntry(f"{path}: its SHA-256 is not that of what was written")
     return manifest
 
 
-def check_sizes(folder: Path, manifest: Mapping[str, Any], name: str = MANIFEST) -> None:
-    """Checks the manifest's seal and each listed file's size; cheap enough for every look at an entry.
+def check_sizes(folder: Path, manifest: Mapping[str, Any]) -> None:
+    """Checks each listed file's size; cheap enough for every look at an entry.
 
     Raises:
-        DamagedEntry: for a manifest that was changed, and a file that is missing or has another size.
+        DamagedEntry: for a file that is missing or has another size.
     """
-    if SEAL in manifest and manifest[SEAL] != _digest_of(manifest):
-        raise DamagedEntry(f"{folder / name}: its SHA-256 is not that of what was written")
-    for file, wanted in _listed(manifest).items():
-        path = folder / PurePosixPath(file)
+    for file, wanted in manifest["files"].items():
+        path = folder / file
         try:
             size = path.stat().st_size
         except FileNotFoundError:
@@ -75,16 +74,12 @@ def check_sizes(folder: Path, manifest: Mapping[str, Any], name: str = MANIFEST)
             raise DamagedEntry(f"{path}: has {size} bytes, {wanted['size']} were written")
 
 
-def check_contents(folder: Path, manifest: Mapping[str, Any], name: str = MANIFEST) -> None:
-    """As :func:`check_sizes`, and compares each listed file's SHA-256.
-
-    Raises:
-        DamagedEntry: for a file that is missing or not what was written.
-    """
-    check_sizes(folder, manifest, name)
-    for file, wanted in _listed(manifest).items():
-        if file_digest(folder / PurePosixPath(file)) != wanted["sha256"]:
-            raise DamagedEntry(f"{folder / PurePosixPath(file)}: its SHA-256 is not that of what was written")
+def check_contents(folder: Path, manifest: Mapping[str, Any]) -> None:
+    """As :func:`check_sizes`, and compares each listed file's SHA-256."""
+    check_sizes(folder, manifest)
+    for file, wanted in manifest["files"].items():
+        if file_digest(folder / file) != wanted["sha256"]:
+            raise DamagedEntry(f"{folder / file}: its SHA-256 is not that of what was written")
 
 
 def set_aside(folder: Path, shelf: Path) -> Path:
@@ -93,11 +88,6 @@ def set_aside(folder: Path, shelf: Path) -> Path:
     target = next(path for n in itertools.count(1) if not (path := shelf / f"{folder.name}-{n}").exists())
     folder.replace(target)
     return target
-
-
-def verifiable(manifest: Mapping[str, Any]) -> bool:
-    """Whether the entry was written with checksums; older ones were not."""
-    return "files" in manifest
 
 
 def file_digest(path: Path) -> str:
@@ -115,8 +105,3 @@ def _digest(path: Path, inode: int, size: int, mtime: int) -> str:
 def _digest_of(manifest: Mapping[str, Any]) -> str:
     text = json.dumps({name: value for name, value in manifest.items() if name != SEAL}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _listed(manifest: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    files: dict[str, dict[str, Any]] = manifest.get("files", {})
-    return files

@@ -6,7 +6,6 @@ import gc
 import resource
 import sys
 from pathlib import Path
-from types import TracebackType
 
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
@@ -27,9 +26,7 @@ class PeakMemory:
         _reset()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         for meter in _open:
             meter._look()
         _open.remove(self)

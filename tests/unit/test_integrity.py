@@ -50,6 +50,7 @@ DAMAGES: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "no manifest": (MANIFEST, Path.unlink, "is missing"),
     "other manifest": (MANIFEST, lambda path: path.write_text("[1]"), "is not a manifest"),
     "manifest bytes": (MANIFEST, lambda path: path.write_bytes(b"\xff\xfe\x00"), "is not JSON"),
+    "no checksums": (MANIFEST, lambda path: path.write_text('{"schema": 1}'), "has no checksums"),
     "flipped score": (MANIFEST, flip_score, "SHA-256"),
 }
 
@@ -82,15 +83,6 @@ def test_a_first_look_sees_all_but_a_flipped_bit(name: str, tmp_path: Path) -> N
     store = Store(tmp_path)
     assert store.find("cells", KEY) is None
     assert reason in (store.damage("cells", KEY) or "")
-
-
-def test_an_entry_without_checksums_is_read_and_not_called_damaged(tmp_path: Path) -> None:
-    first = entry(tmp_path)
-    old = {name: value for name, value in first.manifest.items() if name not in {"files", "sha256"}}
-    (first.path / MANIFEST).write_text(json.dumps(old))
-    again = Store(tmp_path).find("cells", KEY, whole=True)
-    assert again is not None
-    assert again.result == {"value": 1}
 
 
 def test_a_second_damage_does_not_overwrite_the_first(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from asft.store.entries import MANIFEST, Store, content_key, read_jsonl, write_jsonl
+from asft.store.integrity import seal
 
 
 def write_one(folder: Path) -> dict[str, int]:
@@ -67,7 +68,7 @@ def test_what_a_dead_writer_left_is_cleared_away(tmp_path: Path) -> None:
 def test_another_schema_is_refused_with_advice(tmp_path: Path) -> None:
     store = Store(tmp_path)
     entry = store.ensure("cells", {"a": 1}, write_one)
-    (entry.path / MANIFEST).write_text(json.dumps({**entry.manifest, "schema": 0}))
+    (entry.path / MANIFEST).write_text(json.dumps(seal({**entry.manifest, "schema": 0})))
     with pytest.raises(ValueError, match="store schema 0, this version reads 1"):
         store.find("cells", entry.manifest["key"])
 
