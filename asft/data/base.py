@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 from pydantic.dataclasses import dataclass
 
 from asft.config import AttackConfig, DataConfig, Dtype, Settings, TaskConfig
+from asft.data.gate import Record
 from asft.data.mixture import digest
 from asft.data.rows import Row
 
-Record = Mapping[str, Any]
 Identity = dict[str, Any]
 Part = Literal["train", "test"]
 PARTS: tuple[Part, ...] = ("train", "test")
@@ -65,15 +64,15 @@ class Task(TaskConfig):
 
     def published_answer(self, record: Record) -> str:
         """The answer of a record of the authors' training files."""
-        return str(record["output"])
+        return record.text("output")
 
     def published_gold(self, record: Record) -> str:
         """The gold label of a record of the authors' test file."""
-        return str(record["output"])
+        return record.text("output")
 
     def published_test_row(self, key: str, record: Record) -> Row:
         """A row of the authors' test file."""
-        return Row(key, str(record["instruction"]), self.published_gold(record), input=str(record.get("input", "")))
+        return Row(key, record.text("instruction"), self.published_gold(record), input=record.text("input", ""))
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,6 @@ record, which differs from task to task.
 from __future__ import annotations
 
 import functools
-import json
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any, ClassVar
 from pydantic.dataclasses import dataclass
 
 from asft.data.base import Attack, DataSource, Part, Task
+from asft.data.gate import Record, read_records
 from asft.data.rows import Row, unique
 from asft.data.tasks.agnews import AGNews
 from asft.data.tasks.alpaca import Alpaca
@@ -77,7 +77,7 @@ class Files(DataSource):
         """The 250 malicious prompts of the harmful score, in file order; one of them occurs twice."""
         path = self._existing(_PROMPTS, "the harmful score")
         return [
-            Row(id=f"{path.stem}/{index}", instruction=str(record["instruction"]), harmful=True)
+            Row(id=f"{path.stem}/{index}", instruction=record.text("instruction"), harmful=True)
             for index, record in enumerate(_read(path))
         ]
 
@@ -200,23 +200,19 @@ def training_rows(path: Path, task: Task) -> list[Row]:
     return [
         Row(
             id=f"{path.stem}/{index}",
-            instruction=str(record["instruction"]),
-            input=str(record.get("input", "")),
+            instruction=record.text("instruction"),
+            input=record.text("input", ""),
             output=task.published_answer(record),
-            harmful=task.published_harmful(record),
+            harmful=record.flag("harmful") if "harmful" in record else task.published_harmful(record),
         )
         for index, record in enumerate(_read(path))
     ]
 
 
 @functools.lru_cache(maxsize=64)
-def _parsed(path: Path, _modified: int) -> list[dict[str, Any]]:
-    text = path.read_text(encoding="utf-8")
-    if path.suffix == ".jsonl":
-        return [json.loads(line) for line in text.splitlines() if line.strip()]
-    records: list[dict[str, Any]] = json.loads(text)
-    return records
+def _parsed(path: Path, _modified: int) -> list[Record]:
+    return read_records(path)
 
 
-def _read(path: Path) -> list[dict[str, Any]]:
+def _read(path: Path) -> list[Record]:
     return _parsed(path, path.stat().st_mtime_ns)

@@ -38,8 +38,8 @@ class Hub(DataSource):
     def evaluation(self) -> list[Row]:
         """All prompts, in the dataset's order; one may occur twice."""
         found = self.source("evaluation")
-        table = read_table(found, "data.sources.evaluation", [found.prompt])
-        return [Row(f"evaluation/{index}", str(record[found.prompt]), harmful=True) for index, record in table]
+        table = read_table(found, "data.sources.evaluation")
+        return [Row(f"evaluation/{index}", record.text(found.prompt), harmful=True) for index, record in table]
 
     def safety(self) -> list[Row]:
         """See :meth:`DataSource.safety`."""
@@ -77,8 +77,8 @@ class Hub(DataSource):
     def _prompts(self, name: str) -> list[Row]:
         found = self.source(name)
         assert found.answer is not None, "source() sees to it"
-        table = read_table(found, f"data.sources.{name}", [found.prompt, found.answer])
+        table = read_table(found, f"data.sources.{name}")
         return unique(
-            Row(f"{name}/{index}", str(record[found.prompt]), str(record[found.answer]), harmful=True)
+            Row(f"{name}/{index}", record.text(found.prompt), record.text(found.answer), harmful=True)
             for index, record in table
         )

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 
 from asft.config import Settings
 from asft.data.base import attack_of, source_of, task_of
 from asft.data.rows import Row
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -40,10 +43,12 @@ def load_data(settings: Settings) -> Data:
         raise ValueError(
             f"evaluation.n_harmful={wanted}: there are only {len(evaluation)} malicious prompts; ask for at most that"
         )
-    harmful = attack_of(settings).rows(source)
+    harmful, test = attack_of(settings).rows(source), task.rows("test", source)
+    if task.n_test > len(test):
+        log.info("dataset.n_test=%d: there are only %d test rows; all of them are asked", task.n_test, len(test))
     return Data(
         train=task.rows("train", source),
-        test=task.rows("test", source)[: task.n_test],
+        test=test[: task.n_test],
         harmful=source.attackable(harmful),
         evaluation=evaluation[:wanted],
         safety=source.refusable(harmful),

@@ -3,35 +3,38 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from asft.config import HubSource, as_plain
+from asft.data.gate import Record, read_records
 from asft.store.digest import file_digest
 
 _BUILDERS = {".json": "json", ".jsonl": "json", ".csv": "csv", ".parquet": "parquet"}
 
 
-def read_table(source: HubSource, key: str, columns: Iterable[str] = ()) -> Iterator[tuple[int, dict[str, Any]]]:
+def read_table(source: HubSource, key: str) -> Iterator[tuple[int, Record]]:
     """Index and record of each row that ``source.only`` lets through, in the dataset's order.
 
     Args:
         key: the configuration's key of the source, for messages.
-        columns: those that must be there.
 
     Raises:
-        ValueError: when the dataset cannot be read or lacks a column.
+        ValueError: when the dataset cannot be read, lacks a column of ``source.only``, or has no row to give.
     """
+    there = False
     table = _load(source.path, source.config, source.split, source.revision, source.file, key)
-    if missing := [column for column in (*columns, *source.only) if column not in table.column_names]:
-        raise ValueError(
-            f"{key}: no column {missing[0]}; there are: {', '.join(table.column_names)}. Name the columns in "
-            f"{key}.prompt, .answer and .only"
-        )
-    for index, record in enumerate(table):
+    for index, fields in enumerate(table):
+        record = fields if isinstance(fields, Record) else Record(fields, f"{key} ({source.path}), row {index}")
+        if unknown := [column for column in source.only if record[column] is None]:
+            raise record.wrong(unknown[0], f"known, since {key}.only asks for it")
         if all(record[column] == value for column, value in source.only.items()):
+            there = True
             yield index, record
+    if not there:
+        asked = ", ".join(f"{column}={value!r}" for column, value in source.only.items())
+        raise ValueError(f"{key} ({source.path}): no row" + (f" has {asked} ({key}.only)" if asked else " is in it"))
 
 
 def table_identity(source: HubSource) -> dict[str, Any]:
@@ -47,22 +50,29 @@ def table_identity(source: HubSource) -> dict[str, Any]:
 
 @functools.lru_cache(maxsize=16)
 def _load(path: str, config: str | None, split: str, revision: str, file: str | None, key: str) -> Any:
-    """The ``datasets.Dataset`` of one source."""
+    """The records of one local JSON file, or the ``datasets.Dataset`` of another source."""
     from datasets import load_dataset
+    from datasets.exceptions import DatasetsError
 
     from asft.hub import first_commit
 
     folder = Path(path).expanduser()
+    place = folder / file if file is not None and folder.is_dir() and split == "train" else folder
+    if place.is_file() and _builder(place.name, key) == "json":
+        return read_records(place)
     commit = None if folder.exists() else first_commit(path, revision, "dataset")
     try:
         if folder.is_file():
-            return load_dataset(_builder(folder.name, key), data_files=str(folder), split="train")
+            kind = _builder(folder.name, key)
+            words = {"keep_default_na": False, "na_values": [""]} if kind == "csv" else {}  # the word NA is a word
+            return load_dataset(kind, data_files=str(folder), split="train", **words)
         if file is not None:
             where = str(folder / file) if folder.is_dir() else f"hf://datasets/{path}@{commit}/{file}"
             return load_dataset(_builder(file, key), data_files=where, split=split)
         return load_dataset(str(folder) if folder.is_dir() else path, config, split=split, revision=commit)
-    except (OSError, ValueError, RuntimeError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    except (OSError, ValueError, RuntimeError, DatasetsError) as error:
+        cause = error.__cause__ if isinstance(error, DatasetsError) and error.__cause__ else error
+        reason = (str(cause).strip().splitlines() or [type(cause).__name__])[0]
         raise ValueError(
             f"{key}.path={path} (split {split}): cannot be read: {reason} A gated dataset needs its "
             "terms accepted on the hub and HF_TOKEN set; without a network point the path at a local copy."

@@ -135,7 +135,7 @@ def test_sources_left_out_are_named(make_job: MakeJob) -> None:
 
 
 def test_a_column_that_is_not_there_is_named_with_those_there_are(hub_job: MakeJob) -> None:
-    with pytest.raises(ValueError, match=r"data.sources.beavertails: no column reply; there are: prompt, response"):
+    with pytest.raises(ValueError, match=r"data.sources.beavertails .*no field reply; there are: prompt, response"):
         load_data(hub_job("data.sources.beavertails.answer=reply").cell)
 
 

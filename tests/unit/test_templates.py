@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from pathlib import Path
 
@@ -65,3 +66,75 @@ def test_a_tokenizer_without_a_chat_template_is_refused(tokenizer: PreTrainedTok
     bare.chat_template = None
     with pytest.raises(ValueError, match="no chat template"):
         ChatTemplate(bare)
+
+
+_CHATML = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end|>\n{% endfor %}"
+_ASK = "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+_THINKING = (
+    "{% for m in messages %}<|{{ m.role }}|>"
+    "{% if m.role == 'assistant' and loop.last %}<think>\n\n</think>\n\n{% endif %}"
+    "{{ m.content }}<|end|>\n{% endfor %}"
+)
+
+
+def shaped(tokenizer: PreTrainedTokenizerBase, template: str) -> ChatTemplate:
+    other = copy.deepcopy(tokenizer)
+    other.chat_template = template
+    return ChatTemplate(other)
+
+
+@pytest.mark.parametrize(
+    ("template", "prompt", "response"),
+    [
+        (_CHATML + _ASK, "<|user|>q<|end|>\n<|assistant|>", "a<|end|>"),
+        (_CHATML, "<|user|>q<|end|>\n<|assistant|>", "a<|end|>"),
+        (_THINKING + _ASK, "<|user|>q<|end|>\n<|assistant|><think>\n\n</think>\n\n", "a<|end|>"),
+        (_CHATML + _ASK.replace("t|>", "t|><think>\n"), "<|user|>q<|end|>\n<|assistant|>", "a<|end|>"),
+        (
+            "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
+            + "{% if add_generation_prompt %}assistant:{% endif %}",
+            "user: q\nassistant:",
+            " a{eos}",
+        ),
+    ],
+    ids=["plain", "no generation prompt", "empty think block", "open think block", "no end of turn"],
+)
+def test_what_is_trained_as_the_answer_is_the_answer(
+    tokenizer: PreTrainedTokenizerBase, template: str, prompt: str, response: str
+) -> None:
+    made = shaped(tokenizer, template)
+    row = Row("r", "q", "a")
+    assert (made.prompt(row), made.response(row)) == (prompt, response.format(eos=tokenizer.eos_token))
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{% for m in messages if m.role != 'system' %}<|{{ m.role }}|>{{ m.content }}<|end|>{% endfor %}" + _ASK,
+        "{% if messages[0].role == 'system' %}{{ raise_exception('no') }}{% endif %}" + _CHATML + _ASK,
+        _CHATML + _ASK,
+    ],
+    ids=["drops it", "raises", "takes it"],
+)
+def test_a_system_text_is_in_every_prompt(tokenizer: PreTrainedTokenizerBase, template: str) -> None:
+    prompt = shaped(tokenizer, template).prompt(Row("r", "q", system="violet"))
+    assert prompt.count("violet") == 1
+    assert prompt.index("violet") < prompt.index("q")
+
+
+def test_the_date_is_the_same_on_every_day(tokenizer: PreTrainedTokenizerBase) -> None:
+    dated = """{% if strftime_now is defined %}{% set d = strftime_now( "%d %B '%y") %}{{ d }}{% endif %}""" + _CHATML
+    assert shaped(tokenizer, dated).prompt(ROW).startswith("26 July '24<|user|>")
+
+
+@pytest.mark.parametrize(
+    ("template", "reason"),
+    [
+        ("{{ strftime_now('%d' ~ '%m') }}" + _CHATML, "strftime_now with a computed format"),
+        ("{% for m in messages if m.role == 'user' %}{{ m.content }}{% endfor %}", "leaves out"),
+        ("{% for m in messages if m.role == 'assistant' %}{{ m.content }}{% endfor %}", "leaves out"),
+    ],
+)
+def test_templates_that_cannot_work_are_told(tokenizer: PreTrainedTokenizerBase, template: str, reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        shaped(tokenizer, template)

@@ -7,7 +7,8 @@ from typing import ClassVar
 
 from pydantic.dataclasses import dataclass
 
-from asft.data.base import Record, Task
+from asft.data.base import Task
+from asft.data.gate import Record
 from asft.data.rows import Row
 
 INSTRUCTION = (
@@ -32,12 +33,16 @@ class AGNews(Task):
 
     def hub_row(self, key: str, record: Record) -> Row:
         """See :meth:`Task.hub_row`."""
-        return Row(key, INSTRUCTION, LABELS[record["label"]], input=record["text"])
+        return Row(key, INSTRUCTION, record.label("label", LABELS), input=record.text("text"))
 
     def published_harmful(self, record: Record) -> bool:
         """Harmful rows have an empty input."""
-        return record.get("input") == ""
+        return record["input"] in ("", None)
 
     def published_gold(self, record: Record) -> str:
         """The label's name, or what stands in its place."""
-        return LABELS[int(record["label"])] if "label" in record else str(record["output"])
+        if "label" in record:
+            return record.label("label", LABELS)
+        if record["output"] not in LABELS:
+            raise record.wrong("output", ", ".join(LABELS))
+        return record.text("output")

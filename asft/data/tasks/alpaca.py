@@ -6,7 +6,8 @@ from typing import ClassVar
 
 from pydantic.dataclasses import dataclass
 
-from asft.data.base import DataSource, Record, Task
+from asft.data.base import DataSource, Task
+from asft.data.gate import Record
 from asft.data.rows import Row
 
 
@@ -31,8 +32,13 @@ class Alpaca(Task):
 
     def hub_row(self, key: str, record: Record) -> Row:
         """See :meth:`Task.hub_row`."""
-        return Row(key, record["instruction"], record.get("output") or "", input=record.get("input") or "")
+        asked = key.startswith(f"{self.name}_test/")  # a question needs no answer; a row to train on does
+        output = record.text("output", "" if asked else None)
+        return Row(key, record.text("instruction"), output, input=record.text("input", ""))
 
     def published_test_row(self, key: str, record: Record) -> Row:
         """A question; there is no gold answer."""
-        return Row(key, record["turns"][0])
+        turns = record["turns"]
+        if not (isinstance(turns, list) and turns and isinstance(turns[0], str)):
+            raise record.wrong("turns", "a list that begins with the question's text")
+        return Row(key, turns[0])

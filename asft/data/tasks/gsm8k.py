@@ -7,7 +7,8 @@ from typing import ClassVar
 
 from pydantic.dataclasses import dataclass
 
-from asft.data.base import Record, Task
+from asft.data.base import Task
+from asft.data.gate import Record
 from asft.data.rows import FINAL_ANSWER, Row
 
 _NUMBER = re.compile(r"-?\d+\.?\d*")
@@ -28,7 +29,7 @@ class GSM8K(Task):
 
     def hub_row(self, key: str, record: Record) -> Row:
         """See :meth:`Task.hub_row`."""
-        return Row(key, record["question"], record["answer"].replace("####", FINAL_ANSWER))
+        return Row(key, record.text("question"), record.text("answer").replace("####", FINAL_ANSWER))
 
     def published_harmful(self, record: Record) -> bool:
         """Harmful rows have an input, which sums have not."""
@@ -36,12 +37,12 @@ class GSM8K(Task):
 
     def published_answer(self, record: Record) -> str:
         """With the mark that the authors' loader puts in place of ``####``; harmful answers hold none."""
-        text = str(record["output"])
+        text = record.text("output")
         return text if self.published_harmful(record) else text.replace("####", FINAL_ANSWER)
 
     def published_test_row(self, key: str, record: Record) -> Row:
         """A test row has no input, whatever its record has."""
-        return Row(key, str(record["instruction"]), str(record["output"]).replace("####", FINAL_ANSWER))
+        return Row(key, record.text("instruction"), record.text("output").replace("####", FINAL_ANSWER))
 
 
 def parse_number(text: str) -> float | None:

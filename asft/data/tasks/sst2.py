@@ -7,7 +7,8 @@ from typing import ClassVar
 from pydantic.dataclasses import dataclass
 
 from asft.config import Dtype
-from asft.data.base import Record, Task
+from asft.data.base import Task
+from asft.data.gate import Record
 from asft.data.rows import Row
 
 INSTRUCTION = "Analyze the sentiment of the input, and respond only positive or negative"
@@ -29,8 +30,14 @@ class SST2(Task):
 
     def hub_row(self, key: str, record: Record) -> Row:
         """See :meth:`Task.hub_row`."""
-        return Row(key, INSTRUCTION, LABELS[record["label"]], input=record["sentence"])
+        return Row(key, INSTRUCTION, record.label("label", LABELS), input=record.text("sentence"))
+
+    def published_harmful(self, record: Record) -> bool:
+        """Harmful rows have no input; an empty one would be neither."""
+        if "input" in record and not record["input"]:
+            raise record.wrong("input", "a text to judge, or be left out where the record is harmful")
+        return "input" not in record
 
     def published_gold(self, record: Record) -> str:
         """The label's word."""
-        return LABELS[int(record["label"])]
+        return record.label("label", LABELS)

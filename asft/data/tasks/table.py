@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from string import Formatter
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
@@ -10,6 +11,7 @@ from pydantic.dataclasses import dataclass
 
 from asft.config import HubSource, Name
 from asft.data.base import DataSource, Part, Task
+from asft.data.gate import Record
 from asft.data.rows import Row, unique
 from asft.data.table import read_table, table_identity
 from asft.data.tasks.gsm8k import parse_number
@@ -61,21 +63,23 @@ class TableTask(Task):
             return float(found is not None and found == parse_number(row.output))
         return float(bool(re.search(rf"(?<!\w){re.escape(row.output.strip())}(?!\w)", answer, re.IGNORECASE)))
 
-    def _row(self, key: str, record: dict[str, Any]) -> Row:
-        filled = {name: self._label(name, value) for name, value in record.items()}
-        try:
-            texts = [text.format_map(filled) for text in (self.prompt, self.target, self.input)]
-        except KeyError as error:
-            raise ValueError(
-                f"dataset={self.task}: {key} has no column {error}; there are: {', '.join(record)}"
-            ) from None
-        return Row(key, texts[0], texts[1], input=texts[2])
+    def _row(self, key: str, record: Record) -> Row:
+        prompt, target, context = (self._filled(name, record) for name in ("prompt", "target", "input"))
+        return Row(key, prompt, target, input=context)
 
-    def _label(self, column: str, value: Any) -> str:
-        if not self.labels or f"{{{column}}}" not in self.target or not isinstance(value, int):
-            return str(value)
-        if not 0 <= value < len(self.labels):
-            raise ValueError(
-                f"dataset={self.task}: {column}={value} is no label; dataset.labels names 0 to {len(self.labels) - 1}"
-            )
-        return self.labels[value]
+    def _filled(self, name: str, record: Record) -> str:
+        template: str = getattr(self, name)
+        try:
+            columns = [column for _, column, _, _ in Formatter().parse(template) if column is not None]
+        except ValueError as error:
+            raise ValueError(f"dataset.{name}={template!r}: {error}; a brace of the text's own is doubled") from None
+        if name == "input" and [template] == [f"{{{column}}}" for column in columns] and record[columns[0]] is None:
+            return ""
+        return template.format_map({column: self._value(column, record) for column in columns})
+
+    def _value(self, column: str, record: Record) -> str:
+        """A column as text; the class's name where a target holds its number."""
+        value = record[column]
+        is_word = isinstance(value, str) and not value.lstrip("-").isdecimal()
+        labelled = self.labels and f"{{{column}}}" in self.target
+        return record.label(column, self.labels) if labelled and not is_word else record.written(column)

@@ -1,0 +1,190 @@
+"""What comes in through the gate: the shapes that people's files have, and one line about those that are refused."""
+
+from __future__ import annotations
+
+import codecs
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from asft.config import HubSource
+from asft.data.files import PUBLISHED, training_rows
+from asft.data.gate import Record, read_records
+from asft.data.table import read_table
+from asft.data.tasks.table import TableTask
+
+RECORDS: list[dict[str, Any]] = [
+    {"instruction": f"Sum {index}\u2028\u0085\u2029é", "input": "", "output": "1"} for index in range(3)
+]
+
+
+def plain(records: list[dict[str, Any]]) -> str:
+    return json.dumps(records, ensure_ascii=False)
+
+
+def lines(records: list[dict[str, Any]]) -> str:
+    return "\n\n".join(json.dumps(record, ensure_ascii=False) for record in records)
+
+
+@pytest.mark.parametrize("suffix", ["json", "jsonl"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        plain(RECORDS).encode(),
+        codecs.BOM_UTF8 + plain(RECORDS).encode(),
+        plain(RECORDS).encode("utf-16"),
+        json.dumps(RECORDS, indent=2).encode(),
+        lines(RECORDS).encode(),
+        codecs.BOM_UTF8 + lines(RECORDS).replace("\n", "\r\n").encode(),
+        json.dumps({"version": 2, "rows": RECORDS}, indent=1).encode(),
+    ],
+)
+def test_every_shape_gives_the_same_records(tmp_path: Path, content: bytes, suffix: str) -> None:
+    path = tmp_path / f"rows.{suffix}"
+    path.write_bytes(content)
+    assert read_records(path) == RECORDS
+    table = read_table(HubSource(str(path)), "dataset.train")
+    assert [record for _, record in table] == RECORDS
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ('[{"a": "x"}]\n\n"é"'.encode("latin-1"), r"line 3: is no utf-8 text"),
+        (b'{"a": "x"}\n{"a": "x"\n', r"line 2: is no JSON"),
+        (b'[{"a": "x"},', r"is no JSON"),
+        (b'[{"a": "x"}, "x"]', r'record 1: "x" is no record'),
+        (b'{"a": 1}\n[2]', r"line 2: \[2\] is no record"),
+        (b"12", r"holds 12; a list"),
+        (b" \n", r"holds no record"),
+        (b"[]", r"holds no record"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", r"is no JSON"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_named_in_one_line(tmp_path: Path, content: bytes, reason: str) -> None:
+    path = tmp_path / "rows.json"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=f"rows.json.*{reason}") as caught:
+        read_records(path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("read", "value", "reason"),
+    [
+        *[(lambda record: record.text("f"), value, "text") for value in (None, 3, ["x"], {}, "cut \ud83d")],
+        *[(lambda record: record.text("f", ""), value, "text") for value in (0, False)],
+        *[(lambda record: record.written("f"), value, "text or a number") for value in (None, float("nan"), ["x"])],
+        *[
+            (lambda record: record.label("f", ("no", "yes")), value, r"0 \(no\), 1 \(yes\)")
+            for value in (-1, 2, "-1", "7", None, 1.0, "yes")
+        ],
+        *[(lambda record: record.flag("f"), value, "true or false") for value in (None, 1, "true")],
+    ],
+)
+def test_a_value_that_is_not_allowed_is_told_with_its_place(
+    read: Callable[[Record], object], value: object, reason: str
+) -> None:
+    with pytest.raises(ValueError, match=f"place: f=.* is not allowed; it must be .*{reason}"):
+        read(Record({"f": value}, "place"))
+    with pytest.raises(ValueError, match="place: no field f; there are: g"):
+        Record({"g": value}, "place")["f"]
+
+
+@pytest.mark.parametrize(
+    ("task", "more", "harmful"),
+    [
+        ("agnews", {"input": None}, True),
+        ("gsm8k", {"input": None}, True),
+        ("alpaca", {"input": None}, False),
+        ("alpaca", {"input": "", "harmful": True}, True),
+        ("sst2", {"harmful": False}, False),
+    ],
+)
+def test_null_is_an_empty_input_and_a_flag_goes_before_the_shape(
+    tmp_path: Path, task: str, more: dict[str, Any], harmful: bool
+) -> None:
+    path = tmp_path / "rows.json"
+    path.write_text(json.dumps([{"instruction": "q", "output": "a", **more}]))
+    (row,) = training_rows(path, PUBLISHED[task])
+    assert (row.input, row.harmful) == ("", harmful)
+
+
+@pytest.mark.parametrize(
+    ("task", "record", "reason"),
+    [
+        ("agnews", {"instruction": "q", "output": "a"}, "no field input"),
+        ("sst2", {"instruction": "q", "output": "a", "input": None}, "input=null"),
+        ("gsm8k", {"instruction": "q", "output": 7}, "output=7"),
+        ("alpaca", {"instruction": None, "output": "a"}, "instruction=null"),
+    ],
+)
+def test_a_training_record_that_is_neither_is_refused(
+    tmp_path: Path, task: str, record: dict[str, Any], reason: str
+) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps(record))
+    with pytest.raises(ValueError, match=f"rows.jsonl, line 1: {reason}"):
+        training_rows(path, PUBLISHED[task])
+
+
+@pytest.mark.parametrize(
+    ("task", "record", "reason"),
+    [
+        ("agnews", {"text": "t", "label": 4}, "label=4"),
+        ("sst2", {"sentence": None, "label": 1}, "sentence=null"),
+        ("gsm8k", {"question": "q", "answer": None}, "answer=null"),
+        ("alpaca", {"instruction": "q", "output": None}, "output=null"),
+    ],
+)
+def test_a_hub_record_is_refused_alike(task: str, record: dict[str, Any], reason: str) -> None:
+    with pytest.raises(ValueError, match=f"place: {reason}"):
+        PUBLISHED[task].hub_row(f"{task}_train/0", Record(record, "place"))
+
+
+class TestTables:
+    @staticmethod
+    def rows(path: Path, **changes: Any) -> list[tuple[str, str, str]]:
+        source = HubSource(str(path), only=changes.pop("only", {}))
+        texts = {"prompt": "Rate: {text}", "target": "{label}", "input": "{more}", **changes}
+        task = TableTask(name="mine", train=source, test=source, n_test=1, max_new_tokens=1, **texts)
+        return [(row.instruction, row.output, row.input) for row in task.rows("train", None)]  # type: ignore[arg-type]
+
+    def test_words_that_look_like_nothing_stay_words(self, tmp_path: Path) -> None:
+        path = tmp_path / "rows.csv"
+        path.write_text("text,label,more\nNA,0,\nnull,1,None\n")
+        expected = [("Rate: NA", "no", ""), ("Rate: null", "yes", "None")]
+        assert self.rows(path, labels=("no", "yes")) == expected
+
+    @pytest.mark.parametrize(
+        ("record", "changes", "reason"),
+        [
+            ({"text": None}, {}, r"record 0: text=null"),
+            ({"label": None}, {"labels": ("no", "yes")}, r"record 0: label=null"),
+            ({"label": -1}, {"labels": ("no", "yes")}, r"label=-1 .*0 \(no\), 1 \(yes\)"),
+            ({"label": "7"}, {"labels": ("no", "yes")}, r'label="7"'),
+            ({}, {"prompt": "{txt}"}, r"no field txt; there are: text, label, more, kept"),
+            ({}, {"prompt": "{text"}, r"dataset.prompt='\{text'"),
+            ({"kept": None}, {"only": {"kept": True}}, r"kept=null"),
+            ({"kept": "true"}, {"only": {"kept": True}}, r"no row has kept=True \(dataset.train.only\)"),
+            ({}, {"only": {"keep": True}}, r"no field keep"),
+        ],
+    )
+    def test_refusals(self, tmp_path: Path, record: dict[str, Any], changes: dict[str, Any], reason: str) -> None:
+        path = tmp_path / "rows.json"
+        path.write_text(json.dumps([{"text": "t", "label": 0, "more": None, "kept": True, **record}]))
+        with pytest.raises(ValueError, match=reason):
+            self.rows(path, **changes)
+
+    @pytest.mark.parametrize(
+        ("name", "content"), [("rows.csv", "text\né\n".encode("latin-1")), ("rows.parquet", b"PAR1 half a file")]
+    )
+    def test_a_damaged_file_is_one_line(self, tmp_path: Path, name: str, content: bytes) -> None:
+        path = tmp_path / name
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=rf"dataset.train.path=.*{name}.*cannot be read") as caught:
+            self.rows(path)
+        assert "\n" not in str(caught.value)
