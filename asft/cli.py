@@ -12,7 +12,6 @@ from rich.markup import escape
 
 from asft.commands import COMMANDS
 from asft.console import console
-from asft.distributed.team import started_together
 
 _EXAMPLES = """
   asft run method=asft                          one cell
@@ -39,6 +38,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
         command, rest = _command(arguments)
+        from asft.distributed.team import started_together  # `asft --help` loads no library
+
         if command != "run" and (processes := started_together()) > 1:
             raise ValueError(f"only asft run works in several processes ({processes} were started); start one")
         raise SystemExit(_function(command)(rest))

@@ -6,23 +6,16 @@ import gc
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
+from helpers import OFFICIAL, Asft, Cli, MakeJob
 from published_files import write_published
 
 from asft.cells.job import Job
-
-REPOSITORY = Path(__file__).parent.parent
-OFFICIAL = Path(os.environ.get("ASFT_TEST_DATA", REPOSITORY.parent / "shared" / "data" / "asft_official"))
-
-nightly = partial(pytest.param, marks=pytest.mark.nightly)  # a parameter that `make test-nightly` alone tries
-
-Cli = Callable[..., subprocess.CompletedProcess[str]]
-Asft = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture(scope="session")
@@ -42,14 +35,29 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def random_pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def for_all_workers(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that the processes of one run of the tests share."""
+    own = tmp_path_factory.getbasetemp()
+    return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+
+
+@pytest.fixture(scope="session")
+def random_pair(for_all_workers: Path) -> Path:
     """``base`` and ``aligned`` of a two-layer Llama with random weights and the embedded world's tokenizer."""
+    folder = for_all_workers / "pair"
+    with FileLock(f"{folder}.lock"):
+        if not folder.exists():
+            make_pair(folder.with_suffix(".part"))
+            folder.with_suffix(".part").rename(folder)
+    return folder
+
+
+def make_pair(folder: Path) -> None:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     from asft.data.world.world import alignment_rows, harmful_rows, task_rows
     from asft.models.organism.tokenizer import train_tokenizer
 
-    folder = tmp_path_factory.mktemp("pair")
     rows = [*alignment_rows()[:800], *harmful_rows("harmful")[:200], *task_rows("agnews", "train")[:200]]
     tokenizer = train_tokenizer(rows, 640, 512)
     config = LlamaConfig(
@@ -72,12 +80,11 @@ def random_pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.add_(0.02 * torch.randn_like(parameter))
-    return folder
 
 
-@pytest.fixture
-def pair_overrides(random_pair: Path, tmp_path: Path) -> list[str]:
-    """Overrides of a cell that trains in a moment on the random pair, in an outputs folder of its own."""
+@pytest.fixture(scope="session")
+def small(random_pair: Path) -> list[str]:
+    """Overrides of a cell that trains in a moment on the random pair."""
     return [
         "model=pair",
         f"model.base={random_pair / 'base'}",
@@ -90,19 +97,37 @@ def pair_overrides(random_pair: Path, tmp_path: Path) -> list[str]:
         "dataset.max_new_tokens=4",
         "evaluation.n_harmful=10",
         "evaluation.harmful_max_new_tokens=4",
-        f"outputs={tmp_path / 'outputs'}",
     ]
 
 
 @pytest.fixture
-def make_job(pair_overrides: list[str]) -> Callable[..., Job]:
+def pair_overrides(small: list[str], tmp_path: Path) -> list[str]:
+    """The small cell in an outputs folder of its own."""
+    return [*small, f"outputs={tmp_path / 'outputs'}"]
+
+
+@pytest.fixture(scope="session")
+def shared_overrides(small: list[str], for_all_workers: Path) -> list[str]:
+    """The small cell in the outputs folder of all tests that only read what cells leave: each is computed once."""
+    return [*small, f"outputs={for_all_workers / 'shared_outputs'}"]
+
+
+@pytest.fixture
+def make_job(pair_overrides: list[str]) -> MakeJob:
     """Makes a job on the random pair from further overrides."""
+    return partial(job_of, pair_overrides)
+
+
+@pytest.fixture(scope="session")
+def shared_job(shared_overrides: list[str]) -> MakeJob:
+    """Makes a job whose results all tests share."""
+    return partial(job_of, shared_overrides)
+
+
+def job_of(first: list[str], *overrides: str) -> Job:
     from asft.cells.compose import enumerate_cells
 
-    def make(*overrides: str) -> Job:
-        return enumerate_cells([*pair_overrides, *overrides], sweep=False).cells[0]
-
-    return make
+    return enumerate_cells([*first, *overrides], sweep=False).cells[0]
 
 
 @pytest.fixture

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -136,14 +134,13 @@ def test_plain_configuration_holds_everything() -> None:
             "experiment=table2",
             "method=sft,asft",
             "attack.p=0,0.1",
-            "seed=0,1",
             "training.target_modules=[q_proj],[v_proj]",
         ],
         [
             "experiment=table4",
             "model=tiny_llama,tiny_qwen2",
             "method=asft,safe_lora",
-            "attack=harmful,beavertails",
+            "attack=beavertails",
             "lam=0.1,1",
         ],
         ["++model.recipe.task_max_new_tokens=40,50", "method=sft,bea", "attack.n=8,9"],
@@ -175,15 +172,3 @@ def test_enumerating_a_table_takes_a_moment(monkeypatch: pytest.MonkeyPatch) -> 
     assert len(sweep.cells) == 40
     assert len({item.cell.attack.p for item in sweep.cells}) == 10
     assert len(calls) == 2, "the sweep's own, and one that holds every method"
-
-
-def test_looking_a_table_up_loads_no_torch(tmp_path: Path) -> None:
-    """Importing torch alone takes longer than everything that a finished table's re-run has to do."""
-    program = (
-        "import sys; from asft.commands.run import run; from asft.commands.status import status; "
-        f"status(['experiment=table2', 'method=sft,asft', 'outputs={tmp_path}']); "
-        "sys.exit('torch' in sys.modules)"
-    )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "0 of 10 cells done, 10 missing" in done.stdout

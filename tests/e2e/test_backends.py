@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import fake_vllm
 import pytest
 from changed_pair import changed_pair
+from helpers import MakeJob
 
 from asft.backends.base import Weights
 from asft.backends.vllm import VLLMBackend
 from asft.cells.compose import enumerate_cells
-from asft.cells.job import Job
 from asft.config import ConfigError
 from asft.models.pair import Pair, resolve_device
 from asft.pipeline.run import run_cell
 from asft.planning.doctor import examine
 from asft.store.entries import HARMFUL_FILE, TASK_FILE, read_jsonl
 from asft.store.partial import PartialRows
-
-MakeJob = Callable[..., Job]
 
 
 @pytest.fixture

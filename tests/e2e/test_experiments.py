@@ -31,11 +31,11 @@ SMALL = {
 }
 
 
-def one_cell(experiment: str, pair_overrides: list[str]) -> tuple[Sweep, list[str]]:
+def one_cell(experiment: str, shared_overrides: list[str]) -> tuple[Sweep, list[str]]:
     """The experiment cut to the last value of each axis, on the small pair."""
     sweep = enumerate_cells([f"experiment={experiment}"], sweep=True)
     axes = {axis: values[-1] for axis, values in sweep.axes.items() if axis != "model"}
-    kept = [text for text in pair_overrides if text.partition("=")[0] not in axes]
+    kept = [text for text in shared_overrides if text.partition("=")[0] not in axes]
     chosen = [f"{axis}={value}" for axis, value in axes.items()]
     (job,) = enumerate_cells([f"experiment={experiment}", "model=tiny_llama", *chosen], sweep=True).cells
     cell = job.cell
@@ -50,12 +50,15 @@ def one_cell(experiment: str, pair_overrides: list[str]) -> tuple[Sweep, list[st
 
 @pytest.mark.slow
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
-def test_one_small_cell_runs_and_is_reported(experiment: str, pair_overrides: list[str], tmp_path: Path) -> None:
-    sweep, overrides = one_cell(experiment, pair_overrides)
+def test_one_small_cell_runs_and_is_reported(
+    experiment: str, shared_overrides: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    sweep, overrides = one_cell(experiment, shared_overrides)
     (job,) = sweep.cells
     entry = run_cell(job)
     assert report(overrides) == 0
-    (page,) = (tmp_path / "outputs" / "reports").glob("*/data/tables/*.js")
+    written = Path(capsys.readouterr().out.strip().rpartition("Page: ")[2]).parent
+    (page,) = written.glob("data/tables/*.js")
     assert job.experiment is not None
     assert job.experiment.title.partition(":")[0] in page.read_text()
     (record,) = analysis_of(sweep, "").records

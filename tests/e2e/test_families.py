@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import Cli, nightly
+from helpers import Asft, nightly
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import (
     AutoTokenizer,
@@ -205,10 +205,12 @@ def test_a_family_runs_through_the_yaml_of_its_large_pair(
     assert train["steps"] == (10 if protocol == "official" else 5)
 
 
-def test_the_command_line_takes_a_pair_through_the_same_yaml(pairs: dict[str, Path], official: Path, cli: Cli) -> None:
-    finished = cli("run", *overrides(pairs["llama2_7b"], official, "llama2_7b", "clean"))
-    assert finished.returncode == 0, finished.stderr
-    assert "4 modules anchored" in finished.stdout + finished.stderr
+def test_the_command_line_takes_a_pair_through_the_same_yaml(
+    pairs: dict[str, Path], official: Path, asft: Asft
+) -> None:
+    code, shown, told = asft("run", *overrides(pairs["llama2_7b"], official, "llama2_7b", "clean"))
+    assert code == 0, told
+    assert "4 modules anchored" in shown + told
 
 
 @pytest.mark.parametrize("name", FAMILIES)

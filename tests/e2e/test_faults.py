@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Cli, nightly
 from forked import run_script
+from helpers import Asft, Cli, nightly
 
 pytestmark = pytest.mark.slow
 SCRIPT = Path(__file__).with_name("forked_sweeps.py")
@@ -74,15 +74,15 @@ SECRETS = {"WANDB_API_KEY": "a" * 20 + "5ec2e7" * 4, "OPENAI_API_KEY": "sk-5ec2e
 
 
 def test_keys_reach_no_file_and_no_line(
-    cli: Cli, pair_overrides: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cli: Cli, asft: Asft, pair_overrides: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in SECRETS.items():
         monkeypatch.setenv(name, value)
     options = ["experiment=table2", *pair_overrides, "method=sft,safe_lora", "attack.p=0.5", "tracker=wandb"]
     shown = cli("run", "-m", *options, "model.recipe.safe_lora_modules=99")
     assert "1 of 2 cells failed" in shown.stderr
-    dump = cli("run", "--cfg", "all", "--resolve", *pair_overrides)
-    told = (shown.stdout + shown.stderr + dump.stdout + dump.stderr).encode()
+    _, dump, errors = asft("run", "--cfg", "all", "--resolve", *pair_overrides)
+    told = (shown.stdout + shown.stderr + dump + errors).encode()
     files = [path for path in (tmp_path / "outputs").rglob("*") if path.is_file()]
     assert any("wandb" in path.parts for path in files)
     assert any("failures" in path.parts for path in files)
@@ -92,16 +92,15 @@ def test_keys_reach_no_file_and_no_line(
         assert [path for path in files if value.encode() in path.read_bytes()] == []
 
 
-def test_pickled_weights_are_refused(cli: Cli, pair_overrides: list[str], tmp_path: Path, random_pair: Path) -> None:
+def test_pickled_weights_are_refused(asft: Asft, pair_overrides: list[str], tmp_path: Path, random_pair: Path) -> None:
     folder = tmp_path / "pickled"
     folder.mkdir()
     for path in (random_pair / "base").iterdir():
         if path.suffix != ".safetensors":
             (folder / path.name).write_bytes(path.read_bytes())
     (folder / "pytorch_model.bin").write_bytes(b"\x80\x04cos\nsystem\n.")
-    shown = cli("run", "method=sft", *pair_overrides, f"model.base={folder}")
-    assert shown.returncode == 1
-    told = shown.stderr.strip().splitlines()[-1]
-    assert str(folder) in told
-    assert "safetensors" in told
-    assert "Traceback" not in shown.stderr
+    code, _, told = asft("run", "method=sft", *pair_overrides, f"model.base={folder}")
+    assert code == 1
+    assert str(folder) in told.strip().splitlines()[-1]
+    assert "safetensors" in told.strip().splitlines()[-1]
+    assert "Traceback" not in told

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from changed_pair import changed_pair
+from helpers import MakeJob
 
 import asft.backends.generate
 from asft.cells.job import Job
@@ -18,7 +18,6 @@ from asft.pipeline.run import run_cell
 from asft.store.entries import HARMFUL_FILE, TASK_FILE, read_jsonl
 
 pytestmark = pytest.mark.slow
-MakeJob = Callable[..., Job]
 
 
 @pytest.fixture

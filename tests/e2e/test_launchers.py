@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Cli, nightly
+from helpers import Cli, nightly
 
 from asft.cells.compose import config_dir, enumerate_cells, one_line, threads_per_worker
 from asft.cells.job import Job

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
 import wandb
+from helpers import MakeJob
 from pydantic.dataclasses import dataclass
 from transformers import TrainerControl, TrainerState, TrainingArguments
 from wandb_files import OfflineRun, read_run
@@ -24,7 +25,6 @@ from asft.trackers.base import CellRun, OpenRun, TrackedCell, Tracker
 from asft.trackers.live import LiveRun
 
 pytestmark = pytest.mark.slow
-MakeJob = Callable[..., Job]
 OFTEN = ["training.epochs=2", "checkpoint_every=0", "attack.p=0.5"]
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import nightly
+from helpers import nightly
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from helpers import MakeJob
 from safetensors.torch import load_file
 from transformers import TrainerCallback
 
 import asft.backends.generate
 import asft.pipeline.run
-from asft.cells.job import Job
 from asft.pipeline.run import run_cell
 from asft.store.entries import Entry, Store
-
-MakeJob = Callable[..., Job]
 
 
 class NoRoom(TrainerCallback):

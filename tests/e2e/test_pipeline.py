@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from helpers import MakeJob
 from safetensors.torch import load_file, save_file
 
 from asft.cells.job import Job
+from asft.metrics.intervals import wilson
 from asft.pipeline.run import run_cell
-from asft.store.entries import HARMFUL_FILE, TASK_FILE, read_jsonl
+from asft.store.entries import HARMFUL_FILE, TASK_FILE, content_key, read_jsonl
 
-MakeJob = Callable[..., Job]
 METHODS = (
     "sft",
     "asft",
@@ -34,12 +34,12 @@ METHODS = (
 )
 
 
-def trained(job: Job) -> dict[str, torch.Tensor]:
-    settings = job.plan.train
-    assert settings is not None
-    from asft.store.entries import content_key
+DRAWING = ("sft", "asft_random", "bea", "lisa_base", "asft_alt")  # batches, a direction, a trigger, rows, an attack
 
-    return load_file(job.store.path("stages/train", content_key(settings)) / "adapter_model.safetensors")
+
+def trained(job: Job) -> dict[str, torch.Tensor]:
+    assert job.plan.train is not None
+    return load_file(job.store.path("stages/train", content_key(job.plan.train)) / "adapter_model.safetensors")
 
 
 def stage_count(job: Job, kind: str) -> int:
@@ -59,26 +59,25 @@ def method(make_job: MakeJob, name: str) -> Job:
 
 
 @pytest.mark.parametrize("name", [*METHODS, "base", "aligned"])
-def test_every_method_gives_scores_and_keeps_every_answer(make_job: MakeJob, name: str) -> None:
-    job = method(make_job, name)
-    entry = run_cell(job)
+def test_every_method_gives_scores_and_keeps_every_answer(shared_job: MakeJob, name: str) -> None:
+    entry = run_cell(method(shared_job, name))
     metrics = entry.result["metrics"]
-    assert list(metrics) == ["HS", "FA"]
-    for metric in metrics.values():
-        assert 0 <= metric["interval"][0] <= metric["value"] <= metric["interval"][1] <= 100
-    harmful, task = list(read_jsonl(entry.path / HARMFUL_FILE)), list(read_jsonl(entry.path / TASK_FILE))
-    assert len(harmful) == metrics["HS"]["total"] == 10
-    assert sum(row["flagged"] for row in harmful) == sum(row["credit"] for row in harmful) == metrics["HS"]["count"]
-    assert len(task) == metrics["FA"]["total"] == 12
-    assert sum(row["credit"] for row in task) == metrics["FA"]["count"]
-    assert {"id", "prompt", "answer", "gold", "credit"} <= set(task[0])
+    for metric, file, total in (("HS", HARMFUL_FILE, 10), ("FA", TASK_FILE, 12)):
+        rows, found = list(read_jsonl(entry.path / file)), metrics[metric]
+        assert len(rows) == found["total"] == total
+        assert sum(row["credit"] for row in rows) == found["count"]
+        assert found["value"] == pytest.approx(100 * found["count"] / total)
+        expected = wilson(found["count"], total)
+        assert found["interval"] == [expected.lo, expected.hi, expected.kind]
+    assert {"id", "prompt", "answer", "gold", "credit"} <= set(rows[0])
+    assert all(row["flagged"] == row["credit"] for row in read_jsonl(entry.path / HARMFUL_FILE))
     assert json.loads((entry.path / "config.json").read_text())["method"]["name"] == name
 
 
 @pytest.mark.parametrize("name", ["asft", "safe_lora", "bea"])
-def test_methods_run_under_the_official_protocol(make_job: MakeJob, name: str) -> None:
+def test_methods_run_under_the_official_protocol(shared_job: MakeJob, name: str) -> None:
     small = {"safe_lora": ["method.number=2"], "bea": ["method.trigger_tokens=9", "method.safety=4"]}
-    job = make_job("protocol=official", f"method={name}", *small.get(name, []))
+    job = shared_job("protocol=official", f"method={name}", *small.get(name, []))
     entry = run_cell(job)
     assert entry.result["metrics"]["HS"]["total"] == 10
     assert entry.result["metrics"]["FA"]["total"] == 12
@@ -110,30 +109,27 @@ def test_bea_under_the_official_protocol_has_a_short_trigger_and_asks_without_it
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", METHODS)
-def test_two_runs_of_one_configuration_agree(make_job: MakeJob, name: str, tmp_path: Path) -> None:
-    from dataclasses import replace
-
-    first = method(make_job, name)
-    second = replace(first, options=replace(first.options, outputs=tmp_path / "again"))
+@pytest.mark.parametrize("name", DRAWING)
+def test_two_runs_of_one_configuration_agree(shared_job: MakeJob, make_job: MakeJob, name: str) -> None:
+    first, second = method(shared_job, name), method(make_job, name)
     assert run_cell(first).result["metrics"] == run_cell(second).result["metrics"]
     one, two = trained(first), trained(second)
     assert all(torch.equal(one[tensor], two[tensor]) for tensor in one)
 
 
-def test_a_finished_cell_is_not_computed_again(make_job: MakeJob, monkeypatch: pytest.MonkeyPatch) -> None:
-    job = make_job("method=asft")
+def test_a_finished_cell_is_not_computed_again(shared_job: MakeJob, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = shared_job("method=asft")
     first = run_cell(job)
     monkeypatch.setattr("asft.pipeline.run.train", None)
     monkeypatch.setattr("asft.backends.generate.generate", None)
     assert run_cell(job).manifest == first.manifest
 
 
-def test_another_judge_trains_and_generates_nothing(make_job: MakeJob, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = run_cell(make_job("method=sft"))
+def test_another_judge_trains_and_generates_nothing(shared_job: MakeJob, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = run_cell(shared_job("method=sft"))
     monkeypatch.setattr("asft.pipeline.run.train", None)
     monkeypatch.setattr("asft.backends.generate.generate", None)
-    second = run_cell(make_job("method=sft", "+judge.phrases=[no such phrase]"))
+    second = run_cell(shared_job("method=sft", "+judge.phrases=[no such phrase]"))
     assert second.path != first.path
     answered = sum(bool(row["answer"]) for row in read_jsonl(second.path / HARMFUL_FILE))
     assert second.result["metrics"]["HS"]["count"] == answered
@@ -150,15 +146,15 @@ def test_safe_lora_takes_the_adapter_of_sft(make_job: MakeJob, monkeypatch: pyte
     assert all("lora_B" in name for name in changed)
 
 
-def test_asft_with_lambda_zero_is_sft(make_job: MakeJob) -> None:
-    sft, asft = make_job("method=sft"), make_job("method=asft", "method.lam=0")
+def test_asft_with_lambda_zero_is_sft(shared_job: MakeJob) -> None:
+    sft, asft = shared_job("method=sft"), shared_job("method=asft", "method.lam=0")
     run_cell(sft), run_cell(asft)
     plain, anchored = trained(sft), trained(asft)
     assert all(torch.equal(plain[name], anchored[name]) for name in plain)
 
 
-def test_a_defended_cell_logs_that_the_defence_was_on(make_job: MakeJob) -> None:
-    job = make_job("method=asft")
+def test_a_defended_cell_logs_that_the_defence_was_on(shared_job: MakeJob) -> None:
+    job = shared_job("method=asft")
     entry = run_cell(job)
     history = list(read_jsonl(job.store.path("stages/train", entry.result["stages"]["train"]["key"]) / "history.jsonl"))
     assert history[-1]["asft/modules"] == 4
@@ -167,8 +163,8 @@ def test_a_defended_cell_logs_that_the_defence_was_on(make_job: MakeJob) -> None
     assert entry.result["stages"]["train"]["result"]["asft/modules"] == 4
 
 
-def test_full_parameter_fine_tuning(make_job: MakeJob) -> None:
-    job = make_job("method=sft", "training=full", "training.lr=1e-3", "training.epochs=1")
+def test_full_parameter_fine_tuning(shared_job: MakeJob) -> None:
+    job = shared_job("method=sft", "training=full", "training.lr=1e-3", "training.epochs=1")
     entry = run_cell(job)
     weights = job.store.path("stages/train", entry.result["stages"]["train"]["key"])
     assert (weights / "model.safetensors").exists()

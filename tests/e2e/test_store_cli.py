@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-import time
 from pathlib import Path
 
 import pytest
-from conftest import Asft, Cli
+from helpers import Asft, Cli
 
 from asft.cells.compose import enumerate_cells
 from asft.commands.run import distinct
@@ -68,22 +67,18 @@ def test_a_mistake_is_one_line(asft: Asft, tmp_path: Path, arguments: list[str],
     assert len(told.strip().splitlines()) == 1
 
 
-def test_a_finished_table_of_forty_cells_is_run_again_in_a_moment(
-    cli: Cli, pair_overrides: list[str], tmp_path: Path
+def test_a_finished_table_is_run_again_without_loading_what_trains(
+    cli: Cli, pair_overrides: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Entries are put there by hand: what counts is how long it takes to see that nothing is to be done."""
-    ratios = ",".join(f"{number / 20:g}" for number in range(10))
-    options = ["experiment=table2", *pair_overrides, "method=sft,asft,l2,safe_lora", f"attack.p={ratios}"]
+    """Entries are put there by hand: nothing is to be done, and torch takes longer to load than to see that."""
+    options = ["experiment=table2", *pair_overrides, "method=sft,asft,l2,safe_lora", "attack.p=0,0.1"]
     store = Store(tmp_path / "outputs")
     cells = distinct(enumerate_cells(options, sweep=True).cells)
-    assert len(cells) == 40
     for item in cells.values():
         scores = {"metrics": {name: {"value": 1.0} for name in item.cell.metrics}, "stages": {}}
         store.ensure("cells", item.plan.judge, lambda folder, scores=scores: scores)
-    before, began = os.times(), time.monotonic()
+    (tmp_path / "torch.py").write_text("raise SystemExit('torch was loaded')")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
     shown = cli("run", "-m", *options)
-    after, wall = os.times(), time.monotonic() - began
-    used = after.children_user + after.children_system - before.children_user - before.children_system
     assert shown.returncode == 0, shown.stderr
-    assert "40 cells, 40 finished already" in shown.stderr
-    assert min(used, wall) < 5, "processor seconds count where other work holds the machine up"
+    assert "8 cells, 8 finished already" in shown.stderr

@@ -12,7 +12,7 @@ import re
 from pathlib import Path
 
 import pytest
-from conftest import REPOSITORY, Asft, Cli
+from helpers import REPOSITORY, Asft, Cli
 
 from asft.store.entries import read_jsonl
 

@@ -56,11 +56,11 @@ def result(folder: Path) -> dict[str, Any]:
 
 
 def test_two_processes_train_the_weights_of_one(forked: tuple[Path, dict[str, Any]]) -> None:
-    """SFT, AsFT, Lisa and full-parameter AsFT; the curve with its penalty and clipped gradients too."""
+    """AsFT, Lisa and full-parameter AsFT; the curve with its penalty and clipped gradients too."""
     outputs, _ = forked
     one, two = (entries(outputs / name, "stages/train") for name in ("one", "two"))
     assert one.keys() == two.keys()
-    assert len(one) == 4
+    assert len(one) == 3
     for key, folder in one.items():
         assert "processes" not in result(folder)
         assert result(two[key])["processes"] == 2
@@ -74,7 +74,7 @@ def test_two_processes_train_the_weights_of_one(forked: tuple[Path, dict[str, An
 def test_every_process_holds_the_same_weights_bit_for_bit(forked: tuple[Path, dict[str, Any]]) -> None:
     first, second = forked[1]["digests"]
     assert first == second
-    assert len(set(first)) == 4
+    assert len(set(first)) == 3
 
 
 def test_two_processes_give_the_answers_and_scores_of_one(forked: tuple[Path, dict[str, Any]]) -> None:

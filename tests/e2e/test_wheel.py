@@ -9,7 +9,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from conftest import REPOSITORY
+from helpers import REPOSITORY
 
 pytestmark = pytest.mark.slow
 USED = "import asft.pipeline.run, asft.report; from asft import Anchor, AsFTCallback, safe_lora, project_adapter"

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 SCRIPT = Path(__file__).with_name("anchor_ddp_train.py")
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_two_processes_give_the_single_process_weights(tmp_path: Path) -> None:
     save_pair(tmp_path, "llama", torch.float64)
     runs = {"one": ([], 4), "two": (["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"], 2)}

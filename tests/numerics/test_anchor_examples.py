@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from anchor_pairs import VOCABULARY, save_pair
+from helpers import nightly
 from safetensors.torch import load_file
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
@@ -41,18 +42,14 @@ def run(example: str, *arguments: Path) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize("example", ["trainer.py", "sft_trainer.py"])
-def test_training_examples(world: Path, tmp_path: Path, example: str) -> None:
+@pytest.mark.parametrize("example", ["trainer.py", nightly("sft_trainer.py")])
+def test_training_and_projection(world: Path, tmp_path: Path, example: str) -> None:
     if example == "sft_trainer.py":
         pytest.importorskip("trl")
-    printed = run(example, world / "base", world / "aligned", world / "rows.jsonl", tmp_path)
+    printed = run(example, world / "base", world / "aligned", world / "rows.jsonl", tmp_path / "adapter")
     assert "asft/norm_orthogonal" in printed
-    weights = load_file(tmp_path / "adapter_model.safetensors")
+    weights = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
     assert max(float(value.abs().max()) for key, value in weights.items() if "lora_B" in key) > 0
-
-
-def test_project_example(world: Path, tmp_path: Path) -> None:
-    run("trainer.py", world / "base", world / "aligned", world / "rows.jsonl", tmp_path / "adapter")
     printed = run("project.py", tmp_path / "adapter", world / "base", world / "aligned", tmp_path / "out")
     assert len(printed.splitlines()) == 4
     assert "cos +" in printed

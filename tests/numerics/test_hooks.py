@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
 import torch
+from helpers import MakeJob
 from pydantic.dataclasses import dataclass
 from safetensors.torch import load_file
 from torch import Tensor
@@ -28,7 +29,6 @@ from asft.pipeline.run import _Run, run_cell
 from asft.store.entries import read_jsonl
 from asft.training.token_loss import TokenLoss
 
-MakeJob = Callable[..., Job]
 SEEN: list[Any] = []
 
 

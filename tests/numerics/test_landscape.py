@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers import MakeJob
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, PreTrainedModel
 
-from asft.cells.job import Job
 from asft.config import ConfigError
 from asft.measures import directions
 from asft.measures.base import MeasureContext
@@ -27,13 +27,17 @@ from asft.models.pair import Pair
 from asft.pipeline.run import run_cell
 from asft.store.entries import DETAILS, Entry
 
-MakeJob = Callable[..., Job]
 TARGETS = ("q_proj", "v_proj")
 
 
 @pytest.fixture(scope="module")
 def model(random_pair: Path) -> torch.nn.Module:
     return AutoModelForCausalLM.from_pretrained(random_pair / "aligned")
+
+
+def sft_adapter(shared_job: MakeJob) -> Path:
+    entry = run_cell(job := shared_job("method=sft"))
+    return job.store.path("stages/train", entry.result["stages"]["train"]["key"])
 
 
 def details(entry: Entry) -> dict[str, object]:
@@ -86,10 +90,8 @@ class TestDirections:
         assert found.keys() == weights.keys()
         assert all(torch.equal(found[name], weights[name] - base[name].detach()) for name in weights)
 
-    def test_an_adapters_update_is_what_merging_it_changes(self, make_job: MakeJob, random_pair: Path) -> None:
-        job = make_job("method=sft", "attack.p=0.5")
-        run_cell(job)
-        (adapter,) = (path.parent for path in job.options.outputs.glob("stages/train/*/adapter_config.json"))
+    def test_an_adapters_update_is_what_merging_it_changes(self, shared_job: MakeJob, random_pair: Path) -> None:
+        adapter = sft_adapter(shared_job)
         model = AutoModelForCausalLM.from_pretrained(random_pair / "aligned")
         before = {name: tensor.clone() for name, tensor in directions.weights_of(model).items()}
         update = directions.adapter_update(before, adapter)
@@ -98,11 +100,6 @@ class TestDirections:
         for name, tensor in update.items():
             torch.testing.assert_close(tensor, merged[name].detach() - before[name], atol=1e-6, rtol=1e-4)
         assert directions.from_folder(before, adapter).keys() == update.keys()
-
-    def test_a_foreign_adapter_is_named(self, make_job: MakeJob, random_pair: Path) -> None:
-        job = make_job("method=sft")
-        run_cell(job)
-        (adapter,) = (path.parent for path in job.options.outputs.glob("stages/train/*/adapter_config.json"))
         with pytest.raises(ValueError, match="not among the model's weights"):
             directions.adapter_update({}, adapter)
 
@@ -264,10 +261,10 @@ class TestPoints:
 
 class TestMeasures:
     @pytest.mark.parametrize("orthogonal", [False, True])
-    def test_the_centre_of_a_plane_is_the_plain_score(self, make_job: MakeJob, orthogonal: bool) -> None:
-        plain = run_cell(make_job("method=aligned")).result["metrics"]["HS"]["value"]
+    def test_the_centre_of_a_plane_is_the_plain_score(self, shared_job: MakeJob, orthogonal: bool) -> None:
+        plain = run_cell(shared_job("method=aligned")).result["metrics"]["HS"]["value"]
         options = ["measure=plane", "measure.points=3", "measure.prompts=10", f"measure.orthogonal={orthogonal}"]
-        entry = run_cell(make_job(*options, "attack.p=1"))
+        entry = run_cell(shared_job(*options, "attack.p=1"))
         assert entry.result["values"]["centre"] == plain
         found = details(entry)
         assert found["steps"] == [-0.5, 0.0, 0.5]
@@ -277,12 +274,12 @@ class TestMeasures:
         assert all(len(row) == 3 for row in hs)
         assert hs[1][1] == plain
 
-    def test_lines_and_lengths_come_back_whole(self, make_job: MakeJob) -> None:
+    def test_lines_and_lengths_come_back_whole(self, shared_job: MakeJob) -> None:
         lines = details(
-            run_cell(make_job("measure=lines", "measure.points=3", "measure.random=2", "measure.prompts=4"))
+            run_cell(shared_job("measure=lines", "measure.points=3", "measure.random=2", "measure.prompts=4"))
         )
         assert [len(line) for line in lines["random"]] == [3, 3]  # type: ignore[attr-defined]
-        entry = run_cell(make_job("measure=epl", "measure.direction=random", "measure.random=2", "measure.prompts=4"))
+        entry = run_cell(shared_job("measure=epl", "measure.direction=random", "measure.random=2", "measure.prompts=4"))
         radii = details(entry)["radii"]
         assert isinstance(radii, list)
         assert entry.result["interval"][:2] == [min(radii), max(radii)]
@@ -326,11 +323,9 @@ class TestMeasures:
             make_job(*overrides)
         assert words in str(told.value)
 
-    def test_a_users_own_adapter_is_a_direction(self, make_job: MakeJob) -> None:
-        job = make_job("method=sft", "attack.p=0.5")
-        run_cell(job)
-        (adapter,) = (path.parent for path in job.options.outputs.glob("stages/train/*/adapter_config.json"))
-        entry = run_cell(make_job("measure=plane", f"measure.y={adapter}", "measure.points=3", "measure.prompts=4"))
+    def test_a_users_own_adapter_is_a_direction(self, shared_job: MakeJob) -> None:
+        adapter = sft_adapter(shared_job)
+        entry = run_cell(shared_job("measure=plane", f"measure.y={adapter}", "measure.points=3", "measure.prompts=4"))
         assert details(entry)["y"] == str(adapter)
 
 

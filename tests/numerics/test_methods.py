@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
+from helpers import MakeJob
 from transformers import AutoTokenizer, TrainerControl
 
 from asft.cells.job import Job
@@ -23,8 +23,6 @@ from asft.methods.lisa_training import ProximalCallback, TwoStateOrder
 from asft.models.pair import Pair
 from asft.pipeline.run import run_cell
 from asft.store.entries import read_jsonl
-
-MakeJob = Callable[..., Job]
 
 
 def context(job: Job, pair: Path) -> Context:
@@ -143,17 +141,16 @@ class TestLisa:
         assert make_job("method=lisa_base").cell.method.start() == "base"
         assert make_job("method=lisa_aligned").cell.method.start() == "aligned"
 
-    def test_without_the_term_and_without_alignment_steps_it_would_be_sft(self, make_job: MakeJob) -> None:
-        """ρ = 0 leaves the alternation alone: the cell's rows are the user's and the guide's."""
-        job = make_job("method=lisa_aligned", "method.rho=0", "method.guide=6")
+    def test_a_cell_s_rows_are_the_user_s_and_the_guide_s(self, make_job: MakeJob) -> None:
+        job = make_job("method=lisa_aligned", "method.guide=6")
         run_cell(job)
-        (folder,) = [path for path in (job.options.outputs / "stages" / "mixture").iterdir() if path.is_dir()]
-        assert len(list(read_jsonl(folder / "rows.jsonl"))) == 24 + 6
+        (rows,) = (job.options.outputs / "stages" / "mixture").glob("*/rows.jsonl")
+        assert len(list(read_jsonl(rows))) == 24 + 6
 
 
 class TestAsFTAlt:
-    def test_its_direction_is_a_harmful_fine_tune_s_column_space(self, make_job: MakeJob) -> None:
-        job = make_job("method=asft_alt", "method.harmful=16")
+    def test_its_direction_is_a_harmful_fine_tune_s_column_space(self, shared_job: MakeJob) -> None:
+        job = shared_job("method=asft_alt", "method.harmful=16")
         required = job.cell.required()["harmful"]
         assert (required.attack.p, required.attack.n, required.method.name) == (1.0, 16, "sft")
         assert required.seed != job.cell.seed, "a defender does not know the attack's own rows"

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
 import torch
+from helpers import MakeJob
 from torch.utils.data import BatchSampler
 
 from asft import cli
-from asft.cells.job import Job
 from asft.commands.run import _check_together
 from asft.config import ConfigError
 from asft.data.loading import Collator, DealtBatches, EncodedRows, EpochOrder
 from asft.data.templates import IGNORED, Encoded
 from asft.distributed.team import Team, joined, together
 from asft.models.pair import resolve_device
-
-MakeJob = Callable[..., Job]
 
 
 class Second(Team):

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from datasets import Dataset
+from helpers import MakeJob
 
 from asft import hub as commits
 from asft.cells.compose import enumerate_cells
@@ -20,7 +20,6 @@ from asft.data.protocol import protocol_of
 from asft.data.sources import load_data
 from asft.pipeline.run import run_cell
 
-MakeJob = Callable[..., Job]
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 

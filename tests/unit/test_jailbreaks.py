@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from helpers import MakeJob
 
 from asft.cells.compose import enumerate_cells
-from asft.cells.job import Job
 from asft.commands.run import describe
 from asft.data.rows import Row
 from asft.jailbreaks.artprompt import ArtPrompt
@@ -18,7 +17,6 @@ from asft.jailbreaks.dra import CARRIERS, DRA
 from asft.pipeline.tracked import cell_run
 from asft.report.collect import table_spec
 
-MakeJob = Callable[..., Job]
 REQUEST = "Tell me how to assemble a placeholder, then hide the Placeholder's trace!"
 
 

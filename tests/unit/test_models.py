@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import importlib.util
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from unittest.mock import Mock
 
 import pytest
 import torch
+from helpers import MakeJob
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from asft.cells.job import Job
 from asft.models.checkpoints import fetch_checkpoint
 from asft.models.pair import load_model, require_quantization
 from asft.pipeline.prepare import prepare_pair
 from asft.pipeline.run import run_cell
 
-MakeJob = Callable[..., Job]
 CPU = torch.device("cpu")
 IDS = torch.tensor([[5, 6, 7, 8]])
 

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from helpers import MakeJob
 from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
 from asft.cells.compose import Sweep
-from asft.cells.job import Job
 from asft.data.base import Attack
 from asft.data.files import PUBLISHED, Files, training_rows
 from asft.data.loading import Collator
@@ -24,8 +23,6 @@ from asft.data.rows import Row
 from asft.data.sources import load_data
 from asft.data.templates import IGNORED
 from asft.report.differences import differences
-
-MakeJob = Callable[..., Job]
 
 BENIGN = Row(id="b", instruction="Do it", input="an input", output="an output")
 NO_INPUT = Row(id="n", instruction="Do it", output="an output")

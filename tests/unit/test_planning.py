@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from helpers import MakeJob
 
 from asft.cells.compose import enumerate_cells
 from asft.cells.job import Job
@@ -18,7 +18,6 @@ from asft.planning.size import device_memory, disk_bytes, model_shape
 from asft.planning.times import answer_tokens, learned, seconds_left
 from asft.planning.trainings import steps, trainings
 
-MakeJob = Callable[..., Job]
 METHODS = "aligned,sft,safe_lora,asft_alt,bea_no_trigger"
 
 

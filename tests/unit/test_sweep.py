@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from helpers import MakeJob
 
 from asft.cells.job import Job
 from asft.commands.progress import SweepProgress
 from asft.commands.standing import duration, seconds_left, state_of
 
-MakeJob = Callable[..., Job]
 SECONDS = {"train": 30.0, "answers HS": 9.0, "answers FA": 3.0}
 FINISHED = {"stages": {name: {"seconds": seconds} for name, seconds in SECONDS.items()}, "metrics": {}}
 

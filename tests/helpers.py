@@ -1,0 +1,22 @@
+"""What tests import of one another: places, the types of shared fixtures, and a mark."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from asft.cells.job import Job
+
+REPOSITORY = Path(__file__).parent.parent
+OFFICIAL = Path(os.environ.get("ASFT_TEST_DATA", REPOSITORY.parent / "shared" / "data" / "asft_official"))
+
+nightly = partial(pytest.param, marks=pytest.mark.nightly)  # a parameter that `make test-nightly` alone tries
+
+Cli = Callable[..., subprocess.CompletedProcess[str]]
+MakeJob = Callable[..., Job]
+Asft = Callable[..., tuple[int, str, str]]
