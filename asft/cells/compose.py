@@ -275,7 +275,8 @@ def _parse(overrides: Sequence[str]) -> list[Override]:
                 f"{text}: cannot be read as KEY=VALUE ({reason}); a sweep's values are A,B, a list is [A,B], and what "
                 "holds spaces or unusual signs needs quotes within quotes"
             ) from error
-        allowed = GlobalHydra.instance().config_loader().get_group_options(key := found.key_or_group)
+        key = found.key_or_group
+        allowed = [] if "." in key else GlobalHydra.instance().config_loader().get_group_options(key)  # slow
         if allowed and not found.is_sweep_override() and not isinstance(found.value(), str):
             raise ConfigError(
                 f"{text}: {key} is one of {', '.join(allowed)}; several are a sweep: `asft run -m {key}=A,B`"

@@ -18,6 +18,8 @@ import asft.pipeline.run
 from asft.pipeline.run import run_cell
 from asft.store.entries import Entry, Store
 
+pytestmark = pytest.mark.slow
+
 
 class NoRoom(TrainerCallback):
     """Stands in for a GPU that is full at a step."""

@@ -16,6 +16,7 @@ from asft.metrics.intervals import wilson
 from asft.pipeline.run import run_cell
 from asft.store.entries import HARMFUL_FILE, TASK_FILE, content_key, read_jsonl
 
+pytestmark = pytest.mark.slow
 METHODS = (
     "sft",
     "asft",
@@ -108,7 +109,6 @@ def test_bea_under_the_official_protocol_has_a_short_trigger_and_asks_without_it
     assert [BEA(ask_with_trigger=asks).settings()["ask_with_trigger"] for asks in (None, True)] == [None, True]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", DRAWING)
 def test_two_runs_of_one_configuration_agree(shared_job: MakeJob, make_job: MakeJob, name: str) -> None:
     first, second = method(shared_job, name), method(make_job, name)

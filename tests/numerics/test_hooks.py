@@ -29,6 +29,7 @@ from asft.pipeline.run import _Run, run_cell
 from asft.store.entries import read_jsonl
 from asft.training.token_loss import TokenLoss
 
+pytestmark = pytest.mark.slow
 SEEN: list[Any] = []
 
 

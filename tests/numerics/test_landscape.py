@@ -90,6 +90,7 @@ class TestDirections:
         assert found.keys() == weights.keys()
         assert all(torch.equal(found[name], weights[name] - base[name].detach()) for name in weights)
 
+    @pytest.mark.slow
     def test_an_adapters_update_is_what_merging_it_changes(self, shared_job: MakeJob, random_pair: Path) -> None:
         adapter = sft_adapter(shared_job)
         model = AutoModelForCausalLM.from_pretrained(random_pair / "aligned")
@@ -164,6 +165,7 @@ class TestCosine:
         sample = torch.randn(20_000, 12, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
         assert float((sample[:, 0].abs() / sample.norm(dim=1)).mean()) == pytest.approx(gaussian_mean(12), rel=0.02)
 
+    @pytest.mark.slow
     def test_the_measure_equals_the_naive_cosine(self, make_job: MakeJob, random_pair: Path) -> None:
         job = make_job("measure=cosine", "measure.draws=50", "attack.p=1")
         entry = run_cell(job)
@@ -259,6 +261,7 @@ class TestPoints:
         assert all(torch.equal(free[name], y[name]) for name in y)
 
 
+@pytest.mark.slow
 class TestMeasures:
     @pytest.mark.parametrize("orthogonal", [False, True])
     def test_the_centre_of_a_plane_is_the_plain_score(self, shared_job: MakeJob, orthogonal: bool) -> None:

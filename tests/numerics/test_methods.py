@@ -75,6 +75,7 @@ class TestBEA:
         prompt = template.encode_prompt(dataclasses.replace(rows[0], system=trigger))
         assert any(prompt[start : start + 9] == encoded for start in range(len(prompt)))
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("training", ["lora", "full"])
     def test_without_its_trigger_it_is_the_same_model_asked_otherwise(
         self, make_job: MakeJob, monkeypatch: pytest.MonkeyPatch, training: str
@@ -141,6 +142,7 @@ class TestLisa:
         assert make_job("method=lisa_base").cell.method.start() == "base"
         assert make_job("method=lisa_aligned").cell.method.start() == "aligned"
 
+    @pytest.mark.slow
     def test_a_cell_s_rows_are_the_user_s_and_the_guide_s(self, make_job: MakeJob) -> None:
         job = make_job("method=lisa_aligned", "method.guide=6")
         run_cell(job)
@@ -148,6 +150,7 @@ class TestLisa:
         assert len(list(read_jsonl(rows))) == 24 + 6
 
 
+@pytest.mark.slow
 class TestAsFTAlt:
     def test_its_direction_is_a_harmful_fine_tune_s_column_space(self, shared_job: MakeJob) -> None:
         job = shared_job("method=asft_alt", "method.harmful=16")
