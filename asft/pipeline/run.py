@@ -126,6 +126,11 @@ class _Run:
         return protocol_of(self.cell)
 
     @cached_property
+    def drawn(self) -> list[Row]:
+        """The rows of the attack, before the method adds its own."""
+        return self.protocol.mixture(self.data)
+
+    @cached_property
     def start(self) -> Path:
         """The checkpoint that training begins from, made here where it is neither side of the pair."""
         start, pair = self.cell.method.start(), self.pair
@@ -152,7 +157,7 @@ class _Run:
         required = {name: entry.path for name, entry in self.required.items()}
         defender: list[Row] = []
         if count := self.cell.method.defender_rows(self.cell):
-            defender = held_back(self.data.harmful, self.protocol.mixture(self.data), count, self.cell.seed)
+            defender = held_back(self.data.harmful, self.drawn, count, self.cell.seed)
         return Context(
             self.cell, self.pair, self.data, self.store.root / "anchors", self.start, required, tuple(defender)
         )
@@ -191,9 +196,8 @@ class _Run:
         assert self.plan.mixture is not None, "only methods that train have a mixture"
 
         def produce(folder: Path) -> dict[str, Any]:
-            drawn = self.protocol.mixture(self.data)
-            rows = self.cell.method.mixture(drawn, self.context)
-            if self.cell.method.overrides("mixture") and rows == drawn:
+            rows = self.cell.method.mixture(list(self.drawn), self.context)
+            if self.cell.method.overrides("mixture") and rows == self.drawn:
                 self.refuse_idle("mixture() left the rows as they were")
             write_jsonl(folder / ROWS, map(asdict, rows))
             return {"rows": len(rows), "harmful": sum(row.harmful for row in rows), "sha256": digest(rows)}
@@ -205,6 +209,8 @@ class _Run:
         assert self.plan.train is not None, "only methods that train have weights of their own"
         if finished := self.store.find("stages/train", content_key(self.plan.train), whole=True):
             return finished
+        if not isinstance(self.cell.method, PostHoc):
+            self.drawn  # noqa: B018  # too few rows are told at once, and not after minutes in which a pair is made
         # What a stage needs is made before its clock starts, so that its seconds are its own.
         self.context  # noqa: B018
         if isinstance(self.cell.method, PostHoc):

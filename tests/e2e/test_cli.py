@@ -105,12 +105,13 @@ def test_a_flag_and_words_in_one_argument_are_told(asft: Asft) -> None:
     assert "take the quotes off" in asft("run", "-m method=sft,asft")[2]
 
 
-def test_a_cell_that_cannot_run_says_why_in_one_line(asft: Asft) -> None:
-    code, _, told = asft("run", "attack.n=99999")
+def test_a_cell_that_cannot_run_says_why_in_one_line(asft: Asft, tmp_path: Path) -> None:
+    code, _, told = asft("run", "attack.n=99999", "dataset.n_test=500")
     assert code == 1
     assert "attack.n=99999" in told
     assert "dataset has 2600" in told
     assert len(told.strip().splitlines()) == 1
+    assert not list((tmp_path / "outputs" / "pairs").glob("*")), "told before minutes go into a pair"
 
 
 @pytest.mark.parametrize(
