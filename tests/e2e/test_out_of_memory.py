@@ -76,14 +76,14 @@ def test_a_generation_batch_that_does_not_fit_is_kept_in_the_manifest(
 ) -> None:
     job = make_job("method=aligned")
     whole = run_cell(job)
-    real = asft.backends.generate._answer
+    real = asft.backends.generate.pad_left
 
-    def short_of_memory(model: Any, tokenizer: Any, prompts: Any, settings: Any) -> list[str]:
-        if len(prompts) > 5:
+    def short_of_memory(rows: Any, pad: int) -> Any:
+        if len(rows) > 5:
             raise torch.OutOfMemoryError("injected")
-        return list(real(model, tokenizer, prompts, settings))
+        return real(rows, pad)
 
-    monkeypatch.setattr("asft.backends.generate._answer", short_of_memory)
+    monkeypatch.setattr("asft.backends.generate.pad_left", short_of_memory)
     squeezed = run_cell(replace(job, options=replace(job.options, outputs=tmp_path / "squeezed")))
     assert squeezed.result["metrics"] == whole.result["metrics"]
     for stage in ("answers HS", "answers FA"):

@@ -72,8 +72,9 @@ def test_history_and_summary_are_the_stores(runs: dict[str, OfflineRun], outputs
     assert run.history[1]["train/asft/penalty"] == pytest.approx(0.2)
     entry = Store(outputs).find("cells", run.id)
     assert entry is not None
-    for name, value in entry.result["metrics"].items():
-        assert run.summary[name] == pytest.approx(value)
+    for name, metric in entry.result["metrics"].items():
+        assert run.summary[name.lower()] == pytest.approx(metric["value"])
+        assert run.summary[f"{name.lower()}_total"] == metric["total"]
     assert run.summary["hs_lo"] <= run.summary["hs"] <= run.summary["hs_hi"]
     assert run.summary["fa_lo"] <= run.summary["fa"] <= run.summary["fa_hi"]
 
