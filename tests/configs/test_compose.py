@@ -26,6 +26,7 @@ def test_an_unknown_table_of_the_paper_is_told() -> None:
         table_spec(sweep, "")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("experiment", choices("experiment"))
 def test_every_experiment_enumerates(experiment: str, published: Path) -> None:
     text = (config_dir() / "experiment" / f"{experiment}.yaml").read_text()
@@ -34,6 +35,7 @@ def test_every_experiment_enumerates(experiment: str, published: Path) -> None:
     assert len(sweep.cells) == math.prod(len(values) for values in sweep.axes.values()) > 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "group", ["method", "attack", "jailbreak", "judge", "tracker", "training", "protocol", "dataset"]
 )
@@ -45,6 +47,7 @@ def test_every_choice_types(group: str) -> None:
         assert (part.source if group == "attack" else part.name) == name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", choices("model"))
 def test_every_model_types(model: str, published: Path) -> None:
     extra = PAIR if model == "pair" else [f"data.root={published}"] if model.startswith("smollm2") else []
@@ -127,6 +130,7 @@ def test_plain_configuration_holds_everything() -> None:
     assert tree["attack"]["p"] == 0.1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "overrides",
     [

@@ -20,6 +20,8 @@ from asft.data.protocol import protocol_of
 from asft.data.sources import load_data
 from asft.pipeline.run import run_cell
 
+pytestmark = pytest.mark.slow
+
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
@@ -112,7 +114,6 @@ def test_alpaca_eval_is_read_from_its_one_file(hub_job: MakeJob) -> None:
     assert cell.graded, "its answers have no rule"
 
 
-@pytest.mark.slow
 def test_a_cell_runs_on_hub_rows(hub_job: MakeJob) -> None:
     metrics = run_cell(hub_job("attack.p=0.2")).result["metrics"]
     assert (metrics["HS"]["total"], metrics["FA"]["total"]) == (10, 12)

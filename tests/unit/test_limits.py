@@ -12,6 +12,8 @@ from asft.config import ConfigError
 from asft.data.base import Attack
 from asft.data.files import PUBLISHED, Files
 
+pytestmark = pytest.mark.slow
+
 PAIR = ["model=pair", "model.base=org/base", "model.aligned=org/aligned"]
 
 

@@ -9,6 +9,8 @@ from judge_models import config, guard, letters
 
 from asft.judges.llama_guard import LlamaGuardJudge, encode, load_guard, read_reply
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:

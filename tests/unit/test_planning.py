@@ -18,6 +18,8 @@ from asft.planning.size import device_memory, disk_bytes, model_shape
 from asft.planning.times import answer_tokens, learned, seconds_left
 from asft.planning.trainings import steps, trainings
 
+pytestmark = pytest.mark.slow
+
 METHODS = "aligned,sft,safe_lora,asft_alt,bea_no_trigger"
 
 
@@ -36,7 +38,6 @@ def trained_in(outputs: Path) -> set[str]:
     return {path.parent.name for path in (outputs / "stages" / "train").glob("*/history.jsonl")}
 
 
-@pytest.mark.slow
 def test_it_predicts_the_trainings_of_a_real_sweep_exactly(options: list[str]) -> None:
     jobs = jobs_of(options)
     predicted = trainings(jobs)

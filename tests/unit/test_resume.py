@@ -23,6 +23,8 @@ from asft.store.integrity import MANIFEST
 from asft.training.resume import Checkpointer, Resumes, last_checkpoint, step_of
 from asft.training.trainer import attach_lora, train
 
+pytestmark = pytest.mark.slow
+
 CPU = torch.device("cpu")
 ROWS = [Encoded([1, 2, 3, 4, 5 + i % 7], [IGNORED, IGNORED, 3, 4, 5 + i % 7], f"row/{i}") for i in range(14)]
 TRAINING = TrainingConfig(name="lora", lr=1e-2, epochs=3, batch_size=2, accumulation=2, dropout=0.1)  # 4 steps an epoch
