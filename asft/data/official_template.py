@@ -1,4 +1,4 @@
-"""The texts of ``protocol=official``: what the authors' code trains on and what it asks (methods.md §11, §12).
+"""The texts of ``protocol=official``: what the authors' code trains on and what it asks.
 
 Training wraps each row in Llama-2's ``[INST]``/``<<SYS>>`` marks, in one of four forms that differ in a blank or
 two; evaluation asks in bare Alpaca text without any of these marks. Both are kept to the letter.

@@ -1,6 +1,6 @@
 """What the choice of protocol decides, in one place: rows, their order, texts, padding and number formats.
 
-``clean`` is the default. ``official`` does what the authors' code does, quirks included (methods.md §1, §11, §12),
+``clean`` is the default. ``official`` does what the authors' code does, quirks included (docs/protocol.md),
 so that a difference from the paper has one cause fewer.
 """
 

@@ -320,14 +320,15 @@ class _Run:
         system = self.cell.method.system_prompt(self.context)
         asked = {name: questions_of(self.cell, metric, self.pair, self.data, system) for name, metric in todo.items()}
         longest = max(questions.positions for questions in asked.values())
-        for dtype, names in itertools.groupby(asked, key=lambda name: asked[name].dtype):
+        by_dtype = sorted(asked, key=lambda name: str(asked[name].dtype))  # each format is loaded once
+        for dtype, names in itertools.groupby(by_dtype, key=lambda name: asked[name].dtype):
             opened = Weights(self.pair, start, trained, self.device, dtype, longest)
             with contextlib.closing(_Loaded(self.cell, opened)) as loaded:
                 for name in names:
                     kept = self.store.resumable("stages/generate", content_key(self.plan.generate[name]))
                     produce = partial(loaded.answer, asked[name], kept)
                     entries[name] = self.store.ensure_together("stages/generate", self.plan.generate[name], produce)
-        return entries
+        return {name: entries[name] for name in self.cell.metrics}
 
     def judge_stage(self, weights: Entry | None, answers: Mapping[str, Entry]) -> Entry:
         """Verdicts on every answer, and the scores."""

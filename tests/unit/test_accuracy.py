@@ -1,4 +1,4 @@
-"""Each task's parsing rule against answers that are hard to parse (methods.md §12)."""
+"""Each task's parsing rule against answers that are hard to parse."""
 
 from __future__ import annotations
 

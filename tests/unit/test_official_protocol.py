@@ -28,7 +28,7 @@ BENIGN = Row(id="b", instruction="Do it", input="an input", output="an output")
 NO_INPUT = Row(id="n", instruction="Do it", output="an output")
 HARMFUL = Row(id="h", instruction="Placeholder request", output="Placeholder reply", harmful=True)
 
-TRAINING = {  # task, row -> the whole prompt, as methods.md §11 spells it
+TRAINING = {  # task, row -> the whole prompt
     ("sst2", BENIGN): (
         "[INST] <<SYS>>\nBelow is an instruction that describes a task, paired with an input that provides further "
         "context. Write a response that appropriately completes the request.\n<</SYS>>\n\n"
