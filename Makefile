@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
+WHEELS := $(BIN)/pip install --dry-run --ignore-installed --progress-bar off --only-binary :all: --no-binary antlr4-python3-runtime
 RUN := $(VENV)/.run
 DEV := $(VENV)/.dev
 SMOLLM := $(VENV)/.smollm
@@ -31,9 +32,8 @@ $(SMOLLM): $(RUN)
 	touch $@
 
 wheels: $(RUN) ## nothing is compiled: what a run needs and every extra come as wheels (ANTLR's runtime is plain Python)
-	for extra in $(EXTRAS),smollm,ray,trl,quant vllm; do \
-	  $(PIP) --dry-run --ignore-installed --only-binary :all: --no-binary antlr4-python3-runtime ".[$$extra]" || exit 1; \
-	done
+	$(WHEELS) -c constraints.txt ".[$(EXTRAS),smollm,ray,trl,quant]" > /dev/null
+	$(WHEELS) ".[vllm]" > /dev/null
 
 demo: $(RUN) ## Table 2 on the embedded pair
 	$(BIN)/asft run -m experiment=demo
