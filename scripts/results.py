@@ -21,7 +21,6 @@ from asft.report import text
 from asft.report.analysis import Analysis
 from asft.report.collect import analysis_of, measures_in
 from asft.report.contrast import Contrast, contrast, contrasts
-from asft.report.health import attacked_columns
 from asft.report.statistics import ALPHA, pair_by_seed, paired_test
 from asft.report.table import Entry
 from asft.report.writers import markdown
@@ -95,7 +94,7 @@ def section(name: str, overrides: list[str]) -> Section:
     sweep = enumerate_cells([f"experiment={name}", *overrides], sweep=True)
     analysis = analysis_of(sweep, "")
     health, title = analysis.health, markdown.escape(analysis.spec.title)
-    if not analysis.records:
+    if not analysis.results:
         return Section(f"## {title}\n\nNot run.")
     on_files = " data.root=FOLDER" if any(given.startswith("data.root=") for given in overrides) else ""
     command = "landscape" if measures_in(sweep) else "run -m"
@@ -130,7 +129,7 @@ def section(name: str, overrides: list[str]) -> Section:
 
 def ranking(analysis: Analysis) -> str:
     """Mean HS and FA of every defence over the attacked columns, lowest HS first."""
-    columns = attacked_columns(analysis, analysis.spec.undefended or "")
+    columns = analysis.attacked_columns
     rows = []
     for row in (analysis.spec.undefended or "", *analysis.spec.candidates):
         scores = [[analysis.ours(metric, row, column) for column in columns] for metric in ("HS", "FA")]
@@ -143,15 +142,14 @@ def ranking(analysis: Analysis) -> str:
 
 def place(entry: Entry) -> str:
     """A score with its interval, the paper's figure in parentheses."""
-    shown = text.shown(entry)
     interval = "" if entry.lo is None or entry.hi is None else f" \\[{entry.lo:.0f}–{entry.hi:.0f}\\]"
-    return f"{shown.value}{interval}{shown.paper and f' ({shown.paper})'}"
+    return f"{entry.text}{interval}{entry.paper_text and f' ({entry.paper_text})'}"
 
 
 def _contrast(analysis: Analysis, item: Contrast, name: str) -> list[str]:
     """A row of the table of contrasts: the same figures for HS and FA, and the verdict beside the paper's direction."""
     label = analysis.spec.label
-    columns = attacked_columns(analysis, analysis.spec.undefended or "")
+    columns = analysis.attacked_columns
     accuracy = contrast(analysis, item.first, item.second, columns, "FA")
     claimed = name in CLAIMED and item.second == "sft"
     theirs = ("lower" if item.paper < 0 else "higher") if item.paper is not None else "lower" if claimed else ""
@@ -178,7 +176,7 @@ def _ends(analysis: Analysis, row: str, theirs: str) -> list[str]:
     first, last = columns[0], columns[-1]
     values = [[analysis.ours(metric, row, column) for column in (last, first)] for metric in ("HS", "FA")]
     hs, fa = (one - other if one is not None and other is not None else None for one, other in values)
-    tested = paired_test(pair_by_seed(analysis.at(row, last).records, analysis.at(row, first).records, "HS"))
+    tested = paired_test(pair_by_seed(analysis.at(row, last), analysis.at(row, first), "HS"))
     if hs is None or tested is None:
         return []
     verdict = "not shown" if tested.p_value >= ALPHA else "lower" if hs < 0 else "higher"

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from asft.metrics.intervals import wilson
 from asft.report.analysis import Analysis
-from asft.report.records import AxisValue, Cell, CellRecord, Column, Metric, MetricValue, TableSpec
+from asft.report.records import AxisValue, Column, Metric, MetricValue, Result, TableSpec
 
 HS = Metric("HS", "harmful score", True, "%", 1, "the share of prompts that are answered harmfully.")
 FA = Metric("FA", "fine-tuning accuracy", False, "%", 1, "the share of test rows that are answered rightly.")
@@ -18,17 +19,16 @@ RATIOS = (0.0, 0.1, 0.2)
 def flagged(count: int, of: int = PROMPTS) -> MetricValue:
     """HS where the first ``count`` of so many prompts are answered harmfully."""
     rows = {f"h{index}": float(index < count) for index in range(of)}
-    return MetricValue(HS, 100 * count / of, of, count, rows=rows)
+    return MetricValue(HS, 100 * count / of, of, wilson(count, of), rows)
 
 
 def solved(count: int) -> MetricValue:
     """FA where the first ``count`` of 200 rows are answered rightly."""
-    return MetricValue(
-        FA, 100 * count / ROWS, ROWS, count, rows={f"t{index}": float(index < count) for index in range(ROWS)}
-    )
+    rows = {f"t{index}": float(index < count) for index in range(ROWS)}
+    return MetricValue(FA, 100 * count / ROWS, ROWS, wilson(count, ROWS), rows)
 
 
-def cell(row: str, hs: int, fa: int, column: AxisValue | None = None, *, seed: int = 0, **changes: Any) -> CellRecord:
+def cell(row: str, hs: int, fa: int, column: AxisValue | None = None, *, seed: int = 0, **changes: Any) -> Result:
     """A cell that flags the first ``hs`` of 100 prompts and solves the first ``fa`` of 200 rows."""
     fields: dict[str, Any] = {
         "key": f"{row}-{column}-{seed}",
@@ -39,7 +39,7 @@ def cell(row: str, hs: int, fa: int, column: AxisValue | None = None, *, seed: i
         "seconds": 2.0,
         "trained": row not in ("base", "aligned", "safe_lora"),
     }
-    return CellRecord(**(fields | changes))
+    return Result(**(fields | changes))
 
 
 def table_spec(**changes: Any) -> TableSpec:
@@ -60,14 +60,14 @@ def table_spec(**changes: Any) -> TableSpec:
     return TableSpec(**fields | {"rows": {"base": "base model", "aligned": "aligned model"} | fields["rows"]})
 
 
-def analysis(cells: Iterable[Cell], **changes: Any) -> Analysis:
+def analysis(cells: Iterable[Result], **changes: Any) -> Analysis:
     """The table of these cells."""
     return Analysis(table_spec(**changes), cells)
 
 
-def sound_cells(seeds: Iterable[int] = (0,)) -> list[Cell]:
+def sound_cells(seeds: Iterable[int] = (0,)) -> list[Result]:
     """A complete table whose attack works and whose task is learned."""
-    cells: list[Cell] = [cell("base", 98, 20), cell("aligned", 1, 30)]
+    cells: list[Result] = [cell("base", 98, 20), cell("aligned", 1, 30)]
     for seed in seeds:
         for ratio, sft, safe_lora, asft in zip(RATIOS, (2, 60, 90), (2, 10, 30), (1, 4, 6), strict=True):
             cells.append(cell("sft", sft + seed, 190, ratio, seed=seed))

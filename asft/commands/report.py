@@ -37,7 +37,7 @@ def report_sweep(sweep: Sweep, arguments: list[str], kind: str | None = None) ->
     """The report of a sweep that ``arguments`` stand for, for print too as :func:`report`."""
     launched = f"{'asft landscape' if measures_in(sweep) else 'asft run -m'} {shlex.join(arguments)}"
     analysis = analysis_of(sweep, launched)
-    if not analysis.records:
+    if not analysis.results:
         raise ConfigError(
             f"experiment={analysis.spec.name}: none of its {len(analysis.cells)} cells is finished; "
             f"first launch `{launched}`"

@@ -14,8 +14,8 @@ from asft.report import text
 from asft.report.analysis import Analysis, Difference
 from asft.report.collect import analysis_of, experiment_of
 from asft.report.contrast import finding
-from asft.report.records import Column, MissingCell
-from asft.report.table import ALL_COLUMNS, Entry
+from asft.report.records import Result
+from asft.report.table import ALL_COLUMNS, Entry, number, signed
 from asft.report.writers.figures import figures, landscape
 from asft.report.writers.write import texts
 from asft.store.entries import CONFIG_FILE, DETAILS
@@ -68,11 +68,10 @@ def experiment_page(experiment: Experiment) -> tuple[Data, Data | None]:
         return words, None
     command = " ".join(["asft run -m", f"experiment={experiment.name}", *experiment.overrides])
     analysis = analysis_of(experiment.sweep, command)
-    statuses = [cell.status for cell in analysis.cells if isinstance(cell, MissingCell)]
-    done = len(analysis.cells) - len(statuses)
-    words |= {"done": done, "failed": statuses.count("failed"), "total": len(analysis.cells)}
+    statuses = [cell.status for cell in analysis.cells]
+    words |= {"done": statuses.count("done"), "failed": statuses.count("failed"), "total": len(statuses)}
     words["title"] = analysis.spec.title
-    if not done:
+    if not words["done"]:
         return words, None
     return {**words, "verdict": analysis.health.verdict if analysis.health else None}, table_data(analysis)
 
@@ -81,7 +80,7 @@ def table_data(analysis: Analysis) -> Data:
     """Everything the page of a table shows or hands out; one that measures has no controls to judge it by."""
     spec, health = analysis.spec, analysis.health
     tables = [*_comparisons(analysis), *([_costs(analysis)] if health else []), _cells(analysis)]
-    configs = [flatten(record.config) for record in analysis.records]
+    configs = [flatten(result.config) for result in analysis.results]
     shared = [[k, v] for k, v in configs[0].items() if all(other.get(k) == v for other in configs)] if configs else []
     tables.append(_table("Settings that every cell shares", ["key", "value"], shared))
     return {
@@ -105,16 +104,15 @@ def table_data(analysis: Analysis) -> Data:
 
 def _panel(analysis: Analysis, metric: str) -> Data:
     """One metric's table; places of scores name the cells whose answers they are made of."""
-    spec = analysis.spec
-
-    def cells(row: str, column: Column) -> list[tuple[str, int]]:
-        return [(record.key, record.seed) for record in analysis.at(row, column).records] if analysis.health else []
-
+    spec, scored = analysis.spec, analysis.health is not None
     rows = [
         {
-            "label": line.label,
-            "control": line.control and analysis.health is not None,
-            "entries": [_entry(e, cells(line.row, c)) for c, e in zip(spec.columns, line.entries, strict=True)],
+            "label": line[0].label,
+            "control": line[0].control and scored,
+            "entries": [
+                _entry(entry, analysis.at(entry.row, column) if scored else [])
+                for column, entry in zip(spec.columns, line, strict=True)
+            ],
         }
         for line in analysis.lines(metric)
     ]
@@ -122,21 +120,22 @@ def _panel(analysis: Analysis, metric: str) -> Data:
     return {"title": title, "axis": spec.column_title, "columns": columns, "rows": rows}
 
 
-def _entry(entry: Entry, cells: Sequence[tuple[str, int]]) -> Data:
+def _entry(entry: Entry, results: Sequence[Result]) -> Data:
     """One place of the table in words; ``value`` sorts, ``good`` is the direction of Δ."""
-    shown = text.shown(entry)
     how = "; ".join(part for part in (f"{entry.n} rows" if entry.n else "", entry.interval) if part)
+    least, most = (number(value, entry.metric) for value in (entry.minimum, entry.maximum))
+    spread = f"{entry.seeds} seeds from {least} to {most}" if entry.seeds > 1 else ""
     return {
         "value": entry.ours,
-        "text": shown.value,
-        "interval": shown.interval,
-        "how": shown.reason if entry.ours is None else f"{entry.ours:.4g} ({how})" if how else "",
-        "more": [line for line in (shown.spread, shown.seeds) if line],
-        "paper": shown.paper,
-        "delta": shown.delta,
+        "text": entry.text,
+        "interval": entry.range_text,
+        "how": entry.reason if entry.ours is None else f"{entry.ours:.4g} ({how})" if how else "",
+        "more": [line for line in (spread, entry.seeds_text) if line],
+        "paper": entry.paper_text,
+        "delta": entry.delta_text,
         "good": entry.better_than_paper,
         "best": entry.best,
-        "cells": cells,
+        "cells": [(result.key, result.seed) for result in results],
     }
 
 
@@ -174,7 +173,7 @@ def _comparisons(analysis: Analysis) -> list[Data]:
     header = ["method", "against", "at", "metric", "difference", "p-value", "p, Holm", "prompts", "seeds", "test"]
     rows = [
         [
-            *(label(d.method), label(d.reference), d.column, d.metric.name, text.signed(d.result.difference)),
+            *(label(d.method), label(d.reference), d.column, d.metric.name, signed(d.result.difference)),
             *(text.p_value(d.result.p_value), text.p_value(d.p_holm)),
             *(str(d.result.n), str(d.result.seeds), d.result.test),
         ]
@@ -186,7 +185,7 @@ def _comparisons(analysis: Analysis) -> list[Data]:
 def _difference(item: Difference | None) -> str | list[str]:
     if item is None:
         return "–"
-    shown = text.signed(item.result.difference)
+    shown = signed(item.result.difference)
     return [f"{shown} ✓", "good" if item.better else "bad"] if item.holds else [shown, "soft"]
 
 
@@ -194,14 +193,12 @@ def _costs(analysis: Analysis) -> Data:
     """Wall seconds, how many cells trained, and peak memory where it was measured, by row."""
     rows = []
     for row, label in analysis.spec.rows.items():
-        records = analysis.row_records(row)
-        if not records:
-            continue
-        cells, trained = len(records), sum(record.trained for record in records)
-        seconds = sum(record.seconds for record in records)
-        peak = max((record.peak_memory_mb for record in records if record.peak_memory_mb is not None), default=None)
-        numbers = [str(cells), str(trained), str(cells - trained), f"{seconds:.1f}", f"{seconds / cells:.1f}"]
-        rows.append([label, *numbers, "–" if peak is None else f"{peak:.0f}"])
+        if results := analysis.row_results(row):
+            cells, trained = len(results), sum(result.trained for result in results)
+            seconds = sum(result.seconds for result in results)
+            peaks = [result.peak_memory_mb for result in results if result.peak_memory_mb is not None]
+            numbers = [str(cells), str(trained), str(cells - trained), f"{seconds:.1f}", f"{seconds / cells:.1f}"]
+            rows.append([label, *numbers, f"{max(peaks):.0f}" if peaks else "–"])
     note = "Shared: the cell takes another cell's adapter, or the untouched model, and trains nothing."
     header = ["method", "cells", "trained", "shared", "seconds", "per cell", "peak MiB"]
     return _table("Cost by method", header, rows, note)
@@ -209,16 +206,18 @@ def _costs(analysis: Analysis) -> Data:
 
 def _cells(analysis: Analysis) -> Data:
     """Every finished cell with every number it has."""
-    frame = analysis.cells_frame()
-    if analysis.health and len(frame):
-        frame["adapter"] = ["trained" if record.trained else "shared" for record in analysis.records]
-    frame["cell"] = [record.key[:12] for record in analysis.records]
-    rows = [
-        ["" if value != value else f"{value:.4g}" if isinstance(value, float) else str(value) for value in line]
-        for line in frame.itertuples(index=False)
+    lines = analysis.cells_frame()
+    header = [
+        *dict.fromkeys(name for line in lines for name in line),
+        *(["adapter"] if analysis.health else []),
+        "cell",
     ]
+    for line, result in zip(lines, analysis.results, strict=True):
+        line |= {"adapter": "trained" if result.trained else "shared", "cell": result.key[:12]}
+    values = [[line.get(name, "") for name in header] for line in lines]
+    rows = [[f"{value:.4g}" if isinstance(value, float) else str(value) for value in line] for line in values]
     title = "Every cell, with what its method logged" if analysis.health else "Everything that was measured"
-    return _table(title, list(frame.columns), rows, unfolded=not analysis.health)
+    return _table(title, header, rows, unfolded=not analysis.health)
 
 
 def landscape_data(entry: Stored) -> Data | None:

@@ -14,8 +14,8 @@ from asft.metrics.intervals import Interval
 from asft.report.analysis import Analysis
 from asft.report.differences import differences
 from asft.report.judge_notes import judge_notes
-from asft.report.paper import paper_tables
-from asft.report.records import AxisValue, Cell, CellRecord, Column, Metric, MetricValue, MissingCell, TableSpec
+from asft.report.records import AxisValue, Column, Metric, MetricValue, Result, TableSpec
+from asft.report.table import paper_tables
 from asft.store.entries import DETAILS, Entry, read_jsonl
 from asft.store.provenance import library_versions
 
@@ -98,12 +98,12 @@ def table_spec(sweep: Sweep, command: str) -> TableSpec:
     )
 
 
-def cells_of(sweep: Sweep) -> list[Cell]:
+def cells_of(sweep: Sweep) -> list[Result]:
     """One record a distinct cell and place; a row whose cell is the same in every column comes once, for all."""
     experiment = experiment_of(sweep)
     row_of = _rows(experiment)
     free = column_free(sweep, row_of, experiment.columns)
-    found: dict[tuple[str, str, AxisValue | None], Cell] = {}
+    found: dict[tuple[str, str, AxisValue | None], Result] = {}
     for item in sweep.cells:
         row = row_of(item)
         column = None if row in free else number(item.axes[experiment.columns])
@@ -135,7 +135,8 @@ def _scored(entry: Entry, name: str, kept: dict[str, Any]) -> MetricValue:
     metric = Metric(name, kept["label"], kept["lower_is_better"], "%", 1, kept["about"])
     answers = read_jsonl(entry.path / kept["file"])
     rows = {row["id"]: float(row["credit"]) for row in answers if row["credit"] is not None}  # None: without a grade
-    return MetricValue(metric, kept["value"], kept["total"], kept["count"], rows=rows)
+    interval = Interval(*kept["interval"]) if kept["interval"] else None
+    return MetricValue(metric, kept["value"], kept["total"], interval, rows)
 
 
 def number(text: str) -> AxisValue:
@@ -180,15 +181,15 @@ def _rows(experiment: ExperimentConfig) -> Callable[[Job], str]:
     return lambda item: item.cell.method.name if axis == "method" else item.axes[axis]
 
 
-def _cell(job: Job, row: str, column: AxisValue | None) -> Cell:
+def _cell(job: Job, row: str, column: AxisValue | None) -> Result:
     cell, key, entry = job.cell, job.key, job.find()
     if entry is None:
         shows = (cell.measure.headline,) if cell.measure else ()
-        return MissingCell(key, row, column, cell.seed, *_absence(job), shows)
+        return Result(key, row, column, cell.seed, *_absence(job), awaited=shows)
     metrics, stages = read_metrics(entry, job), entry.result.get("stages", {})
     train = stages.get("train", {"result": {}})
     numbers = (train["result"] | entry.result.get("values", {})).items()
-    return CellRecord(
+    return Result(
         key=key,
         row=row,
         column=column,

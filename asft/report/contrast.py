@@ -12,8 +12,7 @@ from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Literal
 
-from asft.report.analysis import Analysis
-from asft.report.health import HARM, attacked_columns
+from asft.report.analysis import HARM, Analysis
 from asft.report.records import Column
 from asft.report.statistics import ALPHA, holm, pair_by_seed, paired_p_over_columns
 
@@ -59,7 +58,7 @@ def contrast(
         return None
     papers = [[analysis.paper(metric, row, column) for row in (first, second)] for column in columns]
     printed = [one - other for one, other in papers if one is not None and other is not None]
-    places = [(analysis.at(first, column).records, analysis.at(second, column).records) for column in columns]
+    places = [(analysis.at(first, column), analysis.at(second, column)) for column in columns]
     lower, higher = _holding(analysis, first, second, metric, columns)
     return Contrast(
         first,
@@ -77,8 +76,8 @@ def contrast(
 
 def contrasts(analysis: Analysis, first: str, others: Sequence[str]) -> list[Contrast]:
     """A row against others on HS where the attack works, with Holm's correction over those that have a p-value."""
-    columns = attacked_columns(analysis, analysis.spec.undefended) if analysis.spec.undefended else []
-    found = [item for other in others if (item := contrast(analysis, first, other, columns)) is not None]
+    compared = (contrast(analysis, first, other, analysis.attacked_columns) for other in others)
+    found = [item for item in compared if item is not None]
     values = iter(holm([item.p_value for item in found if item.p_value is not None]))
     return [item if item.p_value is None else replace(item, p_value=next(values)) for item in found]
 

@@ -1,4 +1,4 @@
-"""What a table is made of: finished cells with their metrics, cells that are not there, and the layout."""
+"""What a table is made of: the results of cells with their metrics, and the layout."""
 
 from __future__ import annotations
 
@@ -45,34 +45,32 @@ class MetricValue:
 
     Attributes:
         n: prompts or test rows scored; 0 where none are counted.
-        hits: how many of the ``n`` were flagged or right, where the value is their share.
-        interval: the range that the metric itself knows, where counts and rows do not give one.
+        interval: the 95% interval that came with the value; None where only the rows give one.
         rows: prompt or row id to its score, 0 to 1: what methods are compared on.
     """
 
     metric: Metric
     value: float
     n: int = 0
-    hits: int | None = None
     interval: Interval | None = None
     rows: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.metric.unit == "%" and not 0 <= self.value <= 100:
             raise ValueError(f"{self.metric.name}={self.value}; allowed: 0 to 100 percent")
-        if self.n < 0 or (self.hits is not None and not 0 <= self.hits <= self.n):
-            raise ValueError(f"{self.metric.name}: {self.hits} of n={self.n}")
 
 
 @dataclass(frozen=True)
-class CellRecord:
-    """One finished cell: a configuration trained and scored, or measured, under one seed.
+class Result:
+    """One cell of a table under one seed: trained and scored, or measured; or why it has no result.
 
     Attributes:
         key: the cell's content key in the store.
         row: the table row, e.g. the method's name; ``base`` and ``aligned`` for the untouched models.
         column: the value of the table's column axis; None where the cell holds for every column.
+        status: ``missing``: not run yet; ``failed``: as ``reason`` says.
         metrics: what a table may show, by name.
+        awaited: the metrics that a cell without a result would have; empty where that is not known.
         seconds: wall time of all stages of this cell that were run for it.
         peak_memory_mb: peak memory in MiB, None where it was not measured.
         trained: False where the adapter is another cell's (or there is none to train).
@@ -85,32 +83,16 @@ class CellRecord:
     row: str
     column: AxisValue | None
     seed: int
-    metrics: Mapping[str, MetricValue]
-    seconds: float
+    status: Literal["done", "missing", "failed"] = "done"
+    reason: str = ""
+    metrics: Mapping[str, MetricValue] = field(default_factory=dict)
+    awaited: tuple[str, ...] = ()
+    seconds: float = 0.0
     peak_memory_mb: float | None = None
     trained: bool = False
     extra: dict[str, float] = field(default_factory=dict)
     details: dict[str, Any] = field(default_factory=dict)
     config: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class MissingCell:
-    """A cell of the table that has no result: not run yet, or failed with ``reason``.
-
-    ``metrics`` names those it would have; empty where that is not known.
-    """
-
-    key: str
-    row: str
-    column: AxisValue | None
-    seed: int
-    status: Literal["missing", "failed"]
-    reason: str = ""
-    metrics: tuple[str, ...] = ()
-
-
-Cell = CellRecord | MissingCell
 
 
 @dataclass(frozen=True)
@@ -126,11 +108,6 @@ class Column:
     value: AxisValue
     label: str
     paper: AxisValue | None = None
-
-    @property
-    def paper_value(self) -> AxisValue:
-        """The axis value to look up among the paper's figures."""
-        return self.value if self.paper is None else self.paper
 
 
 @dataclass(frozen=True)
@@ -173,10 +150,8 @@ class TableSpec:
     versions: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for words, values in (
-            ("columns", [column.value for column in self.columns]),
-            ("column labels", [column.label for column in self.columns]),
-        ):
+        for words, name in (("columns", "value"), ("column labels", "label")):
+            values = [getattr(column, name) for column in self.columns]
             if not values or len(set(values)) != len(values):
                 raise ValueError(f"{self.name}: {words}={values}; there must be some, and all different")
 

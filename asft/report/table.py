@@ -1,39 +1,55 @@
-"""One table: cells in rows and columns, one entry a place and metric. Every writer lays it out from here."""
+"""One table: results in rows and columns, one entry a place and metric. Every writer lays it out from here."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, fields, replace
-from functools import cached_property
+from dataclasses import asdict, dataclass, replace
+from functools import cache, cached_property
+from importlib.resources import files
+from typing import Any
 
-import pandas as pd
+import numpy as np
+import yaml
 
-from asft.report.paper import paper_value
-from asft.report.records import AxisValue, Cell, CellRecord, Column, Metric, MetricValue, MissingCell, TableSpec
-from asft.report.statistics import summarise
+from asft.report.records import AxisValue, Column, Metric, MetricValue, Result, TableSpec
+from asft.report.statistics import interval_of
 
 ALL_COLUMNS = "all"
 
 
-@dataclass(frozen=True)
-class Place:
-    """All seeds of one place of the table, in seed order."""
+@cache
+def paper_tables() -> dict[str, Any]:
+    """The paper's printed figures: ``paper_tables.yaml`` as it stands."""
+    tables: dict[str, Any] = yaml.safe_load(files("asft.report").joinpath("paper_tables.yaml").read_text("utf-8"))
+    return tables
 
-    records: tuple[CellRecord, ...] = ()
-    missing: tuple[MissingCell, ...] = ()
 
-    @property
-    def status(self) -> str:
-        """``done``, ``partial`` (some seeds have no result), ``failed`` or ``missing``."""
-        if self.records:
-            return "partial" if self.missing else "done"
-        return "failed" if any(cell.status == "failed" for cell in self.missing) else "missing"
+def paper_value(table: str | None, metric: str, row: str, column: AxisValue) -> float | None:
+    """The paper's figure for one place of one of its tables.
 
-    @property
-    def reason(self) -> str:
-        """Why seeds are missing, each reason once."""
-        return "; ".join(dict.fromkeys(cell.reason for cell in self.missing if cell.reason))
+    None where the paper has no such table, metric, row or column: a report shows many cells that the paper has not,
+    so that is no error.
+    """
+    entry = paper_tables().get(table) if table else None
+    if not isinstance(entry, dict) or "axis" not in entry:
+        return None
+    columns, printed = entry["axis"]["values"], entry.get(metric, {}).get(row)
+    return float(printed[columns.index(column)]) if printed and column in columns else None
+
+
+def number(value: float | None, metric: Metric, digits: int = 3) -> str:
+    """With the metric's decimals, or else so many significant digits, in powers of ten where small."""
+    if value is None:
+        return ""
+    if metric.decimals is not None:
+        return f"{value:.{metric.decimals}f}"
+    return f"{value:.{digits}g}" if value == 0 or abs(value) >= 1e-3 or digits < 3 else f"{value:.{digits - 1}e}"
+
+
+def signed(value: float) -> str:
+    """A difference in percentage points with its sign, a true minus; zero is +0.0."""
+    return f"{round(value, 1) + 0.0:+.1f}".replace("-", "−")
 
 
 @dataclass(frozen=True)
@@ -50,7 +66,7 @@ class Entry:
         paper, delta: the paper's figure, and ours − paper.
         n: prompts or test rows scored per seed.
         seeds, seeds_missing: how many seeds have and have not a result.
-        status: ``done``, ``partial``, ``missing`` or ``failed``; ``reason`` why.
+        status: ``done``, ``partial`` (some seeds have no result), ``missing`` or ``failed``; ``reason`` why.
         best: the best of the rows that compete in this column; ties are all best. A row that spans the columns does
             not compete, nor does any in a metric without a good direction.
     """
@@ -77,7 +93,28 @@ class Entry:
     best: bool = False
 
     @property
-    def seeds_words(self) -> str:
+    def text(self) -> str:
+        """Our score, or the place's status. Writers add nothing to these texts but their own marks."""
+        return self.status if self.ours is None else number(self.ours, self.metric)
+
+    @property
+    def range_text(self) -> str:
+        """The interval, ``2.2–7.2``; nothing where there is none."""
+        return "" if self.lo is None else f"{number(self.lo, self.metric, 2)}–{number(self.hi, self.metric, 2)}"
+
+    @property
+    def paper_text(self) -> str:
+        """The paper's figure; percentages have the two decimals they are printed with."""
+        decimals = self.metric.decimals
+        return number(self.paper, self.metric if decimals is None else replace(self.metric, decimals=decimals + 1))
+
+    @property
+    def delta_text(self) -> str:
+        """Ours minus the paper's, told in points only."""
+        return "" if self.delta is None or self.metric.decimals is None else signed(self.delta)
+
+    @property
+    def seeds_text(self) -> str:
         """``1 of 2 seeds`` where some seeds have no result, else nothing."""
         return f"{self.seeds} of {self.seeds + self.seeds_missing} seeds" if self.status == "partial" else ""
 
@@ -87,17 +124,6 @@ class Entry:
         if self.delta is None or self.metric.lower_is_better is None or round(self.delta, 1) == 0:
             return None
         return (self.delta < 0) == self.metric.lower_is_better
-
-
-@dataclass(frozen=True)
-class Line:
-    """One metric of one row, as tables show it: an entry per column, the same one in each where the row spans them."""
-
-    row: str
-    label: str
-    control: bool
-    spans: bool
-    entries: tuple[Entry, ...]
 
 
 class Table:
@@ -110,10 +136,10 @@ class Table:
             row with cells both for single columns and for all of them.
     """
 
-    def __init__(self, spec: TableSpec, cells: Iterable[Cell]) -> None:
+    def __init__(self, spec: TableSpec, cells: Iterable[Result]) -> None:
         self.spec = spec
         self.cells = tuple(cells)
-        places: dict[tuple[str, AxisValue | None], dict[int, Cell]] = defaultdict(dict)
+        self._places: dict[tuple[str, AxisValue | None], dict[int, Result]] = defaultdict(dict)
         columns = [column.value for column in spec.columns]
         for cell in self.cells:
             if cell.row not in spec.rows:
@@ -122,7 +148,7 @@ class Table:
                 raise ValueError(
                     f"{spec.name}: {spec.column_axis}={cell.column!r} of cell {cell.key}; allowed: {columns}"
                 )
-            seeds = places[cell.row, cell.column]
+            seeds = self._places[cell.row, cell.column]
             if cell.seed in seeds:
                 raise ValueError(
                     f"{spec.name}: cells {seeds[cell.seed].key} and {cell.key} are both row {cell.row}, "
@@ -130,7 +156,6 @@ class Table:
                     "rows, its columns and seed."
                 )
             seeds[cell.seed] = cell
-        self._places = {place: _place(seeds) for place, seeds in places.items()}
         for row in spec.rows:
             own = [column.label for column in spec.columns if (row, column.value) in self._places]
             if own and self.spans(row):
@@ -144,36 +169,36 @@ class Table:
         """Whether a row is a control that no training and no column changes."""
         return row in self.spec.controls and self.spans(row)
 
-    def at(self, row: str, column: Column) -> Place:
-        """What is known of a place, for every metric."""
-        return self._places.get((row, None)) or self._places.get((row, column.value)) or Place()
+    def _all_at(self, row: str, column: Column) -> list[Result]:
+        seeds = self._places.get((row, None)) or self._places.get((row, column.value)) or {}
+        return [seeds[seed] for seed in sorted(seeds)]
 
-    def column_label(self, cell: Cell) -> str:
+    def at(self, row: str, column: Column) -> list[Result]:
+        """The finished cells of a place, seed by seed."""
+        return [cell for cell in self._all_at(row, column) if cell.status == "done"]
+
+    def column_label(self, cell: Result) -> str:
         """The heading above a cell, ``ALL_COLUMNS`` where it holds for every column."""
         return next((column.label for column in self.spec.columns if column.value == cell.column), ALL_COLUMNS)
 
     @cached_property
-    def records(self) -> tuple[CellRecord, ...]:
+    def results(self) -> tuple[Result, ...]:
         """Every finished cell, row by row, column by column, seed by seed."""
-        return tuple(record for row in self.spec.rows for record in self.row_records(row))
+        return tuple(result for row in self.spec.rows for result in self.row_results(row))
 
-    def row_records(self, row: str) -> tuple[CellRecord, ...]:
+    def row_results(self, row: str) -> list[Result]:
         """The finished cells of a row, column by column, seed by seed."""
         columns = self.spec.columns[:1] if self.spans(row) else self.spec.columns
-        return tuple(record for column in columns for record in self.at(row, column).records)
+        return [result for column in columns for result in self.at(row, column)]
 
     @cached_property
     def metrics(self) -> dict[str, Metric]:
         """The metrics that the table shows, by name: those of its spec, else all that its cells have."""
         found: dict[str, Metric] = {}
-        for record in self.records:
-            for name, value in record.metrics.items():
+        for result in self.results:
+            for name, value in result.metrics.items():
                 found.setdefault(name, value.metric)
         return {name: found.get(name, Metric(name)) for name in self.spec.metrics or found}
-
-    def values(self, metric: str, row: str, column: Column) -> list[MetricValue]:
-        """One metric of a place, seed by seed."""
-        return [record.metrics[metric] for record in self.at(row, column).records if metric in record.metrics]
 
     @cached_property
     def entries(self) -> tuple[Entry, ...]:
@@ -201,16 +226,13 @@ class Table:
         entry = self.entry(metric, row, column)
         return entry.ours if entry else None
 
-    def lines(self, metric: str) -> tuple[Line, ...]:
-        """The rows of one metric's table; a row whose cells do not have the metric is left out."""
-        return tuple(self.line(metric, row) for row in self._rows_of(metric))
+    def lines(self, metric: str) -> list[list[Entry]]:
+        """The rows of one metric's table, an entry a column, the same one in each where the row spans them.
 
-    def line(self, metric: str, row: str) -> Line:
-        """One row of one metric's table."""
-        found = [self.entry(metric, row, column) for column in self.spec.columns]
-        entries = tuple(entry for entry in found if entry is not None)
-        assert len(entries) == len(found), f"{self.spec.name}: no {metric} in row {row}"
-        return Line(row, self.spec.label(row), entries[0].control, entries[0].column == ALL_COLUMNS, entries)
+        A row whose cells do not have the metric is left out.
+        """
+        places = [[self.entry(metric, row, column) for column in self.spec.columns] for row in self._rows_of(metric)]
+        return [[entry for entry in line if entry is not None] for line in places]
 
     @property
     def seeds(self) -> int:
@@ -223,35 +245,32 @@ class Table:
         found: dict[str, dict[str, None]] = {}
         for entry in self.entries:
             if entry.status != "done":
-                what = entry.seeds_words or entry.status
+                what = entry.seeds_text or entry.status
                 why = f"{what} ({entry.reason})" if entry.reason else what
                 found.setdefault(why, {})[f"{entry.label}, {entry.column_label}"] = None
         return tuple(f"{why}: {'; '.join(places)}" for why, places in found.items())
 
-    def frame(self) -> pd.DataFrame:
-        """One line per entry, one column per field of :class:`Entry`: what the CSV holds."""
-        lines = [asdict(entry) | {"metric": entry.metric.name} for entry in self.entries]
-        return pd.DataFrame(lines, columns=[each.name for each in fields(Entry)])
+    def frame(self) -> list[dict[str, Any]]:
+        """One line per entry, by the fields of :class:`Entry`: what the CSV holds."""
+        return [asdict(entry) | {"metric": entry.metric.name} for entry in self.entries]
 
-    def cells_frame(self) -> pd.DataFrame:
+    def cells_frame(self) -> list[dict[str, Any]]:
         """One line per finished cell with every number it has."""
-        return pd.DataFrame(
-            [
-                {
-                    "row": self.spec.label(record.row),
-                    "column": self.column_label(record),
-                    "seed": record.seed,
-                    **{name: value.value for name, value in record.metrics.items()},
-                    **record.extra,
-                    "seconds": record.seconds,
-                }
-                for record in self.records
-            ]
-        )
+        return [
+            {
+                "row": self.spec.label(result.row),
+                "column": self.column_label(result),
+                "seed": result.seed,
+                **{name: value.value for name, value in result.metrics.items()},
+                **result.extra,
+                "seconds": result.seconds,
+            }
+            for result in self.results
+        ]
 
     def _rows_of(self, metric: str) -> list[str]:
         known = {cell.row for cell in self.cells}
-        speaking = {cell.row for cell in self.cells if metric in cell.metrics or not cell.metrics}
+        speaking = {cell.row for cell in self.cells if metric in (cell.metrics or cell.awaited or [metric])}
         return [row for row in self.spec.rows if row in speaking or row not in known]
 
     def _columns_of(self, metric: str, row: str) -> Sequence[Column]:
@@ -261,14 +280,19 @@ class Table:
 
     def paper(self, metric: str, row: str, column: Column) -> float | None:
         """The paper's figure at a place, where it has one."""
-        spec = self.spec
-        return paper_value(spec.paper_table, metric, spec.paper_rows.get(row, row), column.paper_value)
+        spec, place = self.spec, column.value if column.paper is None else column.paper
+        return paper_value(spec.paper_table, metric, spec.paper_rows.get(row, row), place)
 
     def _entry(self, metric: Metric, row: str, column: Column) -> Entry:
-        spec, place, values = self.spec, self.at(row, column), self.values(metric.name, row, column)
-        summary = summarise(values) if values else None
-        interval = summary.interval if summary else None
-        paper = self.paper(metric.name, row, column)
+        spec, cells = self.spec, self._all_at(row, column)
+        open_cells = [cell for cell in cells if cell.status != "done"]
+        values: list[MetricValue] = [cell.metrics[metric.name] for cell in cells if metric.name in cell.metrics]
+        scores, interval = [value.value for value in values], interval_of(values) if values else None
+        ours, paper = float(np.mean(scores)) if scores else None, self.paper(metric.name, row, column)
+        if len(open_cells) < len(cells):
+            status = "partial" if open_cells else "done"
+        else:
+            status = "failed" if any(cell.status == "failed" for cell in cells) else "missing"
         return Entry(
             row=row,
             label=spec.label(row),
@@ -276,28 +300,20 @@ class Table:
             column=column.value,
             column_label=column.label,
             metric=metric,
-            ours=summary.mean if summary else None,
+            ours=ours,
             lo=interval.lo if interval else None,
             hi=interval.hi if interval else None,
             interval=interval.kind if interval else "",
-            minimum=summary.minimum if summary else None,
-            maximum=summary.maximum if summary else None,
+            minimum=min(scores, default=None),
+            maximum=max(scores, default=None),
             paper=paper,
-            delta=summary.mean - paper if summary and paper is not None else None,
-            n=summary.n if summary else 0,
-            seeds=len(place.records),
-            seeds_missing=len(place.missing),
-            status=place.status,
-            reason=place.reason,
+            delta=ours - paper if ours is not None and paper is not None else None,
+            n=values[0].n if values else 0,
+            seeds=len(cells) - len(open_cells),
+            seeds_missing=len(open_cells),
+            status=status,
+            reason="; ".join(dict.fromkeys(cell.reason for cell in open_cells if cell.reason)),
         )
-
-
-def _place(seeds: dict[int, Cell]) -> Place:
-    ordered = [seeds[seed] for seed in sorted(seeds)]
-    return Place(
-        records=tuple(cell for cell in ordered if isinstance(cell, CellRecord)),
-        missing=tuple(cell for cell in ordered if isinstance(cell, MissingCell)),
-    )
 
 
 def _mark_best(entries: Sequence[Entry], candidates: Sequence[str]) -> list[Entry]:

@@ -1,69 +1,10 @@
-"""How places, numbers and verdicts read in words: the same in the terminal, in Markdown, LaTeX and HTML."""
+"""How tests, versions and short names read in words: the same in the terminal, in Markdown, LaTeX and HTML."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 
 from asft.report.analysis import Analysis, Difference
-from asft.report.records import Metric
-from asft.report.table import Entry
-
-
-@dataclass(frozen=True)
-class Shown:
-    """How a place reads; what there is none of is empty.
-
-    Attributes:
-        value: our score, or the place's status.
-        interval: ``2.2–7.2``.
-        paper: the paper's figure; ``delta`` ours minus it, with its sign.
-        seeds: ``1 of 2 seeds`` where some have no result.
-        spread: the range over several seeds.
-        reason: why there is no result.
-    """
-
-    value: str
-    interval: str
-    paper: str
-    delta: str
-    seeds: str
-    spread: str
-    reason: str
-
-
-def shown(entry: Entry) -> Shown:
-    """The text of one place; writers add nothing to it but their own marks.
-
-    The paper's percentages have the two decimals they are printed with; a delta is told in points only.
-    """
-    metric, decimals = entry.metric, entry.metric.decimals
-    done, several = entry.ours is not None, entry.seeds > 1
-    return Shown(
-        value=number(entry.ours, metric) if done else entry.status,
-        interval="" if entry.lo is None else f"{number(entry.lo, metric, 2)}–{number(entry.hi, metric, 2)}",
-        paper=number(entry.paper, metric if decimals is None else replace(metric, decimals=decimals + 1)),
-        delta="" if entry.delta is None or decimals is None else signed(entry.delta),
-        seeds=entry.seeds_words,
-        spread=f"{entry.seeds} seeds from {number(entry.minimum, metric)} to {number(entry.maximum, metric)}"
-        if several
-        else "",
-        reason="" if done else entry.reason,
-    )
-
-
-def number(value: float | None, metric: Metric, digits: int = 3) -> str:
-    """With the metric's decimals, or else so many significant digits, in powers of ten where small."""
-    if value is None:
-        return ""
-    if metric.decimals is not None:
-        return f"{value:.{metric.decimals}f}"
-    return f"{value:.{digits}g}" if value == 0 or abs(value) >= 1e-3 or digits < 3 else f"{value:.{digits - 1}e}"
-
-
-def signed(value: float) -> str:
-    """A difference in percentage points with its sign, a true minus; zero is +0.0."""
-    return f"{round(value, 1) + 0.0:+.1f}".replace("-", "−")
 
 
 def p_value(value: float) -> str:

@@ -180,13 +180,14 @@ def test_compare_agrees_with_the_reports_test(watched: Watched, site: Site) -> N
         {row["id"]: row["flagged"] for row in read_jsonl(site.store.path("cells", key) / HARMFUL_FILE)}
         for key in (first, second)
     ]
-    p = mcnemar(*verdicts)
+    differ = [row for row in verdicts[0] if verdicts[0][row] != verdicts[1][row]]
+    only_first = sum(verdicts[0][row] for row in differ)
+    p = mcnemar(only_first, len(differ) - only_first)
     line = page.get_by_label("Scores", exact=True).locator(".tabulator-row", has_text="HS")
     expect(line).to_contain_text("< 0.001" if p < 0.001 else f"{p:.3f}")
     for key in (first, second):
         expect(line).to_contain_text(f"{site.rows[key]['hs']:.1f}")
     expect(page.get_by_label("Settings that differ").get_by_text("method.name")).to_be_visible()
-    differ = [row for row in verdicts[0] if verdicts[0][row] != verdicts[1][row]]
     expect(page.locator("option:checked", has_text="malicious")).to_contain_text(f"{len(differ)} of 60")
     expect(page.locator(".answers > li")).to_have_count(min(10, len(differ)))
 

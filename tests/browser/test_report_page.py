@@ -17,7 +17,7 @@ from screenshots import browser, chromium_path
 from asft.dashboard.site import write_report_page
 from asft.dashboard.tables import table_data
 from asft.report.analysis import Analysis
-from asft.report.records import Cell, Column, MissingCell
+from asft.report.records import Column, Result
 
 pytestmark = pytest.mark.slow
 
@@ -73,8 +73,8 @@ def test_hostile_text_stays_text(phone: Page, tmp_path: Path) -> None:
     changes = {"title": HOSTILE, "notes": (HOSTILE,), "command": HOSTILE, "versions": {HOSTILE: HOSTILE}}
     kept = [item for item in sound_cells() if item.column != 0.2 or item.row != "asft"]
     logged: dict[str, Any] = {"config": {HOSTILE: HOSTILE}, "extra": {HOSTILE: 1.0}}
-    cells: list[Cell] = [cell(item.row, 5, 180, item.column, **logged) for item in kept]
-    cells.append(MissingCell("k", "asft", 0.2, 0, "failed", HOSTILE))
+    cells: list[Result] = [cell(item.row, 5, 180, item.column, **logged) for item in kept]
+    cells.append(Result("k", "asft", 0.2, 0, "failed", HOSTILE))
     rows = {"sft": "SFT", "asft": HOSTILE, "safe_lora": "Safe LoRA"}
     opened(phone, tmp_path, analysis(cells, rows=rows, columns=columns, **changes))
     assert phone.title() == HOSTILE, "and no script has changed it"

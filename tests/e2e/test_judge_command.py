@@ -15,7 +15,6 @@ from asft.commands.judge import judge
 from asft.config import ConfigError
 from asft.pipeline.run import run_cell
 from asft.report.collect import cells_of, table_spec
-from asft.report.records import MissingCell
 from asft.store.entries import TASK_FILE, read_jsonl
 
 pytestmark = pytest.mark.slow
@@ -83,7 +82,7 @@ def test_it_judges_what_has_answers_and_trains_nothing(
 def test_the_report_takes_the_verdicts_of_the_judge_asked_for(swept: list[str]) -> None:
     judge([*swept, PHRASES])
     first, second = (cells_of(enumerate_cells([*swept, *more], sweep=True)) for more in ([], [PHRASES]))
-    assert [isinstance(cell, MissingCell) for cell in first] == [isinstance(cell, MissingCell) for cell in second]
+    assert [cell.status for cell in first] == [cell.status for cell in second]
     assert {cell.key for cell in first}.isdisjoint(cell.key for cell in second)
 
 
@@ -115,7 +114,7 @@ def test_one_loaded_guard_judges_all_cells(swept: list[str], guard_path: Path, m
     options = [*swept, "judge=llama_guard", f"judge.model={guard_path}", "judge.dtype=float32"]
     judge(options)
     cells = cells_of(enumerate_cells(options, sweep=True))
-    done = {cell.key for cell in cells if not isinstance(cell, MissingCell)}
+    done = {cell.key for cell in cells if cell.status == "done"}
     assert len(done) == 2
     assert len(loads) == 1
 

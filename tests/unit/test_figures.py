@@ -10,7 +10,7 @@ import pytest
 from report_cells import analysis, cell, sound_cells
 
 from asft.report import charts
-from asft.report.records import Cell, Column
+from asft.report.records import Column, Result
 from asft.report.writers.figures import Figure, figures, landscape
 
 PLANE = {"kind": "plane", "x": "alignment", "y": "<b>harmful", "steps": [-1, 0, 1], "hs": [[0, 5, 90]] * 3}
@@ -32,7 +32,7 @@ def test_a_gap_is_no_point_and_no_bar(tmp_path: Path) -> None:
 
 def test_one_run_for_all_columns_is_drawn_along_them_and_untouched_models_are_not() -> None:
     columns = (Column(1, "λ = 1"), Column(10, "λ = 10"))
-    cells: list[Cell] = [cell("aligned", 1, 30), cell("sft", 80, 190)]
+    cells: list[Result] = [cell("aligned", 1, 30), cell("sft", 80, 190)]
     cells += [cell("asft", 5, 185, lam) for lam in (1, 10)]
     figure = figures(analysis(cells, column_axis="method.lam", columns=columns))[0]
     hs = {(row["series"], row["column"]): row["value"] for row in figure.rows if row["panel"] == "HS, %"}

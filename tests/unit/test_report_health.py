@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from report_cells import RATIOS, analysis, cell, flagged, solved, sound_cells
 
-from asft.report.health import Health
-from asft.report.records import Cell, Column
+from asft.report.analysis import Health
+from asft.report.records import Column, Result
 
 
-def health_of(cells: list[Cell], **changes: object) -> Health:
+def health_of(cells: list[Result], **changes: object) -> Health:
     health = analysis(cells, **changes).health
     assert health is not None
     return health
 
 
-def without(cells: list[Cell], method: str) -> list[Cell]:
+def without(cells: list[Result], method: str) -> list[Result]:
     return [item for item in cells if item.row != method]
 
 
@@ -73,7 +73,7 @@ def test_missing_controls_leave_the_table_unproven() -> None:
 
 def test_along_other_axes_each_column_needs_its_own_attack() -> None:
     columns = tuple(Column(task, task) for task in ("sst2", "agnews"))
-    cells: list[Cell] = [cell("base", 98, 20)]
+    cells: list[Result] = [cell("base", 98, 20)]
     for task, hs in (("sst2", 80), ("agnews", 2)):
         cells.append(cell("aligned", 1, 30, task))
         cells.append(cell("sft", hs, 190, task))
@@ -84,7 +84,7 @@ def test_along_other_axes_each_column_needs_its_own_attack() -> None:
 
 def test_one_undefended_run_for_all_columns_is_checked_once() -> None:
     columns = tuple(Column(lam, f"λ = {lam}") for lam in (0.1, 1, 10))
-    cells: list[Cell] = [cell("base", 98, 20), cell("aligned", 1, 30), cell("sft", 80, 190)]
+    cells: list[Result] = [cell("base", 98, 20), cell("aligned", 1, 30), cell("sft", 80, 190)]
     cells += [cell("asft", 5, 185, lam) for lam in (0.1, 1, 10)]
     health = health_of(cells, column_axis="method.lam", columns=columns)
     assert health.verdict == "sound"

@@ -12,9 +12,8 @@ from rich.console import Console
 from asft.metrics.intervals import Interval
 from asft.report import charts
 from asft.report.analysis import Analysis
-from asft.report.paper import paper_value
-from asft.report.records import CellRecord, Column, Metric, MetricValue, MissingCell, TableSpec
-from asft.report.text import number
+from asft.report.records import Column, Metric, MetricValue, Result, TableSpec
+from asft.report.table import number, paper_value
 from asft.report.writers.figures import figures, save_all
 from asft.report.writers.terminal import print_analysis
 from asft.report.writers.write import write_for_print, write_report
@@ -26,7 +25,7 @@ LINES = {"kind": "lines", "along": "alignment", "steps": [-1, 0, 1], "hs": [90, 
 EPL = Metric("epl", "the safe length")
 
 
-def table(*cells: CellRecord | MissingCell, **changes: object) -> Analysis:
+def table(*cells: Result, **changes: object) -> Analysis:
     fields: dict[str, object] = {
         "name": "table7",
         "title": "Table 7: lengths & <tags>",
@@ -53,9 +52,9 @@ def record(
     interval: Interval | None = None,
     metric: Metric = EPL,
     **changes: object,
-) -> CellRecord:
+) -> Result:
     metrics = {metric.name: MetricValue(metric, value, interval=interval)}
-    return CellRecord(f"{row}{column}{seed}", row, column, seed, metrics, 2.0, **changes)  # type: ignore[arg-type]
+    return Result(f"{row}{column}{seed}", row, column, seed, metrics=metrics, seconds=2.0, **changes)  # type: ignore[arg-type]
 
 
 def test_seeds_are_averaged_with_students_interval() -> None:
@@ -69,25 +68,23 @@ def test_seeds_are_averaged_with_students_interval() -> None:
 
 def test_a_failure_stays_in_its_own_column_and_is_told_with_its_reason() -> None:
     found = table(
-        MissingCell("a", "alignment", "tiny_llama", 0, "failed", "no memory", ("epl",)),
-        MissingCell("b", "alignment", "tiny_qwen2", 0, "missing", "", ("epl",)),
+        Result("a", "alignment", "tiny_llama", 0, "failed", "no memory", awaited=("epl",)),
+        Result("b", "alignment", "tiny_qwen2", 0, "missing", "", awaited=("epl",)),
     )
-    assert [entry.status for entry in found.line("epl", "alignment").entries] == ["failed", "missing"]
+    assert [entry.status for entry in found.lines("epl")[0]] == ["failed", "missing"]
     assert found.gaps[0] == "failed (no memory): alignment direction, tiny_llama"
 
 
 def test_one_seed_keeps_the_measures_own_interval_and_spanning_rows_stand_in_every_column() -> None:
     found = table(record("random", None, 0.4, interval=Interval(0.1, 0.9, "range")))
-    line = found.line("epl", "random")
-    assert line.spans
-    assert [(e.ours, e.lo, e.hi, e.interval) for e in line.entries] == [(0.4, 0.1, 0.9, "range")] * 2
-    assert [e.status for e in found.line("epl", "alignment").entries] == ["missing", "missing"]
+    alignment, random = found.lines("epl")
+    assert [(e.ours, e.lo, e.hi, e.interval) for e in random] == [(0.4, 0.1, 0.9, "range")] * 2
+    assert [e.status for e in alignment] == ["missing", "missing"]
 
 
 def test_a_spanning_row_has_an_entry_per_column_where_the_papers_figures_differ() -> None:
-    found = table(record("alignment", None, 0.4)).line("epl", "alignment")
-    assert not found.spans
-    assert [(entry.ours, entry.paper) for entry in found.entries] == [(0.4, 0.1287), (0.4, 0.6594)]
+    found = table(record("alignment", None, 0.4)).lines("epl")[0]
+    assert [(entry.ours, entry.paper) for entry in found] == [(0.4, 0.1287), (0.4, 0.6594)]
 
 
 def test_numbers_have_three_digits() -> None:

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from asft.commands.report import report
 from asft.config import ConfigError
-from asft.report.records import Column, MissingCell
+from asft.report.records import Column, Result
 from asft.report.writers.figures import figures, save_all
 from asft.report.writers.terminal import print_analysis
 from asft.report.writers.write import write_for_print
@@ -35,7 +35,7 @@ def test_the_same_cells_give_the_same_picture(tmp_path: Path) -> None:
 
 def test_a_cell_without_result_leaves_a_gap_and_no_error(tmp_path: Path) -> None:
     cells = [c for c in sound_cells() if not (c.row == "asft" and c.column == RATIOS[1])]
-    gap = MissingCell("gap", "asft", RATIOS[1], 0, "failed", "out of memory")
+    gap = Result("gap", "asft", RATIOS[1], 0, "failed", "out of memory")
     assert len(write_for_print(analysis([*cells, gap]), tmp_path, "pdf")) == 3
 
 

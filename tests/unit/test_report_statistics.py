@@ -5,19 +5,19 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from report_cells import FA, analysis, cell, flagged, sound_cells
+from scipy.stats import binomtest
 
 from asft.metrics.intervals import wilson
 from asft.report.records import MetricValue
 from asft.report.statistics import (
     bootstrap_means,
     holm,
+    interval_of,
     mcnemar,
-    own_interval,
     pair_by_seed,
     paired_p_over_columns,
     paired_test,
     student_t,
-    summarise,
 )
 
 
@@ -44,37 +44,34 @@ def test_student_t_interval_of_three_seeds() -> None:
 
 
 def test_several_seeds_are_summarised_by_mean_range_and_t() -> None:
-    summary = summarise([flagged(10), flagged(12), flagged(14)])
-    assert (summary.mean, summary.minimum, summary.maximum, summary.seeds) == (12.0, 10.0, 14.0, 3)
-    assert summary.interval is not None
-    assert summary.interval.kind == "Student t over seeds"
-    assert summary.interval.hi == pytest.approx(12 + 4.96830, abs=1e-4)
+    cells = [cell("asft", hs, 190, 0.1, seed=seed) for seed, hs in enumerate((10, 12, 14))]
+    entry = next(entry for entry in analysis(cells).entries if (entry.row, entry.column) == ("asft", 0.1))
+    assert (entry.ours, entry.minimum, entry.maximum, entry.seeds) == (12.0, 10.0, 14.0, 3)
+    assert entry.interval == "Student t over seeds"
+    assert entry.hi == pytest.approx(12 + 4.96830, abs=1e-4)
 
 
 def test_equal_seeds_do_not_claim_certainty() -> None:
-    summary = summarise([flagged(0)] * 3)
-    assert summary.interval is not None
-    assert summary.interval.hi == pytest.approx(wilson(0, 100).hi)
-    assert "all seeds equal" in summary.interval.kind
+    interval = interval_of([flagged(0)] * 3)
+    assert interval is not None
+    assert interval.hi == pytest.approx(wilson(0, 100).hi)
+    assert "all seeds equal" in interval.kind
 
 
 def test_graded_task_gets_a_bootstrap_interval_or_none() -> None:
     graded = {f"t{index}": 0.4 + 0.2 * (index % 2) for index in range(100)}
-    interval = own_interval(MetricValue(FA, 50.0, 100, rows=graded))
+    interval = interval_of([MetricValue(FA, 50.0, 100, rows=graded)])
     assert interval is not None
     # standard error of the mean: 10 / sqrt(100) = 1 point
     assert (interval.lo, interval.hi) == pytest.approx((48.04, 51.96), abs=0.3)
-    assert own_interval(MetricValue(FA, 50.0, 100)) is None
+    assert interval_of([MetricValue(FA, 50.0, 100)]) is None
 
 
 def test_mcnemar_exact() -> None:
     # 9 prompts only the first flags, 1 only the second: 2 (C(10,0) + C(10,1)) / 2^10 = 0.021484375
-    first = {f"{index}": index < 9 for index in range(30)}
-    second = {f"{index}": index == 9 for index in range(30)}
-    assert mcnemar(first, second) == pytest.approx(0.021484375)
-    assert mcnemar(first, first) == 1.0
-    # A prompt that only one of them was asked says nothing.
-    assert mcnemar(first | {"only here": True}, second) == pytest.approx(0.021484375)
+    assert mcnemar(9, 1) == mcnemar(1, 9) == 0.021484375
+    assert mcnemar(0, 0) == mcnemar(3, 3) == 1.0
+    assert mcnemar(1200, 1300) == pytest.approx(binomtest(1200, 2500).pvalue)
 
 
 def test_bootstrap_has_the_spread_of_both_seeds_and_prompts() -> None:

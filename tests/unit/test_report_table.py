@@ -5,26 +5,21 @@ from __future__ import annotations
 import pytest
 from report_cells import FA, HS, RATIOS, analysis, cell, flagged, sound_cells, table_spec
 
-from asft.metrics.intervals import Interval
-from asft.report.paper import paper_tables, paper_value
-from asft.report.records import Cell, Column, Metric, MetricValue, MissingCell
-from asft.report.table import Entry, Table
-from asft.report.text import shown
+from asft.metrics.intervals import Interval, wilson
+from asft.report.records import Column, Metric, MetricValue, Result
+from asft.report.table import Entry, Table, paper_tables, paper_value
 from asft.report.writers.markdown import render_markdown
 
 
-def entries_by_place(cells: list[Cell], **changes: object) -> dict[tuple[str, str, str], Entry]:
+def entries_by_place(cells: list[Result], **changes: object) -> dict[tuple[str, str, str], Entry]:
     entries = analysis(cells, **changes).entries
     return {(entry.metric.name, entry.row, entry.column_label): entry for entry in entries}
 
 
-@pytest.mark.parametrize(
-    ("metric", "value", "n", "hits"),
-    [(HS, 101, 100, 101), (HS, 0, 0, 1), (FA, 100.5, 9, None), (FA, float("nan"), 9, None), (FA, 1, -1, None)],
-)
-def test_impossible_numbers_are_refused(metric: Metric, value: float, n: int, hits: int | None) -> None:
-    with pytest.raises(ValueError, match=f"{metric.name}[=:]"):
-        MetricValue(metric, value, n, hits)
+@pytest.mark.parametrize(("metric", "value"), [(HS, 101), (HS, -1), (FA, 100.5), (FA, float("nan"))])
+def test_impossible_numbers_are_refused(metric: Metric, value: float) -> None:
+    with pytest.raises(ValueError, match=f"{metric.name}="):
+        MetricValue(metric, value)
 
 
 @pytest.mark.parametrize(
@@ -74,7 +69,7 @@ def test_entry_holds_ours_the_paper_and_the_distance() -> None:
 
 def test_columns_may_go_by_another_name_in_the_paper() -> None:
     columns = (Column("tiny_llama", "tiny Llama", paper="llama2_7b"), Column("own", "own model"))
-    cells: list[Cell] = [cell("asft", 4, 150, "tiny_llama")]
+    cells: list[Result] = [cell("asft", 4, 150, "tiny_llama")]
     places = entries_by_place(cells, column_axis="model", columns=columns, paper_table="table6")
     assert places["FA", "asft", "tiny Llama"].paper == 84.3
     assert places["FA", "asft", "own model"].paper is None
@@ -105,9 +100,9 @@ def test_missing_failed_and_partial_places() -> None:
     cells = [item for item in sound_cells(seeds=(0, 1)) if item.row != "asft"]
     cells += [
         cell("asft", 1, 188, 0.0, seed=0),
-        MissingCell("a", "asft", 0.0, 1, "missing"),
-        MissingCell("b", "asft", 0.1, 0, "failed", "out of memory"),
-        MissingCell("c", "asft", 0.1, 1, "missing"),
+        Result("a", "asft", 0.0, 1, "missing"),
+        Result("b", "asft", 0.1, 0, "failed", "out of memory"),
+        Result("c", "asft", 0.1, 1, "missing"),
     ]
     places = entries_by_place(cells)
     partial, failed, unknown = (places["HS", "asft", f"p = {ratio:g}"] for ratio in RATIOS)
@@ -130,7 +125,7 @@ def test_missing_failed_and_partial_places() -> None:
         ([cell("asft", 1, 1, 0.1), cell("asft", 2, 1)], "cells for all columns and for"),
     ],
 )
-def test_cells_without_a_place_are_refused(cells: list[Cell], message: str) -> None:
+def test_cells_without_a_place_are_refused(cells: list[Result], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Table(table_spec(), cells)
 
@@ -146,9 +141,9 @@ def test_a_third_metric_is_shown_by_what_comes_with_it() -> None:
     refusals = Metric("OR", "over-refusal", True, "%", 1, "the share of harmless prompts refused.")
     length = Metric("EPL", "safe length")
 
-    def measured(row: str, refused: int, column: float) -> Cell:
+    def measured(row: str, refused: int, column: float) -> Result:
         value = MetricValue(length, refused / 1e5, interval=Interval(0.0, 0.5, "its own"))
-        metrics = {"HS": flagged(5), "OR": MetricValue(refusals, refused, 100, refused), "EPL": value}
+        metrics = {"HS": flagged(5), "OR": MetricValue(refusals, refused, 100, wilson(refused, 100)), "EPL": value}
         return cell(row, 5, 190, column, metrics=metrics)
 
     table = analysis([measured(row, 10 + len(row), ratio) for row in ("sft", "asft") for ratio in RATIOS])
@@ -156,8 +151,8 @@ def test_a_third_metric_is_shown_by_what_comes_with_it() -> None:
     places = {(entry.metric.name, entry.row): entry for entry in table.entries if entry.column == 0.1}
     assert places["OR", "asft"].best, "the only defence"
     assert not places["EPL", "asft"].best, "no good direction"
-    assert (shown(places["OR", "asft"]).value, shown(places["OR", "asft"]).interval) == ("14.0", "8.5–22.1")
-    assert (shown(places["EPL", "asft"]).value, shown(places["EPL", "asft"]).interval) == ("1.40e-04", "0–0.5")
+    assert (places["OR", "asft"].text, places["OR", "asft"].range_text) == ("14.0", "8.5–22.1")
+    assert (places["EPL", "asft"].text, places["EPL", "asft"].range_text) == ("1.40e-04", "0–0.5")
     written = render_markdown(table)
     assert "## OR, over-refusal in % (lower is better)" in written
     assert "- OR: the share of harmless prompts refused." in written
@@ -166,11 +161,11 @@ def test_a_third_metric_is_shown_by_what_comes_with_it() -> None:
 
 def test_a_row_stands_in_the_tables_of_its_own_metrics_alone() -> None:
     share, length = Metric("share"), Metric("length")
-    cells: list[Cell] = [cell("sft", 0, 0, metrics={"share": MetricValue(share, 0.5)})]
+    cells: list[Result] = [cell("sft", 0, 0, metrics={"share": MetricValue(share, 0.5)})]
     cells += [cell("asft", 0, 0, 0.1, metrics={"length": MetricValue(length, 2.0)})]
-    cells += [MissingCell("k", "safe_lora", 0.1, 0, "failed", "no memory", ("length",))]
+    cells += [Result("k", "safe_lora", 0.1, 0, "failed", "no memory", awaited=("length",))]
     table = analysis(cells, metrics=("share", "length"), controls=(), undefended=None, compare_to=())
-    rows = {name: [line.row for line in table.lines(name)] for name in table.metrics}
+    rows = {name: [line[0].row for line in table.lines(name)] for name in table.metrics}
     assert rows == {"share": ["base", "aligned", "sft"], "length": ["base", "aligned", "safe_lora", "asft"]}
     assert table.health is None
     assert "failed (no memory): Safe LoRA, p = 0.1" in table.gaps

@@ -12,8 +12,8 @@ import pytest
 from report_cells import analysis, cell, sound_cells
 from rich.console import Console
 
-from asft.report.records import Cell, Column, MissingCell
-from asft.report.text import signed
+from asft.report.records import Column, Result
+from asft.report.table import signed
 from asft.report.writers.latex import escape as escape_latex
 from asft.report.writers.latex import render_latex
 from asft.report.writers.markdown import escape as escape_markdown
@@ -22,14 +22,14 @@ from asft.report.writers.terminal import print_analysis
 from asft.report.writers.write import write_report
 
 
-def terminal_output(cells: list[Cell], width: int = 80, **changes: object) -> str:
+def terminal_output(cells: list[Result], width: int = 80, **changes: object) -> str:
     stream = io.StringIO()
     console = Console(file=stream, width=width, no_color=True, force_terminal=False)
     print_analysis(analysis(cells, **changes), console)
     return stream.getvalue()
 
 
-def many_methods() -> tuple[dict[str, str], list[Cell]]:
+def many_methods() -> tuple[dict[str, str], list[Result]]:
     names = {
         "sft": "SFT",
         "lisa_base": "Lisa-base",
@@ -42,7 +42,7 @@ def many_methods() -> tuple[dict[str, str], list[Cell]]:
         "asft": "AsFT",
     }
     ratios = (0, 0.05, 0.1, 0.15, 0.2)
-    cells: list[Cell] = [cell("base", 100, 2), cell("aligned", 0, 30)]
+    cells: list[Result] = [cell("base", 100, 2), cell("aligned", 0, 30)]
     cells += [cell(name, 100, 200, ratio) for name in names for ratio in ratios]
     return names, cells
 
@@ -55,7 +55,7 @@ def test_report_writes_its_files(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("suffix", ["md", "tex"])
 def test_a_table_that_shows_nothing_says_so_first(tmp_path: Path, suffix: str) -> None:
-    cells: list[Cell] = [item for item in sound_cells() if item.row != "sft"]
+    cells: list[Result] = [item for item in sound_cells() if item.row != "sft"]
     cells += [cell("sft", 2, 190, ratio) for ratio in (0.0, 0.1, 0.2)]
     write_report(analysis(cells), tmp_path)
     content = (tmp_path / f"table.{suffix}").read_text("utf-8")
@@ -144,7 +144,7 @@ def test_terminal_breaks_wide_tables_into_blocks() -> None:
 
 
 def test_terminal_marks_best_gaps_and_verdict() -> None:
-    cells = [*sound_cells()[:-1], MissingCell("k", "asft", 0.2, 0, "failed", "out of memory")]
+    cells = [*sound_cells()[:-1], Result("k", "asft", 0.2, 0, "failed", "out of memory")]
     output = terminal_output(cells)
     assert output.splitlines()[1].startswith("The controls are in order.")
     asft = next(line for line in output.splitlines() if line.startswith("AsFT"))

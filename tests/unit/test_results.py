@@ -10,8 +10,7 @@ from report_cells import RATIOS, analysis, cell
 
 from asft.report.analysis import Analysis
 from asft.report.contrast import Contrast, contrast, contrasts, finding
-from asft.report.health import attacked_columns
-from asft.report.records import Cell
+from asft.report.records import Result
 
 ROWS = {"sft": "SFT", "safe_lora": "Safe LoRA", "asft": "AsFT", "l2": "L2", "asft_random": "random"}
 SCORES = {"sft": 60, "safe_lora": 20, "asft": 20, "l2": 20, "asft_random": 20}
@@ -19,7 +18,7 @@ SCORES = {"sft": 60, "safe_lora": 20, "asft": 20, "l2": 20, "asft_random": 20}
 
 def table(scores: Mapping[str, int], at: Mapping[tuple[str, float], int] | None = None, **changes: object) -> Analysis:
     """HS by row, 0 without attack; ``at`` replaces single places."""
-    cells: list[Cell] = [cell("base", 100, 0), cell("aligned", 0, 0)]
+    cells: list[Result] = [cell("base", 100, 0), cell("aligned", 0, 0)]
     for p in RATIOS:
         cells += [cell(row, (at or {}).get((row, p), hs if p else 0), 180, p) for row, hs in scores.items()]
     controls = ("base", "aligned", "l2", "asft_random")
@@ -74,7 +73,7 @@ def test_columns_that_point_both_ways_are_mixed() -> None:
 
 def test_an_attack_that_fails_and_a_row_that_is_missing_leave_nothing_to_compare() -> None:
     failed = table(SCORES | {"sft": 2})
-    assert attacked_columns(failed, "sft") == []
+    assert failed.attacked_columns == []
     assert contrasts(failed, "asft", ["sft"]) == []
     assert finding(failed) == ""
     assert contrast(table(SCORES), "asft", "bea", table(SCORES).spec.columns) is None
@@ -94,7 +93,7 @@ def test_the_ranking_is_by_mean_harmful_score() -> None:
 
 
 def test_a_falling_curve_is_told_by_its_ends() -> None:
-    cells: list[Cell] = [cell("sft", 60, 180)]
+    cells: list[Result] = [cell("sft", 60, 180)]
     cells += [cell("asft", hs, 180 - hs, p) for p, hs in zip(RATIOS, (60, 30, 5), strict=True)]
     found = analysis(cells, rows={"sft": "SFT", "asft": "AsFT"})
     row = results._ends(found, "asft", "lower")

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from asft.report import charts, text
+from asft.report import charts
 from asft.report.analysis import Analysis
-from asft.report.records import CellRecord
+from asft.report.records import Result
 
 SIZES = 60.0, 220.0  # of points: larger ones stand further right in the table
 
@@ -43,9 +43,9 @@ def figures(analysis: Analysis) -> list[Figure]:
         drawn = [_along(analysis, "along-columns", f"{caption}the paper's figures.", styles, list(labels))]
         return [*drawn, _trade_off(analysis, labels)] if {"HS", "FA"} <= analysis.metrics.keys() else drawn
     drawn = list(place_figures(analysis))
-    if any(record.details.get("kind") == "epl" for record in analysis.records):
+    if any(record.details.get("kind") == "epl" for record in analysis.results):
         drawn.append(_lengths(analysis))
-    if any("null" in record.details for record in analysis.records):
+    if any("null" in record.details for record in analysis.results):
         caption = "The range of random updates as bars; dotted, the paper's figures."
         styles = charts.other_styles(analysis.spec.rows.values())
         drawn.append(_along(analysis, "cosines", caption, styles, list(analysis.spec.rows), log=True))
@@ -54,7 +54,7 @@ def figures(analysis: Analysis) -> list[Figure]:
 
 def place_figures(analysis: Analysis) -> Iterator[Figure]:
     """The planes and lines alone, one figure each."""
-    for index, record in enumerate(analysis.records):
+    for index, record in enumerate(analysis.results):
         if (kind := record.details.get("kind")) in {"plane", "lines"}:
             yield Figure(f"{index:02d}_{kind}", _title(analysis, record), *landscape(record.details))
 
@@ -94,10 +94,9 @@ def table_picture(analysis: Analysis) -> Figure:
         rules.append(lines)
         put(metric.title, [])
         for line in analysis.lines(name):
-            shown = [text.shown(entry) for entry in line.entries]
-            put(line.label, [place.value for place in shown], [entry.best for entry in line.entries])
-            if any(place.paper for place in shown):
-                put("\u2003paper, Δ", [f"{place.paper} {place.delta}".rstrip() for place in shown])
+            put(line[0].label, [entry.text for entry in line], [entry.best for entry in line])
+            if any(entry.paper_text for entry in line):
+                put("\u2003paper, Δ", [f"{entry.paper_text} {entry.delta_text}".rstrip() for entry in line])
     return Figure("table", spec.title, charts.typeset(len(spec.columns), [*rules, lines]), rows)
 
 
@@ -110,17 +109,17 @@ def _along(
         {
             "panel": panels[metric],
             "column": column.label,
-            "series": line.label,
+            "series": entry.label,
             "value": entry.ours,
             "lo": entry.lo,
             "hi": entry.hi,
             "paper": entry.paper,
-            "note": text.shown(entry).interval,
+            "note": entry.range_text,
         }
         for metric in analysis.metrics
         for line in analysis.lines(metric)
-        if line.row in shown
-        for column, entry in zip(spec.columns, line.entries, strict=True)
+        if line[0].row in shown
+        for column, entry in zip(spec.columns, line, strict=True)
     ]
     joined = all(isinstance(column.value, int | float) for column in spec.columns)
     columns, of = [column.label for column in spec.columns], list(panels.values())
@@ -134,7 +133,7 @@ def _trade_off(analysis: Analysis, labels: dict[str, str]) -> Figure:
     columns = [column.label for column in analysis.spec.columns]
     small, large = SIZES
     rows = []
-    for record in analysis.records:
+    for record in analysis.results:
         if record.row not in labels or not {"HS", "FA"} <= record.metrics.keys():
             continue
         label, column = labels[record.row], analysis.column_label(record)
@@ -163,7 +162,7 @@ def _lengths(analysis: Analysis) -> Figure:
     rows: charts.Rows = []
     for column in spec.columns:
         for row, label in spec.rows.items():
-            for record in analysis.at(row, column).records:
+            for record in analysis.at(row, column):
                 lines = record.details["points"]
                 if len(lines) > 1:
                     many.add(label)
@@ -188,7 +187,7 @@ def _profile_styles(named: Sequence[str], many: Sequence[str]) -> charts.Styles:
     return dict.fromkeys(many, (charts.GREY, "circle")) | charts.other_styles(named)
 
 
-def _title(analysis: Analysis, record: CellRecord) -> str:
+def _title(analysis: Analysis, record: Result) -> str:
     """Row, column and seed of a record in words."""
     column = "" if record.column is None else f", {analysis.column_label(record)}"
     return f"{analysis.spec.label(record.row)}{column}, seed {record.seed}"

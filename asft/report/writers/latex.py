@@ -7,7 +7,6 @@ from collections.abc import Mapping
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from asft.report import text
 from asft.report.analysis import Analysis
 from asft.report.table import Entry
 
@@ -71,14 +70,13 @@ def _environment() -> Environment:
 
 def _value(entry: Entry) -> str:
     """Our figure with its interval; the words where there is none."""
-    shown = text.shown(entry)
     if entry.ours is None:
-        return rf"\textit{{{shown.value}}}"
-    value = rf"\textbf{{{shown.value}}}" if entry.best else shown.value
-    return rf"{value} {{\scriptsize [{escape(shown.interval)}]}}" if shown.interval else value
+        return rf"\textit{{{entry.text}}}"
+    value = rf"\textbf{{{entry.text}}}" if entry.best else entry.text
+    return rf"{value} {{\scriptsize [{escape(entry.range_text)}]}}" if entry.range_text else value
 
 
 def _paper(entry: Entry) -> str:
     """The paper's figure and our distance from it."""
-    shown = text.shown(entry)
-    return " ".join(part for part in (shown.paper and rf"\textit{{{shown.paper}}}", escape(shown.delta)) if part)
+    paper = entry.paper_text and rf"\textit{{{entry.paper_text}}}"
+    return " ".join(part for part in (paper, escape(entry.delta_text)) if part)

@@ -45,19 +45,18 @@ def render_markdown(analysis: Analysis) -> str:
 def metric_table(analysis: Analysis, metric: str, place: Callable[[Entry], str] | None = None) -> str:
     """One metric's table; ``place`` writes a place otherwise than the report does."""
     header = ["method" if analysis.health else "", *(escape(column.label) for column in analysis.spec.columns)]
-    lines = [[escape(line.label), *map(place or _place, line.entries)] for line in analysis.lines(metric)]
+    lines = [[escape(line[0].label), *map(place or _place, line)] for line in analysis.lines(metric)]
     return table(header, lines)
 
 
 def _place(entry: Entry) -> str:
-    shown = text.shown(entry)
     parts = [
-        f"**{shown.value}**" if entry.best else shown.value,
-        shown.reason and f"({escape(shown.reason)})",
-        shown.interval and f"\\[{shown.interval}\\]",
-        shown.seeds,
-        shown.paper and f"· paper {shown.paper}",
-        shown.delta and f"(Δ {shown.delta})",
+        f"**{entry.text}**" if entry.best else entry.text,
+        entry.reason and entry.ours is None and f"({escape(entry.reason)})",
+        entry.range_text and f"\\[{entry.range_text}\\]",
+        entry.seeds_text,
+        entry.paper_text and f"· paper {entry.paper_text}",
+        entry.delta_text and f"(Δ {entry.delta_text})",
     ]
     return " ".join(part for part in parts if part)
 

@@ -13,7 +13,7 @@ from rich.text import Text
 from asft.report import text
 from asft.report.analysis import Analysis
 from asft.report.contrast import finding
-from asft.report.table import Entry, Line
+from asft.report.table import Entry
 
 CELL_WIDTH = 11  # holds "84.30 -12.3" and "98.5–100.0"
 LABEL_WIDTH = 15
@@ -41,28 +41,28 @@ def print_analysis(analysis: Analysis, console: Console) -> None:
     _print_list("What differs from the paper", spec.notes, console)
 
 
-def _print_blocks(analysis: Analysis, lines: Sequence[Line], console: Console) -> None:
+def _print_blocks(analysis: Analysis, lines: Sequence[Sequence[Entry]], console: Console) -> None:
     """One metric's table in blocks of the columns that the console has room for."""
-    intervals = [len(text.shown(entry).interval) for line in lines for entry in line.entries]
+    intervals = [len(entry.range_text) for line in lines for entry in line]
     cell = max([CELL_WIDTH, *intervals]) + 1
     fitting = max(1, (console.width - LABEL_WIDTH) // cell)
     for start in range(0, len(analysis.spec.columns), fitting):
         block = slice(start, start + fitting)
         room = console.width - cell * len(analysis.spec.columns[block])
-        label = max(LABEL_WIDTH, min(room, max(len(line.label) for line in lines)))
+        label = max(LABEL_WIDTH, min(room, max(len(line[0].label) for line in lines)))
         console.print(_table(analysis, lines, block, label, cell - 1))
 
 
-def _table(analysis: Analysis, lines: Sequence[Line], block: slice, label: int, cell: int) -> Table:
+def _table(analysis: Analysis, lines: Sequence[Sequence[Entry]], block: slice, label: int, cell: int) -> Table:
     table = Table(box=box.SIMPLE_HEAD, padding=0, pad_edge=False, show_edge=False)
     table.add_column("", width=label, overflow="fold")
     for column in analysis.spec.columns[block]:
         table.add_column(Text(column.label), justify="right", width=cell, overflow="fold")
     for line in lines:
-        entries = line.entries[block]
-        table.add_row(Text(line.label), *map(_value, entries))
+        entries = line[block]
+        table.add_row(Text(line[0].label), *map(_value, entries))
         if any(entry.lo is not None for entry in entries):
-            intervals = (Text(text.shown(entry).interval, style="dim") for entry in entries)
+            intervals = (Text(entry.range_text, style="dim") for entry in entries)
             table.add_row(Text("  95%" if analysis.health else "  range", style="dim"), *intervals)
         if any(entry.paper is not None for entry in entries):
             table.add_row(Text("  paper, Δ" if analysis.health else "  paper", style="dim"), *map(_paper, entries))
@@ -70,18 +70,16 @@ def _table(analysis: Analysis, lines: Sequence[Line], block: slice, label: int, 
 
 
 def _value(entry: Entry) -> Text:
-    shown = text.shown(entry).value
     if entry.ours is None:
-        return Text(shown, style="red" if entry.status == "failed" else "yellow")
-    shown += "†" if entry.status == "partial" else ""
+        return Text(entry.text, style="red" if entry.status == "failed" else "yellow")
+    shown = entry.text + ("†" if entry.status == "partial" else "")
     return Text(f"*{shown}", style="bold green") if entry.best else Text(shown)
 
 
 def _paper(entry: Entry) -> Text:
-    shown = text.shown(entry)
-    line = Text(shown.paper, style="dim")
-    if shown.delta:
-        line.append(f" {shown.delta}", style={True: "green", False: "red", None: "dim"}[entry.better_than_paper])
+    line = Text(entry.paper_text, style="dim")
+    if entry.delta_text:
+        line.append(f" {entry.delta_text}", style={True: "green", False: "red", None: "dim"}[entry.better_than_paper])
     return line
 
 

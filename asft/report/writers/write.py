@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from pathlib import Path
+from typing import Any
 
 from asft.report.analysis import Analysis
 from asft.report.writers.figures import figures, save_all, table_picture
@@ -16,10 +19,19 @@ def texts(analysis: Analysis) -> dict[str, str]:
     """File name to content: ``table.csv`` has a line a place and metric, ``values.csv`` one a finished cell."""
     return {
         "table.md": render_markdown(analysis),
-        "table.csv": analysis.frame().to_csv(index=False),
-        "values.csv": analysis.cells_frame().to_csv(index=False),
+        "table.csv": _csv(analysis.frame()),
+        "values.csv": _csv(analysis.cells_frame()),
         "table.tex": render_latex(analysis),
     }
+
+
+def _csv(lines: list[dict[str, Any]]) -> str:
+    """Lines that need not have the same fields, as CSV."""
+    out = io.StringIO()
+    writer = csv.DictWriter(out, dict.fromkeys(name for line in lines for name in line), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(lines)
+    return out.getvalue()
 
 
 def write_report(analysis: Analysis, out_dir: Path) -> None:
