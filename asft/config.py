@@ -256,11 +256,29 @@ class ProtocolConfig:
 
 
 @dataclass(frozen=True, config=STRICT)
+class Wishes:
+    """What a strength, or an attack, is chosen for; in percentage points, fixed before anything runs.
+
+    Attributes:
+        fa_losses: the lowest HS with FA at most so much below plain fine-tuning's.
+        hs_limits: the highest FA with HS at most this.
+        attack_share: the highest HS with FA at least this share of plain fine-tuning's: an attacker's wish.
+    """
+
+    fa_losses: tuple[Annotated[float, Field(ge=0)], ...] = ()
+    hs_limits: tuple[Annotated[float, Field(ge=0, le=100)], ...] = ()
+    attack_share: Annotated[float, Field(gt=0, le=1)] | None = None
+
+
+@dataclass(frozen=True, config=STRICT)
 class ExperimentConfig:
     """How a table is laid out; its axes are the ``hydra.sweeper.params`` of the same YAML.
 
     Attributes:
         columns: the axis whose values are the columns.
+        sweeps: parts that the experiment is made of, each with axes of its own beside those that all share; none for
+            a plain grid.
+        wishes: what strengths are chosen for, where they are compared and not laid out as a table.
         rows: what differs between rows: ``method``, or a swept key.
         row_labels: display names of rows, where the axis' values do not speak for themselves.
         controls: rows that do not compete for the best defence.
@@ -270,9 +288,11 @@ class ExperimentConfig:
 
     name: Name
     title: str
-    columns: str
-    column_title: str
+    columns: str = ""
+    column_title: str = ""
     column_label: str = ""
+    sweeps: dict[Name, dict[str, Any]] = dataclasses.field(default_factory=dict)
+    wishes: Wishes | None = None
     rows: str = "method"
     row_labels: dict[str, str] = dataclasses.field(default_factory=dict)
     paper_rows: dict[str, str] = dataclasses.field(default_factory=dict)

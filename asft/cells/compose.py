@@ -69,7 +69,7 @@ class Sweep:
     """All cells of a command line, in launch order.
 
     Attributes:
-        axes: each axis' values as written.
+        axes: each axis' values as written; of an experiment made of several sweeps those of all.
         overrides: those of the first cell, by which launchers are configured.
     """
 
@@ -109,15 +109,31 @@ def enumerate_cells(overrides: Sequence[str], *, sweep: bool) -> Sweep:
         if swept and not sweep:
             raise ConfigError(f"{', '.join(swept)}: several values are a sweep; add -m (--multirun)")
         params: dict[str, Any] = {}
+        parts: list[dict[str, Any]] = [{}]
         if sweep:
             base = _compose(fixed + [f"{key}={_values(override)[0]}" for key, override in swept.items()], True)
             params = dict(base.hydra.sweeper.get("params") or {})
+            parts = list(((base.get("experiment") or {}).get("sweeps") or {"": {}}).values())
         given = {override.get_key_element(): override for override in parsed}
-        axes = {key: _values(given.get(key) or _parse([f"{key}={value}"])[0]) for key, value in params.items()}
-        axes |= {key: _values(override) for key, override in swept.items()}
-        fixed = [text for text in fixed if text.partition("=")[0] not in axes]
-        first = (*fixed, *(f"{key}={texts[0]}" for key, texts in axes.items()))
-        return Sweep(axes, [build_job(tree, chosen) for chosen, tree in _trees(fixed, axes)], first)
+        shared = {key: _values(given.get(key) or _parse([f"{key}={value}"])[0]) for key, value in params.items()}
+        shared |= {key: _values(override) for key, override in swept.items()}
+        whole, jobs, first = {key: list(texts) for key, texts in shared.items()}, list[Job](), tuple[str, ...]()
+        for part in parts:
+            own = {key: _values(_parse([f"{key}={value}"])[0]) for key, value in part.items()}
+            for key in own.keys() & given.keys():  # the command line chooses among an experiment's values
+                own[key] = [text for text in own[key] if text in _values(given[key])]
+            axes = shared | own
+            if not all(axes.values()):
+                continue
+            rest = [text for text in fixed if text.partition("=")[0] not in axes]
+            if not jobs:
+                first = (*rest, *(f"{key}={texts[0]}" for key, texts in axes.items()))
+            jobs += [build_job(tree, chosen) for chosen, tree in _trees(rest, axes)]
+            for key, texts in own.items():
+                whole[key] = list(dict.fromkeys([*whole.get(key, []), *texts]))
+        if not jobs:
+            raise ConfigError(f"{' '.join(overrides)}: none of the experiment's sweeps has such cells")
+        return Sweep(whole, jobs, first)
 
 
 def launch(sweep: Sweep, keys: Sequence[str], task: Callable[[DictConfig], None]) -> None:

@@ -22,13 +22,11 @@ def status(arguments: list[str]) -> int:
     sweep = enumerate_cells(overrides, sweep=True)
     cells = distinct(sweep.cells)
     states = {key: state_of(item) for key, item in cells.items()}
-    table = Table(
-        "cell", *(axis for axis in sweep.axes if axis != "method"), "status", *sweep.cells[0].cell.metrics, box=None
-    )
+    axes = [axis for axis in sweep.axes if axis != "method"]
+    table = Table("cell", *axes, "status", *sweep.cells[0].cell.metrics, box=None)
     for key, item in cells.items():
-        axes = {axis: value for axis, value in item.axes.items() if axis != "method"}
         name = item.cell.method.name if item.cell.measure is None else item.cell.measure.name
-        table.add_row(name, *axes.values(), *_columns(states[key]))
+        table.add_row(name, *(item.axes.get(axis, "") for axis in axes), *_columns(states[key]))
     terminal = Console(file=sys.stdout, highlight=False, markup=False)
     terminal.print(table)
     counts = Counter(state.standing for state in states.values())

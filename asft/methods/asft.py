@@ -39,6 +39,7 @@ class AsFT(Method):
     name: ClassVar[str] = "asft"
     label: ClassVar[str] = "AsFT"
     strengths: ClassVar[tuple[Strength, ...]] = (Strength("method.lam", "λ", 0.01, 100, "log", off=0),)
+    controls: ClassVar[tuple[str, ...]] = ("l2", "asft_random", "sft")
     variant: ClassVar[Variant] = "asft"
     lam: Annotated[float, Field(ge=0)] = 1.0
     scale: Literal["raw", "effective"] = "raw"

@@ -36,6 +36,7 @@ class AsFTAlt(Method):
     name: ClassVar[str] = "asft_alt"
     label: ClassVar[str] = "AsFT_Alt"
     strengths: ClassVar[tuple[Strength, ...]] = (Strength("method.lam", "λ", 0.01, 100, "log", off=0),)
+    controls: ClassVar[tuple[str, ...]] = ("l2", "sft")
     lam: Annotated[float, Field(ge=0)] = 1.0
     harmful: Annotated[int, Field(ge=1)] = 100
     scale: Literal["raw", "effective"] = "raw"

@@ -130,12 +130,14 @@ class Method(Plugin):
         label: the name in tables, as the field writes it, e.g. ``Safe LoRA``.
         trains: False for the controls that score a checkpoint as it is.
         strengths: the numbers that say how strongly it acts.
+        controls: names of the plainest methods that could do the same, the plainest first; it must beat them.
     """
 
     name: ClassVar[str] = ""
     label: ClassVar[str] = ""
     trains: ClassVar[bool] = True
     strengths: ClassVar[tuple[Strength, ...]] = ()
+    controls: ClassVar[tuple[str, ...]] = ("sft",)  # at a lower learning rate, or for fewer epochs
 
     def check(self, cell: Settings) -> None:
         """Raises ValueError when the method cannot run under this cell's settings."""

@@ -17,6 +17,7 @@ class Aligned(Method):
     name: ClassVar[str] = "aligned"
     label: ClassVar[str] = "aligned (untouched)"
     trains: ClassVar[bool] = False
+    controls: ClassVar[tuple[str, ...]] = ()
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,7 @@ class Base(Method):
     name: ClassVar[str] = "base"
     label: ClassVar[str] = "base (untouched)"
     trains: ClassVar[bool] = False
+    controls: ClassVar[tuple[str, ...]] = ()
 
     def start(self) -> Side:
         """The base side."""

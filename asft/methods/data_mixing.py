@@ -34,6 +34,7 @@ class SafeInstr(Method):
     name: ClassVar[str] = "safeinstr"
     label: ClassVar[str] = "SafeInstr"
     strengths: ClassVar[tuple[Strength, ...]] = (Strength("method.share", "share", 0.01, 1, "log"),)
+    controls: ClassVar[tuple[str, ...]] = ("benign_rows",)
     share: Annotated[float, Field(gt=0, le=1)] = 0.1
 
     def safety_rows(self, cell: Settings) -> int:
@@ -43,6 +44,30 @@ class SafeInstr(Method):
     def mixture(self, rows: Sequence[Row], ctx: Context) -> list[Row]:
         """The user's rows, then round(share · n) safety rows drawn from the seed."""
         return [*rows, *safety_rows(ctx, self.safety_rows(ctx.cell), self.name)]
+
+
+@dataclass(frozen=True)
+class BenignRows(SafeInstr):
+    """The control for methods that mix in safety rows: as many more rows of the task itself in their place."""
+
+    name: ClassVar[str] = "benign_rows"
+    label: ClassVar[str] = "more benign rows"
+    controls: ClassVar[tuple[str, ...]] = ("sft",)
+
+    def safety_rows(self, cell: Settings) -> int:
+        """None."""
+        return 0
+
+    def mixture(self, rows: Sequence[Row], ctx: Context) -> list[Row]:
+        """The user's rows, then round(share · n) others of the task, drawn from the seed."""
+        from asft.data.mixture import shuffled
+
+        count, there = super().safety_rows(ctx.cell), {(row.instruction, row.input) for row in rows}
+        pool = shuffled(ctx.data.train, ctx.cell.seed, "benign")
+        free = [row for row in pool if (row.instruction, row.input) not in there]
+        if count > len(free):
+            raise ValueError(f"method.share={self.share}: needs {count} more rows of the task, which has {len(free)}")
+        return [*rows, *free[:count]]
 
 
 @dataclass(frozen=True)
@@ -61,6 +86,7 @@ class BEA(Method):
     name: ClassVar[str] = "bea"
     label: ClassVar[str] = "BEA"
     strengths: ClassVar[tuple[Strength, ...]] = (Strength("method.safety", "rows", 1, 100, "log"),)
+    controls: ClassVar[tuple[str, ...]] = ("benign_rows", "safeinstr")
     safety: Annotated[int, Field(ge=1)] = 11
     trigger_tokens: Annotated[int, Field(ge=1)] = 150
     ask_with_trigger: bool | None = None

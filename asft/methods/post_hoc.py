@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from pydantic.dataclasses import dataclass
 
 from asft.config import Settings, Side
@@ -17,6 +19,7 @@ class PostHoc(Method):
         after: that method; its training is found or done first, and never repeated.
     """
 
+    controls: ClassVar[tuple[str, ...]] = ("wise_ft",)
     after: Method = SFT()
 
     def check(self, cell: Settings) -> None:

@@ -15,4 +15,8 @@ class SFT(Method):
 
     name: ClassVar[str] = "sft"
     label: ClassVar[str] = "SFT"
-    strengths: ClassVar[tuple[Strength, ...]] = (Strength("training.lr", "η", 1e-6, 1e-3, "log", safer="low"),)
+    strengths: ClassVar[tuple[Strength, ...]] = (
+        Strength("training.lr", "η", 1e-6, 1e-3, "log", safer="low"),
+        Strength("training.epochs", "epochs", 1, 20, "linear", safer="low"),
+    )
+    controls: ClassVar[tuple[str, ...]] = ()

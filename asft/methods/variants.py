@@ -22,6 +22,7 @@ class L2(AsFT):
 
     name: ClassVar[str] = "l2"
     label: ClassVar[str] = "L2 (Ĉ = 0)"
+    controls: ClassVar[tuple[str, ...]] = ("sft",)
     variant: ClassVar[Variant] = "identity"
 
 
@@ -53,4 +54,5 @@ class AsFTRandom(AsFT):
 
     name: ClassVar[str] = "asft_random"
     label: ClassVar[str] = "AsFT, random directions"
+    controls: ClassVar[tuple[str, ...]] = ("l2",)
     variant: ClassVar[Variant] = "random"

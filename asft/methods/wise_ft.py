@@ -29,6 +29,7 @@ class WiSEFT(PostHoc):
     name: ClassVar[str] = "wise_ft"
     label: ClassVar[str] = "WiSE-FT"
     strengths: ClassVar[tuple[Strength, ...]] = (Strength("method.share", "a", 0, 1, "linear", off=0),)
+    controls: ClassVar[tuple[str, ...]] = ("sft",)
     share: Annotated[float, Field(ge=0, le=1)] = 0.5
 
     def finish(self, model: Model, ctx: Context) -> Finished:

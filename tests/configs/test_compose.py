@@ -35,6 +35,31 @@ def test_every_experiment_enumerates(experiment: str, published: Path) -> None:
     assert len(sweep.cells) == math.prod(len(values) for values in sweep.axes.values()) > 1
 
 
+def test_an_experiment_of_several_sweeps_has_the_cells_of_each(tmp_path: Path) -> None:
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "union.yaml").write_text("""# @package _global_
+experiment:
+  name: union
+  title: union
+  sweeps:
+    weaker: {method: sft, training.lr: "1e-4,5e-5"}
+    stronger: {method: "asft,l2", method.lam: "1,3"}
+hydra: {sweeper: {params: {seed: "0,1"}}}
+""")
+    words = ["experiment=union", f"hydra.searchpath=[file://{tmp_path}]"]
+    sweep = enumerate_cells(words, sweep=True)
+    assert len({job.key for job in sweep.cells}) == len(sweep.cells) == 2 * (2 + 4)
+    assert sweep.axes["method"] == ["sft", "asft", "l2"]
+    assert sweep.axes["training.lr"] == ["0.0001", "5e-05"]
+    assert sweep.cells[-1].axes == {"seed": "1", "method": "l2", "method.lam": "3"}
+    (alone,) = enumerate_cells(["method=l2", "method.lam=3", "seed=1"], sweep=False).cells
+    assert sweep.cells[-1].key == alone.key
+    one = enumerate_cells([*words, "method=l2", "seed=1"], sweep=True)
+    assert [job.axes["method.lam"] for job in one.cells] == ["1", "3"]
+    with pytest.raises(ConfigError, match="none of the experiment's sweeps has such cells"):
+        enumerate_cells([*words, "method=bea"], sweep=True)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "group", ["method", "attack", "jailbreak", "judge", "tracker", "training", "protocol", "dataset"]

@@ -62,6 +62,32 @@ class TestAfter:
             between = 0.75 * tensor + 0.25 * start if moves else tensor
             torch.testing.assert_close(at[0.25][name], between, rtol=1e-5, atol=1e-8)
 
+    def test_safe_loras_twins_change_as_many_modules_by_plainer_means(self, make_job: MakeJob) -> None:
+        """Dropped: no update; shrunk: the old direction with the projected norm; random: ĈB, as of all modules."""
+        before = trained(make_job("method=sft"))
+        names = [name.removesuffix("lora_B.weight") for name in before if name.endswith("lora_B.weight")]
+        of = {twin: f"method=safe_lora{twin}" for twin in ("", "_dropped", "_shrunk", "_random")}
+        at = {twin: trained(make_job(method, "method.number=2")) for twin, method in of.items()}
+        projected = trained(make_job("method=safe_lora", f"method.number={len(names)}"))
+
+        def moved(found: dict[str, Tensor]) -> set[str]:
+            return {n for n in names if not torch.equal(found[f"{n}lora_B.weight"], before[f"{n}lora_B.weight"])}
+
+        changed = {twin: moved(found) for twin, found in at.items()}
+        assert changed[""] == changed["_dropped"] == changed["_shrunk"]
+        assert len(changed[""]) == len(changed["_random"]) == 2
+        for n in names:
+            a, b = before[f"{n}lora_A.weight"], before[f"{n}lora_B.weight"]
+            new = {twin: found[f"{n}lora_B.weight"] for twin, found in at.items()}
+            if n in changed["_random"]:
+                assert torch.equal(new["_random"], projected[f"{n}lora_B.weight"])
+            if n in changed[""]:
+                assert not new["_dropped"].any()
+                torch.testing.assert_close((new["_shrunk"] @ a).norm(), (new[""] @ a).norm(), rtol=1e-4, atol=0)
+                torch.testing.assert_close(new["_shrunk"] / new["_shrunk"].norm(), b / b.norm())
+        fewer, more = (moved(trained(make_job(of["_random"], f"method.number={k}"))) for k in (1, 3))
+        assert fewer < changed["_random"] < more
+
     def test_it_may_follow_any_method_with_its_settings(self, make_job: MakeJob) -> None:
         """Each takes the weights of the one inside; the innermost is the cell that stands by itself."""
         chain = ["method@method.after=safe_lora", "method@method.after.after=asft", "method.after.after.lam=3"]
@@ -330,9 +356,10 @@ METHODS = sorted(path.stem for path in (Path(__file__).parents[2] / "conf" / "me
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_strengths_are_settings_and_documented(name: str) -> None:
+def test_strengths_are_settings_and_documented_and_controls_are_methods(name: str) -> None:
     (job,) = enumerate_cells([f"method={name}"], sweep=False).cells
     page = (Path(__file__).parents[2] / "docs" / "methods.md").read_text()
+    assert {*job.cell.method.controls} <= {*METHODS} - {name}
     for strength in job.cell.method.strengths:
         for value in (strength.low, strength.high):
             assert enumerate_cells([f"method={name}", f"{strength.key}={value}"], sweep=False).cells
