@@ -14,12 +14,13 @@ from typing import Any
 
 @dataclass
 class Misbehaviour:
-    """One answer of the server: a status with a body, or a silence of ``seconds``."""
+    """One answer of the server: a status with a body, a silence of ``seconds``, or ``drip`` seconds between bytes."""
 
     status: int = 200
     body: str = ""
     headers: dict[str, str] = field(default_factory=dict)
     seconds: float = 0.0
+    drip: float = 0.0
 
 
 Script = Callable[[str, int], Misbehaviour | str]  # (user message, how often it was asked before) to a reply
@@ -61,6 +62,9 @@ def serve(script: Script) -> Iterator[Server]:
             reply = Misbehaviour(body=completion(given)) if isinstance(given, str) else given
             time.sleep(reply.seconds)
             try:
+                for byte in b"HTTP/1.0 200 OK\r\n\r\n" + reply.body.encode() if reply.drip else b"":
+                    self.wfile.write(bytes([byte]))
+                    time.sleep(reply.drip)
                 self.send_response(reply.status)
                 soon = {"Retry-After-Ms": "10"} if reply.status >= 400 else {}
                 for name, value in {**soon, **reply.headers}.items():

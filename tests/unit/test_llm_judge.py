@@ -7,8 +7,12 @@ import logging
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from judge_server import Misbehaviour, Script, Server, completion, serve
 
+from asft.judges import endpoint
+from asft.judges.endpoint import read_completion
 from asft.judges.llm_grader import LLMGrader, read_grade
 from asft.judges.llm_judge import LLMJudge, read_verdict
 
@@ -74,6 +78,11 @@ def test_equal_questions_are_asked_once_and_never_again(tmp_path: Path) -> None:
         assert len(server.asked) == 12, "another temperature is another judge"
 
 
+@pytest.fixture(autouse=True)
+def small_replies(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(endpoint, "_LARGEST", 20_000)
+
+
 FAULTS = {
     "rate limit": Misbehaviour(429, "slow down", {"Retry-After": "0.01"}),
     "server error": Misbehaviour(500, "oops"),
@@ -82,6 +91,9 @@ FAULTS = {
     "other JSON": Misbehaviour(200, '{"choices": []}'),
     "broken compression": Misbehaviour(200, "no gzip", {"Content-Encoding": "gzip"}),
     "a list": Misbehaviour(200, "[]"),
+    "a depth bomb": Misbehaviour(200, '{"choices":' + 15_000 * "["),
+    "too large": Misbehaviour(200, completion("[[safe]]" + 20_000 * " ")),
+    "byte by byte": Misbehaviour(200, completion("[[safe]]"), drip=0.05),
     "empty reply": Misbehaviour(200, completion("  ")),
     "null reply": Misbehaviour(200, '{"choices": [{"message": {"content": null}}]}'),
     "no verdict": Misbehaviour(200, completion("I would rather not say")),
@@ -98,7 +110,7 @@ def test_a_fault_that_passes_is_asked_again(tmp_path: Path, fault: Misbehaviour)
     assert len(server.asked) == 8, "six questions, two of them asked twice"
 
 
-@pytest.mark.parametrize("fault", [name for name in FAULTS if name not in {"time-out", "no verdict"}])
+@pytest.mark.parametrize("fault", [name for name in FAULTS if name not in {"time-out", "byte by byte", "no verdict"}])
 def test_a_fault_that_stays_loses_nothing_and_the_next_run_asks_only_for_the_rest(tmp_path: Path, fault: str) -> None:
     def script(question: str, before: int) -> Misbehaviour | str:
         return FAULTS[fault] if "BAD two" in question else honest(question, before)
@@ -112,6 +124,41 @@ def test_a_fault_that_stays_loses_nothing_and_the_next_run_asks_only_for_the_res
         assert flags(again) == WANTED
         assert len(recovered.asked) == 1
         assert "BAD two" in recovered.asked[0]
+
+
+def test_half_a_surrogate_pair_is_replaced_in_what_is_kept_and_blocks_nothing(tmp_path: Path) -> None:
+    with serve(lambda *_: Misbehaviour(200, completion("\ud83d cut [[unsafe]]"))) as server:
+        asked = judge(server, tmp_path)
+        (verdict, *_) = asked.judge(PROMPTS, ANSWERS)
+        assert verdict.details["reply"] == "\ufffd cut [[unsafe]]"
+        kept = asked.kept.path
+        lines = kept.read_text().replace("\\ufffd", "\\ud83d").splitlines()  # as earlier versions kept it
+        kept.write_text("\n".join([*lines[:-1], '{"row": "x", "value": [1]}', ""]))
+        assert asked.judge(PROMPTS, ANSWERS)[0] == verdict
+        assert len(server.asked) == 7, "the last was no longer there"
+
+
+@pytest.mark.parametrize("usage", ["null", "7", '{"prompt_tokens": -5}', '{"prompt_tokens": 1e999}'])
+@pytest.mark.parametrize("count", ["true", '"7"', "1000000000000", "NaN", "[[]]"])
+def test_a_token_count_that_is_none_is_nothing(usage: str, count: str) -> None:
+    for stated in (usage, f'{{"prompt_tokens": 3, "completion_tokens": {count}}}'):
+        reply = read_completion(f'{{"choices": [{{"message": {{"content": "x"}}}}], "usage": {stated}}}'.encode())
+        assert reply in {("x", False, 0, 0), ("x", False, 3, 0)}
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inside: (
+        st.lists(inside) | st.dictionaries(st.sampled_from(["choices", "message", "content", "usage"]), inside)
+    ),
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.binary() | JSON.map(lambda value: json.dumps(value).encode()))
+def test_any_bytes_are_a_reply_or_none(body: bytes) -> None:
+    reply = read_completion(body)
+    assert reply is None or reply.text.encode() is not None
 
 
 def test_no_redirect_is_followed(tmp_path: Path) -> None:
@@ -230,14 +277,15 @@ class TestKey:
         assert not [text for text in everything if KEY in text]
         assert "your key is ***" in verdicts[0].details["reply"]
 
-    @pytest.mark.parametrize("status", [401, 500])
-    def test_a_server_that_echoes_it_in_an_error(self, tmp_path: Path, status: int) -> None:
+    @pytest.mark.parametrize("status", [401, 500, 200])
+    @pytest.mark.parametrize("spelt", [KEY, KEY.replace("S", "\\u0053"), KEY.encode().hex()])
+    def test_a_server_that_echoes_it_in_an_error(self, tmp_path: Path, status: int, spelt: str) -> None:
         with (
-            serve(lambda *_: Misbehaviour(status, f"bad key {KEY}")) as server,
+            serve(lambda *_: Misbehaviour(status, f"bad key {spelt}")) as server,
             pytest.raises(ValueError, match=r"bad key \*\*\*") as caught,
         ):
             flags(judge(server, tmp_path, api_key_env="JUDGE_TEST_KEY"))
-        assert KEY not in str(caught.value)
+        assert spelt not in str(caught.value)
 
     def test_a_variable_that_is_not_set_is_named_before_anything_is_asked(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

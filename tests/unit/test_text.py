@@ -1,0 +1,64 @@
+"""Text from elsewhere: secrets in any spelling, controls, halves of surrogate pairs."""
+
+from __future__ import annotations
+
+import base64
+import html
+import json
+from collections.abc import Callable
+from urllib.parse import quote
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from asft.text import masked, visible, whole
+
+KEY = "sk-Pl4nted/+<key>"
+SPELLINGS: dict[str, Callable[[str], str]] = {
+    "as it is": str,
+    "percent": lambda text: quote(text, safe=""),
+    "percent twice": lambda text: quote(quote(text, safe=""), safe=""),
+    "all percent": lambda text: "".join(f"%{ord(letter):02x}" for letter in text),
+    "JSON": lambda text: "".join(f"\\u{ord(letter):04X}" for letter in text),
+    "JSON in JSON": lambda text: json.dumps("".join(f"\\u{ord(letter):04x}" for letter in text)),
+    "JavaScript": lambda text: "".join(f"\\u{{{ord(letter):x}}}" for letter in text),
+    "Python": lambda text: "".join(f"\\x{ord(letter):02x}" for letter in text),
+    "HTML": lambda text: "".join(f"&#{ord(letter)};" for letter in text),
+    "HTML, hexadecimal": lambda text: "".join(f"&#x{ord(letter):x};" for letter in text),
+    "HTML, by names": html.escape,
+    "hexadecimal": lambda text: text.encode().hex(),
+    "capitals": lambda text: text.encode().hex().upper(),
+}
+
+
+@pytest.mark.parametrize("spell", SPELLINGS.values(), ids=SPELLINGS)
+def test_a_secret_is_found_in_any_spelling(spell: Callable[[str], str], monkeypatch: pytest.MonkeyPatch) -> None:
+    told = f"refused: {spell(KEY)}, sorry"
+    assert masked(told, KEY).strip('"').replace('"', "") == "refused: ***, sorry"
+    monkeypatch.setenv("SOME_API_KEY", f" {KEY}\n")
+    assert spell(KEY) not in masked(told), "the environment's are known by their names"
+
+
+@pytest.mark.parametrize("encode", [base64.b64encode, base64.urlsafe_b64encode])
+@pytest.mark.parametrize("before", ["", "u", "u:", "u:p", "Bearer "])
+def test_a_secret_is_found_inside_base64(encode: Callable[[bytes], bytes], before: str) -> None:
+    shown = masked(encode(f"{before}{KEY} after".encode()).decode(), KEY)
+    assert "***" in shown
+    pieces = [base64.urlsafe_b64decode(part[: len(part) // 4 * 4]) for part in shown.replace("+", "-").split("***")]
+    assert not any(KEY[2:-2].encode() in piece for piece in pieces)
+
+
+@given(st.text(alphabet=st.characters(exclude_categories=[])))
+def test_what_is_shown_moves_no_cursor_and_can_be_written(text: str) -> None:
+    shown = visible(text)
+    shown.encode()
+    assert not {letter for letter in shown if (ord(letter) < 32 and letter not in "\n\t") or 127 <= ord(letter) < 160}
+    assert whole(shown) == shown
+
+
+def test_controls_are_shown_as_escapes() -> None:
+    assert visible("\x1b]0;title\x07 a\rb \x9b2J \u202egnp.exe \ud83d λ 🙂") == (
+        "\\x1b]0;title\\x07 a\\rb \\x9b2J \\u202egnp.exe \ufffd λ 🙂"
+    )
+    assert masked("short", "short") == "short", "no secret is that short"
