@@ -93,6 +93,7 @@ class RecipeConfig:
     safe_lora_modules: Annotated[int, Field(ge=1)] = 10
     bea_trigger_tokens: Annotated[int, Field(ge=1)] = 150
     lisa_steps: tuple[int, int] = (100, 900)
+    defender_rows: Annotated[int, Field(ge=1)] = 100
     task_max_new_tokens: Annotated[int, Field(ge=1)] = 200
     tasks: dict[str, TaskRecipe] = dataclasses.field(default_factory=dict)
 

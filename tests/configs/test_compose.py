@@ -67,6 +67,7 @@ hydra: {sweeper: {params: {seed: "0,1"}}}
 def test_every_choice_types(group: str) -> None:
     for name in choices(group):
         extra = {"training": ["method=sft"], "jailbreak": ["model=pair", *PAIR]}.get(group, [])
+        extra += ["training=full"] if name == "safe_delta" else []
         job = enumerate_cells([f"{group}={name}", *extra], sweep=False).cells[0]
         part = job.tracker if group == "tracker" else getattr(job.cell, group)
         assert (part.source if group == "attack" else part.name) == name
