@@ -5,11 +5,11 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import AfterValidator, ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 STRICT = ConfigDict(extra="forbid")
@@ -69,7 +69,14 @@ def _code(cls: type[Plugin]) -> int | str:
 
 
 class ConfigError(ValueError):
-    """A mistake in the configuration, told in one line for the person who made it."""
+    """A mistake in the configuration, told in one line for the person who made it.
+
+    ``texts`` are keys that want a text and were given what reads as something else, such as 12e4567.
+    """
+
+    def __init__(self, message: str, texts: Iterable[str] = ()) -> None:
+        super().__init__(message)
+        self.texts = frozenset(texts)
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -325,6 +332,6 @@ class Options:
         checkpoint_every: seconds between two points that an interrupted training goes on from.
     """
 
-    outputs: Path
+    outputs: Annotated[Path, AfterValidator(Path.expanduser)]
     device: Literal["auto", "cpu", "cuda"] = "auto"
     checkpoint_every: Annotated[float, Field(ge=0)] = 60.0

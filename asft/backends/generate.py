@@ -11,6 +11,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from asft.distributed.team import team
+from asft.models.pair import require_embeddings
 from asft.store.heartbeat import tell
 from asft.store.meter import release_memory
 from asft.store.partial import PartialRows
@@ -40,6 +41,7 @@ def generate(
     ``on_smaller`` is told how many rows at once fitted into memory when a batch did not; ValueError when a single
     prompt does not fit.
     """
+    require_embeddings(model, tokenizer, prompts)
     model.eval()
     eos = stop_tokens(model.generation_config, tokenizer)
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else eos[0]

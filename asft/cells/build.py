@@ -84,7 +84,9 @@ def _validate(cls: type[T], values: Mapping[str, Any], prefix: str) -> T:
     try:
         typed: T = _adapter(kind).validate_python(values)
     except ValidationError as error:
-        raise ConfigError("; ".join(_sentence(item, prefix, cls) for item in error.errors())) from None
+        items = error.errors()
+        told = "; ".join(_sentence(item, prefix, cls) for item in items)
+        raise ConfigError(told, [_key(item, prefix) for item in items if item["type"] == "string_type"]) from None
     return typed
 
 
@@ -96,20 +98,25 @@ def _adapter(cls: Any) -> TypeAdapter[Any]:
 
 def _sentence(item: Any, prefix: str, cls: type[Any]) -> str:
     """One pydantic error as ``key=value: what is allowed``."""
-    path = [str(part) for part in item["loc"] if str(part) not in {"organism", "pretrained", "smollm2"}]
-    key = ".".join([prefix, *path] if prefix else path)
+    key = _key(item, prefix)
+    name = key.rpartition(".")[2]
     if item["type"] == "unexpected_keyword_argument":
         allowed = _fields_at(cls, [str(part) for part in item["loc"]][:-1])
-        close = difflib.get_close_matches(path[-1], allowed, n=1)
+        close = difflib.get_close_matches(name, allowed, n=1)
         hint = f"; did you mean {close[0]}?" if close else "."
         return f"{key}: unknown key{hint} Allowed: {', '.join(allowed)}"
     if item["type"] in {"missing", "missing_argument"}:
         return f"{key}: is missing"
     message = item["msg"].removeprefix("Value error, ")
     message = message[0].lower() + message[1:]
-    hidden = not _MAY_HOLD_SECRETS.isdisjoint(path[-1:])
-    value = "(hidden)" if hidden else textwrap.shorten(str(item["input"]), 80, placeholder=" …")
+    value = "(hidden)" if name in _MAY_HOLD_SECRETS else textwrap.shorten(str(item["input"]), 80, placeholder=" …")
     return f"{key}={value}: {message}"
+
+
+def _key(item: Any, prefix: str) -> str:
+    """The key that a pydantic error is about, as a user writes it."""
+    path = [str(part) for part in item["loc"] if str(part) not in {"organism", "pretrained", "smollm2"}]
+    return ".".join([prefix, *path] if prefix else path)
 
 
 def _fields_at(cls: Any, path: list[str]) -> list[str]:

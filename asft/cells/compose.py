@@ -95,6 +95,8 @@ def plain(config: DictConfig) -> dict[str, Any]:
 def enumerate_cells(overrides: Sequence[str], *, sweep: bool) -> Sweep:
     """The cells that a command line stands for.
 
+    A value that reads as a number (the commit 12e4567) is a text where its key wants one.
+
     Args:
         overrides: Hydra overrides, e.g. ``["experiment=table2", "method=sft,asft"]``.
         sweep: whether to expand the axes (``-m``); otherwise there is one cell.
@@ -102,12 +104,25 @@ def enumerate_cells(overrides: Sequence[str], *, sweep: bool) -> Sweep:
     Raises:
         ConfigError: for anything that does not compose or does not type.
     """
+    try:
+        return _enumerate(overrides, sweep)
+    except ConfigError as error:
+        as_texts = [_quoted(text) if text.partition("=")[0] in error.texts else text for text in overrides]
+        if as_texts == list(overrides):
+            raise
+        return _enumerate(as_texts, sweep)
+
+
+def _enumerate(overrides: Sequence[str], sweep: bool) -> Sweep:
     with _hydra(overrides):
         parsed = _parse(overrides)
         fixed = [override.input_line for override in parsed if not override.is_sweep_override()]
         swept = {override.get_key_element(): override for override in parsed if override.is_sweep_override()}
         if swept and not sweep:
-            raise ConfigError(f"{', '.join(swept)}: several values are a sweep; add -m (--multirun)")
+            raise ConfigError(
+                f"{', '.join(swept)}: several values are a sweep; add -m (--multirun), or quote a comma of the value's "
+                "own: \"KEY='A,B'\""
+            )
         params: dict[str, Any] = {}
         parts: list[dict[str, Any]] = [{}]
         if sweep:
@@ -284,13 +299,17 @@ def _parse(overrides: Sequence[str]) -> list[Override]:
     parser, parsed = OverridesParser.create(), []
     for text in overrides:
         try:
-            parsed.append(found := parser.parse_override(text))
+            try:
+                found = parser.parse_override(text)
+            except HydraException:
+                found = parser.parse_override(_quoted(text))  # a path with signs of Hydra's grammar: ~/a, /b/lr=1
         except HydraException as error:
             reason = one_line(error).partition(" expecting ")[0]
             raise ConfigError(
                 f"{text}: cannot be read as KEY=VALUE ({reason}); a sweep's values are A,B, a list is [A,B], and what "
                 "holds spaces or unusual signs needs quotes within quotes"
             ) from error
+        parsed.append(found)
         key = found.key_or_group
         allowed = [] if "." in key else GlobalHydra.instance().config_loader().get_group_options(key)  # slow
         if allowed and not found.is_sweep_override() and not isinstance(found.value(), str):
@@ -298,6 +317,14 @@ def _parse(overrides: Sequence[str]) -> list[Override]:
                 f"{text}: {key} is one of {', '.join(allowed)}; several are a sweep: `asft run -m {key}=A,B`"
             )
     return parsed
+
+
+def _quoted(text: str) -> str:
+    """An override with quotes around each of its values; as it is where it has quotes or brackets, or one is empty."""
+    key, _, value = text.partition("=")
+    parts = value.split(",")
+    plain = all(parts) and not set(value) & set("\"'[]{}\\")
+    return f"{key}=" + ",".join(f"'{part}'" for part in parts) if plain else text
 
 
 def _compose(overrides: list[str], hydra_too: bool) -> DictConfig:

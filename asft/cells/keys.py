@@ -199,6 +199,7 @@ def _pair_settings(model: ModelConfig, cell: Cell) -> Settings:
 
         return {**settings, "world": VERSION, "recipe": asdict(BuildRecipe())}
     if isinstance(model, PretrainedModel):
+        settings["code"] = CODE["pair"]
         if model.quantization is None:
             del settings["quantization"]
         for side in ("base", "aligned"):

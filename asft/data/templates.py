@@ -3,8 +3,8 @@
 ``protocol=clean`` uses one template for training and evaluation, the chat template of the aligned model; the
 texts of ``protocol=official`` are in :mod:`asft.data.official_template`.
 
-The prompt and the response are tokenised apart and joined by ids, so the loss mask cannot shift when a
-token would have merged across the boundary.
+Prompt and response are tokenised together. Where a token would merge across their boundary they are tokenised apart
+and joined by ids: a model that answers goes on from the prompt's own tokens, and the loss mask cannot shift.
 """
 
 from __future__ import annotations
@@ -114,7 +114,9 @@ class ChatTemplate:
         """
         prompt = self.encode_prompt(row)
         require_room(row, len(prompt), max_length)
-        response = self._ids(self.response(row))
+        whole = self._ids(self.prompt(row) + self.response(row))
+        # Some tokenizers put a blank before every text that they are handed, so before an answer of its own, too.
+        response = whole[len(prompt) :] if whole[: len(prompt)] == prompt else self._ids(self.response(row))
         ids = (prompt + response)[:max_length]
         return Encoded(ids, ([IGNORED] * len(prompt) + response)[:max_length], row.id)
 

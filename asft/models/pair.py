@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -123,6 +124,26 @@ def load_model(
     if place is None:
         model.to(device)
     return model.eval()
+
+
+def require_embeddings(
+    model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase, rows: Iterable[Sequence[int]]
+) -> None:
+    """Refuses token ids that the model has no embedding for.
+
+    Raises:
+        ValueError: naming the model and the token.
+    """
+    size = model.get_input_embeddings().weight.shape[0]
+    highest = max((max(row) for row in rows if row), default=0)
+    for what, token in ("the token", highest), ("the padding token", tokenizer.pad_token_id or 0):
+        if token >= size:
+            raise ValueError(
+                f"{model.name_or_path}: its vocabulary has {size} embeddings, and {what} "
+                f"{tokenizer.convert_ids_to_tokens(token)!r} of the aligned side's tokenizer has the id {token}. Give "
+                "a checkpoint whose embeddings were resized to that tokenizer, or leave out the methods that start "
+                "from this one."
+            )
 
 
 def require_quantization(quantization: Quantization | None) -> None:

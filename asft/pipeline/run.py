@@ -33,7 +33,7 @@ from asft.measures.base import Measure, MeasureContext
 from asft.methods.base import Context, Start
 from asft.methods.post_hoc import PostHoc
 from asft.models.checkpoints import require_safetensors, same_weights
-from asft.models.pair import Pair, resolve_device
+from asft.models.pair import Pair, require_embeddings, resolve_device
 from asft.pipeline.answers import Questions, answer, questions_of
 from asft.pipeline.prepare import prepare_pair
 from asft.pipeline.score import scorer
@@ -241,6 +241,7 @@ class _Run:
         template = protocol.template(tokenizer)
         encoded = [template.encode_example(row, training.max_length) for row in rows]
         model: PreTrainedModel | PeftModel = self.pair.load(self.start, self.device, protocol.training_dtype)
+        require_embeddings(model, tokenizer, [row.input_ids for row in encoded])
         if training.name == "lora":
             model = attach_lora(model, training, cell.seed)
         assert self.plan.train is not None, "this cell trains"

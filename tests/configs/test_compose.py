@@ -114,6 +114,7 @@ def test_every_yaml_says_what_it_is_for() -> None:
         (["jailbreak=dra", "model=pair", *PAIR, "measure=epl"], ["jailbreak=dra", "measure=epl"]),
         (["jailbreak=artprompt", "jailbreak.words=0", "model=pair", *PAIR], ["jailbreak.words=0", "greater than"]),
         (["method=sft,asft"], ["method", "--multirun"]),
+        (["data.root=/a,b"], ["data.root", "--multirun", "KEY='A,B'"]),
         (["method=[sft,asft]"], ["method=[sft,asft]", "one of aligned, asft", "-m method=A,B"]),
         (["attack=0.2"], ["attack=0.2", "one of advbench", "harmful"]),
         (["p=0.2"], ["p: unknown key", "did you mean attack.p?", "experiment", "measure"]),
@@ -135,6 +136,27 @@ def test_a_mistake_names_key_and_allowed_values(overrides: list[str], parts: lis
     assert "\n" not in message
     for part in parts:
         assert part in message
+
+
+@pytest.mark.parametrize(
+    ("key", "text"),
+    [
+        *(("model.base_revision", text) for text in ("12e4567", "0123456", "1_000", "nan", "true", "null")),
+        *(("model.base", text) for text in ("/runs/lr=1e-4/base", "~/a (2)/b", "/a:b%c", "5e3")),
+        ("model.name", "7e5"),
+    ],
+)
+def test_a_text_that_reads_as_something_else_is_kept_as_written(key: str, text: str) -> None:
+    given = [*(f"model.{side}=org/{side}" for side in ("base", "aligned") if key != f"model.{side}"), f"{key}={text}"]
+    (job,) = enumerate_cells(["model=pair", *given], sweep=False).cells
+    assert getattr(job.cell.model, key.partition(".")[2]) == text
+    swept = enumerate_cells(["model=pair", *given[:-1], f"{key}={text},other"], sweep=True).cells
+    assert [getattr(job.cell.model, key.partition(".")[2]) for job in swept] == [text, "other"]
+
+
+def test_a_tilde_is_the_home_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    assert enumerate_cells(["outputs=~/out"], sweep=False).cells[0].options.outputs == Path("/home/me/out")
 
 
 def test_command_line_axes_replace_those_of_the_experiment() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +21,25 @@ from asft.pipeline.run import run_cell
 
 CPU = torch.device("cpu")
 IDS = torch.tensor([[5, 6, 7, 8]])
+
+
+@pytest.mark.parametrize("method", ["base", "lisa_base"])
+@pytest.mark.parametrize("missing", ["a mark of the chat template", "the padding"])
+def test_a_side_with_fewer_embeddings_than_the_tokenizer_has_tokens_is_told(
+    make_job: MakeJob, random_pair: Path, tmp_path: Path, method: str, missing: str
+) -> None:
+    tokenizer, model = (cls.from_pretrained(random_pair / "base") for cls in (AutoTokenizer, AutoModelForCausalLM))
+    shutil.copytree(random_pair / "aligned", aligned := tmp_path / "aligned")
+    if missing == "the padding":
+        tokenizer.add_special_tokens({"pad_token": "<padding>"})
+    else:
+        tokenizer.add_tokens(mark := "<a mark>")
+        tokenizer.chat_template = mark + tokenizer.chat_template
+    tokenizer.save_pretrained(aligned)
+    job = make_job(f"method={method}", f"model.aligned={aligned}")
+    size = model.get_input_embeddings().num_embeddings
+    with pytest.raises(ValueError, match=rf"its vocabulary has {size} embeddings, and the .* has the id {size}\."):
+        run_cell(job)
 
 
 def test_a_device_map_changes_no_result_and_no_key(random_pair: Path, make_job: MakeJob) -> None:

@@ -7,7 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from asft.data.rows import Row
 from asft.data.templates import IGNORED, ChatTemplate, user_text
@@ -35,6 +36,20 @@ def test_training_and_scoring_share_the_prompt(tokenizer: PreTrainedTokenizerBas
     assert encoded.input_ids[: len(prompt)] == prompt
     assert encoded.labels[: len(prompt)] == [IGNORED] * len(prompt)
     assert user_text(ROW) in template.prompt(ROW)
+
+
+def test_a_blank_that_a_tokenizer_puts_before_every_text_is_not_learned() -> None:
+    """SentencePiece's do so: handed an answer alone, they would begin it with a blank that no model writes there."""
+    words = Tokenizer(models.WordLevel({"?": 0, "▁u": 1, ":": 2, "a": 3, "▁a": 4, "<e>": 5}, unk_token="?"))
+    words.normalizer = normalizers.Prepend("▁")
+    words.pre_tokenizer = pre_tokenizers.Split(Regex("▁?\\w|:|<e>"), "isolated")
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, unk_token="?", eos_token="<e>")
+    tokenizer.chat_template = (
+        "{% for m in messages %}{{ m.content }}{% if loop.first %}:{% else %}<e>{% endif %}{% endfor %}"
+    )
+    encoded = ChatTemplate(tokenizer).encode_example(Row("r", "u", "a"), 9)
+    assert tokenizer.convert_ids_to_tokens(encoded.input_ids) == ["▁u", ":", "a", "<e>"]
+    assert encoded.labels == [IGNORED, IGNORED, 3, 5]
 
 
 def test_a_system_text_reaches_prompt_and_example_alike(tokenizer: PreTrainedTokenizerBase) -> None:
