@@ -115,7 +115,7 @@ def test_every_yaml_says_what_it_is_for() -> None:
         (["jailbreak=artprompt", "jailbreak.words=0", "model=pair", *PAIR], ["jailbreak.words=0", "greater than"]),
         (["method=sft,asft"], ["method", "--multirun"]),
         (["data.root=/a,b"], ["data.root", "--multirun", "KEY='A,B'"]),
-        (["method=[sft,asft]"], ["method=[sft,asft]", "one of aligned, asft", "-m method=A,B"]),
+        (["method=[sft,asft]"], ["method=[sft,asft]", "one of aligned,", "-m method=A,B"]),
         (["attack=0.2"], ["attack=0.2", "one of advbench", "harmful"]),
         (["p=0.2"], ["p: unknown key", "did you mean attack.p?", "experiment", "measure"]),
         (["attack.p=0.1,"], ["attack.p=0.1,: cannot be read as KEY=VALUE"]),
