@@ -95,6 +95,10 @@ class OwnPass(TrainerCallback):
         """∇loss over ``weights``; ``.grad`` is left as it is."""
         return list(torch.autograd.grad(loss, self.weights))
 
+    def task_gradient(self) -> list[Tensor]:
+        """``.grad`` over ``weights``."""
+        return [_grad(weight) for weight in self.weights]
+
     def gradients_nearby(self, loss: Callable[[], Tensor], distance: float) -> tuple[list[Tensor], list[Tensor]]:
         """g = ∇loss at the weights, and ∇loss at distance · g/(‖g‖ + 1e-7) from them, where they do not stay."""
         here, kept = self.gradient(loss()), [weight.detach().clone() for weight in self.weights]
@@ -113,7 +117,7 @@ class OwnPass(TrainerCallback):
     @torch.no_grad()
     def add(self, gradient: Sequence[Tensor], factor: float = 1.0) -> None:
         """Adds a multiple of a gradient to ``.grad``; a step counts as changed where any of it is other than 0."""
-        torch._foreach_add_([_grad(weight) for weight in self.weights], list(gradient), alpha=factor)
+        torch._foreach_add_(self.task_gradient(), list(gradient), alpha=factor)
         self.acted += bool(factor) and bool(norm(gradient))
 
     def resume_state(self) -> dict[str, Tensor]:
