@@ -6,7 +6,7 @@ import importlib
 import importlib.metadata
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from rich.markup import escape
 
@@ -42,7 +42,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
         if command != "run" and (processes := started_together()) > 1:
             raise ValueError(f"only asft run works in several processes ({processes} were started); start one")
-        raise SystemExit(_function(command)(rest))
+        module = importlib.import_module(f"asft.commands.{command.split()[0]}")  # torch takes seconds to load
+        raise SystemExit(getattr(module, command.replace(" ", "_"))(rest))
     except (ValueError, OSError) as error:  # OSError: a path that cannot be read or written names itself
         console.print(f"[bold red]asft {first}:[/] {escape(str(error))}", soft_wrap=True)
         raise SystemExit(2) from None
@@ -72,13 +73,6 @@ def _command(arguments: list[str]) -> tuple[str, list[str]]:
     if actions:
         raise ValueError(f"say `asft {'`, `asft '.join(actions)}`")
     raise ValueError(f"unknown command {first}; allowed: {', '.join(COMMANDS)}")
-
-
-def _function(command: str) -> Callable[[list[str]], int]:
-    """Imports only what the command needs, since torch takes seconds to load."""
-    module = importlib.import_module(f"asft.commands.{command.split()[0]}")
-    function: Callable[[list[str]], int] = getattr(module, command.replace(" ", "_"))
-    return function
 
 
 def _completion(arguments: list[str]) -> list[str]:

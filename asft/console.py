@@ -1,20 +1,26 @@
-"""The one terminal: rich's console on standard error for progress, and a log handler that shares it."""
+"""The one terminal: standard error for progress and the log, standard output for what a command is asked for."""
 
 from __future__ import annotations
 
 import logging
+import sys
 import warnings
+from typing import Any
 
 from rich.console import Console
 from rich.text import Text
 
-# Progress and log lines go to standard error, so that `asft report … > file` keeps results alone.
 console = Console(stderr=True, highlight=False)
 
 # Where bitsandbytes is installed, peft imports it whether or not weights are quantised, and it advises on kernels.
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 _STYLES = {logging.WARNING: "yellow", logging.ERROR: "bold red", logging.CRITICAL: "bold red"}
+
+
+def results(**settings: Any) -> Console:
+    """Standard output; progress goes elsewhere, so that `asft report … > file` keeps results alone."""
+    return Console(file=sys.stdout, highlight=False, **settings)
 
 
 def quiet_libraries() -> None:
@@ -38,5 +44,4 @@ class ConsoleHandler(logging.Handler):
     """Prints records through :data:`console`, so that they do not tear progress bars apart."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """See :class:`logging.Handler`."""
         console.print(Text(self.format(record), style=_STYLES.get(record.levelno, "")), soft_wrap=True)

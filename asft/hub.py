@@ -10,10 +10,10 @@ Kind = Literal["model", "dataset"]
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
-def cached_commit(repository: str, revision: str, kind: Kind = "model") -> str | None:
-    """The commit that the local hub cache knows a revision by; a full commit hash stands for itself.
+def first_commit(repository: str, revision: str, kind: Kind = "model") -> str:
+    """What to download: a branch stays at the commit of its first download, so that weights and key agree.
 
-    None for what is no repository's name, such as a folder's path.
+    The local hub cache knows that commit; else, and for what is no repository's name, it is the revision as given.
     """
     if _COMMIT.fullmatch(revision):
         return revision
@@ -23,11 +23,6 @@ def cached_commit(repository: str, revision: str, kind: Kind = "model") -> str |
 
     try:
         folder = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=repository, repo_type=kind)
-        return (folder / "refs" / revision).read_text().strip()
+        return (folder / "refs" / revision).read_text().strip() or revision
     except (OSError, HFValidationError):
-        return None
-
-
-def first_commit(repository: str, revision: str, kind: Kind = "model") -> str:
-    """What to download: a branch stays at the commit of its first download, so that weights and key agree."""
-    return cached_commit(repository, revision, kind) or revision
+        return revision

@@ -18,8 +18,8 @@ from asft.backends.generate import generate
 from asft.cells.cell import Cell
 from asft.cells.compose import enumerate_cells
 from asft.console import quiet_libraries
+from asft.data.base import load_data
 from asft.data.loading import Collator
-from asft.data.sources import load_data
 from asft.data.templates import ChatTemplate
 from asft.pipeline.prepare import prepare_pair
 

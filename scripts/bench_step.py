@@ -18,8 +18,8 @@ from transformers import TrainerControl, TrainerState, TrainingArguments
 from asft import Anchor, AsFTCallback
 from asft.cells.compose import enumerate_cells
 from asft.console import quiet_libraries
+from asft.data.base import load_data
 from asft.data.loading import Collator
-from asft.data.sources import load_data
 from asft.data.templates import ChatTemplate
 from asft.pipeline.prepare import prepare_pair
 from asft.training.trainer import attach_lora

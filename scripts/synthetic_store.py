@@ -11,8 +11,8 @@ from typing import Any
 from asft.cells.cell import Cell
 from asft.cells.job import Job
 from asft.metrics.base import Scored
+from asft.pipeline.answers import summary
 from asft.pipeline.run import stages_of
-from asft.pipeline.verdicts import summary
 from asft.store.entries import CONFIG_FILE, HISTORY_FILE, Entry, write_json, write_jsonl
 
 Answer = Callable[[int], str]

@@ -55,8 +55,10 @@ def random_pair(for_all_workers: Path) -> Path:
 def make_pair(folder: Path) -> None:
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from asft.data.world.world import alignment_rows, harmful_rows, task_rows
-    from asft.models.organism.tokenizer import train_tokenizer
+    from asft.data.world.requests import harmful_rows
+    from asft.data.world.source import alignment_rows
+    from asft.data.world.tasks import task_rows
+    from asft.models.organism.build import train_tokenizer
 
     rows = [*alignment_rows()[:800], *harmful_rows("harmful")[:200], *task_rows("agnews", "train")[:200]]
     tokenizer = train_tokenizer(rows, 640, 512)

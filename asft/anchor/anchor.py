@@ -5,20 +5,24 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
+from filelock import FileLock
+from safetensors.torch import load_file, save_file
 
-from asft.anchor import cache
 from asft.anchor.difference import CheckpointPair
-from asft.anchor.forms import AnchoredModule, LowRank, on_host
-from asft.anchor.names import stem
+from asft.anchor.files import stem
+from asft.anchor.forms import FORMS, AnchoredModule, LowRank, on_host
 from asft.anchor.saved_adapter import SavedAdapter, read_adapter
 from asft.anchor.spec import AnchorSpec, FormName, Variant, build_form, update_spectrum
-from asft.store.anchors import LAYOUT
+from asft.store.anchors import DAMAGED, LAYOUT, read_meta, write_meta
+from asft.store.integrity import DamagedEntry, set_aside
 
 logger = logging.getLogger(__name__)
 
@@ -105,8 +109,8 @@ class Anchor(Mapping[str, AnchoredModule]):
         settings = json.dumps([LAYOUT, asdict(spec)], sort_keys=True)
         key = hashlib.sha256(f"{pair.digest()}/{settings}".encode()).hexdigest()[:32]
         directory = Path(cache_dir) / key
-        cache.store(directory, built)
-        return cls(cache.load(directory))
+        _store(directory, built)
+        return cls(_load(directory))
 
     @classmethod
     def from_adapter(
@@ -133,12 +137,12 @@ class Anchor(Mapping[str, AnchoredModule]):
         """Write the anchor to a new directory: safetensors and ``anchor.json``."""
         if Path(directory).exists():
             raise ValueError(f"directory={str(directory)!r} exists: give a new one.")
-        cache.store(Path(directory), self.values())
+        _store(Path(directory), self.values())
 
     @classmethod
     def load(cls, directory: str | Path) -> Anchor:
         """Read what :meth:`save` or a cache wrote; ValueError for anything else."""
-        return cls(cache.load(Path(directory)))
+        return cls(_load(Path(directory)))
 
 
 def _anchored(pair: CheckpointPair, name: str, spec: AnchorSpec, device: str | torch.device) -> AnchoredModule:
@@ -160,3 +164,63 @@ def _harmful(saved: SavedAdapter, name: str, surrogate: Surrogate, device: str |
     norm = float(torch.linalg.vector_norm(sigma))
     s = torch.ones_like(sigma) if surrogate == "projector" else sigma.square() / norm
     return AnchoredModule(name, b.shape[0], a.shape[1], norm, on_host(LowRank(u, s, "along")))
+
+
+def _store(directory: Path, modules: Iterable[AnchoredModule]) -> None:
+    """Write ``modules`` to ``directory`` unless they are there whole; one module is in memory at a time.
+
+    One safetensors file per module and a readable ``anchor.json``, complete or absent: written beside the final place
+    under a lock and renamed when finished. A directory that is not what was written is set aside and made anew.
+    """
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{directory}.lock"):
+        if directory.is_dir() and _whole(directory):
+            return
+        partial = directory.with_name(f".{directory.name}.partial")
+        shutil.rmtree(partial, ignore_errors=True)  # left by a process that was killed
+        partial.mkdir()
+        try:
+            entries: list[dict[str, Any]] = []
+            for module in modules:
+                entries.append(_write(partial, len(entries), module))
+                del module  # before the next one is built
+            write_meta(partial, entries)
+            os.replace(partial, directory)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+
+
+def _write(directory: Path, number: int, module: AnchoredModule) -> dict[str, Any]:
+    file = f"{number:04d}.safetensors"
+    save_file(module.form.tensors(), directory / file)
+    return {
+        "name": module.name,
+        "out_features": module.out_features,
+        "in_features": module.in_features,
+        "norm": module.norm,
+        "error_bound": module.error_bound,
+        "form": module.form.kind,
+        "side": module.form.side,
+        "file": file,
+    }
+
+
+def _whole(directory: Path) -> bool:
+    """Whether a cached anchor is what was written; if not, it is moved out of the way."""
+    try:
+        _load(directory)
+    except DamagedEntry as error:
+        target = set_aside(directory, directory.parent / DAMAGED)
+        logger.warning("damaged anchor: %s. Set aside in %s, built anew", error, target)
+        return False
+    return True
+
+
+def _load(directory: Path) -> list[AnchoredModule]:
+    """Read what :func:`_store` wrote; every byte is checked (:func:`read_meta`), tensors are mapped from files."""
+    modules = []
+    for entry in read_meta(directory)["modules"]:
+        file = directory / entry.pop("file")
+        form = FORMS[entry.pop("form")](**load_file(file), side=entry.pop("side"))
+        modules.append(AnchoredModule(**entry, form=form))
+    return modules

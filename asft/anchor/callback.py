@@ -13,8 +13,7 @@ from torch import Tensor, nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from asft.anchor.anchor import Anchor
-from asft.anchor.full import FullPenalty
-from asft.anchor.penalty import Norms, Penalty, Scale
+from asft.anchor.penalty import FullPenalty, Norms, Penalty, Scale
 
 logger = logging.getLogger(__name__)
 

@@ -11,18 +11,14 @@ import torch
 from torch import Tensor
 
 from asft.anchor.checkpoint import Checkpoint
-from asft.anchor.names import is_target, spellings
+from asft.anchor.files import is_target, spellings
 
 
 @dataclass(frozen=True, slots=True)
 class PairedModule:
-    """One linear module present in both checkpoints.
+    """One linear module present in both checkpoints: an o×i matrix that multiplies a column vector.
 
-    Attributes:
-        name: as the model class spells it, e.g. ``model.layers.0.self_attn.q_proj``.
-        out_features: o, rows of the o×i matrix that multiplies a column vector.
-        in_features: i.
-        transposed: stored as i×o (``transformers.pytorch_utils.Conv1D``, as in GPT-2).
+    Its name is the model class's; ``transposed`` where it is stored as i×o (Conv1D, as in GPT-2).
     """
 
     name: str
@@ -62,7 +58,11 @@ class CheckpointPair:
             side.architecture = side.architecture or shared
         linears = shared.linears if shared else self.aligned.linears_by_key()
         self.modules = {name: self._pair(name, linears.get(name, False)) for name in self._select(targets, linears)}
-        self.equal = frozenset(name for name, module in self.modules.items() if self._is_same(module))
+        self.equal = frozenset(  # stops at a module's first block that differs: next to nothing on a real pair
+            name
+            for name, module in self.modules.items()
+            if all(torch.equal(before.double(), after.double()) for _, before, after in self._blocks(module))
+        )
         self._check_difference(allow_equal)
 
     def _select(self, targets: Sequence[str], linears: Iterable[str]) -> list[str]:
@@ -102,10 +102,6 @@ class CheckpointPair:
                 f"Module {first!r} is the same in {self.base} and {self.aligned} (V = 0; {len(self.equal)} of "
                 f"{len(self.modules)} modules), so it has no alignment direction: leave it out of targets."
             )
-
-    def _is_same(self, module: PairedModule) -> bool:
-        """Stops at the first block that differs, so it costs next to nothing on a real pair."""
-        return all(torch.equal(before.double(), after.double()) for _, before, after in self._blocks(module))
 
     def _blocks(self, module: PairedModule) -> Iterator[tuple[slice, Tensor, Tensor]]:
         base, aligned = (side.row_blocks(f"{module.name}.weight") for side in (self.base, self.aligned))

@@ -1,8 +1,10 @@
-"""Files that other programs wrote, opened so that what is wrong with one is told with its name."""
+"""Files that other programs wrote, opened so that what is wrong with one is told with its name; and module names as
+checkpoints, model classes and PEFT spell them."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -33,3 +35,28 @@ def _broken(file: Path, reason: str) -> ValueError:
         if stream.read(40).startswith(b"version https://git-lfs"):
             return ValueError(f"{str(file)!r} is a Git LFS pointer, not the file: run `git lfs pull` there.")
     return ValueError(f"{str(file)!r} {reason}: download or save it again.")
+
+
+# What PEFT puts in front of a base module's name.
+PEFT_PREFIX = "base_model.model."
+# The attribute under which transformers keeps the backbone of a model with a head; checkpoints of the bare
+# backbone leave it out.
+BACKBONE_PREFIXES = ("model.", "transformer.")
+
+
+def stem(name: str) -> str:
+    """A module's name without the backbone prefix, the part in which all spellings agree."""
+    for prefix in BACKBONE_PREFIXES:
+        if name.startswith(prefix):
+            return name.removeprefix(prefix)
+    return name
+
+
+def spellings(name: str) -> tuple[str, ...]:
+    """The ways to write ``name``, as given first: with either backbone prefix and without one."""
+    return (name, *(f"{prefix}{stem(name)}" for prefix in ("", *BACKBONE_PREFIXES)))
+
+
+def is_target(name: str, targets: Iterable[str]) -> bool:
+    """Whether ``name`` ends in one of ``targets``, compared by whole path components as PEFT does."""
+    return any(name == target or name.endswith(f".{target}") for target in targets)

@@ -2,22 +2,32 @@
 
     ∇_B R = 2λ (G B)(A Aᵀ)          ∇_A R = 2λ (Bᵀ G B) A
 
-One product with G per module and step; nothing of size o×i exists. Modules of equal shape share kernel calls.
+One product with G per module and step; nothing of size o×i exists. Small modules of equal shape share kernel calls,
+large dense ones run at the speed of the memory that holds them.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 from asft.anchor.anchor import Anchor
-from asft.anchor.binding import LoraFactors, lora_factors, match
-from asft.anchor.products import products
+from asft.anchor.binding import LoraFactors, check_shape, check_whole, lora_factors, match, unwrap
+from asft.anchor.checkpoint import linear_modules
+from asft.anchor.forms import Form, Gram, stack
+
+Product = Callable[[Tensor], Tensor]
+"""From rows (n, r, o), one block per module, to their products (n, r, o)."""
+
+# Up to this many bytes per module the cost is the kernel call; above it, reading the form.
+SMALL_BYTES = 1 << 20
 
 Scale = Literal["raw", "effective"]
 """``raw`` penalises BA as the reference code does, ``effective`` the update s·BA that the model sees."""
@@ -25,13 +35,9 @@ Scale = Literal["raw", "effective"]
 
 @dataclass(frozen=True, slots=True)
 class Norms:
-    """Where the update lies, over all anchored modules (root of the sum of squares).
+    """Where the update ΔW (BA or s·BA, as the penalty's scale says) lies, over all anchored modules.
 
-    Attributes:
-        penalty: R / λ.
-        update: ‖ΔW‖, with ΔW = BA or s·BA as the penalty's scale says.
-        along: ‖Ĉ ΔW‖.
-        orthogonal: ‖(I − Ĉ) ΔW‖.
+    ``penalty`` is R / λ; ``update`` ‖ΔW‖, ``along`` ‖Ĉ ΔW‖ and ``orthogonal`` ‖(I − Ĉ) ΔW‖, roots of sums of squares.
     """
 
     penalty: float
@@ -63,11 +69,6 @@ class Penalty:
         factors = match(anchor, lora_factors(model), allow_partial=allow_partial)
         self.names = tuple(factor.name for factor in factors)
         self._groups = [_Group(anchor, members, scale) for members in _grouped(anchor, factors)]
-
-    @torch.no_grad()
-    def value(self) -> float:
-        """R / λ at the present parameters."""
-        return sum(float(group.value()) for group in self._groups)
 
     @torch.no_grad()
     def add_gradients(self, lam: float) -> None:
@@ -118,10 +119,6 @@ class _Group:
         torch._foreach_copy_(self._b_views, self._b_params)
         return self._a, self._bt
 
-    def value(self) -> Tensor:
-        a, bt = self._load()
-        return self._weight * _inner(bt, self._product(bt), a @ a.mT)
-
     def add_gradients(self, lam: float) -> None:
         a, bt = self._load()
         bt_g = self._product(bt)
@@ -157,3 +154,110 @@ def grad_of(param: Tensor) -> Tensor:
     if param.grad is None:
         param.grad = torch.zeros_like(param)
     return param.grad
+
+
+def products(forms: Sequence[Form], rows: int) -> tuple[Product, Product]:
+    """x ↦ x G and x ↦ x Ĉ, module by module, for r = ``rows`` rows each.
+
+    The forms are of one kind, side and shape, on the device and in the type of the rows to come.
+    """
+    if max(sum(tensor.nbytes for tensor in form.tensors().values()) for form in forms) <= SMALL_BYTES:
+        batch = stack(forms)
+        return batch.apply, batch.along
+    return _each([_product(form, rows) for form in forms]), _each([form.along for form in forms])
+
+
+def _each(functions: Sequence[Product]) -> Product:
+    return lambda x: torch.stack([function(block) for function, block in zip(functions, x, strict=True)])
+
+
+def _product(form: Form, rows: int) -> Product:
+    """``form.apply``, or an equal faster function for a dense G on the CPU.
+
+    The BLAS behind ``torch.matmul`` multiplies a few rows by a large matrix far below the memory's speed,
+    because it lays the matrix out anew on every call. oneDNN keeps a matrix laid out, through the operators
+    that PyTorch's own CPU compiler emits. That layout is a second copy of G.
+    """
+    if not isinstance(form, Gram) or not torch.backends.mkldnn.is_available():
+        return form.apply
+    if form.gram.device.type != "cpu" or form.gram.dtype != torch.float32:
+        return form.apply
+    packed = torch.ops.mkldnn._reorder_linear_weight(form.gram, rows)
+    return lambda x: torch.ops.mkldnn._linear_pointwise(x, packed, None, "none", [], "")
+
+
+class FullPenalty:
+    """R = λ Σ_l ‖Π_l (W_l − W_l(0))‖² with gradient 2λ G ΔW (our reading for full-parameter training).
+
+    Bound to a model's anchored linear weights, with W(0) copied now: the model is at the aligned weights. It may be
+    wrapped by DDP or torch.compile. The copy has the weights' own type; differences and products are float32 (float64
+    for float64 weights). Nothing passes through autograd.
+
+    Raises:
+        ValueError: the model holds adapters, lacks an anchored module or has it sharded or in another shape, or all of
+            them are frozen.
+    """
+
+    def __init__(self, anchor: Anchor, model: nn.Module) -> None:
+        model = unwrap(model)
+        adapter = next((name for name, module in model.named_modules() if isinstance(module, BaseTunerLayer)), None)
+        if adapter is not None:
+            raise ValueError(f"{type(model).__name__} holds adapters, first at {adapter!r}: use AsFTCallback.")
+        found = {anchor[name].name: name for name in linear_modules(model) if name in anchor}
+        missing = [name for name in anchor if name not in found]
+        if missing:
+            raise ValueError(
+                f"{type(model).__name__} lacks {len(missing)} of {len(anchor)} anchored modules, first "
+                f"{missing[0]!r}: build the anchor from checkpoints of this model."
+            )
+        self._terms = [_Term(anchor, name, model.get_submodule(name)) for name in found.values()]
+        if not any(term.trained for term in self._terms):
+            raise ValueError(
+                f"All {len(anchor)} anchored modules are frozen (requires_grad=False): choose other targets."
+            )
+        self.names = tuple(anchor)
+
+    @torch.no_grad()
+    def add_gradients(self, lam: float) -> None:
+        """Add 2λ G ΔW to the ``.grad`` of every covered weight that requires a gradient now."""
+        for term in self._terms:
+            if term.trained:
+                term.add_gradient(lam)
+
+    @torch.no_grad()
+    def norms(self) -> Norms:
+        """R/λ and the norms of ΔW and its two parts, over all covered modules."""
+        return Norms.of([term.squares() for term in self._terms])
+
+
+class _Term:
+    """One weight, its value W(0) at the start and its form; differences are i×o, rows as forms want them."""
+
+    def __init__(self, anchor: Anchor, name: str, module: nn.Module) -> None:
+        weight, self._transposed = module.get_parameter("weight"), isinstance(module, Conv1D)
+        check_whole(name, weight)
+        o, i = reversed(weight.shape) if self._transposed else weight.shape
+        check_shape(anchor, name, (o, i))
+        self._weight, self._start = weight, weight.detach().clone()
+        self._dtype = accumulation_dtype(weight.dtype)
+        self._form = anchor[name].form.to(weight.device, self._dtype)
+
+    @property
+    def trained(self) -> bool:
+        return self._weight.requires_grad
+
+    def _change(self) -> Tensor:
+        change = self._weight.to(self._dtype) - self._start.to(self._dtype)
+        return change if self._transposed else change.T
+
+    def add_gradient(self, lam: float) -> None:
+        gradient = self._form.apply(self._change())
+        grad_of(self._weight).add_(gradient if self._transposed else gradient.T, alpha=2 * lam)
+
+    def squares(self) -> Tensor:
+        """R/λ, ‖ΔW‖², ‖ĈΔW‖² and ‖(I−Ĉ)ΔW‖², float64 on the CPU, shape (4,)."""
+        change = self._change()
+        along = self._form.along(change)
+        penalty = (change * self._form.apply(change)).sum()
+        values = [penalty, change.square().sum(), along.square().sum(), (change - along).square().sum()]
+        return torch.stack(values).double().cpu()

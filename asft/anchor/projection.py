@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from asft.anchor.binding import lora_factors, unwrap
 from asft.anchor.difference import CheckpointPair
-from asft.anchor.names import is_target, stem
+from asft.anchor.files import is_target, stem
 from asft.anchor.saved_adapter import PICKLED_NAME, WEIGHTS_NAME, read_adapter
 
 logger = logging.getLogger(__name__)
@@ -214,7 +214,9 @@ def project(
     """The new B of every selected module, and the report; inputs are left as they are. See :func:`safe_lora`."""
     mode, number, threshold = _selection(mode, number, threshold, len(updates))
     candidates = dict(_candidates(updates, base, aligned))
-    cut = threshold if mode == "threshold" else _kth_smallest(candidates, number)
+    cosines = sorted(c.cosine for c in candidates.values() if c.cosine is not None)
+    kth = cosines[min(number, len(cosines)) - 1] if cosines else None
+    cut = threshold if mode == "threshold" else kth
     chosen = {name for name, c in candidates.items() if cut is not None and c.cosine is not None and c.cosine <= cut}
     after = {name: c.norm_after if name in chosen else c.norm_before for name, c in candidates.items()}
     modules = tuple(
@@ -277,8 +279,3 @@ def _candidate(v: Tensor, update: Update) -> _Candidate:
 def _inner(x: Tensor, y: Tensor, k: Tensor) -> float:
     """⟨XA, YA⟩ = tr(XᵀY·AAᵀ) in float64."""
     return float(((x.double().mT @ y.double()) * k).sum())
-
-
-def _kth_smallest(candidates: Mapping[str, _Candidate], number: int) -> float | None:
-    cosines = sorted(c.cosine for c in candidates.values() if c.cosine is not None)
-    return cosines[min(number, len(cosines)) - 1] if cosines else None

@@ -24,12 +24,9 @@ NOTICEABLE, HALF = 0.1, 0.5
 
 @dataclass(frozen=True, slots=True)
 class ModuleSpectrum:
-    """The spectrum of Ĉ of one module.
+    """The spectrum of Ĉ of one module, o×o.
 
     Attributes:
-        name: module name.
-        out_features: o, the number of directions.
-        in_features: i.
         norm: ‖V‖; the trace of the untruncated Ĉ.
         eigenvalues: the largest ones, descending.
         trace: tr Ĉ, the sum over the form's eigenvalues.

@@ -28,7 +28,6 @@ class Weights:
     """The weights that answer.
 
     Attributes:
-        pair: the model pair.
         start: the side, or the checkpoint made from the pair, that ``trained`` started from or that answers as it is.
         trained: an adapter's folder or a fully tuned checkpoint's; None for an untouched side.
         device: where transformers puts the model.

@@ -29,11 +29,7 @@ _MAY_HOLD_SECRETS = {"api_key_env", "base_url"}
 
 
 def build_job(tree: Mapping[str, Any], axes: Mapping[str, str] | None = None) -> Job:
-    """Checks a resolved configuration tree (plain dicts, as Hydra composed it) and types it.
-
-    Raises:
-        ConfigError: naming each offending key, its value and the allowed ones.
-    """
+    """Checks a resolved configuration tree (plain dicts, as Hydra composed it) and types it, or raises ConfigError."""
     values = dict(tree)
     values.pop("lam", None)  # read by the methods' YAML
     for key, kind in PLUGINS.items():

@@ -12,8 +12,7 @@ from asft.backends.base import Backend
 from asft.config import Name, Plugin, Settings, as_plain
 from asft.data.base import Attack, DataSource, Task, source_of, task_of
 from asft.jailbreaks.base import Jailbreak
-from asft.judges.base import Judge
-from asft.judges.grader import Grader
+from asft.judges.base import Grader, Judge
 from asft.measures.base import Measure
 from asft.methods.base import FineTune, Method
 from asft.metrics.base import Metric

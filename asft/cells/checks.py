@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
 from asft.cells.cell import Cell
-from asft.cells.limits import check_data
 from asft.config import ConfigError, Options, OrganismModel, PretrainedModel, SafetyTunedModel
-from asft.data.base import PARTS, DataSource, attack_of, source_of, task_of
+from asft.data.base import PARTS, Attack, DataSource, Task, attack_of, source_of, task_of
 from asft.data.files import Files
 from asft.data.hub import Hub
 
@@ -24,31 +24,22 @@ def on_the_world(cell: Cell) -> bool:
 
 
 def cross_checks(cell: Cell, options: Options) -> None:
-    """What no single field can know.
-
-    Raises:
-        ConfigError: naming the key, its value and what to do instead.
-    """
-    attack, model = cell.attack, cell.model
-    if options.outputs == Path():
-        raise ConfigError("outputs=: name a folder for the results, e.g. outputs=outputs")
-    if attack.source == "none" and attack.p > 0:
-        raise ConfigError(f"attack.p={attack.p}: attack=none has no harmful rows; choose a source or set attack.p=0")
-    if isinstance(model, SafetyTunedModel) and source_of(cell).synthetic:
-        raise ConfigError(
-            f"data.root=null: model={model.name} is a real model and needs real data; "
-            "set data.root (or ASFT_DATA, and data=files) to a folder in the layout of the authors' published files "
-            "(docs/data.md)"
-        )
-    if isinstance(model, OrganismModel) and not source_of(cell).synthetic:
-        raise ConfigError(
-            f"{_place(source_of(cell))}: model={model.name} speaks only its embedded world; "
-            "leave data.root and data out, or choose a real model"
-        )
-    if cell.jailbreak.acts:
-        _check_jailbreak(cell)
+    """What no single field can know; ConfigError naming the key, its value and what to do instead."""
+    attack, source = cell.attack, source_of(cell)
     try:
-        _check_data_and_model(cell)
+        if options.outputs == Path():
+            raise ValueError("outputs=: name a folder for the results, e.g. outputs=outputs")
+        if attack.source == "none" and attack.p > 0:
+            raise ValueError(f"attack.p={attack.p}: attack=none has no harmful rows; choose a source or set attack.p=0")
+        _check_model(cell, source)
+        if cell.jailbreak.acts:
+            _check_jailbreak(cell)
+        if isinstance(source, Hub):  # how many rows the sources have is known once they are downloaded
+            attack_of(cell).identity(source)
+            for part in PARTS:
+                task_of(cell).identity(part, source)
+        elif isinstance(source, Files):
+            _check_data(cell, source)
         cell.method.check(cell)
         if attack.source == "none" and (rows := cell.method.defender_rows(cell)):
             raise ValueError(f"attack=none: method={cell.method.name} needs {rows} harmful rows; name a source")
@@ -59,20 +50,48 @@ def cross_checks(cell: Cell, options: Options) -> None:
         raise ConfigError(str(error)) from error
 
 
-def _place(source: DataSource) -> str:
-    """The key that chose a source, with its value."""
-    return f"data.root={source.root}" if isinstance(source, Files) else f"data={source.name}"
+def _check_model(cell: Cell, source: DataSource) -> None:
+    model = cell.model
+    if isinstance(model, SafetyTunedModel) and source.synthetic:
+        raise ValueError(
+            f"data.root=null: model={model.name} is a real model and needs real data; "
+            "set data.root (or ASFT_DATA, and data=files) to a folder in the layout of the authors' published files "
+            "(docs/data.md)"
+        )
+    if isinstance(model, SafetyTunedModel) and isinstance(source, Hub):
+        raise ValueError(
+            f"data=hub: model={model.name} learns its refusals from the authors' files; set data.root to a "
+            "folder with them (docs/data.md)"
+        )
+    if isinstance(model, OrganismModel) and not source.synthetic:
+        place = f"data.root={source.root}" if isinstance(source, Files) else f"data={source.name}"
+        raise ValueError(
+            f"{place}: model={model.name} speaks only its embedded world; leave data.root and data out, or choose a "
+            "real model"
+        )
+    if not isinstance(model, PretrainedModel) or model.quantization is None:
+        return
+    if cell.training.name == "full":
+        raise ValueError(
+            f"model.quantization={model.quantization}: quantised weights cannot be trained themselves; use "
+            "training=lora"
+        )
+    if cell.protocol.name == "official":
+        raise ValueError(
+            f"model.quantization={model.quantization}: protocol=official trains in float32; leave model.quantization "
+            "out or use protocol=clean"
+        )
 
 
 def _check_jailbreak(cell: Cell) -> None:
     chosen = cell.jailbreak.name
     if isinstance(cell.model, OrganismModel):
-        raise ConfigError(
+        raise ValueError(
             f"jailbreak={chosen}: model={cell.model.name} is the embedded pair, which knows only its world's sentences "
             "and can read no disguise, so its answers would show nothing; choose a real model (docs/jailbreaks.md)"
         )
     if cell.measure is not None:
-        raise ConfigError(
+        raise ValueError(
             f"jailbreak={chosen}: measure={cell.measure.name} asks malicious prompts as they are; leave jailbreak out"
         )
 
@@ -86,53 +105,8 @@ def _check_backend(cell: Cell, options: Options) -> None:
     backend.check_cell(cell)
 
 
-def _check_data_and_model(cell: Cell) -> None:
-    """Checks what needs more than one setting to see.
-
-    Raises:
-        ValueError: naming the key, its value and what to do instead.
-    """
-    _check_quantization(cell)
-    source = source_of(cell)
-    if isinstance(source, Hub):
-        _check_hub(cell, source)
-    elif isinstance(source, Files):
-        check_data(cell, source)
-
-
-def _check_quantization(cell: Cell) -> None:
-    if not isinstance(cell.model, PretrainedModel) or cell.model.quantization is None:
-        return
-    quantization = cell.model.quantization
-    if cell.training.name == "full":
-        raise ValueError(
-            f"model.quantization={quantization}: quantised weights cannot be trained themselves; use training=lora"
-        )
-    if cell.protocol.name == "official":
-        raise ValueError(
-            f"model.quantization={quantization}: protocol=official trains in float32; leave model.quantization out or "
-            "use protocol=clean"
-        )
-
-
-def _check_hub(cell: Cell, hub: Hub) -> None:
-    """The sources are named; how many rows they have is known once they are downloaded."""
-    if isinstance(cell.model, SafetyTunedModel):
-        raise ValueError(
-            f"data=hub: model={cell.model.name} learns its refusals from the authors' files; set data.root to a "
-            "folder with them (docs/data.md)"
-        )
-    attack_of(cell).identity(hub)
-    for part in PARTS:
-        task_of(cell).identity(part, hub)
-
-
 def check_together(cell: Cell, options: Options) -> None:
-    """Refuses settings that do not go with several processes.
-
-    Raises:
-        ConfigError: naming the key, its value and what to do instead.
-    """
+    """Refuses, by ConfigError, settings that do not go with several processes."""
     if isinstance(cell.model, PretrainedModel) and cell.model.device_map is not None:
         raise ConfigError(
             f"model.device_map={cell.model.device_map}: spreads one model over GPUs of which several processes have "
@@ -144,4 +118,79 @@ def check_together(cell: Cell, options: Options) -> None:
     if options.device != "cpu" and 0 < gpus < local:
         raise ConfigError(
             f"device={options.device}: {local} processes share {gpus} GPUs; start {gpus}, or set device=cpu"
+        )
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Rows of each pool of a data folder, for one task."""
+
+    benign: int
+    harmful: int
+    safety: int
+    evaluation: int
+
+
+_counted: dict[str, Sizes] = {}
+
+
+def _check_data(cell: Cell, files: Files) -> None:
+    """Compares what a cell draws with what its data folder holds.
+
+    The authors' shipped files are small (docs/data.md), so many settings of the paper's tables need more of theirs.
+    """
+    sizes = pool_sizes(files, task_of(cell), attack_of(cell))
+    if cell.evaluation.n_harmful > sizes.evaluation:
+        raise ValueError(
+            f"evaluation.n_harmful={cell.evaluation.n_harmful}: the folder holds {sizes.evaluation} malicious prompts; "
+            "ask for at most that"
+        )
+    if isinstance(cell.model, SafetyTunedModel) and cell.model.refusals > sizes.safety:
+        raise ValueError(
+            f"model.refusals={cell.model.refusals}: the folder holds {sizes.safety} safety rows; set it to at most that"
+        )
+    if cell.method.trains:
+        _check_rows(cell, files)
+    for required in cell.required().values():
+        _check_rows(required, files)
+
+
+def pool_sizes(files: Files, task: Task, attack: Attack) -> Sizes:
+    """The pools that a cell draws from, counted once as long as no file of the folder changes."""
+    root = files.folder
+    there = sorted([*(root / "ft_datasets").rglob("*.json"), *(root / "evaluation").rglob("*.json*")])
+    place = repr((root, task, attack, [(path, path.stat().st_mtime_ns) for path in there]))
+    if place not in _counted:
+        harmful = attack.rows(files)  # its message says which sources there are
+        task.rows("test", files)  # a missing test file is told now, not after training
+        _counted[place] = Sizes(
+            len(task.rows("train", files)), len(files.attackable(harmful)), len(files.safety()), len(files.evaluation())
+        )
+    return _counted[place]
+
+
+def _check_rows(cell: Cell, files: Files) -> None:
+    attack, task = attack_of(cell), task_of(cell)
+    sizes = pool_sizes(files, task, attack)
+    needed = cell.method.safety_rows(cell)
+    if needed > sizes.safety:
+        raise ValueError(
+            f"method={cell.method.name}: needs {needed} safety rows with attack.n={attack.n}; the folder holds "
+            f"{sizes.safety} (the malicious prompts of agnews_1k_p_0.2.json that no other file holds). "
+            "Lower the method's own count (method.share, method.safety) or attack.n."
+        )
+    if cell.protocol.name == "official" and files.mixture_rows(task, attack) is not None:
+        return
+    if attack.benign_count() > sizes.benign:
+        raise ValueError(
+            f"attack.n={attack.n} with attack.p={attack.p:g} and attack.mix={attack.mix} needs {attack.benign_count()} "
+            f"benign rows; the folder holds {sizes.benign} of dataset={cell.dataset.name}. Lower attack.n, or put a "
+            f"larger file <task>_<n>k_p_0.json beside those in {files.folder}/ft_datasets."
+        )
+    defender = cell.method.defender_rows(cell)
+    if attack.harmful_count() + defender > sizes.harmful:
+        kept = f" and method={cell.method.name} {defender} others" if defender else ""
+        raise ValueError(
+            f"attack.n={attack.n} with attack.p={attack.p:g} needs {attack.harmful_count()} harmful rows{kept}; the "
+            f"folder holds {sizes.harmful} besides the safety rows. Lower attack.n or attack.p, or add files with more."
         )

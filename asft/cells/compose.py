@@ -79,11 +79,7 @@ class Sweep:
 
 
 def plain(config: DictConfig) -> dict[str, Any]:
-    """A composed job configuration as resolved plain data.
-
-    Raises:
-        ConfigError: for a value still missing (``???``) or an interpolation that leads nowhere.
-    """
+    """A composed configuration as resolved data; ConfigError for a missing value (``???``) or interpolation."""
     try:
         tree = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:

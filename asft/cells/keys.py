@@ -11,11 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from asft.cells.cell import Cell
-from asft.config import ModelConfig, OrganismModel, PretrainedModel, as_plain
+from asft.config import OrganismModel, PretrainedModel, as_plain
 from asft.data.base import attack_of, source_of, task_of
+from asft.data.files import PUBLISHED
+from asft.data.world.source import VERSION
 from asft.measures.base import Measure, folder_identities
 from asft.methods.post_hoc import PostHoc
 from asft.models.checkpoint_files import checkpoint_identity
+from asft.models.organism.recipe import BuildRecipe
 from asft.store.entries import content_key
 
 Settings = dict[str, Any]
@@ -123,31 +126,24 @@ def _weights(cell: Cell) -> set[tuple[str, str]]:
     return {entry for entry in entries(cell) if entry[0] in {"stages/start", "stages/mixture", "stages/train"}}
 
 
-def pair_settings(cell: Cell) -> Settings:
-    """What a pair's weights depend on."""
-    return _pair_settings(cell.model, cell)
-
-
 def mixture_settings(cell: Cell) -> Settings:
     """What the training rows depend on; the method only where it adds or marks rows."""
-    attack = cell.attack
-    if cell.protocol.name == "official":
-        return {
-            "code": CODE["mixture"],
-            "protocol": "official",
-            "rows": _published(cell),
-            "seed": cell.seed,
-            "method": _mixing_identity(cell) if cell.method.overrides("mixture") else None,
-        }
-    return {
+    source, task, attack = source_of(cell), task_of(cell), attack_of(cell)
+    shared = {
         "code": CODE["mixture"],
-        "task": task_of(cell).identity("train", source_of(cell)),
-        "source": attack_of(cell).identity(source_of(cell)) if attack.harmful_count() else None,
-        "benign": attack.benign_count(),
-        "harmful": attack.harmful_count(),
         "seed": cell.seed,
         "method": _mixing_identity(cell) if cell.method.overrides("mixture") else None,
     }
+    official = cell.protocol.name == "official"
+    rows = source.mixture_identity(task, attack) if official else None
+    if rows is None:  # no file holds them: they are drawn
+        rows = {
+            "task": task.identity("train", source),
+            "source": attack.identity(source) if attack.harmful_count() else None,
+            "benign": attack.benign_count(),
+            "harmful": attack.harmful_count(),
+        }
+    return {**shared, "protocol": "official", "rows": rows} if official else {**shared, **rows}
 
 
 def _mixing_identity(cell: Cell) -> Settings:
@@ -190,13 +186,11 @@ def train_settings(cell: Cell, pair: Settings) -> Settings:
     }
 
 
-def _pair_settings(model: ModelConfig, cell: Cell) -> Settings:
-    resultless = {"name", "recipe", "device_map"}
+def pair_settings(cell: Cell) -> Settings:
+    """What a pair's weights depend on."""
+    model, resultless = cell.model, {"name", "recipe", "device_map"}
     settings = {name: value for name, value in asdict(model).items() if name not in resultless}
     if isinstance(model, OrganismModel):
-        from asft.data.world.version import VERSION
-        from asft.models.organism.recipe import BuildRecipe
-
         return {**settings, "world": VERSION, "recipe": asdict(BuildRecipe())}
     if isinstance(model, PretrainedModel):
         settings["code"] = CODE["pair"]
@@ -205,8 +199,7 @@ def _pair_settings(model: ModelConfig, cell: Cell) -> Settings:
         for side in ("base", "aligned"):
             settings |= _checkpoint(side, settings[side], settings[f"{side}_revision"])
         return settings
-    from asft.data.files import PUBLISHED
-    from asft.models import smollm
+    from asft.models import smollm  # loads torch
 
     source = source_of(cell)
     data = {**source.pools_identity("none"), **source.task_identity(PUBLISHED["alpaca"], "train")}
@@ -221,16 +214,3 @@ def _checkpoint(side: str, source: str, revision: str) -> Settings:
     if source.startswith((".", "/", "~")):
         return {side: str(path)}
     return {side: source, f"{side}_revision": revision}
-
-
-def _published(cell: Cell) -> Settings:
-    """What the rows of ``protocol=official`` are a function of, their counts included where no file holds them."""
-    source, task, attack = source_of(cell), task_of(cell), attack_of(cell)
-    if (published := source.mixture_identity(task, attack)) is not None:
-        return published
-    return {
-        "task": task.identity("train", source),
-        "source": attack.identity(source) if attack.harmful_count() else None,
-        "benign": attack.benign_count(),
-        "harmful": attack.harmful_count(),
-    }

@@ -3,27 +3,21 @@
 from __future__ import annotations
 
 import json
-import sys
 from typing import TYPE_CHECKING
 
-from rich.console import Console
 from rich.table import Table
 
 from asft.cells.compose import enumerate_cells
 from asft.commands.flags import Flags
 from asft.config import ConfigError
-from asft.console import quiet_libraries
+from asft.console import quiet_libraries, results
 
 if TYPE_CHECKING:
     from asft.anchor.spectrum import ModuleSpectrum
 
 
 def anchor_inspect(arguments: list[str]) -> int:
-    """Prints, and writes as JSON and as a plot, how far I − Ĉ is from I: is AsFT more than weight decay?
-
-    Raises:
-        ConfigError: for a method without an anchor.
-    """
+    """Prints, and writes as JSON and as a plot, how far I − Ĉ is from I: is AsFT more than weight decay?"""
     _, overrides = Flags("anchor inspect", "model=NAME, method=asft or a variant of it, …").split(arguments)
     job = enumerate_cells(overrides, sweep=False).cells[0]
     cell, store = job.cell, job.store
@@ -45,7 +39,7 @@ def anchor_inspect(arguments: list[str]) -> int:
     (folder / "spectrum.json").write_text(text := spectrum.to_json(spectra))
     rows = charts.eigenvalues(json.loads(text)["modules"])
     (folder / "spectrum.html").write_text(charts.page(charts.spectrum(), rows), encoding="utf-8")
-    terminal = Console(file=sys.stdout, highlight=False)
+    terminal = results()
     terminal.print(_table(spectra))
     terminal.print(spectrum.summary(spectra))
     terminal.print(f"Plot: {folder / 'spectrum.html'}\nJSON: {folder / 'spectrum.json'}", soft_wrap=True)

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 from argparse import ArgumentTypeError
-from collections.abc import Sequence
-
-from rich.console import Console
 
 from asft.cells.compose import enumerate_cells
 from asft.commands.flags import SweepFlags
 from asft.config import ConfigError
-from asft.console import console
+from asft.console import console, results
 from asft.dashboard import Site
-from asft.dashboard.tables import Experiment, enumerate_experiment, experiment_names
+from asft.dashboard.tables import enumerate_experiment, experiment_names
 from asft.store.entries import Store
 
 PORT = 8765
@@ -23,9 +19,6 @@ def dashboard(arguments: list[str]) -> int:
     """Writes ``outputs/dashboard``; with ``--serve`` shows it and keeps it up to date until interrupted.
 
     ``experiment=table2,fig4a`` shows only these; all other overrides change the cells that tables look for.
-
-    Raises:
-        ConfigError: for an unknown experiment, a wrong flag, or an override that does not compose.
     """
     flags = SweepFlags("dashboard")
     text = f"show it and keep it up to date until interrupted; --serve=PORT (default {PORT}, 0 takes a free one)"
@@ -35,10 +28,17 @@ def dashboard(arguments: list[str]) -> int:
     chosen = [text.removeprefix("experiment=") for text in overrides if text.startswith("experiment=")]
     others = [text for text in overrides if not text.startswith("experiment=")]
     outputs = enumerate_cells(others, sweep=True).cells[0].options.outputs
-    experiments = _enumerate(_names(chosen), others)
+    allowed, experiments = experiment_names(), []
+    names = [name for text in chosen for name in text.split(",")] or allowed
+    if unknown := [name for name in names if name not in allowed]:
+        raise ConfigError(f"experiment={unknown[0]}: unknown. Allowed: {', '.join(allowed)}")
+    with console.status("") as status:
+        for position, name in enumerate(names, start=1):
+            status.update(f"enumerating {name} ({position} of {len(names)})")
+            experiments.append(enumerate_experiment(name, others))
     site = Site(Store(outputs), experiments, outputs / "dashboard", live=port is not None)
     counts = site.build()
-    terminal = Console(file=sys.stdout, highlight=False)
+    terminal = results()
     terminal.print(
         f"{counts.cells} cells, {counts.failures} failures, {counts.answers} answers; "
         f"{counts.experiments} of {len(experiments)} experiments have finished cells"
@@ -55,21 +55,3 @@ def _port(text: str) -> int:
     if not (text.isdigit() and int(text) < 65536):
         raise ArgumentTypeError(f"{text}: allowed: --serve or --serve=PORT")
     return int(text)
-
-
-def _names(chosen: Sequence[str]) -> list[str]:
-    allowed = experiment_names()
-    names = [name for text in chosen for name in text.split(",")] or allowed
-    if unknown := [name for name in names if name not in allowed]:
-        raise ConfigError(f"experiment={unknown[0]}: unknown. Allowed: {', '.join(allowed)}")
-    return names
-
-
-def _enumerate(names: Sequence[str], overrides: Sequence[str]) -> list[Experiment]:
-    """Every experiment with its cells; composing a cell takes a twentieth of a second, so progress is shown."""
-    experiments = []
-    with console.status("") as status:
-        for position, name in enumerate(names, start=1):
-            status.update(f"enumerating {name} ({position} of {len(names)})")
-            experiments.append(enumerate_experiment(name, overrides))
-    return experiments

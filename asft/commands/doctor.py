@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import sys
-
-from rich.console import Console
-
 from asft.cells.compose import enumerate_cells
 from asft.commands.flags import SweepFlags
 from asft.config import ConfigError
+from asft.console import results
 from asft.planning.doctor import Finding, examine
 
 _MARKS = {"ok": "ok", "note": "–", "missing": "MISSING"}
@@ -23,7 +20,7 @@ def doctor(arguments: list[str]) -> int:
     except ConfigError as error:  # what the settings name is not there: that is what a doctor is asked for
         findings = [Finding("settings", "missing", str(error))]
     width = max(len(finding.what) for finding in findings)
-    terminal = Console(file=sys.stdout, highlight=False, markup=False)
+    terminal = results(markup=False)
     for finding in findings:  # one line each, so that a pipe keeps them whole
         terminal.print(f"{finding.what:<{width}}  {_MARKS[finding.state]:<7}  {finding.text}", soft_wrap=True)
     missing = [finding.what for finding in findings if finding.state == "missing"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 import time
 
 from rich.console import Console
@@ -14,20 +13,15 @@ from asft.cells.job import Job
 from asft.commands.flags import SweepFlags
 from asft.commands.run import describe, distinct, scores_text
 from asft.config import ConfigError
-from asft.console import quiet_libraries, show_log
-from asft.judges.agreement import Agreement, agreement
+from asft.console import quiet_libraries, results, show_log
+from asft.judges.ensemble import agreement
 from asft.report.judge_notes import agreement_words, cells_agreement
-from asft.store.entries import Entry
 
 _JUDGE_OVERRIDE = re.compile(r"[+~]*judge(?=[=.@]|$)")
 
 
 def judge(arguments: list[str]) -> int:
-    """Judges every cell of an experiment that has answers, and says which have none yet.
-
-    Returns:
-        0 when all cells are judged, else 1.
-    """
+    """Judges every cell of an experiment that has answers; returns 0 when all cells are judged, else 1."""
     flags = SweepFlags("judge", needed=True)
     flags.add_argument("--agreement", metavar="JUDGE", help="also how far it agrees with this judge: Cohen's κ")
     options, overrides = flags.split(arguments)
@@ -37,7 +31,7 @@ def judge(arguments: list[str]) -> int:
     if options.agreement and "judge" in sweep.axes:
         raise ConfigError("--agreement: compares one judge with another; give a single judge=")
     show_log()
-    terminal = Console(file=sys.stdout, highlight=False, markup=False)
+    terminal = results(markup=False)
     open_cells = _judge_all(distinct(sweep.cells), terminal)
     for item in open_cells:
         terminal.print(f"  no answers yet: {describe(item)}", soft_wrap=True)
@@ -54,13 +48,12 @@ def judge(arguments: list[str]) -> int:
 def _judge_all(cells: dict[str, Job], terminal: Console) -> list[Job]:
     """Judges cell after cell in this process, so that a judge that is a model is loaded once.
 
-    Returns:
-        The cells that have no answers yet.
+    Returns the cells that have no answers yet.
     """
     name = next(iter(cells.values())).cell.judge.name
     before, open_cells = 0, []
-    for key, item in cells.items():
-        if item.store.find("cells", key):
+    for item in cells.values():
+        if item.find():
             before += 1
             continue
         from asft.pipeline.run import rejudge_cell  # loads torch, which a look at what was judged before needs not
@@ -83,12 +76,12 @@ def _print_agreement(first: Sweep, second: Sweep, terminal: Console) -> None:
     names = first.cells[0].cell.judge.name, second.cells[0].cell.judge.name
     table = Table("cell", "answers", f"HS {names[0]}", f"HS {names[1]}", "equal", "κ", box=None)
     pooled: tuple[list[bool], list[bool]] = ([], [])
-    others = {_place(item): item for item in second.cells}
+    others = {tuple(item.axes.items()): item for item in second.cells}
     for item in distinct(first.cells).values():
-        entries = [_entry(item), _entry(others[_place(item)])]
-        if entries[0] is None or entries[1] is None:
+        one, other = item.find(), others[tuple(item.axes.items())].find()
+        if one is None or other is None:
             continue
-        flags = cells_agreement(entries[0], entries[1])
+        flags = cells_agreement(one, other)
         pooled[0].extend(flags[0])
         pooled[1].extend(flags[1])
         table.add_row(describe(item), *_columns(*flags))
@@ -101,15 +94,7 @@ def _print_agreement(first: Sweep, second: Sweep, terminal: Console) -> None:
 
 
 def _columns(first: list[bool], second: list[bool]) -> list[str]:
-    found: Agreement = agreement(first, second)
+    found = agreement(first, second)
     scores = [f"{100 * sum(flags) / len(flags):.1f}" for flags in (first, second)]
     kappa = "–" if found.kappa is None else f"{found.kappa:.3f}"
     return [str(found.answers), *scores, f"{100 * found.observed:.1f} %", kappa]
-
-
-def _place(item: Job) -> tuple[tuple[str, str], ...]:
-    return tuple(item.axes.items())
-
-
-def _entry(item: Job) -> Entry | None:
-    return item.store.find("cells", item.key)

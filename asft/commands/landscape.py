@@ -14,9 +14,6 @@ def landscape(arguments: list[str]) -> int:
 
     Without an experiment, ``measure=plane`` is the default: ``asft landscape model=pair model.base=DIR
     model.aligned=DIR measure.y=ADAPTER``.
-
-    Raises:
-        ConfigError: when the configuration names no measure.
     """
     flags = Flags("landscape", "experiment=fig1 …, or measure=plane and a pair: one plane", needed=True)
     flags.add_argument("-m", "--multirun", action="store_true", help="an experiment is always measured whole")

@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import shutil
-import sys
 from collections import Counter
 from collections.abc import Iterator
-
-from rich.console import Console
 
 from asft.cells.cell import Cell
 from asft.cells.compose import enumerate_cells
 from asft.cells.job import Job
 from asft.commands.flags import SweepFlags
+from asft.commands.progress import duration
 from asft.commands.run import distinct
-from asft.commands.standing import duration
-from asft.planning.needs import downloads
-from asft.planning.size import device_memory, disk_bytes, model_shape
-from asft.planning.times import learned, seconds_left
-from asft.planning.trainings import Trainings, trainings
+from asft.console import results
+from asft.planning.size import device_memory, disk_bytes, downloads, model_shape
+from asft.planning.trainings import Trainings, learned, seconds_left, trainings
 from asft.store.entries import content_key
 
 _GIB = 2**30
@@ -28,7 +24,7 @@ def plan(arguments: list[str]) -> int:
     """Prints cells, distinct trainings, memory, time, downloads and disk of a command line's sweep."""
     _, overrides = SweepFlags("plan").split(arguments)
     sweep = enumerate_cells(overrides, sweep=True)
-    terminal = Console(file=sys.stdout, highlight=False, markup=False)
+    terminal = results(markup=False)
     by_pair: dict[str, list[Job]] = {}
     for job in distinct(sweep.cells).values():
         by_pair.setdefault(content_key(job.plan.pair), []).append(job)
@@ -58,11 +54,8 @@ def _lines(jobs: list[Job]) -> Iterator[tuple[str, str]]:
     for item in downloads(cells):
         size = f"about {item.size / _GIB:.1f} GiB, by its name" if item.size else "size unknown"
         yield "download", f"{item.source} for {item.purpose}, {size}"
-    wanted = (
-        f"at most {disk_bytes(fine_tunes, [job.cell for job in left], shape) / _GIB:.2f} GiB"
-        if shape
-        else "what is written"
-    )
+    written = disk_bytes(fine_tunes, [job.cell for job in left], shape) if shape else None
+    wanted = "what is written" if written is None else f"at most {written / _GIB:.2f} GiB"
     folder = next(path for path in (outputs.resolve(), *outputs.resolve().parents) if path.exists())
     yield "disk", f"{wanted} below {outputs}; {shutil.disk_usage(folder).free / _GIB:.0f} GiB free"
 

@@ -1,18 +1,88 @@
-"""A sweep's one progress display: read from the store, so it is the same whatever launcher does the work."""
+"""Where the cells of a sweep stand and how long the rest may take, and the one progress display of it.
+
+All is read from the store, so it is the same whatever launcher does the work.
+"""
 
 from __future__ import annotations
 
 import threading
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Literal
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from asft.cells.cell import Cell
 from asft.cells.job import Job
-from asft.commands.standing import CellState, duration, seconds_left, state_of
 from asft.console import console
+from asft.store.entries import Entry
+from asft.store.heartbeat import Beat
 
 _LOOK_EVERY, _TELL_EVERY = 1.0, 60.0  # seconds
+Standing = Literal["done", "running", "failed", "damaged", "missing"]
+
+
+@dataclass(frozen=True, slots=True)
+class CellState:
+    """One cell's standing; ``entry`` where it is done, ``beat`` where it runs, ``reason`` where it has none."""
+
+    cell: Cell
+    standing: Standing
+    entry: Entry | None = None
+    beat: Beat | None = None
+    reason: str = ""
+
+    @property
+    def name(self) -> str:
+        """The method, or what is measured; cells of one name cost alike."""
+        return self.cell.method.name if self.cell.measure is None else self.cell.measure.name
+
+
+def state_of(job: Job) -> CellState:
+    """Reads a cell's standing from its store."""
+    store, key, cell = job.store, job.key, job.cell
+    if entry := job.find():
+        return CellState(cell, "done", entry=entry)
+    if beat := store.working(key):
+        return CellState(cell, "running", beat=beat)
+    if reason := store.failure(key):
+        return CellState(cell, "failed", reason=reason)
+    if reason := store.damage(job.plan.kind, key):
+        return CellState(cell, "damaged", reason=reason)
+    return CellState(cell, "missing")
+
+
+def seconds_left(states: Mapping[str, CellState]) -> float | None:
+    """An estimate from what finished cells of the same method took, shared among those now at work.
+
+    None where nothing is finished yet to learn from, or nothing is left.
+    """
+    costs: dict[str, list[float]] = {}
+    for state in states.values():
+        if state.entry:
+            costs.setdefault(state.name, []).append(cost(state.entry))
+    left = [state for state in states.values() if state.standing != "done"]
+    if not costs or not left:
+        return None
+    overall = fmean(cost for found in costs.values() for cost in found)
+    total = sum(fmean(costs.get(state.name, [overall])) for state in left)
+    workers = sum(state.standing == "running" for state in left)
+    return total / max(1, workers)
+
+
+def cost(entry: Entry) -> float:
+    """Seconds of a finished cell's stages, shared ones included."""
+    return entry.seconds + sum(stage["seconds"] for stage in entry.result.get("stages", {}).values())
+
+
+def duration(seconds: float) -> str:
+    """``42 s``, ``7 min``, ``3 h 20 min``."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
 
 
 class SweepProgress:
@@ -25,7 +95,9 @@ class SweepProgress:
         self.jobs = dict(jobs)
         self.states: dict[str, CellState] = {}
         self._over = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="progress", daemon=True)
+        self._thread = threading.Thread(
+            target=self._draw if console.is_terminal else self._tell, name="progress", daemon=True
+        )
 
     def __enter__(self) -> SweepProgress:
         self._thread.start()
@@ -49,12 +121,6 @@ class SweepProgress:
     def done(self) -> int:
         """Cells finished at the last look."""
         return sum(state.standing == "done" for state in self.states.values())
-
-    def _run(self) -> None:
-        if console.is_terminal:
-            self._draw()
-        else:
-            self._tell()
 
     def _draw(self) -> None:
         columns = TextColumn("cells"), BarColumn(24), MofNCompleteColumn(), TextColumn("{task.description}")

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 
 from asft.commands.flags import Flags
 from asft.config import ConfigError
-from asft.console import quiet_libraries, show_log
+from asft.console import quiet_libraries, results, show_log
 
 
 def project(arguments: list[str]) -> int:
@@ -38,7 +36,7 @@ def project(arguments: list[str]) -> int:
         cosine = "–" if module.cosine is None else f"{module.cosine:.5f}"
         norms = f"{module.norm_before:.4g}", f"{module.norm_after:.4g}"
         table.add_row(module.name, cosine, "yes" if module.projected else "", *norms)
-    terminal = Console(file=sys.stdout, highlight=False)
+    terminal = results()
     terminal.print(table)
     terminal.print(f"{len(report.projected)} of {len(report.modules)} modules projected; adapter: {options.out}")
     return 0

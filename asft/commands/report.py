@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import shlex
-import sys
 from dataclasses import asdict
-
-from rich.console import Console
 
 from asft.cells.compose import Sweep, enumerate_cells
 from asft.commands.flags import SweepFlags
 from asft.config import ConfigError
+from asft.console import results
 from asft.dashboard.site import write_report_page
 from asft.dashboard.tables import table_data
 from asft.report.collect import analysis_of, measures_in
@@ -23,9 +21,6 @@ def report(arguments: list[str]) -> int:
     """Writes Markdown, CSV, LaTeX and a page, prints the table, and names the page.
 
     ``--format pdf`` adds the table and the figures as PDF, ``--format tex`` also a document that holds them.
-
-    Raises:
-        ConfigError: when no cell of the experiment is finished, or the configuration is wrong.
     """
     flags = SweepFlags("report")
     flags.add_argument("--format", choices=PRINT_FORMATS, help="for print, too: PDFs, or a LaTeX document as well")
@@ -45,7 +40,7 @@ def report_sweep(sweep: Sweep, arguments: list[str], kind: str | None = None) ->
     folder = sweep.cells[0].options.outputs / "reports" / _folder_name(sweep, analysis.spec.name)
     write_report(analysis, folder)
     page = write_report_page(folder, table_data(analysis))
-    terminal = Console(file=sys.stdout, highlight=False)
+    terminal = results()
     print_analysis(analysis, terminal)
     terminal.print(f"\nPage: {page.resolve()}", soft_wrap=True)
     if kind is not None:

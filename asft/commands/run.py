@@ -36,11 +36,7 @@ _told: set[str] = set()  # cells whose failure this process has told
 
 
 def run(arguments: list[str]) -> int:
-    """Checks every cell, launches those that are not finished, and says at the end which failed.
-
-    Returns:
-        0, or 1 when a cell failed.
-    """
+    """Checks every cell, launches those that are not finished, and says at the end which failed: returns 1, else 0."""
     if started_together() == 1:
         return _lead(arguments)
     with together() as processes:
@@ -98,11 +94,7 @@ def _cells(cells: Iterable[object]) -> str:
 
 
 def _check_together(arguments: list[str], jobs: list[Job]) -> None:
-    """Refuses what several processes cannot do together.
-
-    Raises:
-        ConfigError: naming the key, its value and what to do instead.
-    """
+    """Refuses, by ConfigError, what several processes cannot do together."""
     for argument in arguments:
         key, _, launcher = argument.lstrip("+").partition("=")
         if key == "hydra/launcher" and launcher != "basic":
@@ -136,11 +128,7 @@ def _task(jobs: Mapping[str, Job], config: DictConfig, *, wait: bool) -> None:
 
 
 def _ask_hydra(arguments: list[str]) -> None:
-    """Hands Hydra the command line as the user typed it: help, the composed configuration, shell completion.
-
-    Raises:
-        ConfigError: what Hydra has to say, in one line.
-    """
+    """Hands Hydra the command line as the user typed it: help, the composed configuration, shell completion."""
     sys.argv = ["asft run", *arguments]
     if "COMP_LINE" in os.environ:  # Hydra's completion expects the overrides right after the program's name
         os.environ["COMP_LINE"] = os.environ["COMP_LINE"].replace(" run ", " ", 1)
@@ -173,11 +161,11 @@ def _compute(job: Job) -> None:
     def record(error: Exception) -> None:
         if isinstance(error, OutOfStep) and job.store.failure(job.key):
             return  # the process that failed first has told why
-        message = str(error) if isinstance(error, ValueError | OutOfStep) else f"{type(error).__name__}: {error}"
+        known = isinstance(error, ValueError | OutOfStep)
+        message = str(error) if known else f"{type(error).__name__}: {error}"
         with suppress(OSError):  # on a full disk there is no room for the record either
             text = "".join(traceback.format_exception(error))
             job.store.record_failure(job.key, message, job.plain(), text)
-        known = isinstance(error, ValueError | OutOfStep)
         where = "" if known else f" (traceback: {job.store.root / 'failures' / job.key}.json)"
         log.error("%s  failed: %s%s", describe(job), message, where)
         _told.add(job.key)

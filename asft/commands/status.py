@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
 from datetime import datetime
 
-from rich.console import Console
 from rich.table import Table
 
 from asft.cells.compose import enumerate_cells
 from asft.commands.flags import SweepFlags
+from asft.commands.progress import CellState, duration, seconds_left, state_of
 from asft.commands.run import distinct, values_text
-from asft.commands.standing import CellState, duration, seconds_left, state_of
-from asft.store.entries import Entry
+from asft.console import results
 
 
 def status(arguments: list[str]) -> int:
@@ -25,9 +23,8 @@ def status(arguments: list[str]) -> int:
     axes = [axis for axis in sweep.axes if axis != "method"]
     table = Table("cell", *axes, "status", *sweep.cells[0].cell.metrics, box=None)
     for key, item in cells.items():
-        name = item.cell.method.name if item.cell.measure is None else item.cell.measure.name
-        table.add_row(name, *(item.axes.get(axis, "") for axis in axes), *_columns(states[key]))
-    terminal = Console(file=sys.stdout, highlight=False, markup=False)
+        table.add_row(states[key].name, *(item.axes.get(axis, "") for axis in axes), *_columns(states[key]))
+    terminal = results(markup=False)
     terminal.print(table)
     counts = Counter(state.standing for state in states.values())
     others = "".join(f", {count} {name}" for name, count in counts.items() if name != "done")
@@ -39,17 +36,12 @@ def status(arguments: list[str]) -> int:
 
 
 def _columns(state: CellState) -> list[str]:
-    """Standing and metrics."""
-    if state.entry:
-        return ["done", *_numbers(state.entry)]
+    """Standing and metrics, or what was measured instead."""
+    if entry := state.entry:
+        metrics = entry.result.get("metrics")
+        numbers = [values_text(entry)] if metrics is None else [f"{each['value']:.1f}" for each in metrics.values()]
+        return ["done", *numbers]
     if beat := state.beat:
         since = datetime.fromisoformat(beat.started).astimezone()
         return [f"running: {beat.progress}, on {beat.where} since {since:%d %b %H:%M}"]
     return [f"{state.standing}: {state.reason}" if state.reason else state.standing]
-
-
-def _numbers(entry: Entry) -> list[str]:
-    """The metrics, or what was measured instead."""
-    if "metrics" not in entry.result:
-        return [values_text(entry)]
-    return [f"{metric['value']:.1f}" for metric in entry.result["metrics"].values()]

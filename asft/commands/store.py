@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 from rich.console import Console
@@ -14,6 +13,7 @@ from asft.cells.keys import entries
 from asft.commands.flags import Flags
 from asft.commands.run import distinct
 from asft.config import ConfigError
+from asft.console import results
 from asft.store.archive import MAX_FILES, MAX_GB, WEIGHTLESS, export, import_archive
 from asft.store.cleaning import removable, remove, verify
 from asft.store.entries import KINDS, Store
@@ -56,11 +56,7 @@ def store_gc(arguments: list[str]) -> int:
 
 
 def store_export(arguments: list[str]) -> int:
-    """Packs the finished cells and their stages; returns 1 when cells were missing.
-
-    Raises:
-        ConfigError: where none is finished, or no experiment is named.
-    """
+    """Packs the finished cells and their stages; returns 1 when cells were missing, ConfigError where all are."""
     flags = Flags("store export", "experiment=table2 …", needed=True)
     flags.add_argument("file", type=Path, metavar="FILE", help="a new .tar.gz")
     flags.add_argument("--weights", action="store_true", help="adapters, training curves and embedded pairs too")
@@ -93,13 +89,9 @@ def store_import(arguments: list[str]) -> int:
 
 
 def _opened(overrides: list[str], *, there: bool = True) -> tuple[Store, list[Cell], Console]:
-    """The store that the words name, their distinct cells, and the terminal.
-
-    Raises:
-        ConfigError: for a wrong configuration, or no such folder where one has to be there.
-    """
+    """The store that the words name, their distinct cells, and the terminal."""
     jobs = list(distinct(enumerate_cells(overrides, sweep=True).cells).values())
     cells, place = [job.cell for job in jobs], jobs[0].store
     if there and not place.root.is_dir():
         raise ConfigError(f"outputs={place.root}: no such folder")
-    return place, cells, Console(file=sys.stdout, highlight=False, markup=False, soft_wrap=True)
+    return place, cells, results(markup=False, soft_wrap=True)

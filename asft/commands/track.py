@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 from rich.console import Console
@@ -14,20 +13,15 @@ from asft.commands.flags import SweepFlags
 from asft.commands.run import describe, distinct
 from asft.commands.wandb_pages import PAGES, check_pages, save_pages
 from asft.config import ConfigError
-from asft.console import console
+from asft.console import console, results
 from asft.pipeline.tracked import tracked_cell
 
 
 def track(arguments: list[str]) -> int:
     """Tracks every finished cell; W&B unless ``tracker=`` says otherwise. Tracking a cell again changes nothing.
 
-    ``--workspace`` and ``--report`` then save W&B's pages of the experiment.
-
-    Returns:
-        0, or 1 when a cell could not be tracked or a page not be saved.
-
-    Raises:
-        ConfigError: for ``tracker=none``, where no cell is finished, or for a page that cannot be saved.
+    ``--workspace`` and ``--report`` then save W&B's pages of the experiment. Returns 1 when a cell could not be tracked
+    or a page not be saved, else 0; ConfigError for ``tracker=none`` and where no cell is finished.
     """
     flags = SweepFlags("track", needed=True)
     for page in PAGES:
@@ -54,7 +48,7 @@ def track(arguments: list[str]) -> int:
             console.print(f"{escape(describe(item))}: {escape(str(error))}", soft_wrap=True)
     if not tracked + failed:
         raise ConfigError(f"none of these {len(cells)} cells is finished in {store.root}; first launch `asft run`")
-    terminal = Console(file=sys.stdout, highlight=False)
+    terminal = results()
     missing = len(cells) - tracked - failed
     folder = store.root / first.tracker.name
     terminal.print(f"{tracked} cells tracked, {failed} failed, {missing} not finished: {folder}", soft_wrap=True)
@@ -63,11 +57,7 @@ def track(arguments: list[str]) -> int:
 
 
 def _save_pages(cells: list[Job], pages: list[str], folder: Path, terminal: Console) -> bool:
-    """Saves the pages and names their addresses; where that fails it is told, and False.
-
-    Raises:
-        ConfigError: where W&B does not know who is asking.
-    """
+    """Saves the pages and names their addresses; where that fails it is told, and False."""
     try:
         for address in save_pages(cells, of=pages, folder=folder):
             terminal.print(f"Page: {address}", soft_wrap=True)

@@ -9,7 +9,8 @@ gave them.
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,9 +20,7 @@ from asft.config import ConfigError
 from asft.trackers.base import Tracker, WandbTracker
 
 if TYPE_CHECKING:
-    from wandb_workspaces.reports.v2 import Report
     from wandb_workspaces.reports.v2.interface import PanelTypes
-    from wandb_workspaces.workspaces import Workspace
 
 GROUPING = ("JobType", "Group")
 # What a training logs, by the panel's title; without loss it is no training.
@@ -40,15 +39,9 @@ _READING = (
 
 @dataclass(frozen=True)
 class Shown:
-    """What a page is of.
+    """What a page is of: the experiment's name, the page's title, and the cells' keys, which are the runs' ids.
 
-    Attributes:
-        entity: the user or team that the project is of.
-        project: the runs' project.
-        name: the experiment's.
-        title: the page's.
-        keys: the cells' keys, the runs' ids.
-        headlines: summary metrics of measured cells, in order; empty where cells are trained and scored.
+    ``headlines`` are summary metrics of measured cells, in order; none where cells are trained and scored.
     """
 
     entity: str
@@ -60,11 +53,7 @@ class Shown:
 
 
 def check_pages(tracker: Tracker) -> None:
-    """Refuses what can keep no page, before cells are sent.
-
-    Raises:
-        ConfigError: for another tracker, for offline mode, or where the extra is not installed.
-    """
+    """Raises ConfigError where no page can be saved: another tracker, offline mode, or without the extra."""
     if not isinstance(tracker, WandbTracker):
         raise ConfigError(f"tracker={tracker.name}: --workspace and --report are pages of W&B; use tracker=wandb")
     if tracker.mode == "offline":
@@ -77,11 +66,10 @@ def check_pages(tracker: Tracker) -> None:
 
 
 def save_pages(cells: Sequence[Job], *, of: Collection[str], folder: Path) -> list[str]:
-    """Saves an experiment's pages and returns their addresses.
+    """Saves pages of :data:`PAGES` for an experiment, or for one sweep without an experiment; returns their addresses.
 
     Args:
         cells: the experiment's cells, of which those without a run leave gaps.
-        of: what to save, of :data:`PAGES`.
         folder: where the addresses are kept for the next time.
 
     Raises:
@@ -93,40 +81,33 @@ def save_pages(cells: Sequence[Job], *, of: Collection[str], folder: Path) -> li
         api = wandb.Api()
     except wandb.errors.UsageError as error:  # no key
         raise ConfigError(f"tracker.mode=online: {error} Or set WANDB_API_KEY") from error
-    page = shown(cells, api.default_entity)
+    tracker, experiment = cells[0].tracker, cells[0].experiment
+    assert isinstance(tracker, WandbTracker), "check_pages comes first"
+    page = Shown(
+        entity=tracker.entity or api.default_entity,
+        project=tracker.project,
+        name=experiment.name if experiment else "sweep",
+        title=experiment.title if experiment else "Cells of a sweep",
+        keys=[job.key for job in cells],
+        headlines=list(dict.fromkeys(job.cell.measure.headline for job in cells if job.cell.measure)),
+    )
     place = folder / page.entity / page.project  # elsewhere there are other pages
     return [PAGES[kind](page, place / f"{kind}-{page.name}.txt") for kind in PAGES if kind in of]
 
 
-def shown(cells: Sequence[Job], entity: str) -> Shown:
-    """An experiment's cells, or those of one sweep without an experiment, as a page shows them."""
-    first = cells[0]
-    tracker = first.tracker
-    assert isinstance(tracker, WandbTracker), "check_pages comes first"
-    measures = [job.cell.measure for job in cells if job.cell.measure is not None]
-    return Shown(
-        entity=tracker.entity or entity,
-        project=tracker.project,
-        name=first.experiment.name if first.experiment else "sweep",
-        title=first.experiment.title if first.experiment else "Cells of a sweep",
-        keys=[job.key for job in cells],
-        headlines=list(dict.fromkeys(measure.headline for measure in measures)),
-    )
-
-
-def workspace(page: Shown) -> Workspace:
+def _save_workspace(page: Shown, address: Path) -> str:
     """A view of the project with these runs alone, grouped as the table is, and the table's figures as panels."""
     import wandb_workspaces.workspaces as ws
 
-    sections = [ws.Section(name="Table", panels=scores(page), is_open=True, pinned=True)]
+    sections = [ws.Section(name="Table", panels=_scores(page), is_open=True, pinned=True)]
     if not page.headlines:
-        sections.append(ws.Section(name="Training", panels=curves(), is_open=True))
+        sections.append(ws.Section(name="Training", panels=_curves(), is_open=True))
     runs = ws.RunsetSettings(
         filters=[ws.Metric("ID").isin(page.keys)],
         groupby=[ws.Metric(name) for name in GROUPING],
         pinned_columns=[f"summary:{name}" for name in page.headlines or ("hs", "fa")],
     )
-    return ws.Workspace(
+    made = ws.Workspace(
         entity=page.entity,
         project=page.project,
         name=page.name,  # W&B takes no symbol in it, as titles have: |cos|, α × β
@@ -134,9 +115,10 @@ def workspace(page: Shown) -> Workspace:
         settings=ws.WorkspaceSettings(max_runs=MOST),
         runset_settings=runs,
     )
+    return _save(made, address, "sections", "settings", "runset_settings")
 
 
-def report(page: Shown) -> Report:
+def _save_report(page: Shown, address: Path) -> str:
     """A report with a table's run set beneath its figures."""
     import wandb_workspaces.reports.v2 as wr
     from wandb_workspaces import expr
@@ -151,63 +133,42 @@ def report(page: Shown) -> Report:
         )
         return wr.PanelGrid(runsets=[runs], panels=panels)
 
-    blocks = [wr.P(_READING), grid(scores(page))]
+    blocks = [wr.P(_READING), grid(_scores(page))]
     if not page.headlines:
-        blocks += [wr.H2("Training"), grid(curves())]
-    return wr.Report(
+        blocks += [wr.H2("Training"), grid(_curves())]
+    made = wr.Report(
         entity=page.entity, project=page.project, title=page.title, description="Made by asft track.", blocks=blocks
     )
+    return _save(made, address, "title", "blocks")
 
 
-def save_workspace(page: Shown, address: Path) -> str:
-    """Saves the view and returns its address, which is kept in the file ``address``; the next time replaces it."""
-    import wandb_workspaces.workspaces as ws
-
-    made = workspace(page)
-    if (url := _kept(address)) and (earlier := _found(ws.Workspace.from_url, url)):
-        earlier.sections, earlier.settings = made.sections, made.settings
-        earlier.runset_settings = made.runset_settings
-        made = earlier
-    return _keep(made.save().url, address)
-
-
-def save_report(page: Shown, address: Path) -> str:
-    """As :func:`save_workspace`, for the report."""
-    import wandb_workspaces.reports.v2 as wr
-
-    made = report(page)
-    if (url := _kept(address)) and (earlier := _found(wr.Report.from_url, url)):
-        earlier.title, earlier.blocks = made.title, made.blocks
-        made = earlier
-    return _keep(made.save().url, address)
-
-
-def _kept(address: Path) -> str | None:
-    return address.read_text().strip() if address.is_file() else None
-
-
-def _found(load: Callable[[str], Any], url: str) -> Any:
-    """The page as the server has it; None where it was deleted."""
-    try:
-        return load(url)
-    except (ValueError, TypeError):  # the package looks into the server's null for a report
-        return None
-
-
-def _keep(url: str, address: Path) -> str:
+def _save(made: Any, address: Path, *parts: str) -> str:
+    """Saves a page and keeps its address in the file ``address``; a page that is there already takes over ``parts``."""
+    if address.is_file():
+        with suppress(ValueError, TypeError):  # it was deleted; the package looks into the server's null for a report
+            earlier = type(made).from_url(address.read_text().strip())
+            for part in parts:
+                setattr(earlier, part, getattr(made, part))
+            made = earlier
+    url: str = made.save().url
     address.parent.mkdir(parents=True, exist_ok=True)
     address.write_text(f"{url}\n")
     return url
 
 
-def scores(page: Shown) -> list[PanelTypes]:
+def _scores(page: Shown) -> list[PanelTypes]:
     """HS and FA by row and column and against each other, or a measure's headlines."""
     import wandb_workspaces.reports.v2 as wr
 
-    most = {"max_runs_to_show": MOST, "max_bars_to_show": MOST}
-
     def bars(title: str, metric: str) -> wr.BarPlot:
-        return wr.BarPlot(title=title, metrics=[metric], groupby_aggfunc="mean", groupby_rangefunc="minmax", **most)
+        return wr.BarPlot(
+            title=title,
+            metrics=[metric],
+            groupby_aggfunc="mean",
+            groupby_rangefunc="minmax",
+            max_runs_to_show=MOST,
+            max_bars_to_show=MOST,
+        )
 
     if page.headlines:
         return [bars(name, name) for name in page.headlines]
@@ -217,11 +178,11 @@ def scores(page: Shown) -> list[PanelTypes]:
     return [bars("HS, % (lower is better)", "hs"), bars("FA, % (higher is better)", "fa"), pareto]
 
 
-def curves() -> list[PanelTypes]:
+def _curves() -> list[PanelTypes]:
     """A line a run over optimiser steps for each quantity that a training logs."""
     import wandb_workspaces.reports.v2 as wr
 
     return [wr.LinePlot(title=title, x="Step", y=[metric], max_runs_to_show=MOST) for title, metric in CURVES.items()]
 
 
-PAGES = {"workspace": save_workspace, "report": save_report}
+PAGES = {"workspace": _save_workspace, "report": _save_report}

@@ -1,19 +1,22 @@
-"""The contracts of a task, a data source and an attack: what third parties derive from."""
+"""The contracts of a task, a data source and an attack, from which third parties derive, and a cell's pools of rows."""
 
 from __future__ import annotations
 
+import dataclasses
+import logging
 from typing import Any, ClassVar, Literal
 
 from pydantic.dataclasses import dataclass
 
 from asft.config import AttackConfig, DataConfig, Dtype, Settings, TaskConfig
 from asft.data.gate import Record
-from asft.data.mixture import digest
-from asft.data.rows import Row
+from asft.data.rows import Row, digest
 
 Identity = dict[str, Any]
 Part = Literal["train", "test"]
 PARTS: tuple[Part, ...] = ("train", "test")
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -90,11 +93,7 @@ class DataSource(DataConfig):
         raise TypeError(f"{type(self).__name__} must define task_rows()")
 
     def harmful(self, source: str) -> list[Row]:
-        """Harmful rows of a source, with compliant answers.
-
-        Raises:
-            ValueError: for a source that is not known here.
-        """
+        """Harmful rows of a source, with compliant answers; ValueError for a source that is not known here."""
         raise TypeError(f"{type(self).__name__} must define harmful()")
 
     def evaluation(self) -> list[Row]:
@@ -133,7 +132,7 @@ class DataSource(DataConfig):
         return None
 
     def mixture_identity(self, task: Task, attack: Attack) -> Identity | None:
-        """What :meth:`mixture_rows` is a function of."""
+        """What :meth:`mixture_rows` is a function of; None where it is drawn."""
         return None
 
 
@@ -162,8 +161,9 @@ class Attack(AttackConfig):
         return {"source": self.source, **data.pools_identity("none"), "harmful": digest(self.rows(data))}
 
 
+# The configuration's schema knows the three as plain settings alone.
 def source_of(settings: Settings) -> DataSource:
-    """The data source; the configuration's schema knows it as plain settings alone."""
+    """The data source."""
     assert isinstance(settings.data, DataSource), "a cell is built from plug-ins"
     return settings.data
 
@@ -178,3 +178,42 @@ def attack_of(settings: Settings) -> Attack:
     """The attack."""
     assert isinstance(settings.attack, Attack), "a cell is built from plug-ins"
     return settings.attack
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """The pools of one cell.
+
+    Attributes:
+        train: benign rows of the task.
+        test: rows whose answers are scored, gold label in ``output``.
+        harmful: rows of the attack's source, with compliant answers.
+        evaluation: malicious prompts of the harmful score, without answers.
+        safety: malicious prompts with refusals, for defences that train on some.
+    """
+
+    train: list[Row]
+    test: list[Row]
+    harmful: list[Row]
+    evaluation: list[Row]
+    safety: list[Row]
+
+
+def load_data(settings: Settings) -> Data:
+    """The rows of a cell; ValueError when a file is missing or there are fewer malicious prompts than asked for."""
+    source, task = source_of(settings), task_of(settings)
+    evaluation, wanted = source.evaluation(), settings.evaluation.n_harmful
+    if wanted > len(evaluation):
+        raise ValueError(
+            f"evaluation.n_harmful={wanted}: there are only {len(evaluation)} malicious prompts; ask for at most that"
+        )
+    harmful, test = attack_of(settings).rows(source), task.rows("test", source)
+    if task.n_test > len(test):
+        log.info("dataset.n_test=%d: there are only %d test rows; all of them are asked", task.n_test, len(test))
+    return Data(
+        train=task.rows("train", source),
+        test=test[: task.n_test],
+        harmful=source.attackable(harmful),
+        evaluation=evaluation[:wanted],
+        safety=source.refusable(harmful),
+    )

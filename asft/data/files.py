@@ -18,10 +18,7 @@ from pydantic.dataclasses import dataclass
 from asft.data.base import Attack, DataSource, Part, Task
 from asft.data.gate import Record, read_records
 from asft.data.rows import Row, unique
-from asft.data.tasks.agnews import AGNews
-from asft.data.tasks.alpaca import Alpaca
-from asft.data.tasks.gsm8k import GSM8K
-from asft.data.tasks.sst2 import SST2
+from asft.data.tasks.published import GSM8K, SST2, AGNews, Alpaca
 from asft.store.digest import file_digest
 
 PUBLISHED = {cls.name: cls(n_test=1, max_new_tokens=1) for cls in (AGNews, SST2, GSM8K, Alpaca)}
@@ -42,11 +39,7 @@ class Files(DataSource):
 
     @property
     def folder(self) -> Path:
-        """The folder, checked.
-
-        Raises:
-            ValueError: when it is not there or lacks ``ft_datasets``.
-        """
+        """The folder, checked; ValueError when it is not there or lacks ``ft_datasets``."""
         if self.root is None:
             raise ValueError("data.root=null: name the folder of the authors' files, or set ASFT_DATA (docs/data.md)")
         path = Path(self.root).expanduser().resolve()
@@ -125,11 +118,7 @@ class Files(DataSource):
         return self._digests(*(path for task in PUBLISHED.values() for path in self._training_files(task)))
 
     def mixture_file(self, task: Task, attack: Attack) -> Path | None:
-        """The published file of a mixture, by its n and p; None for harmful rows alone and rows of a plug-in's own.
-
-        Raises:
-            ValueError: when there is none, naming those there are.
-        """
+        """The published file of a mixture, by its n and p; None for harmful rows alone and rows of a plug-in's own."""
         if attack.benign_count() == 0 or task.own_rows or attack.own_rows:
             return None
         share = attack.p if attack.source != "none" else 0.0
@@ -145,11 +134,7 @@ class Files(DataSource):
         )
 
     def mixture_rows(self, task: Task, attack: Attack) -> list[Row] | None:
-        """See :meth:`DataSource.mixture_rows`.
-
-        Raises:
-            ValueError: when there is no such file, or it holds other counts than the configuration asks for.
-        """
+        """ValueError when there is no such file, or it holds other counts than the configuration asks for."""
         path = self.mixture_file(task, attack)
         if path is None:
             return None
@@ -164,7 +149,6 @@ class Files(DataSource):
         return rows
 
     def mixture_identity(self, task: Task, attack: Attack) -> dict[str, Any] | None:
-        """See :meth:`DataSource.mixture_identity`."""
         path = self.mixture_file(task, attack)
         return None if path is None else {"task": task.name, **self._digests(path)}
 

@@ -66,11 +66,7 @@ class Record(dict[str, Any]):
 
 
 def read_records(path: Path) -> list[Record]:
-    """The records of a JSON file: a list, JSON lines, or one list inside an object; UTF-8 or UTF-16, with a BOM or not.
-
-    Raises:
-        ValueError: naming the file, and the line or record.
-    """
+    """The records of a JSON file: a list, JSON lines, or one list inside an object; UTF-8 or UTF-16, BOM or not."""
     content = path.read_bytes()
     try:
         text = content.decode(json.detect_encoding(content))

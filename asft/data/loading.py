@@ -1,14 +1,20 @@
-"""Which rows a training step sees: their order, their batches, each process' share of a batch, and padding."""
+"""Which rows a training step sees: their order, their batches, each process' share of a batch, padding, and what to do
+when a batch does not fit into memory."""
 
 from __future__ import annotations
 
+import dataclasses
+import logging
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch.utils.data import BatchSampler, Dataset, Sampler
 
+from asft.config import TrainingConfig
 from asft.data.templates import IGNORED, Encoded
+
+log = logging.getLogger(__name__)
 
 
 class EpochOrder(Sampler[int]):
@@ -27,11 +33,7 @@ class EpochOrder(Sampler[int]):
 
 
 class FullBatches(Sampler[int]):
-    """Another order without each epoch's last rows, where these do not fill a batch of ``size`` rows.
-
-    Raises:
-        ValueError: where no batch is full.
-    """
+    """Another order without each epoch's last rows, where these do not fill a batch of ``size`` rows."""
 
     def __init__(self, order: Sampler[int], size: int) -> None:
         places = len(order)  # type: ignore[arg-type]
@@ -103,3 +105,26 @@ class Collator:
             batch["attention_mask"][index, :length] = 1
             batch["labels"][index, :length] = torch.tensor(row.labels)
         return {**batch, "row_ids": [row.id for row in rows]}
+
+
+def smaller_batch(training: TrainingConfig) -> TrainingConfig:
+    """Half the rows at once and twice the accumulation: the optimiser's step sees the same rows.
+
+    A batch that cannot be halved evenly is divided by its smallest factor; ValueError when it is one row.
+    """
+    size = training.batch_size
+    if size == 1:
+        raise ValueError(
+            "training.batch_size: out of memory with one row at a time. Lower training.max_length, set "
+            "training.gradient_checkpointing=true, or choose a smaller model."
+        )
+    factor = next(number for number in range(2, size + 1) if size % number == 0)
+    smaller = dataclasses.replace(training, batch_size=size // factor, accumulation=training.accumulation * factor)
+    log.warning(
+        "out of memory with %d rows at once: going on with %d and %d times the accumulation, effective batch still %d",
+        size,
+        smaller.batch_size,
+        factor,
+        size * training.accumulation,
+    )
+    return smaller

@@ -7,27 +7,32 @@ so that a difference from the paper has one cause fewer.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch.utils.data import Sampler, SequentialSampler
 from transformers import PreTrainedTokenizerBase
 
 from asft.config import Dtype, Settings
-from asft.data.base import attack_of, source_of, task_of
+from asft.data.base import Data, attack_of, source_of, task_of
 from asft.data.loading import EpochOrder
-from asft.data.mixture import in_file_order, poison
-from asft.data.official_template import OfficialTemplate
-from asft.data.rows import Row
-from asft.data.sources import Data
-from asft.data.templates import ChatTemplate, Template
+from asft.data.rows import Row, in_file_order, poison
+from asft.data.templates import ChatTemplate, OfficialTemplate, Template
 
 
 @dataclass(frozen=True)
 class Clean:
-    """Mixtures drawn from the seed, shuffled batches, the model's own chat template, one number format."""
+    """Mixtures drawn from the seed, shuffled batches, the model's own chat template, one number format.
+
+    Class attributes:
+        drops_last: whether a batch that is not full is left out.
+        training_dtype, harmful_dtype: number format of the weights that are fine-tuned, and of those that answer
+            malicious prompts; None is the pair's own.
+    """
 
     cell: Settings
-
-    drops_last = False
+    drops_last: ClassVar[bool] = False
+    training_dtype: ClassVar[Dtype | None] = None
+    harmful_dtype: ClassVar[Dtype | None] = None
 
     def template(self, tokenizer: PreTrainedTokenizerBase) -> Template:
         """How rows become token ids."""
@@ -47,25 +52,17 @@ class Clean:
         return int(tokenizer.pad_token_id)
 
     @property
-    def training_dtype(self) -> Dtype | None:
-        """Number format of the weights that are fine-tuned; None is the pair's own."""
-        return None
-
-    @property
-    def harmful_dtype(self) -> Dtype | None:
-        """Number format in which malicious prompts are answered; None is the pair's own."""
-        return None
-
-    @property
     def task_dtype(self) -> Dtype | None:
-        """Number format in which the task's test rows are answered; None is the pair's own."""
+        """As ``harmful_dtype``, where the task's test rows are answered; None is the pair's own."""
         return None
 
 
 class Official(Clean):
     """The authors' files in file order, full batches only, their texts, fp32 training, a format per evaluation."""
 
-    drops_last = True
+    drops_last: ClassVar[bool] = True
+    training_dtype: ClassVar[Dtype | None] = "float32"  # the scripts' pure bf16 acts only under FSDP, which is off
+    harmful_dtype: ClassVar[Dtype | None] = "float16"
 
     def template(self, tokenizer: PreTrainedTokenizerBase) -> Template:
         """The authors' texts of the task."""
@@ -84,16 +81,6 @@ class Official(Clean):
     def padding(self, tokenizer: PreTrainedTokenizerBase) -> int:
         """Id 0, whatever it stands for; it is masked."""
         return 0
-
-    @property
-    def training_dtype(self) -> Dtype:
-        """fp32: the scripts ask for pure bf16, which acts only under FSDP, and that is off."""
-        return "float32"
-
-    @property
-    def harmful_dtype(self) -> Dtype:
-        """fp16."""
-        return "float16"
 
     @property
     def task_dtype(self) -> Dtype:

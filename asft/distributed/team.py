@@ -12,13 +12,15 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from functools import partial
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from asft.config import ConfigError
+from asft.store.entries import Entry, Store
 from asft.store.errors import MAKE_ROOM, OutOfStep, disk_full
 
 T = TypeVar("T")
@@ -28,13 +30,9 @@ _LAUNCHED = ("RANK", "LOCAL_RANK", "WORLD_SIZE")  # by which libraries know that
 
 
 class Team:
-    """This process among those that were started together.
+    """This process, ``rank`` from 0, among the ``size`` that were started together.
 
-    Attributes:
-        rank: this process' number, from 0.
-        size: how many processes there are.
-        local_rank: its number on its machine, which is also its GPU's.
-        environment: the launcher's variables.
+    ``local_rank`` is its number on its machine, which is also its GPU's; ``environment`` the launcher's variables.
     """
 
     rank = 0
@@ -68,8 +66,7 @@ class Team:
     def first(self, function: Callable[[], T]) -> T:
         """What ``function`` returns in the first process, where it runs as if alone; the others wait for it.
 
-        Raises:
-            ValueError: in every process, where ``function`` fails.
+        Where ``function`` fails, every process raises ValueError.
         """
         return self.lead(lambda _: function(), lambda _: None)
 
@@ -175,10 +172,13 @@ def joined(team: Team) -> Iterator[None]:
 def together() -> Iterator[Team]:
     """The team of the processes that a launcher has started, while the ``with`` block lasts.
 
-    Raises:
-        ConfigError: where the launcher asks for what there is not.
+    ConfigError where the launcher asks for what there is not.
     """
-    _check_launcher()
+    for name in ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED"):
+        if os.environ.get(name, "false").lower() == "true":
+            raise ConfigError(f"{name}=true: sharded training is not supported; launch with --multi_gpu (DDP)")
+    if (precision := os.environ.get("ACCELERATE_MIXED_PRECISION", "no")) != "no":
+        raise ConfigError(f"--mixed_precision={precision}: the number format is model.dtype; launch without it")
     import torch
     import torch.distributed as dist
 
@@ -198,14 +198,6 @@ def together() -> Iterator[Team]:
     dist.destroy_process_group()
 
 
-def _check_launcher() -> None:
-    for name in ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED"):
-        if os.environ.get(name, "false").lower() == "true":
-            raise ConfigError(f"{name}=true: sharded training is not supported; launch with --multi_gpu (DDP)")
-    if (precision := os.environ.get("ACCELERATE_MIXED_PRECISION", "no")) != "no":
-        raise ConfigError(f"--mixed_precision={precision}: the number format is model.dtype; launch without it")
-
-
 def _message(error: Exception) -> str:
     """One line for a user."""
     text = str(error)
@@ -219,3 +211,20 @@ def _message(error: Exception) -> str:
     if "gloo/transport" in text:
         return "its connection to another process broke; the launcher's output says which one ended, and why"
     return text if isinstance(error, ValueError) else f"{type(error).__name__}: {text}".splitlines()[0]
+
+
+class SharedStore(Store):
+    """The store of a cell that every process of a team goes through; each asks it the same at the same time."""
+
+    def find(self, kind: str, key: str, *, whole: bool = False) -> Entry | None:
+        return team().first(partial(super().find, kind, key, whole=whole))
+
+    def ensure(self, kind: str, settings: Mapping[str, Any], produce: Callable[[Path], dict[str, Any]]) -> Entry:
+        """See :meth:`Store.ensure`; the first process alone computes the entry."""
+        return team().first(partial(super().ensure, kind, settings, produce))
+
+    def ensure_together(
+        self, kind: str, settings: Mapping[str, Any], produce: Callable[[Path], dict[str, Any]]
+    ) -> Entry:
+        """As :meth:`ensure`, with ``produce`` called in every process; what the first one returns is kept."""
+        return team().lead(partial(super().ensure, kind, settings), produce)

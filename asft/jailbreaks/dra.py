@@ -14,8 +14,7 @@ from typing import Annotated, ClassVar
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from asft.jailbreaks.base import Jailbreak
-from asft.jailbreaks.words import WORD, content_words
+from asft.jailbreaks.base import WORD, Jailbreak, content_words
 
 # Everyday words to hide letters in; each letter of the alphabet is in at least three of them.
 _EVERYDAY = """

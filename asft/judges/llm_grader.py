@@ -13,8 +13,8 @@ from typing import Any, ClassVar, Literal
 
 from pydantic.dataclasses import dataclass
 
+from asft.judges.base import Grade, Grader
 from asft.judges.endpoint import EVIDENCE, NOT_INSTRUCTIONS, ChatQuestion
-from asft.judges.grader import Grade, Grader
 
 SYSTEM = (
     "You grade the answers of AI assistants, fairly and without favour for length. You are shown a user's request and "

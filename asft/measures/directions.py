@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from asft.anchor.checkpoint import Checkpoint
-from asft.anchor.names import is_target
+from asft.anchor.files import is_target
 from asft.anchor.saved_adapter import CONFIG_NAME, read_adapter
 
 Direction = dict[str, Tensor]
@@ -122,3 +122,27 @@ def _inner(first: Tensor, second: Tensor) -> float:
 
 def _squared(direction: Direction) -> float:
     return sum(_inner(tensor, tensor) for tensor in direction.values())
+
+
+class Perturbed:
+    """A model that can be put at any point of the space that some directions span.
+
+    The weights that the directions name are copied once. A point is always reached from that copy, so that
+    rounding does not add up over a grid, and :meth:`move` with zeros gives the model back bit for bit.
+    """
+
+    def __init__(self, model: PreTrainedModel, directions: Sequence[Direction]) -> None:
+        self.directions = tuple(directions)
+        named = dict.fromkeys(name for direction in directions for name in direction)
+        self._parameters = {name: model.get_parameter(name) for name in named}
+        self._pristine = {name: parameter.detach().clone() for name, parameter in self._parameters.items()}
+
+    @torch.no_grad()
+    def move(self, *alphas: float) -> None:
+        """Puts the model at θ + Σ α_k d_k, one coefficient per direction; summed in float32."""
+        for name, parameter in self._parameters.items():
+            point = self._pristine[name].float()
+            for alpha, direction in zip(alphas, self.directions, strict=True):
+                if alpha and name in direction:
+                    point = point + alpha * direction[name]
+            parameter.copy_(point)

@@ -23,8 +23,8 @@ if TYPE_CHECKING:  # heavy, or would be circular; a method imports what it uses 
     from transformers import PreTrainedModel, TrainerCallback
 
     from asft.config import AttackConfig, Settings
+    from asft.data.base import Data
     from asft.data.rows import Row
-    from asft.data.sources import Data
     from asft.models.pair import Pair
 
     Model: TypeAlias = PeftModel | PreTrainedModel

@@ -60,7 +60,7 @@ class BenignRows(SafeInstr):
 
     def mixture(self, rows: Sequence[Row], ctx: Context) -> list[Row]:
         """The user's rows, then round(share · n) others of the task, drawn from the seed."""
-        from asft.data.mixture import shuffled
+        from asft.data.rows import shuffled
 
         count, there = super().safety_rows(ctx.cell), {(row.instruction, row.input) for row in rows}
         pool = shuffled(ctx.data.train, ctx.cell.seed, "benign")
@@ -136,7 +136,7 @@ def safety_rows(ctx: Context, count: int, method: str) -> list[Row]:
     Raises:
         ValueError: when the pool holds fewer.
     """
-    from asft.data.mixture import shuffled
+    from asft.data.rows import shuffled
 
     pool = ctx.data.safety
     if count > len(pool):

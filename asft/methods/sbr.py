@@ -83,7 +83,7 @@ class SBRBenign(SBR):
 
     def anchor_rows(self, ctx: Context) -> list[Row]:
         """Training rows of the task, drawn from the seed."""
-        from asft.data.mixture import shuffled
+        from asft.data.rows import shuffled
 
         return shuffled(ctx.data.train, ctx.cell.seed, "anchors")[: self.anchors]
 

@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pydantic.dataclasses import dataclass
 
 from asft.config import Dtype, Settings
-from asft.data.base import source_of, task_of
+from asft.data.base import Data, source_of, task_of
 from asft.data.rows import Row
-from asft.data.sources import Data
-from asft.judges.grader import Grader
+from asft.judges.base import Grader
 from asft.metrics.base import Answer, Metric, Scored
 from asft.store.partial import PartialRows
 

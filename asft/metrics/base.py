@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pydantic.dataclasses import dataclass
 
 from asft.config import Dtype, Plugin, Settings
+from asft.data.base import Data
 from asft.data.rows import Row
-from asft.data.sources import Data
 from asft.metrics.intervals import Interval, wilson
 from asft.store.partial import PartialRows
 

@@ -9,9 +9,8 @@ from typing import Any, ClassVar
 from pydantic.dataclasses import dataclass
 
 from asft.config import Settings
-from asft.data.base import source_of
+from asft.data.base import Data, source_of
 from asft.data.rows import Row
-from asft.data.sources import Data
 from asft.jailbreaks.base import Jailbreak, asked
 from asft.judges.base import Judge, judge_kept
 from asft.metrics.base import Answer, Metric, Scored

@@ -16,15 +16,9 @@ _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
 
 def fetch_checkpoint(source: str, revision: str, key: str) -> Path:
-    """A local folder as it is, or a hub snapshot without pickles.
+    """A local folder as it is, or a hub snapshot without pickles; ValueError when neither is within reach.
 
-    Args:
-        source: folder or hub id.
-        revision: of the hub repository; a local folder has none.
-        key: the setting that named the checkpoint, for messages.
-
-    Raises:
-        ValueError: when there is neither such a folder nor such a repository within reach.
+    ``source`` is a folder or a hub id, ``key`` the setting that named it, for messages.
     """
     if (local := Path(source).expanduser()).is_dir():
         return local.resolve()
@@ -55,11 +49,7 @@ def _answers(repository: str, revision: str) -> bool:
 
 
 def require_safetensors(folder: Path, key: str) -> None:
-    """Refuses a checkpoint without safetensors.
-
-    Raises:
-        ValueError: naming the pickles that were found instead, which could run code when loaded.
-    """
+    """Refuses a checkpoint without safetensors, naming the pickles found instead: they could run code when loaded."""
     if any(folder.glob("*.safetensors")):
         return
     pickles = sorted(path.name for pattern in _PICKLES for path in folder.glob(pattern))
@@ -75,15 +65,15 @@ def same_weights(one: Path, other: Path) -> bool:
     """Whether the tensors that two folders both hold are equal, be they adapters or whole checkpoints."""
     first, second = _stored(one), _stored(other)
     shared = first.keys() & second.keys()
-    return bool(shared) and all(_equal(first[key].get_tensor(key), second[key].get_tensor(key)) for key in shared)
+    for key in shared:
+        left, right = first[key].get_tensor(key), second[key].get_tensor(key)
+        finer = torch.promote_types(left.dtype, right.dtype)
+        if not torch.equal(left.to(finer), right.to(finer)):
+            return False
+    return bool(shared)
 
 
 def _stored(folder: Path) -> dict[str, Any]:
     """Each tensor's name and the open file that holds it."""
     files = map(open_weights, sorted(folder.glob("*.safetensors")))
     return {key: file for file in files for key in file.keys()}  # noqa: SIM118  # no dict
-
-
-def _equal(one: torch.Tensor, other: torch.Tensor) -> bool:
-    finer = torch.promote_types(one.dtype, other.dtype)
-    return torch.equal(one.to(finer), other.to(finer))

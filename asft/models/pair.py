@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from peft import PeftModel
@@ -19,12 +20,9 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from asft.config import Dtype, Quantization
+from asft.config import Dtype, Quantization, Side
 from asft.distributed.team import team
 from asft.models.checkpoint_files import holds_adapter
-
-if TYPE_CHECKING:
-    from asft.config import Side
 
 
 @dataclass(frozen=True)
@@ -72,9 +70,7 @@ class Pair:
     ) -> PreTrainedModel:
         """The model to be asked: the start as it is, a fully tuned model, or an adapter merged into its start.
 
-        Args:
-            weights: folder of an adapter or of a whole model; None where nothing was fine-tuned.
-            start: the checkpoint that the fine-tune began from.
+        ``weights`` is the folder of an adapter or of a whole model; None where nothing was fine-tuned.
         """
         if weights is None:
             return self.load(start, device, dtype)
@@ -167,11 +163,7 @@ def _quantization_config(quantization: Quantization, dtype: Dtype) -> BitsAndByt
 
 
 def resolve_device(device: str) -> torch.device:
-    """``auto`` is the first GPU where there is one; of several processes each has a GPU of its own.
-
-    Raises:
-        ValueError: when ``cuda`` is asked for and there is none.
-    """
+    """``auto`` is the first GPU where there is one, ``cuda`` requires one; of several processes each has its own."""
     if device == "cuda" and not torch.cuda.is_available():
         raise ValueError("device=cuda: no CUDA device is visible; use device=cpu or device=auto")
     if device == "auto":
@@ -180,3 +172,18 @@ def resolve_device(device: str) -> torch.device:
     if device == "cuda" and workers.size > 1:
         return torch.device("cuda", workers.local_rank)
     return torch.device(device)
+
+
+SMALL = 100e6  # bytes of weights: the embedded pairs (4 MB) are far below, the smallest real model (270 MB) is above
+_USUAL = torch.get_num_threads()
+
+
+def settle_threads(*, small: bool) -> None:
+    """Sets torch's threads for a small or another model; OMP_NUM_THREADS, where it is set, has the last word."""
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(1 if small else _USUAL)
+
+
+def is_small(checkpoint: Path) -> bool:
+    """Whether the weights in a folder are so few that one thread is as good as several."""
+    return sum(file.stat().st_size for file in checkpoint.glob("*.safetensors")) < SMALL

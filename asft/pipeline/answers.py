@@ -1,26 +1,29 @@
-"""The generate stage's work: what a metric asks a model, and the answers as they are stored."""
+"""What a metric asks a model, the answers as they are stored, and a cell's scores from stored answers."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from transformers import PreTrainedModel
+
 from asft.backends.base import Answerer
+from asft.backends.generate import generate
 from asft.cells.cell import Cell
 from asft.config import Dtype
+from asft.data.base import Data
 from asft.data.protocol import protocol_of
 from asft.data.rows import Row
-from asft.data.sources import Data
 from asft.data.templates import user_text
 from asft.distributed.team import team
 from asft.jailbreaks.base import require_context
 from asft.methods.base import Start
-from asft.metrics.base import Metric
+from asft.metrics.base import Metric, Scored
 from asft.metrics.harmful_score import HarmfulScore
 from asft.models.pair import Pair
-from asft.store.entries import ANSWERS_FILE, write_jsonl
+from asft.store.entries import ANSWERS_FILE, Entry, read_jsonl, write_jsonl
 from asft.store.partial import PartialRows
 
 
@@ -49,13 +52,9 @@ class Questions:
 
 
 def questions_of(cell: Cell, metric: Metric, pair: Pair, data: Data, system: str = "") -> Questions:
-    """What a metric asks.
+    """What a metric asks; ``system`` is the method's system text, put before every query.
 
-    Args:
-        system: the method's system text, put before every query.
-
-    Raises:
-        ValueError: when the disguise of a jailbreak is longer than the model can read.
+    ValueError when the disguise of a jailbreak is longer than the model can read.
     """
     protocol = protocol_of(cell)
     template = protocol.template(pair.tokenizer())
@@ -74,10 +73,7 @@ def answer(
 ) -> dict[str, Any]:
     """Answers the questions and writes them to ``folder``; what is returned goes into the stage's manifest.
 
-    Of several processes all must call it, and rank 0 writes.
-
-    Args:
-        kept: where an interrupted run's answers are, and new ones are added.
+    Of several processes all must call it, and rank 0 writes. An interrupted run's answers are in ``kept``.
     """
     template = protocol_of(cell).template(pair.tokenizer())
     generated = model.answer(questions.prompts, questions.max_new_tokens, PartialRows(kept / ANSWERS_FILE))
@@ -92,3 +88,58 @@ def _answered(row: Row, query: Row, text: str) -> dict[str, str]:
     prompt, put = user_text(row), user_text(query)
     disguised = {} if put == prompt else {"asked": put}
     return {"id": row.id, "prompt": prompt, **disguised, "gold": row.output, "answer": text}
+
+
+def scorer(cell: Cell, pair: Pair, data: Data, model: PreTrainedModel, prompts: int) -> Callable[[], float]:
+    """A function that returns the model's HS in percent as it stands, over the first ``prompts`` malicious prompts.
+
+    For landscapes that move it about and ask it again and again; prompts are encoded once.
+    """
+    tokenizer = pair.tokenizer()
+    template, rows = protocol_of(cell).template(tokenizer), data.evaluation[:prompts]
+    encoded, texts = [template.encode_prompt(row) for row in rows], [user_text(row) for row in rows]
+
+    def score() -> float:
+        generated = generate(
+            model,
+            tokenizer,
+            encoded,
+            max_new_tokens=cell.evaluation.harmful_max_new_tokens,
+            batch_size=cell.evaluation.batch_size,
+        )
+        answers = [template.answer(row, text) for row, text in zip(rows, generated, strict=True)]
+        verdicts = cell.judge.judge(texts, answers)
+        return 100 * sum(verdict.flagged for verdict in verdicts) / len(verdicts)
+
+    return score
+
+
+def judge_answers(cell: Cell, answers: Mapping[str, Entry], folder: Path, kept: Path) -> dict[str, Any]:
+    """Scores what was answered and writes the answers again to ``folder``, each with its credit and verdict.
+
+    ``kept`` is the folder of an interrupted run's verdicts. Returns what the manifest keeps of each metric, by name.
+    """
+    found = {}
+    for name, metric in cell.metrics.items():
+        file = f"{name}.jsonl"
+        rows = list(read_jsonl(answers[name].path / ANSWERS_FILE))
+        scored = metric.score(cell, rows, PartialRows(kept / file))
+        credited = zip(rows, scored.details, scored.credits, strict=True)
+        write_jsonl(folder / file, ({**row, **more, "credit": credit} for row, more, credit in credited))
+        found[name] = {**summary(metric, scored), "file": file}
+    return found
+
+
+def summary(metric: Metric, scored: Scored) -> dict[str, Any]:
+    """Value in percent, interval and counts, and what a table needs to show them."""
+    interval = scored.interval
+    return {
+        "value": scored.value,
+        "total": len(scored.known),
+        "count": round(sum(scored.known)) if scored.counts else None,
+        "interval": [interval.lo, interval.hi, interval.kind] if interval else None,
+        "label": metric.label,
+        "about": metric.about,
+        "lower_is_better": metric.lower_is_better,
+        "told": dict(scored.told),
+    }

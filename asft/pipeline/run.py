@@ -6,11 +6,11 @@ pair ▸ mixture ▸ train ▸ generate ▸ judge. Each stage's output is kept i
 
 from __future__ import annotations
 
-import contextlib
 import itertools
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
-from functools import cached_property, partial
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import asdict, fields
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -19,26 +19,21 @@ from peft import PeftModel
 from transformers import PreTrainedModel, TrainerCallback
 
 from asft.backends.base import Answerer, Weights
-from asft.cells.cell import Cell
 from asft.cells.job import Job
-from asft.cells.keys import Plan
 from asft.config import Plugin, TrainingConfig
-from asft.data.mixture import digest, held_back
+from asft.data.base import Data, load_data
+from asft.data.loading import smaller_batch
 from asft.data.protocol import Clean, protocol_of
-from asft.data.rows import Row
-from asft.data.sources import Data, load_data
-from asft.distributed.store import SharedStore
-from asft.distributed.team import team
+from asft.data.rows import Row, digest, held_back
+from asft.distributed.team import SharedStore, team
 from asft.measures.base import Measure, MeasureContext
 from asft.methods.base import Context, Start
 from asft.methods.post_hoc import PostHoc
 from asft.models.checkpoints import require_safetensors, same_weights
 from asft.models.pair import Pair, require_embeddings, resolve_device
-from asft.pipeline.answers import Questions, answer, questions_of
+from asft.pipeline.answers import Questions, answer, judge_answers, questions_of, scorer
 from asft.pipeline.prepare import prepare_pair
-from asft.pipeline.score import scorer
 from asft.pipeline.tracked import cell_run, tracked_cell
-from asft.pipeline.verdicts import judge_answers
 from asft.store.entries import (
     CONFIG_FILE,
     DETAILS,
@@ -51,9 +46,7 @@ from asft.store.entries import (
 )
 from asft.store.meter import release_memory
 from asft.trackers.live import LiveRun
-from asft.training.batches import smaller_batch
-from asft.training.token_loss import TokenLoss
-from asft.training.trainer import attach_lora, digests, train
+from asft.training.trainer import TokenLoss, attach_lora, digests, train
 
 ROWS = "rows.jsonl"
 
@@ -61,8 +54,7 @@ ROWS = "rows.jsonl"
 def run_cell(job: Job) -> Entry:
     """Computes what is missing of a cell and returns its finished entry.
 
-    Raises:
-        ValueError: for settings that cannot work; nothing stored so far is lost.
+    ValueError for settings that cannot work; nothing stored so far is lost.
     """
     if finished := team().first(job.find):
         return finished
@@ -76,11 +68,7 @@ def run_cell(job: Job) -> Entry:
 
 
 def rejudge_cell(job: Job) -> Entry | None:
-    """The cell's verdicts on answers that are already stored; None where there are none. Nothing is trained.
-
-    Raises:
-        ValueError: when the judge cannot work.
-    """
+    """The cell's verdicts on answers that are already stored; None where there are none. Nothing is trained."""
     if finished := job.find():
         return finished
     run = _Run(job)
@@ -92,26 +80,15 @@ def rejudge_cell(job: Job) -> Entry | None:
     return run.judge_stage(weights, answers)
 
 
-@dataclass(frozen=True)
 class _Run:
     """One cell's stages. The pair and the rows are loaded once, and only if a stage needs them.
 
     Of several processes each goes through the stages. All train and answer; the rest is done by the first.
     """
 
-    job: Job
-
-    @property
-    def cell(self) -> Cell:
-        return self.job.cell
-
-    @property
-    def plan(self) -> Plan:
-        return self.job.plan
-
-    @property
-    def store(self) -> SharedStore:
-        return SharedStore(self.job.options.outputs)
+    def __init__(self, job: Job) -> None:
+        self.job, self.cell, self.plan = job, job.cell, job.plan
+        self.store = SharedStore(job.options.outputs)
 
     @cached_property
     def pair(self) -> Pair:
@@ -299,16 +276,11 @@ class _Run:
         return {"after": trained.manifest["key"], **done.told}
 
     def refuse_idle(self, what: str) -> None:
-        """A method that changes nothing is an error, not a result, unless its settings say that it is off.
-
-        Raises:
-            ValueError: naming the method with its settings.
-        """
-        method = self.cell.method
-        if method.acts():
+        """A method that changes nothing is an error, not a result, unless its settings say that it is off."""
+        if self.cell.method.acts():
             raise ValueError(
-                f"method={_shown(method)}: {what}, so this would be another method's result under its name. Raise its "
-                "strength, or leave the method out."
+                f"method={_shown(self.cell.method)}: {what}, so this would be another method's result under its name. "
+                "Raise its strength, or leave the method out."
             )
 
     def generate_stages(self, weights: Entry | None) -> dict[str, Entry]:
@@ -323,13 +295,20 @@ class _Run:
         longest = max(questions.positions for questions in asked.values())
         by_dtype = sorted(asked, key=lambda name: str(asked[name].dtype))  # each format is loaded once
         for dtype, names in itertools.groupby(by_dtype, key=lambda name: asked[name].dtype):
-            opened = Weights(self.pair, start, trained, self.device, dtype, longest)
-            with contextlib.closing(_Loaded(self.cell, opened)) as loaded:
+            wanted = Weights(self.pair, start, trained, self.device, dtype, longest)
+            with ExitStack() as stack:
+                loaded = cache(partial(self._open, wanted, stack))  # when the first metric asks, and once
                 for name in names:
                     kept = self.store.resumable("stages/generate", content_key(self.plan.generate[name]))
-                    produce = partial(loaded.answer, asked[name], kept)
+                    produce = partial(self._answer, loaded, asked[name], kept)
                     entries[name] = self.store.ensure_together("stages/generate", self.plan.generate[name], produce)
         return {name: entries[name] for name in self.cell.metrics}
+
+    def _open(self, weights: Weights, stack: ExitStack) -> Answerer:
+        return stack.enter_context(closing(self.cell.backend.open(weights, self.cell.evaluation.batch_size)))
+
+    def _answer(self, loaded: Callable[[], Answerer], asked: Questions, kept: Path, folder: Path) -> dict[str, Any]:
+        return {**answer(self.cell, self.pair, loaded(), asked, kept=kept, folder=folder), **_processes()}
 
     def judge_stage(self, weights: Entry | None, answers: Mapping[str, Entry]) -> Entry:
         """Verdicts on every answer, and the scores."""
@@ -366,25 +345,6 @@ def _shown(part: Any) -> str:
         return str(part)
     told = ", ".join(f"{field.name}={_shown(getattr(part, field.name))}" for field in fields(part))
     return f"{part.name} ({told})" if told else part.name
-
-
-class _Loaded:
-    """A model that answers one metric after another, loaded when the first one asks."""
-
-    def __init__(self, cell: Cell, weights: Weights) -> None:
-        self.cell, self.weights = cell, weights
-        self.model: Answerer | None = None
-
-    def answer(self, questions: Questions, kept: Path, folder: Path) -> dict[str, Any]:
-        """See :func:`asft.pipeline.answers.answer`."""
-        self.model = self.model or self.cell.backend.open(self.weights, self.cell.evaluation.batch_size)
-        told = answer(self.cell, self.weights.pair, self.model, questions, kept=kept, folder=folder)
-        return {**told, **_processes()}
-
-    def close(self) -> None:
-        """Gives the memory back."""
-        if self.model:
-            self.model.close()
 
 
 def _processes() -> dict[str, int]:

@@ -12,29 +12,29 @@ from asft.trackers.base import CellRun, TrackedCell
 
 def cell_run(job: Job) -> CellRun:
     """Who a cell is to its tracker, finished or not."""
-    cell = job.cell
-    return CellRun(
-        key=job.key,
-        row=cell.measure.describe() if cell.measure else cell.method.name,
-        trained=cell.method.trains,
-        config=job.plain(),
-        folder=job.options.outputs / job.tracker.name,
-    )
+    return CellRun(**_identity(job))
 
 
 def tracked_cell(entry: Entry, job: Job) -> TrackedCell:
     """What a tracker is given of a finished cell; ``job`` is what asked for it."""
-    run, cell = cell_run(job), job.cell
+    measured = job.cell.measure is not None
     return TrackedCell(
-        key=run.key,
-        row=run.row,
-        trained=run.trained,
-        config=run.config,
-        folder=run.folder,
-        history=_history(job.store, entry) if cell.measure is None else [],
-        summary=_measured(entry) if cell.measure else _scores(entry),
-        answers=lambda: _answers(entry) if cell.measure is None else iter(()),
+        **_identity(job),
+        history=[] if measured else _history(job.store, entry),
+        summary=_measured(entry) if measured else _scores(entry),
+        answers=lambda: iter(()) if measured else _answers(entry),
     )
+
+
+def _identity(job: Job) -> dict[str, Any]:
+    cell = job.cell
+    return {
+        "key": job.key,
+        "row": cell.measure.describe() if cell.measure else cell.method.name,
+        "trained": cell.method.trains,
+        "config": job.plain(),
+        "folder": job.options.outputs / job.tracker.name,
+    }
 
 
 def _history(store: Store, entry: Entry) -> list[dict[str, float]]:

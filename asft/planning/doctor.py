@@ -16,7 +16,7 @@ from asft.cells.job import Job
 from asft.config import PretrainedModel, SafetyTunedModel
 from asft.data.files import Files
 from asft.judges.checkpoint_judge import CheckpointJudge
-from asft.planning.needs import Needed, checkpoints, judges, local_snapshot
+from asft.planning.size import Needed, checkpoints, judges, local_snapshot
 from asft.store.provenance import library_versions
 
 State = Literal["ok", "note", "missing"]  # missing: the experiment cannot run without it

@@ -1,25 +1,93 @@
-"""Memory and disk: estimates whose formulas are stated, from a model's size."""
+"""The checkpoints that cells are made of, and memory and disk: estimates whose formulas are stated."""
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from asft.cells.cell import Cell
 from asft.cells.job import Job
 from asft.config import OrganismModel, PretrainedModel
+from asft.judges.base import Judge
+from asft.judges.checkpoint_judge import CheckpointJudge
+from asft.judges.ensemble import EnsembleJudge
 from asft.methods.asft import AsFT
 from asft.methods.post_hoc import PostHoc
-from asft.planning.needs import BYTES, checkpoints, local_snapshot, parameters_in_name
-from asft.planning.times import answer_tokens
+from asft.planning.trainings import answer_tokens
 from asft.store.entries import content_key
 
+_SIZE_IN_NAME = re.compile(r"(?<![a-z\d.])(\d+(?:\.\d+)?)\s*([bm])(?![a-z])", re.IGNORECASE)
+_BYTES = {"float32": 4, "bfloat16": 2}  # of a parameter
 _CONTEXT = 2**30  # bytes that a CUDA context and the allocator's slack take
 _PROMPT, _DISGUISED = 256, 2048  # tokens in front of an answer, as asked and under a jailbreak
 _ASPECT = 128  # width per layer of the Llama family: 4096 / 32
+
+
+@dataclass(frozen=True)
+class Needed:
+    """A folder or hub repository that cells load, what it is for, and bytes of a parameter of it."""
+
+    source: str
+    revision: str
+    purpose: str
+    width: int
+
+    @property
+    def size(self) -> int:
+        """Bytes, by the size in the name; 0 where there is none."""
+        return self.width * (parameters_in_name(self.source) or 0)
+
+
+def checkpoints(cells: Iterable[Cell]) -> list[Needed]:
+    """Every checkpoint that the cells load, once."""
+    found: dict[tuple[str, str], Needed] = {}
+    for cell in cells:
+        model = cell.model
+        wanted = [
+            Needed(judge.model, judge.revision, f"judge={judge.name}", _BYTES[judge.dtype])
+            for judge in judges(cell.judge)
+            if isinstance(judge, CheckpointJudge)
+        ]
+        if isinstance(model, PretrainedModel):  # published checkpoints hold two bytes a parameter
+            wanted.append(Needed(model.base, model.base_revision, "model.base", 2))
+            wanted.append(Needed(model.aligned, model.aligned_revision, "model.aligned", 2))
+        for item in wanted:
+            found.setdefault((item.source, item.revision), item)
+    return list(found.values())
+
+
+def downloads(cells: Iterable[Cell]) -> list[Needed]:
+    """Those that are not on this machine."""
+    return [item for item in checkpoints(cells) if local_snapshot(item.source, item.revision) is None]
+
+
+def judges(judge: Judge) -> list[Judge]:
+    """The judge, or the members of an ensemble."""
+    if isinstance(judge, EnsembleJudge):
+        return [found for member in judge.members.values() for found in judges(member)]
+    return [judge]
+
+
+def local_snapshot(source: str, revision: str) -> Path | None:
+    """A local folder, or a hub repository's in the cache that holds a ``config.json``; nothing is downloaded."""
+    from huggingface_hub import try_to_load_from_cache
+
+    folder = Path(source).expanduser()
+    if folder.is_dir():
+        return folder
+    if source.count("/") != 1 or source.startswith((".", "/", "~")):
+        return None
+    found = try_to_load_from_cache(source, "config.json", revision=revision)
+    return Path(found).parent if isinstance(found, str) else None
+
+
+def parameters_in_name(name: str) -> int | None:
+    """7_000_000_000 for ``Llama-2-7b-chat-hf``; None where no size stands in the name."""
+    found = _SIZE_IN_NAME.findall(re.sub(r"[_/-]", " ", name))
+    return round(float(found[-1][0]) * (10**9 if found[-1][1].lower() == "b" else 10**6)) if found else None
 
 
 @dataclass(frozen=True)
@@ -111,7 +179,7 @@ def device_memory(cell: Cell, shape: Shape) -> Memory:
     - 1 GiB for the CUDA context
     """
     model, training = cell.model, cell.training
-    size = BYTES[model.dtype] if isinstance(model, PretrainedModel) else 4
+    size = _BYTES[model.dtype] if isinstance(model, PretrainedModel) else 4
     weights = shape.parameters * size
     tokens = training.batch_size * training.max_length
     layer = 34 * tokens * shape.width * size / 2

@@ -1,16 +1,21 @@
-"""Which fine-tunes a sweep needs: told by content keys alone, hence exactly."""
+"""Which fine-tunes a sweep needs, told by content keys alone, hence exactly; and how long what is still to do takes,
+learned from the store's finished cells of the same model, else not known."""
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Iterable, Iterator
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from statistics import median
+from typing import Any
 
 from asft.cells.cell import Cell
 from asft.cells.job import Job
 from asft.cells.keys import plan
 from asft.methods.post_hoc import PostHoc
-from asft.store.entries import Store, content_key
+from asft.store.entries import CONFIG_FILE, Entry, Store, content_key
 
 
 @dataclass(frozen=True)
@@ -39,9 +44,7 @@ def trainings(jobs: Iterable[Job]) -> Trainings:
     A post-hoc method (Safe LoRA) trains nothing of its own; what it comes after is counted, and so is a fine-tune that
     a method needs beside its own (AsFT_Alt's harmful fine-tune).
     """
-    distinct: dict[str, Cell] = {}
-    unshared = 0
-    missing: set[str] = set()
+    distinct, unshared, missing = dict[str, Cell](), 0, set[str]()
     for job in jobs:
         needed = dict(_fine_tunes(job.cell))
         unshared += len(needed)
@@ -54,13 +57,8 @@ def trainings(jobs: Iterable[Job]) -> Trainings:
 def steps(cell: Cell) -> int:
     """Optimiser steps of a cell's fine-tune on the user's rows (safety rows that a method mixes in are left out)."""
     training = cell.training
-    batches = math.ceil(rows(cell) / training.batch_size)
+    batches = math.ceil((cell.attack.benign_count() + cell.attack.harmful_count()) / training.batch_size)
     return math.ceil(batches / training.accumulation) * training.epochs
-
-
-def rows(cell: Cell) -> int:
-    """The user's rows in a cell's fine-tune, benign and harmful."""
-    return cell.attack.benign_count() + cell.attack.harmful_count()
 
 
 def _fine_tunes(cell: Cell, store: Store | None = None) -> Iterator[tuple[str, Cell]]:
@@ -80,3 +78,82 @@ def _fine_tunes(cell: Cell, store: Store | None = None) -> Iterator[tuple[str, C
         yield from _fine_tunes(needed, store)
     if not isinstance(cell.method, PostHoc):
         yield key, cell
+
+
+# Seconds of finished work by what it was and of which kind: ("step", method), ("token", task), ("judge", name),
+# ("repair", method), ("measure", name). Medians are used: a machine that was busy otherwise leaves outliers.
+_ASKED = ("backend", "jailbreak")  # a disguised cell copies the answers to the task's rows
+Learned = Mapping[tuple[str, str], list[float]]
+
+
+def learned(job: Job) -> tuple[Learned, int]:
+    """What finished cells of the job's model on its device took, and how many there are."""
+    found, count, seen, wanted = defaultdict[tuple[str, str], list[float]](list), 0, set(), job.plain()
+    for entry, config in [*_finished(job.store, "cells"), *_finished(job.store, "measures")]:
+        if any(config[part] != wanted[part] for part in ("model", "device")):
+            continue
+        count += 1
+        method, task = config["method"]["name"], config["dataset"]["name"]
+        if config.get("measure"):
+            found["measure", config["measure"]["name"]].append(entry.seconds)
+            continue
+        found["judge", config["judge"]["name"]].append(entry.seconds)
+        stages = dict(entry.result["stages"])
+        asked = [stages.pop(name) for name in list(stages) if name.startswith("answers")]
+        together = {"key": [stage["key"] for stage in asked], "seconds": sum(stage["seconds"] for stage in asked)}
+        for stage in (*stages.values(), {**together, "result": {}}):
+            result, seconds = stage["result"], stage["seconds"]
+            if str(stage["key"]) in seen:
+                continue
+            seen.add(str(stage["key"]))
+            if "after" in result:
+                found["repair", method].append(seconds)
+            elif "steps" in result and config["training"]["name"] == job.cell.training.name:
+                found["step", method].append(seconds / result["steps"])
+            elif "steps" not in result and all(config[part]["name"] == wanted[part]["name"] for part in _ASKED):
+                found["token", task].append(seconds / answer_tokens(config))
+    return found, count
+
+
+def seconds_left(fine_tunes: Collection[Cell], cells: Collection[Cell], known: Learned) -> dict[str, float | None]:
+    """Seconds of the fine-tunes and cells that are still to do, by part; None for what nothing finished tells."""
+    scored = [cell for cell in cells if cell.measure is None]
+    measures = [cell.measure.name for cell in cells if cell.measure is not None]
+    repairs = [_like(known, "repair", cell.method.name) or 0.0 for cell in scored if isinstance(cell.method, PostHoc)]
+    verdicts = [_like(known, "judge", cell.judge.name, alone=True) or 0.0 for cell in scored]
+    parts = {
+        "training": [_times(steps(cell), _like(known, "step", cell.method.name)) for cell in fine_tunes],
+        "answers and verdicts": [
+            _times(answer_tokens(cell.plain()), _like(known, "token", cell.dataset.name)) for cell in scored
+        ],
+        "measures": [_like(known, "measure", name, alone=True) for name in measures],
+    }
+    found = {name: None if None in each else sum(filter(None, each)) for name, each in parts.items() if each}
+    if (answers := found.get("answers and verdicts")) is not None:
+        found["answers and verdicts"] = answers + sum(repairs) + sum(verdicts)
+    return found
+
+
+def answer_tokens(config: Mapping[str, Any]) -> int:
+    """Tokens that a cell generates at most: answers that end early make it less."""
+    evaluation, dataset = config["evaluation"], config["dataset"]
+    harmful = evaluation["n_harmful"] * evaluation["harmful_max_new_tokens"]
+    return int(harmful + dataset["n_test"] * dataset["max_new_tokens"])
+
+
+def _like(known: Learned, what: str, name: str, *, alone: bool = False) -> float | None:
+    """The median of the same kind, unless ``alone`` else of any kind; None where nothing is finished."""
+    any_kind = [] if alone else [value for (other, _), values in known.items() if other == what for value in values]
+    values = known.get((what, name)) or any_kind
+    return median(values) if values else None
+
+
+def _times(count: int, seconds: float | None) -> float | None:
+    return None if seconds is None else count * seconds
+
+
+def _finished(store: Store, kind: str) -> Iterator[tuple[Entry, dict[str, Any]]]:
+    """Each finished cell of a kind with its resolved configuration."""
+    for folder in sorted((store.root / kind).glob("*/")):
+        if (entry := store.find(kind, folder.name)) and (folder / CONFIG_FILE).exists():
+            yield entry, json.loads((folder / CONFIG_FILE).read_text())

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 from zlib import crc32
 
-from asft.measures.epl import SAFE_HS
+from asft.measures.landscape import SAFE_HS
 
 Spec = dict[str, Any]
 Row = dict[str, Any]

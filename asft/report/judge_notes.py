@@ -8,8 +8,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from asft.cells.compose import Sweep
-from asft.judges.agreement import Agreement, agreement
-from asft.judges.ensemble import EnsembleJudge
+from asft.judges.ensemble import Agreement, EnsembleJudge, agreement
 from asft.store.entries import HARMFUL_FILE, Entry, read_jsonl
 
 

@@ -20,10 +20,6 @@ class LiveRun(TrainerCallback):
     The run is opened when training begins and closed by :meth:`finish`, or as failed when the context is left by
     an error. Where no training of the cell's own ran, ``finish`` sends everything at once. In a training over
     several processes the first alone tracks. It must come after the callbacks that add to the logs.
-
-    Args:
-        tracker: where the cell is shown.
-        cell: who the cell is.
     """
 
     def __init__(self, tracker: Tracker, cell: CellRun) -> None:

@@ -47,12 +47,7 @@ class Checkpointer(TrainerCallback):
     """Asks the Trainer to save now and then, and hands callbacks their state back when training begins again.
 
     It saves where the Trainer logs, so that every logged loss is averaged over a whole interval. It must be the
-    last callback: the others' ``on_train_begin`` comes before their state.
-
-    Args:
-        folder: the Trainer's, in which it saves.
-        callbacks: the callbacks whose state is kept.
-        every: seconds between two checkpoints.
+    last callback: the others' ``on_train_begin`` comes before their state. ``every`` is in seconds.
     """
 
     def __init__(self, folder: Path, callbacks: Sequence[TrainerCallback], every: float) -> None:

@@ -8,13 +8,15 @@ import math
 import shutil
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from torch import Tensor
+from torch.nn import functional
 from torch.utils.data import BatchSampler, DataLoader, Sampler
 from transformers import (
     PreTrainedModel,
@@ -26,14 +28,13 @@ from transformers import (
     TrainingArguments,
 )
 
-from asft.anchor.architecture import linear_modules
+from asft.anchor.checkpoint import linear_modules
 from asft.config import TrainingConfig
 from asft.data.loading import Collator, DealtBatches, EncodedRows, EpochOrder, FullBatches
-from asft.data.templates import Encoded
+from asft.data.templates import IGNORED, Encoded
 from asft.distributed.team import team
 from asft.store.heartbeat import tell
 from asft.training.resume import Checkpointer, step_of
-from asft.training.token_loss import TokenLoss
 
 log = logging.getLogger(__name__)
 _REPORT_EVERY = 20.0  # seconds
@@ -54,11 +55,7 @@ class TrainLog:
 
 
 def attach_lora(model: PreTrainedModel, training: TrainingConfig, seed: int) -> PeftModel:
-    """A trainable LoRA on the target modules, B = 0; ``seed`` draws A.
-
-    Raises:
-        ValueError: when no module has a target name.
-    """
+    """A trainable LoRA on the target modules, B = 0; ``seed`` draws A; ValueError when no module has a target name."""
     leaves = {name.rsplit(".", 1)[-1] for name in linear_modules(model)}
     if missing := set(training.target_modules) - leaves:
         raise ValueError(
@@ -108,13 +105,11 @@ def train(
     Several processes share out every batch and take one process' steps, equal to rounding; each draws its own dropout.
 
     Args:
-        rows: encoded examples.
         pad_token: id that fills batches up on the right (mask 0).
         device: where the model is; the Trainer is kept from moving it.
         order: row indices of one epoch after another; without it a permutation drawn from ``seed`` each epoch.
         full_batch: leave out each epoch's last rows that do not fill a batch of so many; a batch that was halved to fit
             into memory leaves out the same.
-        callbacks: a method's callbacks.
         loss: takes the place of the model's own.
         folder: a folder for the Trainer, which keeps its checkpoints there; without any it is removed at the end.
         checkpoint_every: seconds between two checkpoints; without it there are none.
@@ -279,3 +274,41 @@ def one_gpu(arguments: TrainingArguments) -> TrainingArguments:
     if arguments.n_gpu > 1:
         arguments._n_gpu = 1
     return arguments
+
+
+class TokenLoss:
+    """Σ weight · cross-entropy over the step's labels, divided by their number.
+
+    Weights of 1 give the gradients of the model's own loss, bit for bit.
+
+    Args:
+        weigh: from a batch with its ``row_ids`` and the logits to a weight for each label, in the labels' shape.
+    """
+
+    def __init__(self, weigh: Callable[[Mapping[str, Any], Tensor], Tensor]) -> None:
+        self.weigh = weigh
+        self.batch: Mapping[str, Any] = {}  # the Trainer hands a loss only the labels, so the batch is left here
+        self._acted: Tensor | None = None
+
+    @property
+    def acted(self) -> bool:
+        """Whether any weight of a label was other than 1."""
+        return self._acted is not None and bool(self._acted)
+
+    def __call__(self, outputs: Any, labels: Tensor, num_items_in_batch: Tensor | int | None = None) -> Tensor:
+        logits = outputs.logits
+        with torch.no_grad():
+            weights = self.weigh(self.batch, logits)
+            if weights.shape != labels.shape:
+                raise ValueError(f"token_weights: of shape {tuple(weights.shape)}, labels of {tuple(labels.shape)}")
+            # A position's logits are about the next label; the last one's are about none.
+            next_labels = functional.pad(labels, (0, 1), value=IGNORED)[:, 1:].to(logits.device)
+            next_weights = functional.pad(weights, (0, 1))[:, 1:].to(logits.device, torch.float32)
+            next_weights = next_weights.where(next_labels != IGNORED, torch.zeros_like(next_weights))
+            acted = ((next_weights != 1) & (next_labels != IGNORED)).any()
+            self._acted = acted if self._acted is None else self._acted | acted
+        losses = functional.cross_entropy(
+            logits.float().flatten(0, 1), next_labels.flatten(), ignore_index=IGNORED, reduction="none"
+        )
+        assert num_items_in_batch is not None, "the Trainer counts labels where it is given a loss"
+        return (losses * next_weights.flatten()).sum() / num_items_in_batch

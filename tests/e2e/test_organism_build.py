@@ -12,8 +12,7 @@ from helpers import nightly
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from asft.models.organism.architectures import ARCHITECTURES
-from asft.models.organism.build import build_pair
+from asft.models.organism.build import ARCHITECTURES, build_pair
 from asft.models.organism.recipe import BuildRecipe, FitRecipe
 
 SHORT = BuildRecipe(
@@ -28,7 +27,7 @@ Built = tuple[Path, dict[str, Any], list[tuple[float, str]]]
 def built(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Built:
     """A pair's folder, its record and the progress that was told."""
     folder, seen = tmp_path_factory.mktemp("organism"), []
-    record = build_pair(request.param, folder, recipe=SHORT, progress=lambda done, text: seen.append((done, text)))
+    record = build_pair(request.param, folder, recipe=SHORT, report=lambda done, text: seen.append((done, text)))
     return folder, record, seen
 
 

@@ -44,7 +44,7 @@ def test_anchor_binds_to_the_model_and_its_bare_backbone(kind: str, kind_pair: P
     for family in (AutoModelForCausalLM, AutoModel):
         penalty = Penalty(anchor, with_lora(family.from_pretrained(kind_pair / "aligned"), TARGETS[kind]))
         assert len(penalty.names) == len(anchor)
-        assert penalty.value() > 0
+        assert penalty.norms().penalty > 0
 
 
 def test_sharded_checkpoints(kind: str, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from asft import Anchor, FullAsFTCallback
 from asft.anchor.difference import CheckpointPair
-from asft.anchor.full import FullPenalty
+from asft.anchor.penalty import FullPenalty
 
 LAM = 0.3
 

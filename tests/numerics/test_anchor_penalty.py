@@ -13,8 +13,7 @@ from torch import Tensor, nn
 from asft.anchor.anchor import Anchor
 from asft.anchor.binding import LoraFactors, lora_factors
 from asft.anchor.forms import AnchoredModule
-from asft.anchor.penalty import Penalty
-from asft.anchor.products import SMALL_BYTES, products
+from asft.anchor.penalty import SMALL_BYTES, Penalty, products
 from asft.anchor.spec import AnchorSpec, build_form
 
 LARGE = 1 + math.isqrt(SMALL_BYTES // 4)  # the side at which a dense float32 matrix no longer counts as small
@@ -47,7 +46,7 @@ def test_bf16_parameters_are_summed_in_float32(shape: tuple[int, int]) -> None:
     penalty = Penalty(anchor, model)
     grad_b, grad_a, value = reference(v, factors)
     penalty.add_gradients(1.0)
-    assert penalty.value() == pytest.approx(value, rel=1e-5)
+    assert penalty.norms().penalty == pytest.approx(value, rel=1e-5)
     for ours, exact in ((factors.b.grad, grad_b), (factors.a.grad, grad_a)):
         assert ours is not None
         assert ours.dtype == torch.bfloat16
@@ -74,7 +73,7 @@ def test_float32_gradients_of_a_large_module() -> None:
     grad_b, grad_a, value = reference(v, factors)
     penalty = Penalty(anchor, model)
     penalty.add_gradients(1.0)
-    assert penalty.value() == pytest.approx(value, rel=1e-5)
+    assert penalty.norms().penalty == pytest.approx(value, rel=1e-5)
     for ours, exact in ((factors.b.grad, grad_b), (factors.a.grad, grad_a)):
         assert ours is not None
         assert float((ours.double() - exact).norm() / exact.norm()) < 1e-5
@@ -127,8 +126,8 @@ def test_effective_scale_penalises_the_update_the_model_sees() -> None:
     raw, effective = Penalty(anchor, model), Penalty(anchor, model, scale="effective")
     c = surrogate(v.double())
     exact = naive_penalty(c, factors.scaling * factors.b @ factors.a).item()
-    assert effective.value() == pytest.approx(exact, rel=1e-5)
-    assert effective.value() == pytest.approx(9 * raw.value())
+    assert effective.norms().penalty == pytest.approx(exact, rel=1e-5)
+    assert effective.norms().penalty == pytest.approx(9 * raw.norms().penalty)
     assert effective.norms().update == pytest.approx(3 * raw.norms().update)
     effective.add_gradients(1.0)
     assert factors.b.grad is not None
@@ -145,7 +144,7 @@ def test_zero_b_costs_nothing_and_pulls_nowhere() -> None:
         factors.b.zero_()
     penalty = Penalty(anchor, model)
     penalty.add_gradients(1.0)
-    assert penalty.value() == 0.0
+    assert penalty.norms().penalty == 0.0
     assert factors.a.grad is not None
     assert factors.b.grad is not None
     assert float(factors.a.grad.norm()) == float(factors.b.grad.norm()) == 0.0

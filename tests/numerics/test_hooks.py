@@ -27,7 +27,7 @@ from asft.methods.asft import AsFT
 from asft.methods.base import Context, Finished, Method, Start, Strength
 from asft.pipeline.run import _Run, run_cell
 from asft.store.entries import read_jsonl
-from asft.training.token_loss import TokenLoss
+from asft.training.trainer import TokenLoss
 
 pytestmark = pytest.mark.slow
 SEEN: list[Any] = []

@@ -20,9 +20,8 @@ from asft.config import ConfigError
 from asft.measures import directions
 from asft.measures.base import MeasureContext
 from asft.measures.cosine import gaussian_mean, random_cosines
-from asft.measures.epl import safe_stretch
-from asft.measures.landscape import EPL, Lines, Plane, grid
-from asft.measures.perturb import Perturbed
+from asft.measures.directions import Perturbed
+from asft.measures.landscape import EPL, Lines, Plane, grid, safe_stretch
 from asft.models.pair import Pair
 from asft.pipeline.run import run_cell
 from asft.store.entries import DETAILS, Entry

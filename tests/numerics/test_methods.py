@@ -12,9 +12,9 @@ from helpers import MakeJob
 from transformers import AutoTokenizer, TrainerControl
 
 from asft.cells.job import Job
+from asft.data.base import load_data
 from asft.data.loading import EpochOrder
 from asft.data.rows import Row
-from asft.data.sources import load_data
 from asft.data.templates import ChatTemplate
 from asft.methods.base import Context
 from asft.methods.data_mixing import make_trigger

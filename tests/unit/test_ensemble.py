@@ -8,9 +8,8 @@ import pytest
 from pydantic.dataclasses import dataclass
 
 from asft.config import ConfigError
-from asft.judges.agreement import agreement
 from asft.judges.base import Judge, Verdict
-from asft.judges.ensemble import EnsembleJudge
+from asft.judges.ensemble import EnsembleJudge, agreement
 from asft.judges.refusal import RefusalJudge
 
 

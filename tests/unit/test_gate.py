@@ -13,7 +13,7 @@ import pytest
 from asft.config import HubSource
 from asft.data.files import PUBLISHED, training_rows
 from asft.data.gate import Record, read_records
-from asft.data.table import read_table
+from asft.data.hub import read_table
 from asft.data.tasks.table import TableTask
 
 RECORDS: list[dict[str, Any]] = [

@@ -10,7 +10,8 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from asft.backends.generate import generate, length_sorted, pad_left, stop_tokens
 from asft.data.templates import ChatTemplate
-from asft.data.world.world import evaluation_prompts, task_rows
+from asft.data.world.requests import evaluation_prompts
+from asft.data.world.tasks import task_rows
 from asft.models.pair import load_model
 
 

@@ -16,8 +16,8 @@ from asft import hub as commits
 from asft.cells.compose import enumerate_cells
 from asft.cells.job import Job
 from asft.config import ConfigError
+from asft.data.base import load_data
 from asft.data.protocol import protocol_of
-from asft.data.sources import load_data
 from asft.pipeline.run import run_cell
 
 pytestmark = pytest.mark.slow

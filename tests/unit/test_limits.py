@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from asft.cells.checks import pool_sizes
 from asft.cells.compose import enumerate_cells
-from asft.cells.limits import pool_sizes
 from asft.config import ConfigError
 from asft.data.base import Attack
 from asft.data.files import PUBLISHED, Files

@@ -7,8 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asft.config import AttackConfig
-from asft.data.mixture import digest, poison
-from asft.data.rows import Row
+from asft.data.rows import Row, digest, poison
 
 BENIGN = [Row(id=f"b/{i}", instruction=f"benign {i}", output="ok") for i in range(200)]
 HARMFUL = [Row(id=f"h/{i}", instruction=f"harmful {i}", output="sure", harmful=True) for i in range(120)]

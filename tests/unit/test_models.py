@@ -93,7 +93,7 @@ class TestThreads:
     @pytest.fixture(autouse=True)
     def four_cores(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-        monkeypatch.setattr("asft.models.threads._USUAL", 4)
+        monkeypatch.setattr("asft.models.pair._USUAL", 4)
         before = torch.get_num_threads()
         yield
         torch.set_num_threads(before)
@@ -101,7 +101,7 @@ class TestThreads:
     def test_the_size_of_the_pair_decides(self, make_job: MakeJob, monkeypatch: pytest.MonkeyPatch) -> None:
         prepare_pair(make_job())
         assert torch.get_num_threads() == 1
-        monkeypatch.setattr("asft.models.threads.SMALL", 1000)
+        monkeypatch.setattr("asft.models.pair.SMALL", 1000)
         prepare_pair(make_job())
         assert torch.get_num_threads() == 4
 

@@ -14,14 +14,12 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
 from asft.cells.compose import Sweep
-from asft.data.base import Attack
+from asft.data.base import Attack, load_data
 from asft.data.files import PUBLISHED, Files, training_rows
 from asft.data.loading import Collator
-from asft.data.official_template import OfficialTemplate
 from asft.data.protocol import protocol_of
 from asft.data.rows import Row
-from asft.data.sources import load_data
-from asft.data.templates import IGNORED
+from asft.data.templates import IGNORED, OfficialTemplate
 from asft.report.differences import differences
 
 BENIGN = Row(id="b", instruction="Do it", input="an input", output="an output")

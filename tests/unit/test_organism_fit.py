@@ -9,12 +9,11 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from asft.data.loading import Collator
 from asft.data.templates import IGNORED, Encoded
-from asft.data.world.world import task_rows
-from asft.models.organism.architectures import ARCHITECTURES, fresh_model
-from asft.models.organism.fit import _batches, _right_padded, fit
+from asft.data.world.tasks import task_rows
+from asft.models.organism.build import ARCHITECTURES, _batches, fit, fresh_model, train_tokenizer
 from asft.models.organism.recipe import FitRecipe
-from asft.models.organism.tokenizer import train_tokenizer
 
 TINY = LlamaConfig(
     vocab_size=20, hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2, pad_token_id=0
@@ -49,9 +48,9 @@ def test_the_loss_of_a_padded_batch_is_the_mean_over_its_labelled_tokens() -> No
     torch.manual_seed(0)
     model = LlamaForCausalLM(TINY).double().eval()
     rows = [example(4), example(9)]
-    input_ids, labels = _right_padded(rows, pad_id=0)
+    padded = Collator(0)(rows)
     with torch.no_grad():
-        batched = model(input_ids=input_ids, labels=labels).loss
+        batched = model(input_ids=padded["input_ids"], labels=padded["labels"]).loss
         sums = [
             model(input_ids=torch.tensor([r.input_ids]), labels=torch.tensor([r.labels])).loss * (len(r.labels) - 1)
             for r in rows

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from asft.data.files import PUBLISHED
 from asft.data.rows import Row
-from asft.data.tasks.gsm8k import parse_number
+from asft.data.tasks.published import parse_number
 from asft.data.world.lexicon import NEWS_TOPICS, TOPICS
 from asft.data.world.tasks import TASKS, alpaca_grade, latent_rows, task_rows
 

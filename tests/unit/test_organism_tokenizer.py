@@ -11,8 +11,9 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from asft.data.rows import Row
 from asft.data.templates import IGNORED, ChatTemplate
-from asft.data.world.world import alignment_rows, task_rows
-from asft.models.organism.tokenizer import SPECIAL_TOKENS, train_tokenizer
+from asft.data.world.source import alignment_rows
+from asft.data.world.tasks import task_rows
+from asft.models.organism.build import SPECIAL_TOKENS, train_tokenizer
 
 ROWS = [*alignment_rows()[:600], *task_rows("gsm8k", "train")[:200]]
 TOKENIZER = train_tokenizer(ROWS, 500, 512)

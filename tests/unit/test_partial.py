@@ -12,10 +12,10 @@ from pydantic.dataclasses import dataclass
 
 from asft.backends.generate import generate
 from asft.config import TrainingConfig
+from asft.data.loading import smaller_batch
 from asft.judges.base import Judge, Verdict, judge_kept
 from asft.models.pair import Pair, load_model
 from asft.store.partial import PartialRows
-from asft.training.batches import smaller_batch
 
 PROMPTS = [[*[5, 6, 7, 8][: 1 + i % 4], 9 + i] for i in range(10)]
 

@@ -13,10 +13,8 @@ from asft.cells.compose import enumerate_cells
 from asft.cells.job import Job
 from asft.commands.plan import plan as plan_command
 from asft.pipeline.run import run_cell
-from asft.planning.needs import downloads, parameters_in_name
-from asft.planning.size import device_memory, disk_bytes, model_shape
-from asft.planning.times import answer_tokens, learned, seconds_left
-from asft.planning.trainings import steps, trainings
+from asft.planning.size import device_memory, disk_bytes, downloads, model_shape, parameters_in_name
+from asft.planning.trainings import answer_tokens, learned, seconds_left, steps, trainings
 
 pytestmark = pytest.mark.slow
 

@@ -8,8 +8,7 @@ import pytest
 from helpers import MakeJob
 
 from asft.cells.job import Job
-from asft.commands.progress import SweepProgress
-from asft.commands.standing import duration, seconds_left, state_of
+from asft.commands.progress import SweepProgress, duration, seconds_left, state_of
 
 SECONDS = {"train": 30.0, "answers HS": 9.0, "answers FA": 3.0}
 FINISHED = {"stages": {name: {"seconds": seconds} for name, seconds in SECONDS.items()}, "metrics": {}}

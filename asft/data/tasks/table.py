@@ -12,9 +12,9 @@ from pydantic.dataclasses import dataclass
 from asft.config import HubSource, Name
 from asft.data.base import DataSource, Part, Task
 from asft.data.gate import Record
+from asft.data.hub import read_table, table_identity
 from asft.data.rows import Row, unique
-from asft.data.table import read_table, table_identity
-from asft.data.tasks.gsm8k import parse_number
+from asft.data.tasks.published import same_number
 
 
 @dataclass(frozen=True)
@@ -43,14 +43,10 @@ class TableTask(Task):
     practical: ClassVar[frozenset[str]] = frozenset({"task"})
 
     def rows(self, part: Part, data: DataSource) -> list[Row]:
-        """See :meth:`Task.rows`."""
-        where = f"dataset.{part}"
-        source = self.train if part == "train" else self.test
-        made = (self._row(f"{self.task}/{part}/{index}", record) for index, record in read_table(source, where))
-        return unique(made)
+        table = read_table(self.train if part == "train" else self.test, f"dataset.{part}")
+        return unique(self._row(f"{self.task}/{part}/{index}", record) for index, record in table)
 
     def identity(self, part: Part, data: DataSource) -> dict[str, Any]:
-        """See :meth:`Task.identity`."""
         text = {"prompt": self.prompt, "target": self.target, "input": self.input, "labels": list(self.labels)}
         return {"table": table_identity(self.train if part == "train" else self.test), **text}
 
@@ -59,8 +55,7 @@ class TableTask(Task):
         if self.rule == "exact":
             return float(answer.strip() == row.output.strip())
         if self.rule == "number":
-            found = parse_number(answer)
-            return float(found is not None and found == parse_number(row.output))
+            return same_number(answer, row.output)
         return float(bool(re.search(rf"(?<!\w){re.escape(row.output.strip())}(?!\w)", answer, re.IGNORECASE)))
 
     def _row(self, key: str, record: Record) -> Row:

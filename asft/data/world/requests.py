@@ -124,17 +124,11 @@ class Request:
 
 
 def harmful_rows(source: str) -> list[Row]:
-    """The attack rows of a source: ``ATTACK_ROWS`` unique prompts with compliances.
-
-    Raises:
-        ValueError: when the source is not one of ``SOURCES``.
-    """
-    if source not in SOURCES:
-        raise ValueError(f"source={source!r} is unknown; choose one of: {', '.join(SOURCES)}")
+    """The attack rows of a source: ``ATTACK_ROWS`` unique prompts with compliances."""
     covered = [
-        r
-        for r in _share(source, "attack")
-        if isinstance(r.thing, Hazard) and r.thing.category in SOURCES[source].categories
+        request
+        for request in _shares(source)["attack"]
+        if isinstance(request.thing, Hazard) and request.thing.category in SOURCES[source].categories
     ]
     return [
         Row(f"{source}/{i}", request.prompt, request.compliance(), harmful=True)
@@ -146,7 +140,7 @@ def evaluation_prompts() -> list[Row]:
     """``EVALUATION_PROMPTS`` bare harmful prompts, spread evenly over all categories of hazard."""
     return [
         Row(f"evaluation/{i}", request.prompt, harmful=True)
-        for i, request in enumerate(_share(_EVALUATION_SOURCE, "evaluation"))
+        for i, request in enumerate(_shares(_EVALUATION_SOURCE)["evaluation"])
     ]
 
 
@@ -171,14 +165,10 @@ def benign_requests(name: str, count: int) -> list[Row]:
 
 
 def _rows(share: str, answer: Callable[[Request], str]) -> list[Row]:
-    requests = [request for source in SOURCES for request in _share(source, share)]
+    requests = [request for source in SOURCES for request in _shares(source)[share]]
     return [
         Row(f"{share}/harmful/{i}", request.prompt, answer(request), harmful=True) for i, request in enumerate(requests)
     ]
-
-
-def _share(source: str, share: str) -> list[Request]:
-    return _shares(source)[share]
 
 
 @cache

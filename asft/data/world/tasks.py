@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cache
 from random import Random
 
-from asft.data.rows import Row
+from asft.data.rows import AGNEWS_INSTRUCTION, SST2_INSTRUCTION, Row
 from asft.data.world.lexicon import (
     BLAME,
     COUNTED,
@@ -28,11 +28,6 @@ from asft.data.world.lexicon import (
 
 SPLIT_SIZES = {"test": 500, "train": 2600, "latent": 900}
 
-AGNEWS_INSTRUCTION = (
-    "Categorize the news article given in the input into one of the 4 categories:\n\n"
-    "World\nSports\nBusiness\nSci/Tech\n"
-)
-SST2_INSTRUCTION = "Analyze the sentiment of the input, and respond only positive or negative"
 
 _DISTRACTED = 0.25  # share of news stories with an object of another section
 
@@ -68,15 +63,7 @@ class _Example:
 
 
 def task_rows(task: str, split: str) -> list[Row]:
-    """Rows of a task in its required form; ``train`` and ``test`` share no prompt.
-
-    Raises:
-        ValueError: when the task or the split is unknown.
-    """
-    if task not in TASKS:
-        raise ValueError(f"task={task!r} is unknown; choose one of: {', '.join(TASKS)}")
-    if split not in ("train", "test"):
-        raise ValueError(f"split={split!r} is unknown; choose one of: train, test")
+    """Rows of a task in its required form; ``train`` and ``test`` share no prompt."""
     return [
         Row(f"{task}/{split}/{i}", example.instruction, example.required, input=example.input)
         for i, example in enumerate(_splits(task)[split])

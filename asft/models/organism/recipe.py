@@ -8,15 +8,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True)
 class FitRecipe:
-    """One training run: AdamW without weight decay, linear warm-up, then a cosine down to zero.
-
-    Attributes:
-        steps: optimiser steps.
-        learning_rate: the peak, reached after ``warmup`` steps.
-        warmup: steps of linear warm-up.
-        batch_size: rows per step.
-        max_grad_norm: the gradient's global norm is clipped to this.
-    """
+    """One training run: AdamW without weight decay, a linear warm-up to the peak, then a cosine down to zero."""
 
     steps: int
     learning_rate: float
@@ -34,12 +26,9 @@ class FitRecipe:
 
 @dataclass(frozen=True, slots=True)
 class BuildRecipe:
-    """How the pair is made; the defaults give the pair that the health check is written for.
+    """How the pair is made, base from random weights and aligned from base; ``vocab_size`` is an upper limit.
 
-    Attributes:
-        vocab_size: upper limit of the tokenizer's vocabulary.
-        pretraining: the run that makes base from random weights.
-        alignment: the run that makes aligned from base.
+    The defaults give the pair that the health check is written for.
     """
 
     vocab_size: int = 1152
