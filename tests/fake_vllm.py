@@ -87,11 +87,13 @@ class LLM:
         enforce_eager: bool = False,
         max_model_len: int | None = None,
         generation_config: str = "auto",
+        trust_remote_code: bool = False,
         enable_lora: bool = False,
         max_lora_rank: int = 16,
     ) -> None:
         assert dtype in {"auto", "float32", "bfloat16", "float16"}
         assert max_lora_rank in RANKS
+        assert not trust_remote_code
         assert generation_config == "vllm", "else the checkpoint's sampling defaults slip in"
         assert not any(engine.llm_engine.engine_core.running for engine in LLM.made), "two engines share one GPU"
         self.checkpoint, self.max_model_len = model, max_model_len

@@ -17,8 +17,8 @@ from filelock import FileLock
 from safetensors.torch import load_file, save_file
 
 from asft.anchor.difference import CheckpointPair
-from asft.anchor.files import stem
 from asft.anchor.forms import FORMS, AnchoredModule, LowRank, on_host
+from asft.anchor.names import stem
 from asft.anchor.saved_adapter import SavedAdapter, read_adapter
 from asft.anchor.spec import AnchorSpec, FormName, Variant, build_form, update_spectrum
 from asft.store.anchors import DAMAGED, LAYOUT, read_meta, write_meta

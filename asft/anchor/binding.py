@@ -16,7 +16,7 @@ from torch._dynamo import OptimizedModule
 from torch.distributed.tensor import DTensor
 
 from asft.anchor.anchor import Anchor
-from asft.anchor.files import PEFT_PREFIX, stem
+from asft.anchor.names import PEFT_PREFIX, stem
 from asft.anchor.saved_adapter import COMPILED, check_config
 
 NOT_LINEAR = (_ConvNd, Embedding, MultiheadAttention, ParamWrapper)

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from asft.anchor.files import open_weights, read_json, spellings
+from asft.anchor.names import spellings
+from asft.door import build_model, open_weights, read_config, read_json
 
 
 @dataclass(slots=True)
@@ -61,7 +62,6 @@ class Architecture:
             CONFIG_MAPPING,
             MODEL_FOR_CAUSAL_LM_MAPPING,
             MODEL_MAPPING,
-            AutoConfig,
             AutoModel,
             AutoModelForCausalLM,
         )
@@ -70,12 +70,12 @@ class Architecture:
             return None
         families = ((MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM), (MODEL_MAPPING, AutoModel))
         try:
-            config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+            config = read_config(folder)
             family = next((family for known, family in families if type(config) in known), None)
             if family is None:
                 return None
             with torch.device("meta"):
-                return cls(family.from_config(config, trust_remote_code=False))
+                return cls(build_model(family, config))
         except Exception as error:  # whatever a class makes of a configuration that does not fit it
             reason = " ".join(f"{type(error).__name__}: {error}".split())
             raise ValueError(f"{str(file)!r}: transformers cannot build this model ({reason[:200]}).") from error

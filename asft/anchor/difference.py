@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from asft.anchor.checkpoint import Checkpoint
-from asft.anchor.files import is_target, spellings
+from asft.anchor.names import is_target, spellings
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from asft.anchor.binding import lora_factors, unwrap
 from asft.anchor.difference import CheckpointPair
-from asft.anchor.files import is_target, stem
+from asft.anchor.names import is_target, stem
 from asft.anchor.saved_adapter import PICKLED_NAME, WEIGHTS_NAME, read_adapter
 
 logger = logging.getLogger(__name__)

@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 from peft.utils.other import get_pattern_key
 from torch import Tensor
 
-from asft.anchor.files import PEFT_PREFIX, open_weights, read_json
+from asft.anchor.names import PEFT_PREFIX
+from asft.door import open_weights, read_json
 
 CONFIG_NAME = "adapter_config.json"
 WEIGHTS_NAME = "adapter_model.safetensors"

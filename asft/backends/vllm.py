@@ -17,12 +17,11 @@ from pydantic.dataclasses import dataclass
 
 from asft.backends.base import Answerer, Backend, Weights
 from asft.distributed.team import team
+from asft.door import read_generation_config
 from asft.store.heartbeat import tell
 from asft.store.partial import PartialRows
 
 if TYPE_CHECKING:
-    from transformers import GenerationConfig
-
     from asft.config import Settings
 
 log = logging.getLogger(__name__)
@@ -97,6 +96,7 @@ class _Engine:
             self.engine = LLM(
                 model=str(weights.checkpoint),
                 tokenizer=str(weights.pair.aligned),
+                trust_remote_code=False,
                 dtype=weights.dtype or weights.pair.dtype,
                 tensor_parallel_size=backend.tensor_parallel_size,
                 gpu_memory_utilization=backend.gpu_memory_utilization,
@@ -114,7 +114,7 @@ class _Engine:
             ) from error
         self.adapter = LoRARequest("finetuned", 1, str(adapter)) if adapter else None
         self.tokenizer = weights.pair.tokenizer()
-        self.defaults = _generation_defaults(weights.checkpoint)
+        self.defaults = read_generation_config(weights.checkpoint)
         self.told: dict[str, Any] = {}
 
     def answer(self, prompts: Sequence[Sequence[int]], max_new_tokens: int, kept: PartialRows) -> list[str]:
@@ -160,13 +160,3 @@ def _allowed_rank(adapter: Path) -> int:
     if rank > _RANKS[-1]:
         raise ValueError(f"training.rank={rank}: backend=vllm takes adapters up to rank {_RANKS[-1]}; use backend=hf")
     return next(allowed for allowed in _RANKS if allowed >= rank)
-
-
-def _generation_defaults(checkpoint: Path) -> GenerationConfig:
-    """What the checkpoint sets for generation: as transformers has it once the model is loaded."""
-    from transformers import AutoConfig, GenerationConfig
-
-    try:
-        return GenerationConfig.from_pretrained(checkpoint)
-    except OSError:  # no generation_config.json: the model's own configuration may name its end token
-        return GenerationConfig.from_model_config(AutoConfig.from_pretrained(checkpoint))

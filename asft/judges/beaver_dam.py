@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
+from asft.door import read_model, read_tokenizer
 from asft.judges.base import Verdict
 from asft.judges.checkpoint_judge import CheckpointJudge, Loaded
 
@@ -93,20 +94,15 @@ def label_probabilities(model: PreTrainedModel, rows: Sequence[Sequence[int]], b
 def load_classifier(folder: Path, dtype: str, key: str) -> Loaded:
     """The classifier and its tokenizer; ValueError when the checkpoint has no trained head of 14 labels."""
     import torch
-    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+    from transformers import AutoModelForSequenceClassification
 
-    model, info = AutoModelForSequenceClassification.from_pretrained(
-        folder,
-        dtype=getattr(torch, dtype),
-        use_safetensors=True,
-        trust_remote_code=False,
-        output_loading_info=True,
-    )
+    family = AutoModelForSequenceClassification
+    model, info = read_model(family, folder, dtype=getattr(torch, dtype), output_loading_info=True)
     if model.config.num_labels != LABELS or info["missing_keys"]:
         lacks = f"weights {', '.join(sorted(info['missing_keys'])[:3])}" if info["missing_keys"] else "14 labels"
         raise ValueError(
             f"{key}={folder}: is no BeaverTails moderation model, it lacks {lacks} "
             f"(labels: {model.config.num_labels}). Give PKU-Alignment/beaver-dam-7b or a checkpoint like it."
         )
-    tokenizer = AutoTokenizer.from_pretrained(folder, truncation_side="right", trust_remote_code=False)
+    tokenizer = read_tokenizer(folder, truncation_side="right")
     return Loaded(model.eval(), tokenizer)

@@ -14,6 +14,7 @@ from typing import Annotated, Any, ClassVar
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
+from asft.door import read_model, read_tokenizer
 from asft.judges.base import Verdict
 from asft.judges.checkpoint_judge import CheckpointJudge, Loaded
 
@@ -80,16 +81,10 @@ def encode(loaded: Loaded, prompt: str, answer: str) -> list[int]:
 def load_guard(folder: Path, dtype: str, key: str) -> Loaded:
     """The guard and its tokenizer; ValueError when the checkpoint has no chat template."""
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
 
-    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    tokenizer = read_tokenizer(folder)
     if not tokenizer.chat_template:
         raise ValueError(f"{key}={folder}: has no chat template, so it is no Llama Guard checkpoint")
-    model = AutoModelForCausalLM.from_pretrained(
-        folder,
-        dtype=getattr(torch, dtype),
-        use_safetensors=True,
-        trust_remote_code=False,
-        attn_implementation="sdpa",
-    )
+    model = read_model(AutoModelForCausalLM, folder, dtype=getattr(torch, dtype), attn_implementation="sdpa")
     return Loaded(model.eval(), tokenizer)

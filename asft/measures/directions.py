@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from asft.anchor.checkpoint import Checkpoint
-from asft.anchor.files import is_target
+from asft.anchor.names import is_target
 from asft.anchor.saved_adapter import CONFIG_NAME, read_adapter
 
 Direction = dict[str, Tensor]

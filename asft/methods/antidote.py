@@ -65,7 +65,7 @@ def linear_maps(model: Model, targets: tuple[str, ...]) -> dict[str, nn.Linear]:
     """A and B of each adapted module, or the target modules of a model without adapter."""
     from torch.nn import Linear
 
-    from asft.anchor.files import is_target
+    from asft.anchor.names import is_target
 
     linears = {name: module for name, module in model.named_modules() if isinstance(module, Linear)}
     adapted = {name: module for name, module in linears.items() if ".lora_A." in name or ".lora_B." in name}

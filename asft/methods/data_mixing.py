@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
+from asft.door import read_tokenizer
 from asft.methods.base import Context, Method, Strength
 from asft.methods.post_hoc import PostHoc
 
@@ -151,9 +152,7 @@ def make_trigger(tokenizer_folder: Path, length: int) -> str:
     Tokens are drawn one by one and kept only if the text so far still encodes to as many tokens, so that
     decoding and encoding return the drawn ids.
     """
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder)
+    tokenizer = read_tokenizer(tokenizer_folder)
     rng, special = random.Random("bea-trigger"), set(tokenizer.all_special_ids)
     ordinary = [
         token

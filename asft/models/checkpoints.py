@@ -9,7 +9,7 @@ import torch
 from huggingface_hub import HfApi, constants, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-from asft.anchor.files import open_weights
+from asft.door import open_weights
 from asft.models.checkpoint_files import CHECKPOINT_FILES
 
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")

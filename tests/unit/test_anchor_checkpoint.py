@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from asft import Anchor, project_adapter
 from asft.anchor.checkpoint import Checkpoint
 from asft.anchor.difference import CheckpointPair
-from asft.anchor.files import is_target, stem
+from asft.anchor.names import is_target, stem
 
 
 def write(directory: Path, **weights: torch.Tensor) -> Path:

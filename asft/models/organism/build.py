@@ -31,6 +31,7 @@ from asft.data.templates import ChatTemplate, Encoded, user_text
 from asft.data.world.requests import SOURCES, harmful_rows
 from asft.data.world.source import alignment_rows, pretraining_rows
 from asft.data.world.tasks import TASKS, task_rows
+from asft.door import build_model
 from asft.models.organism.recipe import BuildRecipe, FitRecipe
 
 PAD, USER, ASSISTANT, SYSTEM, END = "<|pad|>", "<|user|>", "<|assistant|>", "<|system|>", "<|end|>"
@@ -175,7 +176,7 @@ def fresh_model(architecture: str, tokenizer: PreTrainedTokenizerBase) -> PreTra
     )
     # Soft-capping exists in the eager attention only.
     attention = "eager" if architecture == "gemma2" else "sdpa"
-    return AutoModelForCausalLM.from_config(config, attn_implementation=attention)
+    return build_model(AutoModelForCausalLM, config, attn_implementation=attention)
 
 
 def _tell(report: Progress, start: float, part: float, text: str, steps: int, step: int, loss: float) -> None:

@@ -1,0 +1,29 @@
+"""Module names as checkpoints, model classes and PEFT spell them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+# What PEFT puts in front of a base module's name.
+PEFT_PREFIX = "base_model.model."
+# The attribute under which transformers keeps the backbone of a model with a head; checkpoints of the bare
+# backbone leave it out.
+BACKBONE_PREFIXES = ("model.", "transformer.")
+
+
+def stem(name: str) -> str:
+    """A module's name without the backbone prefix, the part in which all spellings agree."""
+    for prefix in BACKBONE_PREFIXES:
+        if name.startswith(prefix):
+            return name.removeprefix(prefix)
+    return name
+
+
+def spellings(name: str) -> tuple[str, ...]:
+    """The ways to write ``name``, as given first: with either backbone prefix and without one."""
+    return (name, *(f"{prefix}{stem(name)}" for prefix in ("", *BACKBONE_PREFIXES)))
+
+
+def is_target(name: str, targets: Iterable[str]) -> bool:
+    """Whether ``name`` ends in one of ``targets``, compared by whole path components as PEFT does."""
+    return any(name == target or name.endswith(f".{target}") for target in targets)

@@ -1,0 +1,141 @@
+"""The one door for checkpoints: no code of theirs runs, and their files bound what they cost."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from helpers import REPOSITORY
+from refusals import refuses
+from transformers import AutoModelForCausalLM
+
+from asft.door import read_adapted, read_config, read_model, read_tokenizer
+
+LOADERS = re.compile(
+    r"\.from_pretrained\(|\.from_config\(|trust_remote_code|torch\.load\(|pickle\.load|import_module\("
+)
+ALLOWED = {  # what loads by other means, and why it may
+    "door.py": "the door",
+    "backends/vllm.py": "vLLM loads by itself, and is told not to trust",
+    "cells/build.py": "plug-ins by an allow-list",
+    "cli.py": "our commands",
+    "__init__.py": "our own names",
+    "judges/endpoint.py": "the HTTP library of the openai package",
+}
+
+
+def test_nothing_but_the_door_calls_a_loader() -> None:
+    package = REPOSITORY / "asft"
+    found = {path.relative_to(package).as_posix() for path in package.rglob("*.py") if LOADERS.search(path.read_text())}
+    assert found <= ALLOWED.keys()
+
+
+@pytest.fixture
+def checkpoint(random_pair: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(random_pair / "aligned", tmp_path / "checkpoint"))
+
+
+def edit(checkpoint: Path, name: str, **values: Any) -> None:
+    settings = json.loads((checkpoint / name).read_text())
+    (checkpoint / name).write_text(json.dumps({**settings, **values}))
+
+
+def load(checkpoint: Path) -> Any:
+    return read_model(AutoModelForCausalLM, checkpoint)
+
+
+@pytest.mark.parametrize(
+    ("file", "read", "classes"),
+    [
+        ("config.json", read_config, ["AutoConfig"]),
+        ("config.json", load, ["AutoConfig", "AutoModelForCausalLM"]),
+        ("tokenizer_config.json", read_tokenizer, ["AutoTokenizer"]),
+    ],
+)
+def test_code_in_a_checkpoint_does_not_run_and_nobody_is_asked(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch, file: str, read: Callable[[Path], Any], classes: list[str]
+) -> None:
+    ran = checkpoint / "ran"
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("a question"))
+    (checkpoint / "theirs.py").write_text(f"open({str(ran)!r}, 'w')")
+    (checkpoint / "custom_generate").mkdir()
+    shutil.copy(checkpoint / "theirs.py", checkpoint / "custom_generate" / "generate.py")
+    code = {name: ["theirs.X", None] if name == "AutoTokenizer" else "theirs.X" for name in classes}
+    edit(checkpoint, file, auto_map=code, model_type="theirs", tokenizer_class="X")
+    with pytest.raises(ValueError, match=r"theirs|custom code"):
+        read(checkpoint)
+    assert not ran.exists()
+
+
+def test_generation_code_in_a_checkpoint_does_not_run(checkpoint: Path) -> None:
+    (checkpoint / "custom_generate").mkdir()
+    (checkpoint / "custom_generate" / "generate.py").write_text(f"open({str(checkpoint / 'ran')!r}, 'w')")
+    load(checkpoint)
+    assert not (checkpoint / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"num_hidden_layers": 10**9}, "num_hidden_layers=1000000000, and the files hold"),
+        ({"num_hidden_layers": 1e9}, "num_hidden_layers=1000000000.0"),
+        ({"num_labels": 10**8}, "num_labels=100000000"),
+        ({"text_config": {"n_layers": 10**7}}, "n_layers=10000000"),
+        ({"vocab_size": 10**8}, "describes a model of"),
+        ({"intermediate_size": 10**8, "hidden_size": 10**4}, "describes a model of"),
+        ({"vocab_size": 2**62, "hidden_size": 2**40}, "config.json: "),
+        ({"attn_implementation": "someone/kernel"}, "names code of a repository"),
+        ({"_attn_implementation": "someone/kernel@v1:x"}, "names code of a repository"),
+        ({"text_config": {"_experts_implementation_internal": "a/b"}}, "names code of a repository"),
+    ],
+)
+def test_what_the_files_cannot_hold_is_refused_before_memory_is_asked_for(
+    checkpoint: Path, settings: dict[str, Any], told: str
+) -> None:
+    edit(checkpoint, "config.json", **settings)
+    with refuses(told):
+        load(checkpoint)
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "[1]", "{"])
+def test_a_configuration_that_is_none_is_refused(checkpoint: Path, text: str) -> None:
+    (checkpoint / "config.json").write_text(text)
+    with refuses("config.json' "):
+        read_config(checkpoint)
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"r": 10**9}, "rank r=1000000000"),
+        ({"rank_pattern": {"q_proj": 10**9}}, "rank q_proj=1000000000"),
+        ({"peft_type": "IA3"}, "only plain LoRA"),
+        ({"megatron_config": {"a": 1}, "megatron_core": "antigravity"}, "only plain LoRA"),
+    ],
+)
+def test_an_adapter_that_would_import_or_grow_is_refused(
+    checkpoint: Path, tmp_path: Path, settings: dict[str, Any], told: str
+) -> None:
+    from peft import LoraConfig, get_peft_model
+
+    folder = tmp_path / "adapter"
+    get_peft_model(load(checkpoint), LoraConfig(target_modules=["q_proj"], r=2)).save_pretrained(folder)
+    read_adapted(load(checkpoint), folder)
+    edit(folder, "adapter_config.json", **settings)
+    with refuses(told):
+        read_adapted(load(checkpoint), folder)
+
+
+def test_a_look_at_the_sizes_draws_no_random_number(checkpoint: Path) -> None:
+    torch.manual_seed(0)
+    load(checkpoint)
+    drawn = torch.rand(1)
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_pretrained(checkpoint)
+    assert drawn == torch.rand(1)
