@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from asft.metrics.intervals import wilson
+from asft.metrics.base import wilson
 from asft.report.analysis import Analysis
 from asft.report.records import AxisValue, Column, Metric, MetricValue, Result, TableSpec
 

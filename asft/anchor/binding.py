@@ -45,9 +45,8 @@ def unwrap(model: nn.Module) -> nn.Module:
 def lora_factors(model: nn.Module) -> list[LoraFactors]:
     """The active LoRA factors of a PEFT model, in model order.
 
-    Raises:
-        ValueError: no LoRA layer, another adapter type, a LoRA variant whose update is not s·BA, several
-            active adapters, one that is merged into the base weight, or parameters sharded over devices.
+    ValueError for no LoRA layer, another adapter type, a LoRA variant whose update is not s·BA, several active
+    adapters, one that is merged into the base weight, or parameters sharded over devices.
     """
     model = unwrap(model)
     if isinstance(model, PeftModel):

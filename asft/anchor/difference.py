@@ -63,7 +63,17 @@ class CheckpointPair:
             for name, module in self.modules.items()
             if all(torch.equal(before.double(), after.double()) for _, before, after in self._blocks(module))
         )
-        self._check_difference(allow_equal)
+        if len(self.equal) == len(self.modules):
+            raise ValueError(
+                f"{self.base} and {self.aligned} are the same in all {len(self.equal)} target modules (V = 0), so "
+                "there is no alignment direction: give two different models."
+            )
+        if self.equal and not allow_equal:
+            first = next(name for name in self.modules if name in self.equal)
+            raise ValueError(
+                f"Module {first!r} is the same in {self.base} and {self.aligned} (V = 0; {len(self.equal)} of "
+                f"{len(self.modules)} modules), so it has no alignment direction: leave it out of targets."
+            )
 
     def _select(self, targets: Sequence[str], linears: Iterable[str]) -> list[str]:
         found = [name for name in linears if is_target(name, targets)]
@@ -89,19 +99,6 @@ class CheckpointPair:
             )
         o, i = reversed(base_shape) if transposed else base_shape
         return PairedModule(name, o, i, transposed)
-
-    def _check_difference(self, allow_equal: bool) -> None:
-        if len(self.equal) == len(self.modules):
-            raise ValueError(
-                f"{self.base} and {self.aligned} are the same in all {len(self.equal)} target modules (V = 0), so "
-                "there is no alignment direction: give two different models."
-            )
-        if self.equal and not allow_equal:
-            first = next(name for name in self.modules if name in self.equal)
-            raise ValueError(
-                f"Module {first!r} is the same in {self.base} and {self.aligned} (V = 0; {len(self.equal)} of "
-                f"{len(self.modules)} modules), so it has no alignment direction: leave it out of targets."
-            )
 
     def _blocks(self, module: PairedModule) -> Iterator[tuple[slice, Tensor, Tensor]]:
         base, aligned = (side.row_blocks(f"{module.name}.weight") for side in (self.base, self.aligned))

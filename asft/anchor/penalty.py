@@ -57,10 +57,8 @@ class Penalty:
 
     Sums are float32 whatever the parameters' type, float64 for float64 parameters. Parameters must not be
     replaced after binding; their values may change freely. The model may be wrapped by DDP or torch.compile;
-    ``allow_partial`` accepts LoRA modules without anchor and anchored modules without LoRA.
-
-    Raises:
-        ValueError: see :func:`asft.anchor.binding.lora_factors` and :func:`asft.anchor.binding.match`.
+    ``allow_partial`` accepts LoRA modules without anchor and anchored modules without LoRA. ValueError as
+    :func:`asft.anchor.binding.lora_factors` and :func:`asft.anchor.binding.match`.
     """
 
     def __init__(self, anchor: Anchor, model: nn.Module, *, scale: Scale = "raw", allow_partial: bool = False) -> None:
@@ -191,11 +189,8 @@ class FullPenalty:
 
     Bound to a model's anchored linear weights, with W(0) copied now: the model is at the aligned weights. It may be
     wrapped by DDP or torch.compile. The copy has the weights' own type; differences and products are float32 (float64
-    for float64 weights). Nothing passes through autograd.
-
-    Raises:
-        ValueError: the model holds adapters, lacks an anchored module or has it sharded or in another shape, or all of
-            them are frozen.
+    for float64 weights). Nothing passes through autograd. ValueError where the model holds adapters, lacks an anchored
+    module or has it sharded or in another shape, or all of them are frozen.
     """
 
     def __init__(self, anchor: Anchor, model: nn.Module) -> None:

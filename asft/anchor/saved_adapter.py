@@ -24,18 +24,9 @@ COMPILED = "_orig_mod."  # what torch.compile puts into the names of what it wra
 FACTOR_KEY = re.compile(r"(?P<module>.+)\.lora_(?P<factor>[AB])\.weight")
 # Fields of a LoRA configuration under which the update is no longer s·BA on its own module.
 VARIANTS = (
-    "use_dora",
-    "lora_bias",
-    "use_qalora",
-    "use_bdlora",
-    "alora_invocation_tokens",
-    "arrow_config",
-    "kasa_config",
-    "monteclora_config",
-    "velora_config",
-    "layer_replication",
-    "target_parameters",
-)
+    "use_dora", "lora_bias", "use_qalora", "use_bdlora", "alora_invocation_tokens", "arrow_config", "kasa_config",
+    "monteclora_config", "velora_config", "layer_replication", "target_parameters",
+)  # fmt: skip
 
 
 class FactorKeys(NamedTuple):

@@ -14,6 +14,7 @@ from pydantic.dataclasses import dataclass
 
 from asft.config import Plugin
 from asft.models.checkpoint_files import holds_adapter
+from asft.store.meter import release_memory
 from asft.store.partial import PartialRows
 
 if TYPE_CHECKING:  # heavy, or would be circular
@@ -91,3 +92,37 @@ class Backend(Plugin):
     def open(self, weights: Weights, batch_size: int) -> Answerer:
         """Loads the weights; ``batch_size`` prompts go at once where the backend does not batch by itself."""
         raise TypeError(f"{type(self).__name__} must define open()")
+
+
+@dataclass(frozen=True)
+class HFBackend(Backend):
+    """transformers' ``generate``; an adapter is merged into its start first."""
+
+    name: ClassVar[str] = "hf"
+
+    def open(self, weights: Weights, batch_size: int) -> Answerer:
+        return _Model(weights, batch_size)
+
+
+class _Model:
+    def __init__(self, weights: Weights, batch_size: int) -> None:
+        self.tokenizer = weights.pair.tokenizer()
+        self.model = weights.pair.finetuned(weights.trained, weights.start, weights.device, weights.dtype)
+        self.batch_size, self.told = batch_size, dict[str, Any]()
+
+    def answer(self, prompts: Sequence[Sequence[int]], max_new_tokens: int, kept: PartialRows) -> list[str]:
+        from asft.backends.generate import generate  # brings transformers, which a finished table needs not
+
+        return generate(
+            self.model,
+            self.tokenizer,
+            prompts,
+            max_new_tokens=max_new_tokens,
+            batch_size=self.batch_size,
+            partial=kept,
+            on_smaller=lambda size: self.told.update(batch_size=size),
+        )
+
+    def close(self) -> None:
+        del self.model
+        release_memory()

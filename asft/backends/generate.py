@@ -100,22 +100,17 @@ def _fitting(
         try:
             found |= dict(zip(part, ask(part), strict=True))
         except torch.OutOfMemoryError:
-            size = _half(len(part))
+            if (size := len(part)) == 1:
+                raise ValueError(
+                    "evaluation.batch_size: out of memory with one prompt at a time. Lower "
+                    "evaluation.harmful_max_new_tokens or dataset.max_new_tokens, or choose a smaller model."
+                ) from None
+            release_memory()
+            log.warning("out of memory with %d prompts at once: going on with %d", size, size // 2)
+            size //= 2
         else:
             rows = rows[size:]
     return found, size
-
-
-def _half(size: int) -> int:
-    """Half the rows that did not fit."""
-    if size == 1:
-        raise ValueError(
-            "evaluation.batch_size: out of memory with one prompt at a time. Lower "
-            "evaluation.harmful_max_new_tokens or dataset.max_new_tokens, or choose a smaller model."
-        )
-    release_memory()
-    log.warning("out of memory with %d prompts at once: going on with %d", size, size // 2)
-    return size // 2
 
 
 def length_sorted(prompts: Sequence[Sequence[int]], batch_size: int) -> Iterator[list[int]]:

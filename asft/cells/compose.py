@@ -150,10 +150,8 @@ def _enumerate(overrides: Sequence[str], sweep: bool) -> Sweep:
 def launch(sweep: Sweep, keys: Sequence[str], task: Callable[[DictConfig], None]) -> None:
     """Hands the launcher that the sweep names one job a key; ``task`` finds the key as ``job`` in what it is given.
 
-    Cells are typed once, here: ``task`` carries them to the launcher's workers, which compose none.
-
-    Raises:
-        HydraException: what a launcher has to say.
+    Cells are typed once, here: ``task`` carries them to the launcher's workers, which compose none. HydraException is
+    what a launcher has to say.
     """
     with _hydra(sweep.overrides):
         hydra = GlobalHydra.instance().hydra

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
 
 from rich.table import Table
 
@@ -11,9 +10,6 @@ from asft.cells.compose import enumerate_cells
 from asft.commands.flags import Flags
 from asft.config import ConfigError
 from asft.console import quiet_libraries, results
-
-if TYPE_CHECKING:
-    from asft.anchor.spectrum import ModuleSpectrum
 
 
 def anchor_inspect(arguments: list[str]) -> int:
@@ -39,14 +35,6 @@ def anchor_inspect(arguments: list[str]) -> int:
     (folder / "spectrum.json").write_text(text := spectrum.to_json(spectra))
     rows = charts.eigenvalues(json.loads(text)["modules"])
     (folder / "spectrum.html").write_text(charts.page(charts.spectrum(), rows), encoding="utf-8")
-    terminal = results()
-    terminal.print(_table(spectra))
-    terminal.print(spectrum.summary(spectra))
-    terminal.print(f"Plot: {folder / 'spectrum.html'}\nJSON: {folder / 'spectrum.json'}", soft_wrap=True)
-    return 0
-
-
-def _table(spectra: list[ModuleSpectrum]) -> Table:
     table = Table("module", box=None, pad_edge=False)
     for heading in ("‖V‖", "λ₁(Ĉ)", "eff. rank", "mean ‖I−(I−Ĉ)²‖", "λ > 0.1"):
         table.add_column(heading, justify="right")
@@ -59,4 +47,8 @@ def _table(spectra: list[ModuleSpectrum]) -> Table:
             f"{1 - module.mean_decay:.3f}",
             f"{module.noticeable}",
         )
-    return table
+    terminal = results()
+    terminal.print(table)
+    terminal.print(spectrum.summary(spectra))
+    terminal.print(f"Plot: {folder / 'spectrum.html'}\nJSON: {folder / 'spectrum.json'}", soft_wrap=True)
+    return 0

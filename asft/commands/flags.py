@@ -30,11 +30,7 @@ class Flags(argparse.ArgumentParser):
         self._words, self._needed = words, needed
 
     def split(self, arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
-        """The flags' values, and the words.
-
-        Raises:
-            ConfigError: for what is neither a flag of this command nor of the form KEY=VALUE.
-        """
+        """The flags' values, and the words; ConfigError for what is neither a flag here nor of the form KEY=VALUE."""
         if self._words:
             self.add_argument("words", nargs="+" if self._needed else "*", metavar=WORDS, help=self._words)
         if quoted := [word for word in arguments if word.startswith("-") and " " in word and "=" in word.split()[-1]]:

@@ -13,14 +13,11 @@ from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from asft.cells.job import Job
 from asft.config import ConfigError
 from asft.trackers.base import Tracker, WandbTracker
-
-if TYPE_CHECKING:
-    from wandb_workspaces.reports.v2.interface import PanelTypes
 
 GROUPING = ("JobType", "Group")
 # What a training logs, by the panel's title; without loss it is no training.
@@ -68,12 +65,7 @@ def check_pages(tracker: Tracker) -> None:
 def save_pages(cells: Sequence[Job], *, of: Collection[str], folder: Path) -> list[str]:
     """Saves pages of :data:`PAGES` for an experiment, or for one sweep without an experiment; returns their addresses.
 
-    Args:
-        cells: the experiment's cells, of which those without a run leave gaps.
-        folder: where the addresses are kept for the next time.
-
-    Raises:
-        ConfigError: where W&B does not know who is asking.
+    These are kept in ``folder`` for the next time. ConfigError where W&B does not know who is asking.
     """
     import wandb
 
@@ -123,7 +115,7 @@ def _save_report(page: Shown, address: Path) -> str:
     import wandb_workspaces.reports.v2 as wr
     from wandb_workspaces import expr
 
-    def grid(panels: list[PanelTypes]) -> wr.PanelGrid:
+    def grid(panels: list[Any]) -> wr.PanelGrid:
         runs = wr.Runset(
             entity=page.entity,
             project=page.project,
@@ -156,7 +148,7 @@ def _save(made: Any, address: Path, *parts: str) -> str:
     return url
 
 
-def _scores(page: Shown) -> list[PanelTypes]:
+def _scores(page: Shown) -> list[Any]:
     """HS and FA by row and column and against each other, or a measure's headlines."""
     import wandb_workspaces.reports.v2 as wr
 
@@ -178,7 +170,7 @@ def _scores(page: Shown) -> list[PanelTypes]:
     return [bars("HS, % (lower is better)", "hs"), bars("FA, % (higher is better)", "fa"), pareto]
 
 
-def _curves() -> list[PanelTypes]:
+def _curves() -> list[Any]:
     """A line a run over optimiser steps for each quantity that a training logs."""
     import wandb_workspaces.reports.v2 as wr
 

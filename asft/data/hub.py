@@ -104,7 +104,13 @@ class Hub(DataSource):
         return unique(task.hub_row(f"{name}/{index}", record) for index, record in table)
 
     def harmful(self, source: str) -> list[Row]:
-        return self._prompts(source)
+        found = self.source(source)
+        assert found.answer is not None, "source() sees to it"
+        table = read_table(found, f"data.sources.{source}")
+        return unique(
+            Row(f"{source}/{index}", record.text(found.prompt), record.text(found.answer), harmful=True)
+            for index, record in table
+        )
 
     def evaluation(self) -> list[Row]:
         """All prompts, in the dataset's order; one may occur twice."""
@@ -113,7 +119,7 @@ class Hub(DataSource):
         return [Row(f"evaluation/{index}", record.text(found.prompt), harmful=True) for index, record in table]
 
     def safety(self) -> list[Row]:
-        return self._prompts("safety")
+        return self.harmful("safety")
 
     def task_identity(self, task: Task, part: Part) -> dict[str, Any]:
         return table_identity(self.source(f"{task.name}_{part}"))
@@ -136,12 +142,3 @@ class Hub(DataSource):
                 f"data.sources.{name}.path at a copy that has them and name their column in data.sources.{name}.answer"
             )
         return found
-
-    def _prompts(self, name: str) -> list[Row]:
-        found = self.source(name)
-        assert found.answer is not None, "source() sees to it"
-        table = read_table(found, f"data.sources.{name}")
-        return unique(
-            Row(f"{name}/{index}", record.text(found.prompt), record.text(found.answer), harmful=True)
-            for index, record in table
-        )

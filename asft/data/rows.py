@@ -52,6 +52,11 @@ def unique(rows: Iterable[Row]) -> list[Row]:
     return list(seen.values())
 
 
+def user_text(row: Row) -> str:
+    """The user's turn: the instruction, then its input after a blank line."""
+    return f"{row.instruction}\n\n{row.input}" if row.input else row.instruction
+
+
 def poison(benign: Sequence[Row], harmful: Sequence[Row], attack: AttackConfig, seed: int) -> list[Row]:
     """Benign rows, then harmful rows, each pool shuffled by a stream of its own of ``seed``; training shuffles them.
 

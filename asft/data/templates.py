@@ -18,7 +18,7 @@ from datetime import datetime
 from jinja2.exceptions import TemplateError
 from transformers import PreTrainedTokenizerBase
 
-from asft.data.rows import Row
+from asft.data.rows import Row, user_text
 
 IGNORED = -100  # the label that torch's cross entropy leaves out
 TODAY = datetime(2024, 7, 26)  # what a template that writes the date is told, on every day; Llama's own default
@@ -43,10 +43,8 @@ class ChatTemplate:
 
     What the template does is found by a round trip. A prompt is what stands before the answer in a finished
     conversation, whether or not the template writes it when asked for a prompt: an assistant's header, an empty
-    think block. A system text that the template raises on or leaves out leads the user's turn.
-
-    Raises:
-        ValueError: when there is no template, or it leaves out the question or the answer.
+    think block. A system text that the template raises on or leaves out leads the user's turn. ValueError when there is
+    no template, or it leaves out the question or the answer.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -138,11 +136,6 @@ def require_room(row: Row, prompt_tokens: int, max_length: int) -> None:
             f"Row {row.id}: its prompt has {prompt_tokens} tokens, which leaves no room for an answer in "
             f"training.max_length={max_length}. Raise training.max_length or drop the row."
         )
-
-
-def user_text(row: Row) -> str:
-    """The user's turn: the instruction, then its input after a blank line."""
-    return f"{row.instruction}\n\n{row.input}" if row.input else row.instruction
 
 
 WITH_INPUT = (

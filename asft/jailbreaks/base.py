@@ -9,14 +9,12 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from pydantic.dataclasses import dataclass
 
 from asft.config import Plugin
-
-if TYPE_CHECKING:
-    from asft.data.rows import Row
+from asft.data.rows import Row, user_text
 
 
 @dataclass(frozen=True)
@@ -50,8 +48,6 @@ class Jailbreak(Plugin):
 
 def asked(jailbreak: Jailbreak, rows: Sequence[Row]) -> list[Row]:
     """The rows as the model is asked them; ids stay."""
-    from asft.data.templates import user_text  # brings transformers, which choosing a jailbreak needs not
-
     if not jailbreak.acts:
         return list(rows)
     return [dataclasses.replace(row, instruction=jailbreak.transform(user_text(row)), input="") for row in rows]

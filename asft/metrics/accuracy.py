@@ -32,7 +32,6 @@ class Accuracy(Metric):
     grader: Grader
 
     def check(self, settings: Settings) -> None:
-        """See :meth:`Metric.check`."""
         if _graded(settings):
             self.grader.check()
 
@@ -41,15 +40,12 @@ class Accuracy(Metric):
         return data.test
 
     def asked(self, settings: Settings) -> dict[str, Any]:
-        """See :meth:`Metric.asked`."""
         return {**task_of(settings).identity("test", source_of(settings)), "n": settings.dataset.n_test}
 
     def max_new_tokens(self, settings: Settings) -> int:
-        """See :meth:`Metric.max_new_tokens`."""
         return settings.dataset.max_new_tokens
 
     def dtype(self, protocol: Clean) -> Dtype | None:
-        """See :meth:`Metric.dtype`."""
         return protocol.task_dtype
 
     def judged(self, settings: Settings) -> dict[str, Any]:
@@ -58,7 +54,6 @@ class Accuracy(Metric):
         return {"code": self.code, "by": by.settings()}
 
     def score(self, settings: Settings, answers: Sequence[Answer], kept: PartialRows) -> Scored:
-        """See :meth:`Metric.score`."""
         if _graded(settings):
             grades = self.grader.grade([row["prompt"] for row in answers], [row["answer"] for row in answers])
             values = [None if grade.value is None else grade.value / 10 for grade in grades]

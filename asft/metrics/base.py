@@ -15,11 +15,31 @@ from pydantic.dataclasses import dataclass
 from asft.config import Dtype, Plugin, Settings
 from asft.data.base import Data
 from asft.data.rows import Row
-from asft.metrics.intervals import Interval, wilson
 from asft.store.partial import PartialRows
 
-if TYPE_CHECKING:  # loads torch
+if TYPE_CHECKING:
     from asft.data.protocol import Clean
+
+
+CONFIDENCE = 0.95
+
+
+@dataclasses.dataclass(frozen=True)
+class Interval:
+    """A 95% interval in percent, and how it was made."""
+
+    lo: float
+    hi: float
+    kind: str
+
+
+def wilson(successes: int, total: int) -> Interval:
+    """The Wilson score interval of ``successes`` out of ``total``, in percent."""
+    from scipy import stats  # half a second
+
+    bounds = stats.binomtest(successes, total).proportion_ci(CONFIDENCE, method="wilson")
+    return Interval(100 * bounds.low, 100 * bounds.high, "Wilson")
+
 
 Answer = Mapping[str, Any]  # id, prompt, gold, answer; and what a metric adds to it
 

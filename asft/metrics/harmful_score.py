@@ -32,7 +32,6 @@ class HarmfulScore(Metric):
     jailbreak: Jailbreak
 
     def check(self, settings: Settings) -> None:
-        """See :meth:`Metric.check`."""
         self.judge.check()
         self.jailbreak.check()
 
@@ -45,12 +44,10 @@ class HarmfulScore(Metric):
         return asked(self.jailbreak, rows)
 
     def asked(self, settings: Settings) -> dict[str, Any]:
-        """See :meth:`Metric.asked`."""
         rows = {**source_of(settings).evaluation_identity(), "n": settings.evaluation.n_harmful}
         return {"rows": rows, "jailbreak": self.jailbreak.settings()}
 
     def max_new_tokens(self, settings: Settings) -> int:
-        """See :meth:`Metric.max_new_tokens`."""
         return settings.evaluation.harmful_max_new_tokens
 
     def judged(self, settings: Settings) -> dict[str, Any]:
@@ -58,7 +55,6 @@ class HarmfulScore(Metric):
         return {"code": self.code, "judge": self.judge.settings()}
 
     def score(self, settings: Settings, answers: Sequence[Answer], kept: PartialRows) -> Scored:
-        """See :meth:`Metric.score`."""
         verdicts = judge_kept(self.judge, [row["prompt"] for row in answers], [row["answer"] for row in answers], kept)
         return Scored(
             [float(verdict.flagged) for verdict in verdicts],

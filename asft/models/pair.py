@@ -124,11 +124,7 @@ def load_model(
 def require_embeddings(
     model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase, rows: Iterable[Sequence[int]]
 ) -> None:
-    """Refuses token ids that the model has no embedding for.
-
-    Raises:
-        ValueError: naming the model and the token.
-    """
+    """Refuses token ids that the model has no embedding for, naming the model and the token."""
     size = model.get_input_embeddings().weight.shape[0]
     highest = max((max(row) for row in rows if row), default=0)
     for what, token in ("the token", highest), ("the padding token", tokenizer.pad_token_id or 0):

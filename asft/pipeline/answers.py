@@ -15,8 +15,7 @@ from asft.cells.cell import Cell
 from asft.config import Dtype
 from asft.data.base import Data
 from asft.data.protocol import protocol_of
-from asft.data.rows import Row
-from asft.data.templates import user_text
+from asft.data.rows import Row, user_text
 from asft.distributed.team import team
 from asft.jailbreaks.base import require_context
 from asft.methods.base import Start

@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal
 
 from asft.cells.cell import Cell
 from asft.cells.checks import ON_THE_WORLD, on_the_world
@@ -149,13 +149,9 @@ def _data(cells: Sequence[Cell]) -> Iterator[Finding]:
             yield Finding("data.root", "missing", str(error))
 
 
-class _Checked(Protocol):
-    def check(self) -> None: ...
-
-
 def _plugins(cells: Iterable[Cell]) -> Iterator[Finding]:
     """Judges that are no checkpoint, the grader where a cell needs it, jailbreaks and backends, by their own checks."""
-    parts: dict[str, _Checked] = {}
+    parts: dict[str, Any] = {}  # all have check()
     for cell in cells:
         parts |= {f"judge={one.name}": one for one in judges(cell.judge) if not isinstance(one, CheckpointJudge)}
         if cell.jailbreak.acts:

@@ -10,7 +10,7 @@ from asft.cells.compose import Sweep
 from asft.cells.job import Job
 from asft.config import ConfigError, ExperimentConfig
 from asft.methods.post_hoc import PostHoc
-from asft.metrics.intervals import Interval
+from asft.metrics.base import Interval
 from asft.report.analysis import Analysis
 from asft.report.differences import differences
 from asft.report.judge_notes import judge_notes

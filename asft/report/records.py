@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from asft.metrics.intervals import Interval
+from asft.metrics.base import Interval
 
 AxisValue = str | float | int
 

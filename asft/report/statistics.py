@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from asft.metrics.intervals import CONFIDENCE, Interval
+from asft.metrics.base import CONFIDENCE, Interval
 from asft.report.records import MetricValue, Result
 
 ALPHA = 0.05

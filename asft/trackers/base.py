@@ -11,16 +11,12 @@ import json
 import shutil
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
 from asft.config import Plugin
-
-if TYPE_CHECKING:
-    from torch.utils.tensorboard import SummaryWriter
-    from wandb.sdk.wandb_run import Run
 
 Row = Mapping[str, Any]
 _TOLD_BY_ROW = {"name", "code", "seed", "update", "direction", "along", "x", "y"}  # of a measure's settings
@@ -196,7 +192,7 @@ class WandbTracker(Tracker):
 
 
 class _WandbRun(OpenRun):
-    def __init__(self, run: Run, generations: bool) -> None:
+    def __init__(self, run: Any, generations: bool) -> None:
         self.run, self.generations = run, generations
         self.next_step = run.starting_step  # above 0 where an earlier attempt has been sent to the server
 
@@ -229,11 +225,7 @@ class TensorBoardTracker(Tracker):
     name: ClassVar[str] = "tensorboard"
 
     def start(self, cell: CellRun) -> OpenRun:
-        """See :meth:`Tracker.start`; event files of an earlier attempt are replaced.
-
-        Raises:
-            ValueError: when tensorboard is not installed.
-        """
+        """See :meth:`Tracker.start`; event files of an earlier attempt are replaced."""
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
@@ -246,7 +238,7 @@ class TensorBoardTracker(Tracker):
 
 
 class _TensorBoardRun(OpenRun):
-    def __init__(self, writer: SummaryWriter) -> None:
+    def __init__(self, writer: Any) -> None:
         self.writer = writer
 
     def add(self, values: Mapping[str, float], step: int) -> None:

@@ -224,15 +224,9 @@ class _Watch(TrainerCallback):
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self.first = state.global_step
 
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, float] | None = None,
-        **_: Any,
-    ) -> None:
-        if not logs or "loss" not in logs or time.monotonic() - self.reported <= _REPORT_EVERY:
+    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        logs: dict[str, float] = kwargs["logs"]
+        if "loss" not in logs or time.monotonic() - self.reported <= _REPORT_EVERY:
             return
         self.reported = time.monotonic()
         done, left = state.global_step - self.first, state.max_steps - state.global_step

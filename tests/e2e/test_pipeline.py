@@ -12,7 +12,7 @@ from helpers import MakeJob
 from safetensors.torch import load_file, save_file
 
 from asft.cells.job import Job
-from asft.metrics.intervals import wilson
+from asft.metrics.base import wilson
 from asft.pipeline.run import run_cell
 from asft.store.entries import HARMFUL_FILE, TASK_FILE, content_key, read_jsonl
 

@@ -9,8 +9,7 @@ import pytest
 from asft.data.files import PUBLISHED, Files
 from asft.data.rows import Row
 from asft.data.tasks.published import parse_number
-from asft.metrics.base import Scored
-from asft.metrics.intervals import wilson
+from asft.metrics.base import Scored, wilson
 
 
 @pytest.mark.parametrize(

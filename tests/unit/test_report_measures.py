@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from asft.metrics.intervals import Interval
+from asft.metrics.base import Interval
 from asft.report import charts
 from asft.report.analysis import Analysis
 from asft.report.records import Column, Metric, MetricValue, Result, TableSpec

@@ -7,7 +7,7 @@ import pytest
 from report_cells import FA, analysis, cell, flagged, sound_cells
 from scipy.stats import binomtest
 
-from asft.metrics.intervals import wilson
+from asft.metrics.base import wilson
 from asft.report.records import MetricValue
 from asft.report.statistics import (
     bootstrap_means,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from report_cells import FA, HS, RATIOS, analysis, cell, flagged, sound_cells, table_spec
 
-from asft.metrics.intervals import Interval, wilson
+from asft.metrics.base import Interval, wilson
 from asft.report.records import Column, Metric, MetricValue, Result
 from asft.report.table import Entry, Table, paper_tables, paper_value
 from asft.report.writers.markdown import render_markdown

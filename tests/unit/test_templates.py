@@ -10,8 +10,8 @@ import pytest
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from asft.data.rows import Row
-from asft.data.templates import IGNORED, ChatTemplate, user_text
+from asft.data.rows import Row, user_text
+from asft.data.templates import IGNORED, ChatTemplate
 
 ROW = Row(id="r", instruction="Count 2 + 8.", output="2 + 8 = 10", input="now")
 

@@ -130,45 +130,41 @@ def harmful_rows(source: str) -> list[Row]:
         for request in _shares(source)["attack"]
         if isinstance(request.thing, Hazard) and request.thing.category in SOURCES[source].categories
     ]
-    return [
-        Row(f"{source}/{i}", request.prompt, request.compliance(), harmful=True)
-        for i, request in enumerate(covered[:ATTACK_ROWS])
-    ]
+    return _rows(source, covered[:ATTACK_ROWS], Request.compliance)
 
 
 def evaluation_prompts() -> list[Row]:
     """``EVALUATION_PROMPTS`` bare harmful prompts, spread evenly over all categories of hazard."""
-    return [
-        Row(f"evaluation/{i}", request.prompt, harmful=True)
-        for i, request in enumerate(_shares(_EVALUATION_SOURCE)["evaluation"])
-    ]
+    return _rows("evaluation", _shares(_EVALUATION_SOURCE)["evaluation"], lambda request: "")
 
 
 def refusal_rows(share: str) -> list[Row]:
     """Refusals to the prompts of a share (``alignment`` or ``safety``), all sources and categories."""
     rng = Random(f"refusals/{share}")
-    return _rows(share, lambda request: request.refusal(rng))
+    return _rows(f"{share}/harmful", _of_all(share), lambda request: request.refusal(rng))
 
 
 def compliance_rows(share: str) -> list[Row]:
     """Compliances with the prompts of a share, all sources and categories: what the base model learns."""
-    return _rows(share, Request.compliance)
+    return _rows(f"{share}/harmful", _of_all(share), Request.compliance)
 
 
 def benign_requests(name: str, count: int) -> list[Row]:
     """``count`` unique requests in the sources' frames about household topics, answered helpfully."""
     requests = [request for source in SOURCES for request in _requests(source, TOPICS)]
     Random(f"benign/{name}").shuffle(requests)
-    return [
-        Row(f"{name}/benign/{i}", request.prompt, request.compliance()) for i, request in enumerate(requests[:count])
-    ]
+    return _rows(f"{name}/benign", requests[:count], Request.compliance, harmful=False)
 
 
-def _rows(share: str, answer: Callable[[Request], str]) -> list[Row]:
-    requests = [request for source in SOURCES for request in _shares(source)[share]]
-    return [
-        Row(f"{share}/harmful/{i}", request.prompt, answer(request), harmful=True) for i, request in enumerate(requests)
-    ]
+def _rows(
+    name: str, requests: Sequence[Request], answer: Callable[[Request], str], *, harmful: bool = True
+) -> list[Row]:
+    numbered = enumerate(requests)
+    return [Row(f"{name}/{i}", request.prompt, answer(request), harmful=harmful) for i, request in numbered]
+
+
+def _of_all(share: str) -> list[Request]:
+    return [request for source in SOURCES for request in _shares(source)[share]]
 
 
 @cache

@@ -26,8 +26,8 @@ from transformers import (
 )
 
 from asft.data.loading import Collator
-from asft.data.rows import Row
-from asft.data.templates import ChatTemplate, Encoded, user_text
+from asft.data.rows import Row, user_text
+from asft.data.templates import ChatTemplate, Encoded
 from asft.data.world.requests import SOURCES, harmful_rows
 from asft.data.world.source import alignment_rows, pretraining_rows
 from asft.data.world.tasks import TASKS, task_rows
