@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 from pydantic.dataclasses import dataclass
 
 from asft.config import Plugin
-from asft.models.checkpoint_files import holds_adapter
+from asft.models.checkpoints import holds_adapter
 from asft.store.meter import release_memory
 from asft.store.partial import PartialRows
 

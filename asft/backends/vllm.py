@@ -10,19 +10,18 @@ import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from asft.backends.base import Answerer, Backend, Weights
+from asft.config import PretrainedModel, Settings
 from asft.distributed.team import team
 from asft.door import read_generation_config
 from asft.store.heartbeat import tell
+from asft.store.meter import release_memory
 from asft.store.partial import PartialRows
-
-if TYPE_CHECKING:
-    from asft.config import Settings
 
 log = logging.getLogger(__name__)
 _RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # the values that vLLM allows for max_lora_rank
@@ -54,8 +53,6 @@ class VLLMBackend(Backend):
     enforce_eager: bool = False
 
     def check_cell(self, cell: Settings) -> None:
-        from asft.config import PretrainedModel
-
         if isinstance(cell.model, PretrainedModel) and cell.model.quantization is not None:
             raise ValueError(
                 f"backend=vllm: model.quantization={cell.model.quantization} keeps bitsandbytes weights, which only "
@@ -87,8 +84,6 @@ class _Engine:
     def __init__(self, backend: VLLMBackend, weights: Weights) -> None:
         from vllm import LLM
         from vllm.lora.request import LoRARequest
-
-        from asft.store.meter import release_memory
 
         release_memory()  # what a training left in this process' cache would be missing there
         adapter = weights.adapter

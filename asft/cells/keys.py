@@ -17,7 +17,7 @@ from asft.data.files import PUBLISHED
 from asft.data.world.source import VERSION
 from asft.measures.base import Measure, folder_identities
 from asft.methods.post_hoc import PostHoc
-from asft.models.checkpoint_files import checkpoint_identity
+from asft.models.checkpoints import checkpoint_identity
 from asft.models.organism.recipe import BuildRecipe
 from asft.store.entries import content_key
 

@@ -15,6 +15,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from asft.judges.base import Judge
+from asft.models.checkpoints import checkpoint_identity, fetch_checkpoint, require_safetensors
 
 if TYPE_CHECKING:  # torch and transformers take seconds to load, and a report needs neither
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -62,8 +63,6 @@ class CheckpointJudge(Judge):
         folder = Path(self.model).expanduser()
         if not folder.is_dir():
             return settings
-        from asft.models.checkpoint_files import checkpoint_identity
-
         return {**settings, "model": checkpoint_identity(folder)}
 
     @contextmanager
@@ -75,7 +74,6 @@ class CheckpointJudge(Judge):
         """
         import torch
 
-        from asft.models.checkpoint_files import checkpoint_identity
         from asft.models.pair import resolve_device
 
         folder = _folder(self.model, self.revision)
@@ -92,8 +90,6 @@ class CheckpointJudge(Judge):
 
 @functools.cache  # the hub is asked once a process, not once a cell
 def _folder(source: str, revision: str) -> Path:
-    from asft.models.checkpoints import fetch_checkpoint, require_safetensors
-
     folder = fetch_checkpoint(source, revision, "judge.model")
     require_safetensors(folder, "judge.model")
     return folder

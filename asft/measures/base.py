@@ -12,6 +12,7 @@ from pydantic.dataclasses import dataclass
 from asft.config import Plugin
 from asft.methods.base import FineTune
 from asft.methods.sft import SFT
+from asft.models.checkpoints import checkpoint_identity
 
 if TYPE_CHECKING:  # heavy, or would be circular
     import torch
@@ -125,8 +126,6 @@ def direction_of(name: str, weights: Weights, ctx: MeasureContext, seed: int) ->
 
 def folder_identities(measure: Measure) -> dict[str, Any]:
     """What tells the folders that a measure's directions name from others, for its key."""
-    from asft.models.checkpoint_files import checkpoint_identity
-
     folders = {name: Path(name).expanduser() for name in measure.directions() if _is_folder(name)}
     return {name: checkpoint_identity(folder) for name, folder in folders.items()}
 

@@ -1,18 +1,27 @@
-"""Checkpoints by local path or hub id: safetensors only, whatever they are for."""
+"""Checkpoints by local path or hub id: safetensors only, whatever they are for. Keys need it, so torch loads later."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-import torch
-from huggingface_hub import HfApi, constants, snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
 from asft.door import open_weights
-from asft.models.checkpoint_files import CHECKPOINT_FILES
+from asft.store.digest import file_digest
 
+# Everything of a checkpoint that can change an answer; pickles are not among it.
+CHECKPOINT_FILES = ("*.safetensors", "*.json", "tokenizer.model", "*.txt", "*.jinja")
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+
+
+def holds_adapter(folder: Path) -> bool:
+    """Whether a trained folder holds an adapter to a checkpoint, and not a checkpoint itself."""
+    return (folder / "adapter_config.json").exists()
+
+
+def checkpoint_identity(folder: Path) -> dict[str, str]:
+    """What tells a local checkpoint from another wherever it lies: the digest of each of its files."""
+    files = sorted(file for pattern in CHECKPOINT_FILES for file in folder.glob(pattern))
+    return {file.name: file_digest(file) for file in files}
 
 
 def fetch_checkpoint(source: str, revision: str, key: str) -> Path:
@@ -20,6 +29,9 @@ def fetch_checkpoint(source: str, revision: str, key: str) -> Path:
 
     ``source`` is a folder or a hub id, ``key`` the setting that named it, for messages.
     """
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
     if (local := Path(source).expanduser()).is_dir():
         return local.resolve()
     if source.startswith((".", "/", "~")):
@@ -37,6 +49,9 @@ def fetch_checkpoint(source: str, revision: str, key: str) -> Path:
 
 def _answers(repository: str, revision: str) -> bool:
     """Whether the hub answers, be it by a refusal: without a network a download would try for most of a minute."""
+    from huggingface_hub import HfApi, constants
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
     if constants.HF_HUB_OFFLINE:
         return False
     try:
@@ -63,6 +78,8 @@ def require_safetensors(folder: Path, key: str) -> None:
 
 def same_weights(one: Path, other: Path) -> bool:
     """Whether the tensors that two folders both hold are equal, be they adapters or whole checkpoints."""
+    import torch
+
     first, second = _stored(one), _stored(other)
     shared = first.keys() & second.keys()
     for key in shared:

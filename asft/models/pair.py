@@ -21,7 +21,7 @@ from transformers import (
 from asft.config import Dtype, Quantization, Side
 from asft.distributed.team import team
 from asft.door import read_adapted, read_config, read_model, read_tokenizer
-from asft.models.checkpoint_files import holds_adapter
+from asft.models.checkpoints import holds_adapter
 
 
 @dataclass(frozen=True)

@@ -84,7 +84,7 @@ def test_a_share_of_n_depends_on_n_and_not_on_the_counts_alone() -> None:
 
 @pytest.mark.parametrize("name", ["config.json", "generation_config.json", "chat_template.jinja"])
 def test_every_file_that_can_change_an_answer_is_in_the_identity(tmp_path: Any, name: str) -> None:
-    from asft.models.checkpoint_files import checkpoint_identity
+    from asft.models.checkpoints import checkpoint_identity
 
     (tmp_path / name).write_text("{}")
     before = checkpoint_identity(tmp_path)
