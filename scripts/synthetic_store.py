@@ -13,7 +13,8 @@ from asft.cells.job import Job
 from asft.metrics.base import Scored
 from asft.pipeline.answers import summary
 from asft.pipeline.run import stages_of
-from asft.store.entries import CONFIG_FILE, HISTORY_FILE, Entry, write_json, write_jsonl
+from asft.store.entries import Entry, write_json, write_jsonl
+from asft.store.schemas import CONFIG_FILE, DETAILS, HISTORY_FILE
 
 Answer = Callable[[int], str]
 
@@ -58,6 +59,20 @@ def write_cell(job: Job, harmful: int, task: int, *, answer: Answer = plain_answ
         return {"metrics": metrics, "stages": stages_of(**used)}
 
     return store.ensure("cells", stages.judge, produce)
+
+
+def write_measure(job: Job, value: float, details: Mapping[str, Any], **rest: Any) -> Entry:
+    """A finished measure whose headline has this value; ``rest`` is what else its result has."""
+    measure, settings = job.cell.measure, job.plan.measure
+    assert measure is not None, "the job measures"
+    assert settings is not None, "a measure has settings"
+
+    def produce(folder: Path) -> dict[str, Any]:
+        write_json(folder / DETAILS, details)
+        write_json(folder / CONFIG_FILE, job.plain())
+        return {"measure": measure.name, "values": {measure.headline: value}, "interval": None, **rest}
+
+    return job.store.ensure("measures", settings, produce)
 
 
 def _told(told: dict[str, Any], _: Path) -> dict[str, Any]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,3 +22,8 @@ nightly = partial(pytest.param, marks=pytest.mark.nightly)  # a parameter that `
 Cli = Callable[..., subprocess.CompletedProcess[str]]
 MakeJob = Callable[..., Job]
 Asft = Callable[..., tuple[int, str, str]]
+
+
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
+    """The objects of a JSONL file."""
+    return [json.loads(line) for line in path.read_text().split("\n") if line]

@@ -14,6 +14,7 @@ from typing import Any, Literal, get_args
 
 import torch
 from filelock import FileLock
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from asft.anchor.difference import CheckpointPair
@@ -21,8 +22,9 @@ from asft.anchor.forms import FORMS, AnchoredModule, LowRank, on_host
 from asft.anchor.names import stem
 from asft.anchor.saved_adapter import SavedAdapter, read_adapter
 from asft.anchor.spec import AnchorSpec, FormName, Variant, build_form, update_spectrum
-from asft.store.anchors import DAMAGED, LAYOUT, read_meta, write_meta
-from asft.store.integrity import DamagedEntry, set_aside
+from asft.store.anchors import LAYOUT, read_meta, write_meta
+from asft.store.errors import DamagedEntry
+from asft.store.integrity import set_aside
 
 logger = logging.getLogger(__name__)
 
@@ -210,7 +212,7 @@ def _whole(directory: Path) -> bool:
     try:
         _load(directory)
     except DamagedEntry as error:
-        target = set_aside(directory, directory.parent / DAMAGED)
+        target = set_aside(directory, directory.parent)
         logger.warning("damaged anchor: %s. Set aside in %s, built anew", error, target)
         return False
     return True
@@ -220,7 +222,10 @@ def _load(directory: Path) -> list[AnchoredModule]:
     """Read what :func:`_store` wrote; every byte is checked (:func:`read_meta`), tensors are mapped from files."""
     modules = []
     for entry in read_meta(directory)["modules"]:
-        file = directory / entry.pop("file")
-        form = FORMS[entry.pop("form")](**load_file(file), side=entry.pop("side"))
-        modules.append(AnchoredModule(**entry, form=form))
+        file, fields = directory / entry["file"], ("name", "out_features", "in_features", "norm", "error_bound")
+        try:
+            form = FORMS[entry["form"]](**load_file(file), side=entry["side"])
+        except (SafetensorError, TypeError) as error:  # TypeError: other tensors than the form's
+            raise DamagedEntry(f"{file}: is no {entry['form']} of an anchor ({error})") from None
+        modules.append(AnchoredModule(**{field: entry[field] for field in fields}, form=form))
     return modules

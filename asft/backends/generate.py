@@ -54,7 +54,7 @@ def generate(
         bos_token_id=tokenizer.bos_token_id,
     )
     workers = team()
-    answers: dict[int, str] = workers.first(partial.load) if partial else {}
+    answers: dict[int, str] = workers.first(lambda: partial.load(str)) if partial else {}
     started = reported = time.monotonic()
     before = len(answers)
     batches = [batch for batch in length_sorted(prompts, batch_size) if not answers.keys() >= set(batch)]

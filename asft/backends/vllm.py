@@ -126,7 +126,7 @@ class _Engine:
             repetition_penalty=1.0 if penalty is None else penalty,  # transformers takes the checkpoint's too
             detokenize=False,
         )
-        answers: dict[int, str] = kept.load()
+        answers: dict[int, str] = kept.load(str)
         missing = [row for row in range(len(prompts)) if row not in answers]
         for start in range(0, len(missing), _KEPT_EVERY):
             chunk = missing[start : start + _KEPT_EVERY]

@@ -60,7 +60,8 @@ def _judge_all(cells: dict[str, Job], terminal: Console) -> list[Job]:
 
         quiet_libraries()
         started = time.monotonic()
-        entry = rejudge_cell(item)
+        with item.store.claim(item.key, wait=True):
+            entry = rejudge_cell(item)
         if entry is None:
             open_cells.append(item)
             continue

@@ -15,7 +15,7 @@ from asft.commands.run import distinct
 from asft.config import ConfigError
 from asft.console import results
 from asft.store.archive import MAX_FILES, MAX_GB, WEIGHTLESS, export, import_archive
-from asft.store.cleaning import removable, remove, verify
+from asft.store.cleaning import at_work, clean, set_damaged_aside, verify
 from asft.store.entries import KINDS, Store
 
 
@@ -25,7 +25,8 @@ def store_verify(arguments: list[str]) -> int:
     place, _, terminal = _opened(flags.split(arguments)[1])
     found = verify(place)
     for kind, key, reason in found.damaged:
-        terminal.print(f"damaged: {reason}\n  set aside in {place.set_aside(kind, key)}")
+        aside = set_damaged_aside(place, kind, key)
+        terminal.print(f"damaged: {reason}\n  {f'set aside in {aside}' if aside else 'left to who makes it anew'}")
     terminal.print(f"{found.whole} entries are whole, {len(found.damaged)} damaged")
     return 1 if found.damaged else 0
 
@@ -37,16 +38,12 @@ def store_gc(arguments: list[str]) -> int:
     options, overrides = flags.split(arguments)
     place, cells, terminal = _opened(overrides)
     named = any(not word.startswith("outputs=") for word in overrides)
-    found = list(removable(place, {entry for cell in cells for entry in entries(cell)} if named else None))
+    found = clean(place, {entry for cell in cells for entry in entries(cell)} if named else None, delete=options.yes)
     table = Table("what", "MB", "why", box=None)
-    locks = [item for item in found if item.path.suffix == ".lock"]
     for item in found:
-        if item not in locks:
-            table.add_row(str(item.path.relative_to(place.root)), f"{item.size / 1e6:.1f}", item.why)
-        if options.yes:
-            remove(item)
-    if locks:
-        table.add_row(f"{len(locks)} lock files", "0.0", locks[0].why)
+        table.add_row(str(item.path.relative_to(place.root)), f"{item.size / 1e6:.1f}", item.why)
+    if named and at_work(place):
+        terminal.print("a cell is being worked on, which may use any entry: entries can go once none is")
     if found:
         terminal.print(table)
     size = sum(item.size for item in found) / 1e6

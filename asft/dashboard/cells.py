@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from asft.report.charts import CURVES
-from asft.store.entries import HARMFUL_FILE, HISTORY_FILE, TASK_FILE, Entry, Store, read_jsonl
+from asft.store.entries import Entry, Store
+from asft.store.schemas import HARMFUL_FILE, HISTORY_FILE, TASK_FILE, Judged, Logged, read_rows
 
 PIECE = 500  # answers a data file; the page loads one after the other, and only those it needs
 PARTS = {"harmful": HARMFUL_FILE, "task": TASK_FILE}
@@ -79,7 +80,7 @@ def cell_row(entry: Entry, config: dict[str, Any]) -> Row:
         "seconds": round(entry.seconds + sum(stage["seconds"] for stage in stages.values()), 1),
         "created": entry.manifest["created"],
         "train": train["key"] if train and "after" not in train["result"] else None,
-        "answers": stages["answers HS"]["key"],
+        "answers": stages.get("answers HS", {}).get("key"),
     }
 
 
@@ -105,7 +106,7 @@ def write_cell(site: Path, entry: Entry, config: dict[str, Any]) -> None:
     pieces = {}
     for part, name in PARTS.items():
         pieces[part] = 0
-        for piece in _pieces(read_jsonl(entry.path / name)):
+        for piece in _pieces(read_rows(entry.path / name, Judged)):
             write_data(site, f"answers/{key}/{part}-{pieces[part]}", piece)
             pieces[part] += 1
     write_data(
@@ -130,7 +131,7 @@ def write_curve(site: Path, store: Store, train: str) -> bool:
     path = store.path("stages/train", train) / HISTORY_FILE
     if not path.is_file():
         return False
-    logged = [row for row in read_jsonl(path) if "loss" in row]
+    logged = [row for row in read_rows(path, Logged) if "loss" in row]
     lines = {name: [row.get(name) for row in logged] for name in CURVES}
     drawn = {name: line for name, line in lines.items() if any(value is not None for value in line)}
     write_data(site, f"curves/{train}", {"step": [row["step"] for row in logged], **drawn})

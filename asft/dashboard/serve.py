@@ -7,6 +7,8 @@ import time
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
+from rich.markup import escape
+
 from asft.console import console
 from asft.dashboard.site import Site, fingerprint
 
@@ -38,20 +40,22 @@ def start_server(site: Site, port: int) -> ThreadingHTTPServer:
 
 def serve(site: Site, port: int) -> None:
     """Serves and watches until interrupted."""
-    seen, told = fingerprint(site.store), None
+    seen, told, new = fingerprint(site.store), "", ""
     server = start_server(site, port)
     console.print(f"http://127.0.0.1:{server.server_port}/  (Ctrl-C ends)")
     try:
         while True:
             time.sleep(WATCH_SECONDS)
-            site.write_running()
-            if (now := fingerprint(site.store)) != seen:
-                seen, counts = now, site.build()
-                if counts != told:
-                    console.print(f"{counts.cells} cells, {counts.failures} failures")
-                told = counts
-    except KeyboardInterrupt:
-        console.print("stopped")
+            try:
+                site.write_running()
+                if (now := fingerprint(site.store)) != seen:
+                    seen, counts = now, site.build()
+                    new = f"{counts.cells} cells, {counts.failures} failures"
+            except (OSError, ValueError) as error:  # what cannot be read or written now is tried again
+                new = f"not up to date: {error}"
+            if new != told:
+                console.print(escape(new), soft_wrap=True)
+            told = new
     finally:
         server.shutdown()
         server.server_close()

@@ -6,6 +6,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from importlib.resources import as_file, files
@@ -15,8 +16,10 @@ from typing import Any
 from asft.dashboard.cells import Row, cell_row, finished_keys, name_judges, write_cell, write_curve, write_data
 from asft.dashboard.tables import Experiment, experiment_page, landscape_data
 from asft.report import charts
-from asft.store.entries import CONFIG_FILE, Entry, Store
+from asft.store.entries import Entry, Store
+from asft.store.errors import DamagedEntry
 from asft.store.heartbeat import SUFFIX
+from asft.store.schemas import CONFIG_FILE, Config, Failure, Spectrum, read_document
 
 PAGES = ("overview", "table", "pareto", "curves", "compare", "generations", "landscape", "anchor")
 TRACE_LINES = 12  # of a failure's traceback: the last ones say where
@@ -60,10 +63,14 @@ class Site:
 
     def build(self) -> SiteCounts:
         """Writes everything the store has by now; the index last, so that it names nothing that is not there yet."""
+        damaged = []
         for key in finished_keys(self.store):
-            if key not in self.rows and (entry := self.store.find("cells", key)):
-                self._add_cell(entry)
-        overview, failures = self._write_tables(), self._failures()
+            try:
+                if key not in self.rows and (entry := self.store.read("cells", key)):
+                    self._add_cell(entry)
+            except DamagedEntry as error:
+                damaged.append(_unknown(key, error))
+        overview, failures = self._write_tables(), [*self._failures(), *damaged]
         self.write_running()
         rows = name_judges(list(self.rows.values()))
         styles = charts.store_styles(row["method"] for row in rows)
@@ -102,11 +109,16 @@ class Site:
         return next((", ".join(f"{axis}={value}" for axis, value in job.axes.items()) for job in jobs), key)
 
     def _add_cell(self, entry: Entry) -> None:
-        config = json.loads((entry.path / CONFIG_FILE).read_text())
+        config = read_document(entry.path / CONFIG_FILE, Config)
+        if not {"HS", "FA"} <= entry.result["metrics"].keys():
+            return  # the pages compare these two
         row = cell_row(entry, config)
         write_cell(self.folder, entry, config)
-        if row["train"] and not write_curve(self.folder, self.store, row["train"]):
-            row["train"] = None
+        try:
+            drawn = row["train"] and write_curve(self.folder, self.store, row["train"])
+        except DamagedEntry:  # of the training, not of the cell
+            drawn = False
+        row["train"] = row["train"] if drawn else None
         self.rows[entry.path.name] = row
 
     def _write_tables(self) -> list[dict[str, Any]]:
@@ -122,7 +134,12 @@ class Site:
         """Why and where cells failed last time, the newest first; a cell that has finished since is left out."""
         found = []
         for path in (self.store.root / "failures").glob("*.json"):
-            failure = json.loads(path.read_text())
+            try:
+                failure = read_document(path, Failure)
+            except DamagedEntry as error:
+                if path.exists():  # else its cell is run again
+                    found.append(_unknown(path.stem, error))
+                continue
             if failure["key"] not in self.rows:
                 config, attack = failure["config"], failure["config"]["attack"]
                 names = " · ".join(config[name]["name"] for name in ("method", "model", "dataset"))
@@ -134,22 +151,28 @@ class Site:
     def _write_landscapes(self) -> list[dict[str, str]]:
         """Hands every measured landscape to the page; key and title of each."""
         found = []
-        for key in sorted(path.name for path in (self.store.root / "measures").glob("[0-9a-f]*")):
-            entry = self.store.find("measures", key)
-            if entry and (data := landscape_data(entry)):
-                write_data(self.folder, f"landscapes/{key}", data)
-                found.append({"key": key, "title": data["title"]})
+        for key in sorted(path.name for path in (self.store.root / "measures").glob("[0-9a-f]" * 20)):
+            with suppress(DamagedEntry):
+                entry = self.store.read("measures", key)
+                if entry and (data := landscape_data(entry)):
+                    write_data(self.folder, f"landscapes/{key}", data)
+                    found.append({"key": key, "title": data["title"]})
         return sorted(found, key=lambda line: line["title"])
 
     def _write_anchors(self) -> list[str]:
         """Hands the spectra to the page, by the name of the folder that each is in."""
         names = []
         for path in sorted(self.store.root.glob("reports/anchor_*/spectrum.json")):
-            spectrum = json.loads(path.read_text())
-            shown = {**spectrum, "rows": charts.eigenvalues(spectrum["modules"])}
-            write_data(self.folder, f"anchors/{path.parent.name}", shown)
-            names.append(path.parent.name)
+            with suppress(DamagedEntry):
+                spectrum = read_document(path, Spectrum)
+                shown = {**spectrum, "rows": charts.eigenvalues(spectrum["modules"])}
+                write_data(self.folder, f"anchors/{path.parent.name}", shown)
+                names.append(path.parent.name)
         return names
+
+
+def _unknown(key: str, error: DamagedEntry) -> dict[str, Any]:
+    return {"key": key, "cell": key, "message": f"damaged: {error}", "time": "", "trace": ""}
 
 
 def write_report_page(folder: Path, table: dict[str, Any]) -> Path:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -18,8 +17,8 @@ from asft.report.records import Result
 from asft.report.table import ALL_COLUMNS, Entry, number, signed
 from asft.report.writers.figures import figures, landscape
 from asft.report.writers.write import texts
-from asft.store.entries import CONFIG_FILE, DETAILS
 from asft.store.entries import Entry as Stored
+from asft.store.schemas import CONFIG_FILE, DETAILS, Config, Details, read_document
 
 Data = dict[str, Any]
 
@@ -222,8 +221,8 @@ def _cells(analysis: Analysis) -> Data:
 
 def landscape_data(entry: Stored) -> Data | None:
     """A plane, the lines or the profiles of one finished measure; None where it has no landscape (a cosine)."""
-    details = json.loads((entry.path / DETAILS).read_text())
-    config = json.loads((entry.path / CONFIG_FILE).read_text())
+    details = read_document(entry.path / DETAILS, Details)
+    config = read_document(entry.path / CONFIG_FILE, Config)
     kind, values = details.get("kind"), entry.result["values"]
     if kind not in {"plane", "lines", "epl"}:
         return None

@@ -56,7 +56,7 @@ class Judge(Plugin):
 
 def judge_kept(judge: Judge, prompts: Sequence[str], answers: Sequence[str], partial: PartialRows) -> list[Verdict]:
     """All verdicts, in order; those that an interrupted run kept are not asked for again."""
-    verdicts = {row: Verdict(**value) for row, value in partial.load().items()}
+    verdicts = partial.load(Verdict)
     missing = [row for row in range(len(answers)) if row not in verdicts]
     size = judge.kept_every or max(1, len(missing))
     for start in range(0, len(missing), size):

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NamedTuple, cast
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field, TypeAdapter
+from pydantic import AfterValidator, Field
 from pydantic.dataclasses import dataclass
 
 from asft.config import Plugin
@@ -91,9 +91,6 @@ class Answered:
     def billed(self) -> dict[str, int]:
         """The tokens, as verdicts and grades keep them."""
         return {"prompt_tokens": self.prompt_tokens, "completion_tokens": self.completion_tokens}
-
-
-_ANSWERED = TypeAdapter(Answered)
 
 
 class _NoReplyError(Exception):
@@ -177,8 +174,7 @@ class ChatQuestion(Plugin):
         questions = [self._about(prompt, answer) for prompt, answer in zip(prompts, answers, strict=True)]
         by_id = {_digest(messages): messages for messages in questions}
         kept = self.kept
-        loaded = {name: _answered(value) for name, value in kept.load().items() if name in by_id}
-        found = {name: answered for name, answered in loaded.items() if answered is not None}
+        found = {name: reply for name, reply in kept.load(Answered).items() if name in by_id}
         if missing := {name: messages for name, messages in by_id.items() if name not in found}:
             asked = _Round(self, parse, kept, len(missing))
             found |= asyncio.run(asked.run(missing))
@@ -392,15 +388,6 @@ def _count(usage: Any, name: str) -> int:
     """A number of tokens as a server states it."""
     count = usage.get(name) if isinstance(usage, dict) else 0
     return count if type(count) is int and 0 <= count <= _MOST_TOKENS else 0
-
-
-def _answered(value: Any) -> Answered | None:
-    """A reply as it was kept; None for what is none, and is asked for anew."""
-    try:
-        found = _ANSWERED.validate_python(value)
-    except ValueError:
-        return None
-    return replace(found, reply=whole(found.reply))
 
 
 def _digest(messages: Messages) -> str:

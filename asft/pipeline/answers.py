@@ -22,8 +22,9 @@ from asft.methods.base import Start
 from asft.metrics.base import Metric, Scored
 from asft.metrics.harmful_score import HarmfulScore
 from asft.models.pair import Pair
-from asft.store.entries import ANSWERS_FILE, Entry, read_jsonl, write_jsonl
+from asft.store.entries import Entry, write_jsonl
 from asft.store.partial import PartialRows
+from asft.store.schemas import ANSWERS_FILE, Answered, read_rows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,7 +122,7 @@ def judge_answers(cell: Cell, answers: Mapping[str, Entry], folder: Path, kept: 
     found = {}
     for name, metric in cell.metrics.items():
         file = f"{name}.jsonl"
-        rows = list(read_jsonl(answers[name].path / ANSWERS_FILE))
+        rows = list(read_rows(answers[name].path / ANSWERS_FILE, Answered))
         scored = metric.score(cell, rows, PartialRows(kept / file))
         credited = zip(rows, scored.details, scored.credits, strict=True)
         write_jsonl(folder / file, ({**row, **more, "credit": credit} for row, more, credit in credited))

@@ -7,6 +7,7 @@ pair ▸ mixture ▸ train ▸ generate ▸ judge. Each stage's output is kept i
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import asdict, fields
@@ -34,21 +35,11 @@ from asft.models.pair import Pair, require_embeddings, resolve_device
 from asft.pipeline.answers import Questions, answer, judge_answers, questions_of, scorer
 from asft.pipeline.prepare import prepare_pair
 from asft.pipeline.tracked import cell_run, tracked_cell
-from asft.store.entries import (
-    CONFIG_FILE,
-    DETAILS,
-    HISTORY_FILE,
-    Entry,
-    content_key,
-    read_jsonl,
-    write_json,
-    write_jsonl,
-)
+from asft.store.entries import Entry, content_key, write_json, write_jsonl
 from asft.store.meter import release_memory
+from asft.store.schemas import CONFIG_FILE, DETAILS, HISTORY_FILE, ROWS_FILE, read_rows
 from asft.trackers.live import LiveRun
 from asft.training.trainer import TokenLoss, attach_lora, digests, train
-
-ROWS = "rows.jsonl"
 
 
 def run_cell(job: Job) -> Entry:
@@ -165,7 +156,8 @@ class _Run:
 
     def answered(self) -> dict[str, Entry]:
         """The metrics' answers that are stored."""
-        found = {name: self.store.find("stages/generate", content_key(key)) for name, key in self.plan.generate.items()}
+        keys = {name: content_key(settings) for name, settings in self.plan.generate.items()}
+        found = {name: self.store.find("stages/generate", key, whole=True) for name, key in keys.items()}
         return {name: entry for name, entry in found.items() if entry}
 
     def mixture_stage(self) -> Entry:
@@ -176,7 +168,7 @@ class _Run:
             rows = self.cell.method.mixture(list(self.drawn), self.context)
             if self.cell.method.overrides("mixture") and rows == self.drawn:
                 self.refuse_idle("mixture() left the rows as they were")
-            write_jsonl(folder / ROWS, map(asdict, rows))
+            write_jsonl(folder / ROWS_FILE, map(asdict, rows))
             return {"rows": len(rows), "harmful": sum(row.harmful for row in rows), "sha256": digest(rows)}
 
         return self.store.ensure("stages/mixture", self.plan.mixture, produce)
@@ -213,7 +205,7 @@ class _Run:
         self, mixture: Entry, training: TrainingConfig, watchers: Sequence[TrainerCallback], folder: Path
     ) -> dict[str, Any]:
         cell, method, protocol = self.cell, self.cell.method, self.protocol
-        rows = [Row(**row) for row in read_jsonl(mixture.path / ROWS)]
+        rows = list(read_rows(mixture.path / ROWS_FILE, Row))
         tokenizer = self.pair.tokenizer()
         template = protocol.template(tokenizer)
         encoded = [template.encode_example(row, training.max_length) for row in rows]
@@ -252,8 +244,9 @@ class _Run:
                 "an adapter to the unedited start that computes the same"
             )
         (done.model or model).save_pretrained(folder)
-        write_jsonl(folder / HISTORY_FILE, history.history)
-        acted = {name: value for name, value in history.history[-1].items() if name.startswith("asft/")}
+        logged = [{name: value for name, value in row.items() if math.isfinite(value)} for row in history.history]
+        write_jsonl(folder / HISTORY_FILE, logged)
+        acted = {name: value for name, value in logged[-1].items() if name.startswith("asft/")}
         return {"loss": history.loss, "steps": history.steps, **acted, **done.told}
 
     def _prepare(self, model: PreTrainedModel | PeftModel) -> bool:

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from asft.cells.job import Job
-from asft.store.entries import HISTORY_FILE, Entry, Store, read_jsonl
+from asft.store.entries import Entry, Store
+from asft.store.schemas import HISTORY_FILE, Judged, Logged, read_rows
 from asft.trackers.base import CellRun, TrackedCell
 
 
@@ -43,7 +44,7 @@ def _history(store: Store, entry: Entry) -> list[dict[str, float]]:
     if train is None:
         return []
     path = store.path("stages/train", train["key"]) / HISTORY_FILE
-    return list(read_jsonl(path)) if path.is_file() else []
+    return list(read_rows(path, Logged)) if path.is_file() else []
 
 
 def _scores(entry: Entry) -> dict[str, float]:
@@ -67,5 +68,5 @@ def _measured(entry: Entry) -> dict[str, float]:
 
 def _answers(entry: Entry) -> Iterator[dict[str, Any]]:
     for name, metric in entry.result["metrics"].items():
-        for row in read_jsonl(entry.path / metric["file"]):
+        for row in read_rows(entry.path / metric["file"], Judged):
             yield {"part": name, **row}

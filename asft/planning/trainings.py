@@ -3,10 +3,10 @@ learned from the store's finished cells of the same model, else not known."""
 
 from __future__ import annotations
 
-import json
 import math
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
@@ -15,7 +15,9 @@ from asft.cells.cell import Cell
 from asft.cells.job import Job
 from asft.cells.keys import plan
 from asft.methods.post_hoc import PostHoc
-from asft.store.entries import CONFIG_FILE, Entry, Store, content_key
+from asft.store.entries import Entry, Store, content_key
+from asft.store.errors import DamagedEntry
+from asft.store.schemas import CONFIG_FILE, Config, read_document
 
 
 @dataclass(frozen=True)
@@ -111,7 +113,7 @@ def learned(job: Job) -> tuple[Learned, int]:
             elif "steps" in result and config["training"]["name"] == job.cell.training.name:
                 found["step", method].append(seconds / result["steps"])
             elif "steps" not in result and all(config[part]["name"] == wanted[part]["name"] for part in _ASKED):
-                found["token", task].append(seconds / answer_tokens(config))
+                found["token", task].append(seconds / max(1, answer_tokens(config)))
     return found, count
 
 
@@ -155,5 +157,6 @@ def _times(count: int, seconds: float | None) -> float | None:
 def _finished(store: Store, kind: str) -> Iterator[tuple[Entry, dict[str, Any]]]:
     """Each finished cell of a kind with its resolved configuration."""
     for folder in sorted((store.root / kind).glob("*/")):
-        if (entry := store.find(kind, folder.name)) and (folder / CONFIG_FILE).exists():
-            yield entry, json.loads((folder / CONFIG_FILE).read_text())
+        with suppress(DamagedEntry):
+            if entry := store.read(kind, folder.name):
+                yield entry, read_document(folder / CONFIG_FILE, Config)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -16,8 +15,10 @@ from asft.report.differences import differences
 from asft.report.judge_notes import judge_notes
 from asft.report.records import AxisValue, Column, Metric, MetricValue, Result, TableSpec
 from asft.report.table import paper_tables
-from asft.store.entries import DETAILS, Entry, read_jsonl
+from asft.store.entries import Entry
+from asft.store.errors import DamagedEntry
 from asft.store.provenance import library_versions
+from asft.store.schemas import DETAILS, Details, Judged, read_document, read_rows
 
 
 def analysis_of(sweep: Sweep, command: str) -> Analysis:
@@ -126,6 +127,8 @@ def read_metrics(entry: Entry, job: Job) -> dict[str, MetricValue]:
     cell = job.cell
     if cell.measure is not None:
         metric, interval = Metric(cell.measure.headline, cell.measure.quantity), entry.result["interval"]
+        if metric.name not in entry.result["values"]:
+            raise DamagedEntry(f"{entry.path}: has no {metric.name}")
         value = entry.result["values"][metric.name]
         return {metric.name: MetricValue(metric, value, interval=Interval(*interval) if interval else None)}
     return {name: _scored(entry, name, kept) for name, kept in entry.result["metrics"].items()}
@@ -133,7 +136,7 @@ def read_metrics(entry: Entry, job: Job) -> dict[str, MetricValue]:
 
 def _scored(entry: Entry, name: str, kept: dict[str, Any]) -> MetricValue:
     metric = Metric(name, kept["label"], kept["lower_is_better"], "%", 1, kept["about"])
-    answers = read_jsonl(entry.path / kept["file"])
+    answers = read_rows(entry.path / kept["file"], Judged)
     rows = {row["id"]: float(row["credit"]) for row in answers if row["credit"] is not None}  # None: without a grade
     interval = Interval(*kept["interval"]) if kept["interval"] else None
     return MetricValue(metric, kept["value"], kept["total"], interval, rows)
@@ -182,15 +185,23 @@ def _rows(experiment: ExperimentConfig) -> Callable[[Job], str]:
 
 
 def _cell(job: Job, row: str, column: AxisValue | None) -> Result:
-    cell, key, entry = job.cell, job.key, job.find()
-    if entry is None:
-        shows = (cell.measure.headline,) if cell.measure else ()
-        return Result(key, row, column, cell.seed, *_absence(job), awaited=shows)
+    absence: tuple[Literal["missing", "failed"], str] | None = None
+    try:
+        if entry := job.find():
+            return _result(job, entry, row, column)
+    except DamagedEntry as error:  # not to be seen at first look
+        absence = "failed", str(error)
+    shows = (job.cell.measure.headline,) if job.cell.measure else ()
+    return Result(job.key, row, column, job.cell.seed, *(absence or _absence(job)), awaited=shows)
+
+
+def _result(job: Job, entry: Entry, row: str, column: AxisValue | None) -> Result:
+    cell = job.cell
     metrics, stages = read_metrics(entry, job), entry.result.get("stages", {})
     train = stages.get("train", {"result": {}})
     numbers = (train["result"] | entry.result.get("values", {})).items()
     return Result(
-        key=key,
+        key=job.key,
         row=row,
         column=column,
         seed=cell.seed,
@@ -199,7 +210,7 @@ def _cell(job: Job, row: str, column: AxisValue | None) -> Result:
         peak_memory_mb=max((stage["peak_memory_mb"] for stage in stages.values()), default=None),
         trained="train" in stages and not isinstance(cell.method, PostHoc),
         extra={name: float(value) for name, value in numbers if _is_number(value) and name not in metrics},
-        details=json.loads((entry.path / DETAILS).read_text()) if cell.measure else {},
+        details=read_document(entry.path / DETAILS, Details) if cell.measure else {},
         config=job.plain(),
     )
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Any
 
 from asft.cells.compose import Sweep
 from asft.judges.ensemble import Agreement, EnsembleJudge, agreement
-from asft.store.entries import HARMFUL_FILE, Entry, read_jsonl
+from asft.store.entries import Entry
+from asft.store.errors import DamagedEntry
+from asft.store.schemas import HARMFUL_FILE, Judged, read_rows
 
 
 def judge_notes(sweep: Sweep) -> list[str]:
@@ -20,8 +23,9 @@ def judge_notes(sweep: Sweep) -> list[str]:
     notes = []
     if isinstance(judge, EnsembleJudge) and entries:
         for first, second in itertools.combinations(judge.members, 2):
-            found = _members_agreement(entries, first, second)
-            notes.append(f"Judges: {first} and {second} {agreement_words(found)}.")
+            if rows := _member_flags(entries, first, second):
+                found = agreement(*map(list, zip(*rows, strict=True)))
+                notes.append(f"Judges: {first} and {second} {agreement_words(found)}.")
     graders = {
         str(cell.grader.settings().get("model", cell.grader.name)) for cell in (job.cell for job in jobs) if cell.graded
     }
@@ -57,13 +61,23 @@ def _summaries(summary: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _flags(entry: Entry) -> dict[str, bool]:
-    return {row["id"]: bool(row["flagged"]) for row in read_jsonl(entry.path / HARMFUL_FILE)}
+    return {row["id"]: _flag(entry, row) for row in read_rows(entry.path / HARMFUL_FILE, Judged)}
 
 
-def _members_agreement(entries: Iterable[Entry], first: str, second: str) -> Agreement:
-    """Two members of an ensemble, over the answers of all cells together."""
-    rows = [row["details"] for entry in entries for row in read_jsonl(entry.path / HARMFUL_FILE)]
-    return agreement([row[first]["flagged"] for row in rows], [row[second]["flagged"] for row in rows])
+def _flag(entry: Entry, verdict: Any) -> bool:
+    if not isinstance(verdict, dict) or not isinstance(flag := verdict.get("flagged"), bool):
+        raise DamagedEntry(f"{entry.path / HARMFUL_FILE}: has answers without a verdict")
+    return flag
+
+
+def _member_flags(entries: Iterable[Entry], *members: str) -> list[list[bool]]:
+    """What members of an ensemble said of the answers of all cells together; a damaged cell is told elsewhere."""
+    flags: list[list[bool]] = []
+    for entry in entries:
+        with suppress(DamagedEntry):
+            rows = read_rows(entry.path / HARMFUL_FILE, Judged)
+            flags += [[_flag(entry, row.get("details", {}).get(name)) for name in members] for row in rows]
+    return flags
 
 
 def _endpoint_notes(part: str, summaries: Iterable[dict[str, float]]) -> list[str]:

@@ -5,13 +5,32 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from asft.store.integrity import DamagedEntry, check_contents, describe_files, read_manifest, seal
+from typing_extensions import TypedDict
+
+from asft.store.errors import DamagedEntry
+from asft.store.integrity import check_contents, describe_files, read_manifest, seal
+from asft.store.schemas import FileName, Positive, Sealed
 
 LAYOUT = 1  # raise when the files' meaning changes; part of every cache key
 META = "anchor.json"
-DAMAGED = "damaged"  # beside cached anchors: those that were found damaged
+
+
+class _Module(TypedDict):
+    name: str
+    out_features: Positive
+    in_features: Positive
+    norm: float
+    error_bound: float
+    form: Literal["gram", "factor", "rank_k", "identity"]
+    side: Literal["orthogonal", "along"]
+    file: FileName
+
+
+class _Meta(Sealed):
+    layout: int
+    modules: list[_Module]
 
 
 def write_meta(directory: Path, modules: Sequence[dict[str, Any]]) -> None:
@@ -29,7 +48,7 @@ def read_meta(directory: Path) -> dict[str, Any]:
     """
     if not (directory / META).is_file():
         raise DamagedEntry(f"{str(directory)!r} holds no anchor ({META} is missing): build one with Anchor.build.")
-    meta = read_manifest(directory, META)
+    meta = read_manifest(directory, META, _Meta)
     check_contents(directory, meta)
     if meta["layout"] != LAYOUT:
         raise ValueError(f"{str(directory)!r} has layout {meta['layout']}, this version reads {LAYOUT}: rebuild it.")

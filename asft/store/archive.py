@@ -1,7 +1,8 @@
 """A finished table as one file: exporting entries of the store, and importing them from someone not trusted.
 
-An archive is a gzipped tar of ``<kind>/<key>/<file>`` and nothing else. On import every name, type and size is
-checked before a byte is written, every entry's checksums before it is renamed into place.
+An archive is a gzipped tar (PAX, which knows no largest file) of ``<kind>/<key>/<file>`` and nothing else. Both ways
+it is streamed. On import every name, type and size is checked before a byte is written, every entry's checksums before
+it is renamed into place.
 """
 
 from __future__ import annotations
@@ -19,13 +20,16 @@ from typing import IO, Any, cast
 
 from filelock import FileLock
 
-from asft.store.entries import KINDS, Store, content_key
-from asft.store.integrity import MANIFEST, DamagedEntry, read_manifest
+from asft.store.entries import KINDS, Store, content_key, remove
+from asft.store.errors import DamagedEntry
+from asft.store.integrity import MANIFEST
 
 WEIGHTLESS = ("stages/mixture", "stages/generate", "cells", "measures")  # what a report and a new judgement need
 _PART = r"[A-Za-z0-9_][A-Za-z0-9_.-]*"
 _NAME = re.compile(rf"({'|'.join(KINDS)})/([0-9a-f]{{20}})/({_PART}(?:/{_PART}){{0,3}})")
-_HEADERS = 64 * 1024  # bytes a member's tar headers and padding may take
+_CHUNK = 256 * 1024  # bytes read at a time
+_HEADERS = 2 * _CHUNK  # bytes a member's tar headers and padding may take, and what was read ahead of them
+SCRATCH = ".import"  # the folder that an import unpacks into
 MAX_FILES = 200_000
 MAX_GB = 20.0
 
@@ -51,13 +55,19 @@ def export(store: Store, entries: Iterable[tuple[str, str]], file: Path) -> int:
     scratch = file.with_name(f".{file.name}.{os.getpid()}")
     count = 0
     try:
-        with tarfile.open(scratch, "w:gz", format=tarfile.USTAR_FORMAT) as archive:
+        with tarfile.open(scratch, "w:gz", format=tarfile.PAX_FORMAT) as archive:
             for kind, key in sorted(entries):
                 if (entry := store.read(kind, key, whole=True)) is None:
                     continue
                 count += 1
-                for name in [*entry.manifest["files"], MANIFEST]:
-                    archive.add(entry.path / name, f"{kind}/{key}/{name}", recursive=False, filter=_anonymous)
+                try:
+                    for name in [*entry.manifest["files"], MANIFEST]:
+                        archive.add(entry.path / name, f"{kind}/{key}/{name}", recursive=False, filter=_anonymous)
+                    now = store.read(kind, key)
+                except FileNotFoundError:
+                    now = None
+                if now is None or now.manifest != entry.manifest:
+                    raise DamagedEntry(f"{entry.path}: was removed or changed while it was exported; export again")
         scratch.replace(file)
     finally:
         scratch.unlink(missing_ok=True)
@@ -72,16 +82,18 @@ def import_archive(store: Store, file: Path, *, max_gb: float = MAX_GB, max_file
         DamagedEntry: for an entry whose files are not those of its manifest.
         ValueError: for one of another schema version.
     """
-    scratch = store.root / f".import-{os.getpid()}"
-    shutil.rmtree(scratch, ignore_errors=True)
-    try:
-        keys = _unpack(file, scratch, round(max_gb * 1e9), max_files)
-        for kind, key in keys:
-            _check_entry(scratch, kind, key)
-        new = sum(_place(store, scratch / kind / key, kind, key) for kind, key in keys)
-        return Imported(new, len(keys) - new)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+    store.root.mkdir(parents=True, exist_ok=True)
+    scratch = store.root / SCRATCH
+    with FileLock(f"{scratch}.lock"):
+        remove(scratch)  # left behind by an import that was killed
+        try:
+            keys = _unpack(file, scratch, round(max_gb * 1e9), max_files)
+            for kind, key in keys:
+                _check_entry(scratch, kind, key)
+            new = sum(_place(store, scratch / kind / key, kind, key) for kind, key in keys)
+            return Imported(new, len(keys) - new)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _unpack(file: Path, target: Path, max_bytes: int, max_files: int) -> list[tuple[str, str]]:
@@ -105,7 +117,7 @@ def _unpack(file: Path, target: Path, max_bytes: int, max_files: int) -> list[tu
     try:
         with gzip.open(file) as unzipped:
             stream = _Limited(unzipped)
-            with tarfile.open(fileobj=cast(IO[bytes], stream), mode="r|", bufsize=tarfile.BLOCKSIZE) as archive:
+            with tarfile.open(fileobj=cast(IO[bytes], stream), mode="r|", bufsize=_CHUNK) as archive:
                 archive.extractall(target, filter=admitted)
     except (tarfile.TarError, gzip.BadGzipFile, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise HostileArchive(f"{file}: not an archive of `asft store export` ({error})") from error
@@ -120,7 +132,7 @@ class _Limited:
 
     def allow(self, size: int) -> None:
         """Allows the next member's headers and ``size`` bytes of content."""
-        self.left += size + _HEADERS
+        self.left = size + _HEADERS  # what earlier members left over does not add up
 
     def read(self, size: int) -> bytes:
         """The next bytes."""
@@ -147,20 +159,21 @@ def _entry_of(member: tarfile.TarInfo) -> tuple[str, str]:
 
 def _check_entry(scratch: Path, kind: str, key: str) -> None:
     folder = scratch / kind / key
-    manifest = read_manifest(folder)
-    if (manifest.get("kind"), manifest.get("key")) != (kind, key) or content_key(manifest["settings"]) != key:
+    entry = Store(scratch).read(kind, key, whole=True)
+    assert entry is not None, "it was unpacked just now"
+    manifest = entry.manifest
+    if (manifest["kind"], manifest["key"]) != (kind, key) or content_key(manifest["settings"]) != key:
         raise DamagedEntry(f"{kind}/{key}: its manifest is that of another entry")
     there = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     if there != {*manifest["files"], MANIFEST}:
         raise DamagedEntry(f"{kind}/{key}: holds other files than its manifest lists")
-    Store(scratch).read(kind, key, whole=True)
 
 
 def _place(store: Store, folder: Path, kind: str, key: str) -> bool:
     """Renames a checked entry into place; one that is here already stays, a damaged one gives way."""
     final = store.path(kind, key)
     final.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(final.parent / f".{key}.lock"):
+    with store.lock(kind, key):
         try:
             if store.read(kind, key, whole=True):
                 return False

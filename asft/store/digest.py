@@ -8,6 +8,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from asft.store import integrity
+from asft.store.errors import DamagedEntry
+from asft.store.schemas import Sha256, read_document
 
 _LARGE = 2**26  # bytes from which on a digest is worth remembering between processes
 
@@ -30,11 +32,9 @@ def _memory() -> Path:
 
 
 def _remembered() -> dict[str, str]:
-    try:
-        known = json.loads(_memory().read_text())
-        return known if isinstance(known, dict) else {}
-    except (OSError, ValueError):
-        return {}
+    with suppress(OSError, DamagedEntry):
+        return read_document(_memory(), dict[str, Sha256])
+    return {}
 
 
 def _remember(place: str, digest: str) -> None:

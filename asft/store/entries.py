@@ -15,9 +15,9 @@ Layout below the outputs folder::
 
 Every entry has a ``manifest.json`` with the size and SHA-256 of each of its files. It is written last, into a
 temporary folder that is then renamed into place, so an entry either is whole or is not there. Beside an entry
-in the making stand, by its key, ``.KEY.lock`` (the operating system's lock, gone with its process),
-``.KEY.running`` (:mod:`asft.store.heartbeat`), ``.KEY.tmp-PID`` and ``.KEY.resume`` (what an interrupted stage goes
-on from).
+in the making stand, by its key, ``.KEY.lock`` (the operating system's lock, gone with its process; the file stays,
+since two that wait for one lock must find one file), ``.KEY.running`` (:mod:`asft.store.heartbeat`), ``.KEY.tmp-PID``
+and ``.KEY.resume`` (what an interrupted stage goes on from). Whoever makes, moves or removes an entry holds its lock.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from asft.store.errors import MAKE_ROOM, DiskFull, OutOfStep, disk_full
+from asft.store.errors import MAKE_ROOM, DamagedEntry, DiskFull, OutOfStep, disk_full
 from asft.store.heartbeat import SUFFIX, Beat, Heartbeat, read_beat
 from asft.store.integrity import (
+    DAMAGED,
     MANIFEST,
-    DamagedEntry,
     check_contents,
     check_sizes,
     describe_files,
@@ -52,14 +52,11 @@ from asft.store.integrity import (
 )
 from asft.store.meter import PeakMemory
 from asft.store.provenance import git_commit, library_versions
+from asft.store.schemas import Reason, check_entry, check_file, read_document
 
 log = logging.getLogger(__name__)
 SCHEMA = 1
-DETAILS = "details.json"  # arrays behind a measure's numbers
-CONFIG_FILE, HISTORY_FILE = "config.json", "history.jsonl"  # a cell's resolved configuration, a training's logs
 KINDS = ("pairs", "stages/start", "stages/mixture", "stages/train", "stages/generate", "cells", "measures")
-HARMFUL_FILE, TASK_FILE = "HS.jsonl", "FA.jsonl"  # answers with their verdicts; each metric has such a file
-ANSWERS_FILE = "answers.jsonl"  # what was answered to one metric
 
 
 def content_key(settings: Mapping[str, Any]) -> str:
@@ -108,16 +105,13 @@ class Store:
             ValueError: when the entry was written by another schema version.
         """
         folder = self.path(kind, key)
-        if not folder.is_dir():
-            return None
-        manifest = read_manifest(folder)
-        if manifest.get("schema") != SCHEMA:
-            raise ValueError(
-                f"{folder}: written with store schema {manifest.get('schema')}, this version reads {SCHEMA}. "
-                "Choose another outputs= folder, or move this one away to compute it anew."
-            )
-        (check_contents if whole else check_sizes)(folder, manifest)
-        return Entry(folder, manifest)
+        while (seen := _identity(folder)) is not None:
+            try:
+                return _read(folder, kind, whole)
+            except DamagedEntry:
+                if _identity(folder) == seen:  # else it was removed, or made anew, while it was read
+                    raise
+        return None
 
     def find(self, kind: str, key: str, *, whole: bool = False) -> Entry | None:
         """As :meth:`read`, and None for a damaged entry: it is not finished."""
@@ -150,18 +144,18 @@ class Store:
         final.parent.mkdir(parents=True, exist_ok=True)
         if beat := self.running(kind, key):
             log.info("waiting for %s/%s, which %s computes", kind, key, beat.where)
-        with FileLock(final.parent / f".{key}.lock"):
+        with self.lock(kind, key):
             try:
                 if entry := self.read(kind, key, whole=True):
                     return entry
             except DamagedEntry as error:
                 log.warning("damaged: %s. Set aside in %s", error, self.set_aside(kind, key))
             for stale in final.parent.glob(f".{key}.tmp-*"):  # its writer died: we hold the lock
-                shutil.rmtree(stale)
+                remove(stale)
             scratch = final.parent / f".{key}.tmp-{os.getpid()}"
             try:
                 scratch.mkdir()
-                self._produce(kind, key, settings, produce, scratch)
+                manifest = self._produce(kind, key, settings, produce, scratch)
                 scratch.replace(final)
             except BaseException as error:
                 shutil.rmtree(scratch, ignore_errors=True)
@@ -171,7 +165,7 @@ class Store:
                     ) from error
                 raise
             shutil.rmtree(self.resumable(kind, key), ignore_errors=True)
-        return Entry(final, json.loads((final / MANIFEST).read_text()))
+        return Entry(final, manifest)
 
     def _produce(
         self,
@@ -180,8 +174,8 @@ class Store:
         settings: Mapping[str, Any],
         produce: Callable[[Path], dict[str, Any]],
         folder: Path,
-    ) -> None:
-        """Computes an entry into ``folder`` and describes it in a manifest."""
+    ) -> dict[str, Any]:
+        """Computes an entry into ``folder`` and describes it in a manifest, which is returned."""
         with Heartbeat(self.root / kind / f".{key}{SUFFIX}", kind.rpartition("/")[2]), PeakMemory() as memory:
             started = time.perf_counter()
             result = produce(folder)
@@ -202,6 +196,15 @@ class Store:
             "files": describe_files(folder),
         }
         write_json(folder / MANIFEST, seal(json.loads(json.dumps(manifest))))  # as it will be read: tuples are lists
+        return _read(folder, kind, whole=True).manifest  # what could not be read again is not kept
+
+    def lock(self, kind: str, key: str, timeout: float = -1) -> FileLock:
+        """The lock of an entry, or of a cell where ``key`` ends in ``.claim``; ``timeout`` 0 does not wait."""
+        return FileLock(self.root / kind / f".{key}.lock", timeout=timeout)
+
+    def gate(self) -> FileLock:
+        """Held by who removes entries that others may use; a cell that is taken passes it once."""
+        return FileLock(self.root / ".gate.lock")
 
     def resumable(self, kind: str, key: str) -> Path:
         """A folder for what an unfinished stage can go on from; it outlives its process, not the finished entry."""
@@ -229,21 +232,23 @@ class Store:
         """
         folder = self.root / "cells"
         folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / f".{key}.claim.lock")
+        lock = self.lock("cells", f"{key}.claim", -1 if wait else 0)
         try:
-            lock.acquire(timeout=-1 if wait else 0)
+            lock.acquire()
         except Timeout:
             yield False
             return
         try:
+            with self.gate():  # no entry is removed from here on
+                pass
             with Heartbeat(folder / f".{key}.claim{SUFFIX}", "between stages", key):
                 yield True
         finally:
             lock.release()
 
     def set_aside(self, kind: str, key: str) -> Path:
-        """Moves a damaged entry to ``damaged/`` and returns where; the next run computes it anew."""
-        return set_aside(self.path(kind, key), self.root / "damaged" / kind)
+        """Moves a damaged entry, whose lock is held, to ``damaged/`` and returns where; a run computes it anew."""
+        return set_aside(self.path(kind, key), self.root, f"{DAMAGED}/{kind}")
 
     def record_failure(self, key: str, message: str, config: Mapping[str, Any], traceback: str) -> None:
         """Keeps why a cell failed until it succeeds."""
@@ -261,11 +266,27 @@ class Store:
         """Why the cell failed last time, or None."""
         path = self.root / "failures" / f"{key}.json"
         try:
-            return str(json.loads(path.read_text())["message"])
-        except FileNotFoundError:
-            return None
-        except (ValueError, KeyError, TypeError):
-            return f"unknown: {path} is damaged"
+            return read_document(path, Reason)["message"] if path.exists() else None
+        except DamagedEntry as error:
+            return f"unknown: damaged: {error}"
+
+
+def _read(folder: Path, kind: str, whole: bool) -> Entry:
+    if not folder.is_dir():
+        raise DamagedEntry(f"{folder}: is no folder")
+    manifest = read_manifest(folder)
+    if (schema := manifest.get("schema")) != SCHEMA:
+        raise ValueError(
+            f"{folder}: written with store schema {schema!r:.20}, this version reads {SCHEMA}. "
+            "Choose another outputs= folder, or move this one away to compute it anew."
+        )
+    check_entry(folder, kind, manifest)
+    check_sizes(folder, manifest)
+    if whole:
+        check_contents(folder, manifest)
+        for file in manifest["files"]:
+            check_file(folder, kind, file)
+    return Entry(folder, manifest)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -280,11 +301,21 @@ def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
-def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
-    """Yields the objects of a JSONL file."""
-    with path.open() as file:
-        for line in file:
-            yield json.loads(line)
+def remove(path: Path) -> None:
+    """Deletes a file, a folder with all that is in it, or a link but not what it leads to."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _identity(folder: Path) -> tuple[int, int] | None:
+    """Tells an entry from the next one in its place; None where there is none."""
+    try:
+        status = folder.lstat()
+    except FileNotFoundError:
+        return None
+    return status.st_ino, status.st_ctime_ns
 
 
 def _now() -> str:

@@ -9,6 +9,10 @@ class OutOfStep(RuntimeError):
     """A process failed where another did not, so that they cannot go on together; the program must end."""
 
 
+class DamagedEntry(ValueError):
+    """An entry that does not hold what was written; the message names the file and what is wrong with it."""
+
+
 class DiskFull(ValueError):
     """No room for a result, told in one line; what was finished before is untouched."""
 

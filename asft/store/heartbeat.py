@@ -14,19 +14,30 @@ import time
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Annotated
+
+from annotated_types import Ge, Lt
+
+from asft.store.errors import DamagedEntry
+from asft.store.schemas import Moment, read_document
 
 EVERY = 5.0  # seconds between two beats
 STALE = 60.0  # seconds without a beat after which a worker on another host counts as dead
 SUFFIX = ".running"
+_SAME = 3.0  # seconds between two readings of one process' start, whose clock may have been set
 
 
 @dataclass(frozen=True, slots=True)
 class Beat:
-    """What a worker last said: it has done ``done`` of ``total`` units (steps, answers); 0 of 0 says nothing."""
+    """What a worker last said: it has done ``done`` of ``total`` units (steps, answers); 0 of 0 says nothing.
+
+    ``born`` is when its process started, in seconds since 1970: a number is given to one process after another.
+    """
 
     host: str
-    pid: int
-    started: str
+    pid: Annotated[int, Ge(1), Lt(2**31)]
+    born: float
+    started: Moment
     stage: str
     cell: str = ""
     done: int = 0
@@ -54,7 +65,8 @@ class Heartbeat:
         started = datetime.now(UTC).isoformat(timespec="milliseconds")
         cell = cell or (_open[-1].beat.cell if _open else "")
         self.path = path
-        self.beat: Beat = Beat(socket.gethostname(), os.getpid(), started, stage, cell)
+        pid = os.getpid()
+        self.beat: Beat = Beat(socket.gethostname(), pid, _born(pid) or 0.0, started, stage, cell)
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
 
@@ -100,19 +112,22 @@ def read_beat(path: Path) -> Beat | None:
     shared folder.
     """
     try:
-        beat = Beat(**json.loads(path.read_text()))
+        beat = read_document(path, Beat)
         age = time.time() - path.stat().st_mtime
-    except (OSError, ValueError, TypeError):
+    except (OSError, DamagedEntry):
         return None
-    alive = _process_lives(beat.pid) if beat.host == socket.gethostname() else age < STALE
-    return beat if alive else None
+    if beat.host != socket.gethostname():
+        return beat if age < STALE else None
+    born = _born(beat.pid)
+    return beat if born is not None and abs(born - beat.born) < _SAME else None
 
 
-def _process_lives(pid: int) -> bool:
+def _born(pid: int) -> float | None:
+    """When a process started, in seconds since 1970; None where it has ended."""
+    import psutil  # type: ignore[import-untyped]
+
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:  # another user's
-        return True
-    return True
+        process = psutil.Process(pid)
+        return None if process.status() == psutil.STATUS_ZOMBIE else float(process.create_time())
+    except psutil.Error:
+        return None

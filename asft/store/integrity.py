@@ -7,19 +7,22 @@ flipped bit in a score is noticed as well as one in a weight.
 from __future__ import annotations
 
 import hashlib
-import itertools
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import lru_cache
+from itertools import accumulate, count
 from pathlib import Path
+from stat import S_ISREG
 from typing import Any
 
+from asft.store.errors import DamagedEntry
+from asft.store.schemas import Sealed, read_document
+
 MANIFEST = "manifest.json"
+DAMAGED = "damaged"  # the folder of what was found damaged
 SEAL = "sha256"  # of the manifest without this field
-
-
-class DamagedEntry(ValueError):
-    """An entry that does not hold what was written; the message names the file and what is wrong with it."""
 
 
 def describe_files(folder: Path) -> dict[str, dict[str, Any]]:
@@ -36,23 +39,14 @@ def seal(manifest: Mapping[str, Any]) -> dict[str, Any]:
     return {**manifest, SEAL: _digest_of(manifest)}
 
 
-def read_manifest(folder: Path, name: str = MANIFEST) -> dict[str, Any]:
+def read_manifest(folder: Path, name: str = MANIFEST, schema: Any = Sealed) -> dict[str, Any]:
     """An entry's manifest, the file ``name``.
 
     Raises:
         DamagedEntry: when it is missing, cannot be read, or is not what was written.
     """
     path = folder / name
-    try:
-        manifest = json.loads(path.read_text())
-    except FileNotFoundError:
-        raise DamagedEntry(f"{path}: is missing") from None
-    except ValueError as error:  # neither UTF-8 nor JSON
-        raise DamagedEntry(f"{path}: is not JSON ({error})") from None
-    if not isinstance(manifest, dict):
-        raise DamagedEntry(f"{path}: is not a manifest")
-    if not {"files", SEAL} <= manifest.keys():
-        raise DamagedEntry(f"{path}: has no checksums")
+    manifest: dict[str, Any] = read_document(path, schema)
     if manifest[SEAL] != _digest_of(manifest):
         raise DamagedEntry(f"{path}: its SHA-256 is not that of what was written")
     return manifest
@@ -66,26 +60,47 @@ def check_sizes(folder: Path, manifest: Mapping[str, Any]) -> None:
     """
     for file, wanted in manifest["files"].items():
         path = folder / file
-        try:
-            size = path.stat().st_size
-        except FileNotFoundError:
-            raise DamagedEntry(f"{path}: is missing") from None
-        if size != wanted["size"]:
-            raise DamagedEntry(f"{path}: has {size} bytes, {wanted['size']} were written")
+        with _missing_is_damage(path):
+            status = path.stat()
+        if not S_ISREG(status.st_mode):
+            raise DamagedEntry(f"{path}: is no plain file")
+        if status.st_size != wanted["size"]:
+            raise DamagedEntry(f"{path}: has {status.st_size} bytes, {wanted['size']} were written")
 
 
 def check_contents(folder: Path, manifest: Mapping[str, Any]) -> None:
     """As :func:`check_sizes`, and compares each listed file's SHA-256."""
     check_sizes(folder, manifest)
     for file, wanted in manifest["files"].items():
-        if file_digest(folder / file) != wanted["sha256"]:
+        with _missing_is_damage(folder / file):
+            found = file_digest(folder / file)
+        if found != wanted["sha256"]:
             raise DamagedEntry(f"{folder / file}: its SHA-256 is not that of what was written")
 
 
-def set_aside(folder: Path, shelf: Path) -> Path:
-    """Moves a damaged folder onto ``shelf``, as ``NAME-N`` with the first N that is free, and returns where."""
-    shelf.mkdir(parents=True, exist_ok=True)
-    target = next(path for n in itertools.count(1) if not (path := shelf / f"{folder.name}-{n}").exists())
+@contextmanager
+def _missing_is_damage(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (FileNotFoundError, NotADirectoryError):
+        raise DamagedEntry(f"{path}: is missing") from None
+
+
+def own_folders(root: Path, below: str) -> list[Path]:
+    """``root/a`` and ``root/a/b`` of ``a/b``."""
+    return [root / part for part in accumulate(below.split("/"), "{}/{}".format)]
+
+
+def set_aside(folder: Path, root: Path, below: str = DAMAGED) -> Path:
+    """Moves a damaged folder to ``root/below/NAME-N`` with the first N that is free, and returns where.
+
+    What is set aside stays below ``root``: a link in its way is removed, what it leads to is not touched.
+    """
+    for shelf in own_folders(root, below):
+        if shelf.is_symlink():
+            shelf.unlink()
+        shelf.mkdir(exist_ok=True)
+    target = next(path for n in count(1) if not os.path.lexists(path := shelf / f"{folder.name}-{n}"))
     folder.replace(target)
     return target
 

@@ -21,7 +21,8 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from asft.distributed.team import team
-from asft.store.integrity import MANIFEST, DamagedEntry, check_contents, describe_files, read_manifest, seal
+from asft.store.errors import DamagedEntry
+from asft.store.integrity import MANIFEST, check_contents, describe_files, read_manifest, seal
 
 log = logging.getLogger(__name__)
 EVERY = 60.0  # seconds between two checkpoints

@@ -5,16 +5,16 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from synthetic_store import plain_answer, write_cell
+from synthetic_store import plain_answer, write_cell, write_measure
 
 from asft.cells.compose import enumerate_cells
 from asft.cells.job import Job
 from asft.dashboard import Site
 from asft.dashboard.tables import Experiment
 from asft.judges.base import Judge
-from asft.store.entries import CONFIG_FILE, DETAILS, Store
+from asft.measures.landscape import Plane
+from asft.store.entries import Store
 
 MARKUP = [
     "<script>document.title = 'broken'</script>",
@@ -63,15 +63,9 @@ def build_site(outputs: Path) -> Site:
 
 def landscape(job: Job) -> None:
     """One measured plane, as a sweep leaves it."""
-
-    def produce(folder: Path) -> dict[str, Any]:
-        details = {"kind": "plane", "x": "alignment", "y": "<b>harmful</b>", "orthogonal": False}
-        grid = {"steps": [-1, 0, 1], "hs": [[90, 40, 80], [30, 0, 20], [95, 50, 99]]}
-        (folder / DETAILS).write_text(json.dumps({**details, **grid}))
-        (folder / CONFIG_FILE).write_text(json.dumps(job.plain()))
-        return {"measure": "plane", "values": {"safe_share": 11.1}, "interval": None}
-
-    job.store.ensure("measures", {"made": "up"}, produce)
+    details = {"kind": "plane", "x": "alignment", "y": "<b>harmful</b>", "orthogonal": False}
+    grid = {"steps": [-1, 0, 1], "hs": [[90, 40, 80], [30, 0, 20], [95, 50, 99]]}
+    write_measure(job.of(replace(job.cell, measure=Plane())), 11.1, {**details, **grid})
 
 
 MODULE = {

@@ -13,12 +13,13 @@ import pytest
 pytest.importorskip("playwright", reason="the browser extra is not installed")
 
 from dashboard_site import MARKUP, build_site
+from helpers import read_jsonl
 from playwright.sync_api import Browser, Page, expect
 from screenshots import browser, chromium_path
 
 from asft.dashboard import Site
 from asft.report.statistics import mcnemar
-from asft.store.entries import HARMFUL_FILE, TASK_FILE, read_jsonl
+from asft.store.schemas import HARMFUL_FILE, TASK_FILE
 
 pytestmark = pytest.mark.slow
 

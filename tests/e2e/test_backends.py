@@ -7,7 +7,7 @@ from pathlib import Path
 import fake_vllm
 import pytest
 from changed_pair import changed_pair
-from helpers import MakeJob
+from helpers import MakeJob, read_jsonl
 
 from asft.backends.base import Weights
 from asft.backends.vllm import VLLMBackend
@@ -16,8 +16,8 @@ from asft.config import ConfigError
 from asft.models.pair import Pair, resolve_device
 from asft.pipeline.run import run_cell
 from asft.planning.doctor import examine
-from asft.store.entries import HARMFUL_FILE, TASK_FILE, read_jsonl
 from asft.store.partial import PartialRows
+from asft.store.schemas import HARMFUL_FILE, TASK_FILE
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from changed_pair import changed_pair
-from helpers import MakeJob
+from helpers import MakeJob, read_jsonl
 
 import asft.backends.generate
 from asft.cells.job import Job
@@ -15,7 +15,7 @@ from asft.commands.report import report
 from asft.judges.refusal import RefusalJudge
 from asft.methods.data_mixing import make_trigger
 from asft.pipeline.run import run_cell
-from asft.store.entries import HARMFUL_FILE, TASK_FILE, read_jsonl
+from asft.store.schemas import HARMFUL_FILE, TASK_FILE
 
 pytestmark = pytest.mark.slow
 

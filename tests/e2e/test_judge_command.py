@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from helpers import read_jsonl
 from judge_models import guard
 from judge_server import Misbehaviour, Server, serve
 
@@ -15,7 +16,7 @@ from asft.commands.judge import judge
 from asft.config import ConfigError
 from asft.pipeline.run import run_cell
 from asft.report.collect import cells_of, table_spec
-from asft.store.entries import TASK_FILE, read_jsonl
+from asft.store.schemas import TASK_FILE
 
 pytestmark = pytest.mark.slow
 

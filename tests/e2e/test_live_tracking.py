@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 import pytest
 import wandb
-from helpers import MakeJob
+from helpers import MakeJob, read_jsonl
 from pydantic.dataclasses import dataclass
 from transformers import TrainerControl, TrainerState, TrainingArguments
 from wandb_files import OfflineRun, read_run
@@ -19,7 +19,8 @@ from wandb_server import Server, wandb_server
 from asft.cells.job import Job
 from asft.commands.track import track
 from asft.pipeline.run import run_cell
-from asft.store.entries import HISTORY_FILE, content_key, read_jsonl
+from asft.store.entries import content_key
+from asft.store.schemas import HISTORY_FILE
 from asft.trackers import base as tracking
 from asft.trackers.base import CellRun, OpenRun, TrackedCell, Tracker
 from asft.trackers.live import LiveRun

@@ -8,13 +8,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import MakeJob
+from helpers import MakeJob, read_jsonl
 from safetensors.torch import load_file, save_file
 
 from asft.cells.job import Job
 from asft.metrics.base import wilson
 from asft.pipeline.run import run_cell
-from asft.store.entries import HARMFUL_FILE, TASK_FILE, content_key, read_jsonl
+from asft.store.entries import content_key
+from asft.store.schemas import HARMFUL_FILE, TASK_FILE
 
 pytestmark = pytest.mark.slow
 METHODS = (

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 from helpers import Asft, Cli
+from synthetic_store import write_cell
 
 from asft.cells.compose import enumerate_cells
 from asft.commands.run import distinct
 from asft.pipeline.run import run_cell
-from asft.store.entries import Store
 
 pytestmark = pytest.mark.slow
 
@@ -72,11 +72,9 @@ def test_a_finished_table_is_run_again_without_loading_what_trains(
 ) -> None:
     """Entries are put there by hand: nothing is to be done, and torch takes longer to load than to see that."""
     options = ["experiment=table2", *pair_overrides, "method=sft,asft,l2,safe_lora", "attack.p=0,0.1"]
-    store = Store(tmp_path / "outputs")
     cells = distinct(enumerate_cells(options, sweep=True).cells)
     for item in cells.values():
-        scores = {"metrics": {name: {"value": 1.0} for name in item.cell.metrics}, "stages": {}}
-        store.ensure("cells", item.plan.judge, lambda folder, scores=scores: scores)
+        write_cell(item, 1, 1)
     (tmp_path / "torch.py").write_text("raise SystemExit('torch was loaded')")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
     shown = cli("run", "-m", *options)

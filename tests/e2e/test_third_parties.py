@@ -12,9 +12,7 @@ import re
 from pathlib import Path
 
 import pytest
-from helpers import REPOSITORY, Asft, Cli
-
-from asft.store.entries import read_jsonl
+from helpers import REPOSITORY, Asft, Cli, read_jsonl
 
 pytestmark = pytest.mark.slow
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import wandb
-from synthetic_store import write_cell
+from synthetic_store import write_cell, write_measure
 from wandb_files import OfflineRun, read_run
 
 from asft.cells.compose import enumerate_cells
@@ -106,7 +105,7 @@ def test_tensorboard_gets_the_same_curves(outputs: Path) -> None:
 def test_measures_are_tracked_by_their_values(tmp_path: Path) -> None:
     options = ["experiment=table1", "measure.update=harmful,random", "attack.n=10", f"outputs={tmp_path}"]
     for item in enumerate_cells(options, sweep=True).cells:
-        Store(tmp_path).ensure("measures", item.plan.measure or {}, _measured)
+        write_measure(item, 0.5, {}, interval=[0.25, 0.75, "95% of 9 draws"])
     assert track(options) == 0
     wandb.teardown()
     runs = {run.job_type: run for run in map(read_run, tmp_path.glob("wandb/wandb/offline-run-*/*.wandb"))}
@@ -114,10 +113,6 @@ def test_measures_are_tracked_by_their_values(tmp_path: Path) -> None:
     shown = runs["cosine alignment × harmful"]
     assert (shown.group, shown.summary["abs_cos"]) == ("tiny_llama n=10 draws=1000", 0.5)
     assert (shown.summary["interval_lo"], shown.summary["interval_hi"], shown.history) == (0.25, 0.75, [])
-
-
-def _measured(folder: Path) -> dict[str, Any]:
-    return {"measure": "cosine", "values": {"abs_cos": 0.5}, "interval": [0.25, 0.75, "95% of 9 draws"]}
 
 
 def test_a_store_without_these_cells_says_so(tmp_path: Path) -> None:

@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 import torch
 from forked import run_script
+from helpers import read_jsonl
 from safetensors.torch import load_file
 
-from asft.store.entries import ANSWERS_FILE, HISTORY_FILE, read_jsonl
+from asft.store.schemas import ANSWERS_FILE, HISTORY_FILE
 
 pytestmark = pytest.mark.slow
 SCRIPT = Path(__file__).with_name("forked_teams.py")

@@ -270,7 +270,11 @@ class TestCache:
             ("0001.safetensors", flip_last_byte, "SHA-256"),
             ("0001.safetensors", lambda path: os.truncate(path, 200), "has 200 bytes"),
             ("0000.safetensors", Path.unlink, "is missing"),
-            ("anchor.json", lambda path: path.write_text(path.read_text().replace('"gram"', '"gran"')), "SHA-256"),
+            (
+                "anchor.json",
+                lambda path: path.write_text(path.read_text().replace('"orthogonal"', '"along"')),
+                "SHA-256",
+            ),
             ("anchor.json", Path.unlink, "holds no anchor"),
         ],
         ids=["flipped byte", "truncated", "lost", "changed description", "no description"],

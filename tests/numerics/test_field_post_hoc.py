@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import MakeJob
+from helpers import MakeJob, read_jsonl
 from torch import Tensor
 
 from asft.anchor.binding import lora_factors
@@ -21,8 +21,8 @@ from asft.methods.own_pass import batches, examples, input_sums
 from asft.methods.resta import Resta, dare
 from asft.methods.safe_delta import SafeDelta, accept
 from asft.methods.safe_merge import SafeMerge, by_factor, by_update
-from asft.pipeline.run import ROWS, _Run
-from asft.store.entries import read_jsonl
+from asft.pipeline.run import _Run
+from asft.store.schemas import ROWS_FILE
 
 
 def updates(model: Any) -> dict[str, Tensor]:
@@ -287,6 +287,6 @@ def test_rows_of_the_defender_are_in_the_key(make_job: MakeJob) -> None:
 def test_the_mixture_of_the_defender_s_fine_tune_is_written(shared_job: MakeJob) -> None:
     job = shared_job("method=safe_merge", "method.safe=8")
     run = _Run(job.of(job.cell.required()["safe"]))
-    rows = [Row(**row) for row in read_jsonl(run.mixture_stage().path / ROWS)]
+    rows = [Row(**row) for row in read_jsonl(run.mixture_stage().path / ROWS_FILE)]
     assert len(rows) == 8
     assert all(row.id.startswith("safety/") for row in rows)

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
-from helpers import MakeJob
+from helpers import MakeJob, read_jsonl
 from pydantic.dataclasses import dataclass
 from safetensors.torch import load_file
 from torch import Tensor
@@ -26,7 +26,6 @@ from asft.methods.adapters import with_factors
 from asft.methods.asft import AsFT
 from asft.methods.base import Context, Finished, Method, Start, Strength
 from asft.pipeline.run import _Run, run_cell
-from asft.store.entries import read_jsonl
 from asft.training.trainer import TokenLoss
 
 pytestmark = pytest.mark.slow

@@ -24,7 +24,8 @@ from asft.measures.directions import Perturbed
 from asft.measures.landscape import EPL, Lines, Plane, grid, safe_stretch
 from asft.models.pair import Pair
 from asft.pipeline.run import run_cell
-from asft.store.entries import DETAILS, Entry
+from asft.store.entries import Entry
+from asft.store.schemas import DETAILS
 
 TARGETS = ("q_proj", "v_proj")
 

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from helpers import MakeJob
+from helpers import MakeJob, read_jsonl
 from transformers import AutoTokenizer, TrainerControl
 
 from asft.cells.job import Job
@@ -22,7 +22,6 @@ from asft.methods.lisa import Lisa
 from asft.methods.lisa_training import ProximalCallback, TwoStateOrder
 from asft.models.pair import Pair
 from asft.pipeline.run import run_cell
-from asft.store.entries import read_jsonl
 
 
 def context(job: Job, pair: Path) -> Context:

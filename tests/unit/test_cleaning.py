@@ -10,7 +10,7 @@ from filelock import FileLock
 from safetensors.torch import save_file
 
 from asft import Anchor
-from asft.store.cleaning import removable, remove, verify
+from asft.store.cleaning import clean, set_damaged_aside, verify
 from asft.store.entries import Store, content_key
 
 ONE, TWO = (content_key({"a": number}) for number in (1, 2))
@@ -19,56 +19,54 @@ ONE, TWO = (content_key({"a": number}) for number in (1, 2))
 def filled(root: Path) -> Store:
     store = Store(root)
     for number in (1, 2):
-        store.ensure("cells", {"a": number}, lambda folder: (folder / "x").write_text("x") and {})
+        store.ensure("pairs", {"a": number}, lambda folder: (folder / "x").write_text("x") and {})
     return store
 
 
 def names(store: Store, named: set[tuple[str, str]] | None = None) -> set[str]:
-    return {str(found.path.relative_to(store.root)) for found in removable(store, named)}
+    return {str(found.path.relative_to(store.root)) for found in clean(store, named, delete=False)}
 
 
 def test_leftovers_of_dead_runs_go_and_what_is_held_stays(tmp_path: Path) -> None:
     store = filled(tmp_path)
-    cells = tmp_path / "cells"
+    cells = tmp_path / "pairs"
     for name in (f".{ONE}.tmp-1", f".{'0' * 20}.tmp-1", f".{'0' * 20}.resume"):
         (cells / name).mkdir()
     (cells / f".{'0' * 20}.running").write_text("{}")
     found = names(store)
-    assert {f"cells/.{ONE}.tmp-1", f"cells/.{'0' * 20}.tmp-1", f"cells/.{'0' * 20}.running"} <= found
-    assert f"cells/.{'0' * 20}.resume" not in found, "an unfinished stage goes on from it"
+    assert {f"pairs/.{ONE}.tmp-1", f"pairs/.{'0' * 20}.tmp-1", f"pairs/.{'0' * 20}.running"} <= found
+    assert f"pairs/.{'0' * 20}.resume" not in found, "an unfinished stage goes on from it"
     with FileLock(cells / f".{'0' * 20}.lock"):
         assert not [name for name in names(store) if "0" * 20 in name]
 
 
 def test_without_an_experiment_no_entry_goes(tmp_path: Path) -> None:
     store = filled(tmp_path)
-    for found in list(removable(store, None)):
-        remove(found)
-    assert store.read("cells", ONE, whole=True)
-    assert store.read("cells", TWO, whole=True)
+    clean(store, None, delete=True)
+    assert store.read("pairs", ONE, whole=True)
+    assert store.read("pairs", TWO, whole=True)
     assert names(store) == set()
 
 
 def test_entries_that_the_experiment_does_not_name_go(tmp_path: Path) -> None:
     store = filled(tmp_path)
-    assert f"cells/{TWO}" in names(store, {("cells", ONE)})
-    for found in list(removable(store, {("cells", ONE)})):
-        remove(found)
-    assert store.read("cells", ONE, whole=True)
-    assert store.find("cells", TWO) is None
+    assert f"pairs/{TWO}" in names(store, {("pairs", ONE)})
+    clean(store, {("pairs", ONE)}, delete=True)
+    assert store.read("pairs", ONE, whole=True)
+    assert store.find("pairs", TWO) is None
 
 
 def test_verify_reads_every_byte(tmp_path: Path) -> None:
     store = filled(tmp_path)
     assert (verify(store).whole, verify(store).damaged) == (2, [])
-    path = store.path("cells", ONE) / "x"
+    path = store.path("pairs", ONE) / "x"
     before = path.stat()
     path.write_text("y")
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns + 1))
     found = verify(store)
     assert found.whole == 1
     ((kind, key, reason),) = found.damaged
-    assert (kind, key) == ("cells", ONE)
+    assert (kind, key) == ("pairs", ONE)
     assert f"{ONE}/x" in reason
 
 
@@ -89,10 +87,47 @@ def test_anchors_are_verified_set_aside_and_then_cleared(tmp_path: Path) -> None
     ((kind, key, reason),) = verify(store).damaged
     assert (kind, key) == ("anchors", folder.name)
     assert "0000.safetensors: its SHA-256" in reason
-    assert store.set_aside(kind, key) == store.root / "damaged" / "anchors" / f"{key}-1"
+    assert set_damaged_aside(store, kind, key) == store.root / "damaged" / "anchors" / f"{key}-1"
     flip(build() / "0000.safetensors")
     build()
-    assert names(store, set()) == {"damaged/anchors", f"anchors/damaged/{key}-1"}, "no experiment names an anchor"
+    assert names(store, set()) == {f"damaged/anchors/{key}-1", f"anchors/damaged/{key}-1"}, (
+        "no experiment names an anchor"
+    )
+
+
+def test_a_link_is_neither_followed_nor_an_obstacle(tmp_path: Path) -> None:
+    mine, store = tmp_path / "mine", filled(tmp_path / "store")
+    (mine / "deep-1").mkdir(parents=True)
+    (mine / "deep-1" / "thesis").write_text("years of work")
+    for name in ("damaged", "stages", ".import", f"pairs/.{ONE}.tmp-1", f"pairs/{'0' * 20}"):
+        (store.root / name).symlink_to(mine)
+    (store.root / "anchors").mkdir()
+    (store.root / "anchors" / "damaged").symlink_to(mine / "nowhere")
+    assert names(store, {("pairs", ONE)}) == {".import", f"pairs/.{ONE}.tmp-1", f"pairs/{TWO}", f"pairs/{'0' * 20}"}
+    assert [key for _, key, _ in verify(store).damaged] == ["0" * 20]
+    assert set_damaged_aside(store, "pairs", "0" * 20) == store.root / "damaged" / "pairs" / f"{'0' * 20}-1"
+    clean(store, {("pairs", ONE)}, delete=True)
+    assert (mine / "deep-1" / "thesis").read_text() == "years of work"
+    assert names(store, {("pairs", ONE)}) == set()
+    store.ensure("pairs", {"a": 2}, lambda folder: {})
+    assert store.find("pairs", ONE, whole=True)
+
+
+def test_while_anyone_works_on_a_cell_its_stages_stay(tmp_path: Path) -> None:
+    store = filled(tmp_path)
+    with store.claim("0" * 20, wait=False):
+        assert names(store, set()) == set()
+    assert names(store, set()) == {f"pairs/{ONE}", f"pairs/{TWO}"}
+
+
+def test_what_is_made_anew_meanwhile_is_not_moved(tmp_path: Path) -> None:
+    store = filled(tmp_path)
+    (store.path("pairs", ONE) / "x").unlink()
+    with store.lock("pairs", ONE):
+        assert set_damaged_aside(store, "pairs", ONE) is None, "at work"
+    store.ensure("pairs", {"a": 1}, lambda folder: (folder / "x").write_text("x") and {})
+    assert set_damaged_aside(store, "pairs", ONE) is None, "whole again"
+    assert store.find("pairs", ONE, whole=True)
 
 
 def flip(path: Path) -> None:

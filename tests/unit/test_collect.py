@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import socket
-from pathlib import Path
 
 import pytest
+from synthetic_store import write_cell, write_measure
 
 from asft.cells.compose import Sweep, enumerate_cells
 from asft.report.collect import cells_of, column_free
-from asft.store.entries import DETAILS, write_json
+from asft.store.schemas import CONFIG_FILE
 
 Overrides = list[str]
 
@@ -26,7 +26,7 @@ def test_damage_failure_and_absence_are_told_alike_of_scores_and_measures(pair_o
     name, *axes = chosen[kind]
     sweep = of(name, pair_overrides, *axes, *(["attack.p=0.1"] if kind == "cells" else []))
     (item,) = sweep.cells
-    store, stages = item.store, item.plan
+    store = item.store
 
     def told() -> tuple[str, str]:
         (cell,) = cells_of(sweep)
@@ -34,16 +34,12 @@ def test_damage_failure_and_absence_are_told_alike_of_scores_and_measures(pair_o
 
     assert told() == ("missing", "")
 
-    def produce(folder: Path) -> dict[str, object]:
-        write_json(folder / DETAILS, {"null": [0.1, 0.2]})
-        return {}
-
-    entry = store.ensure(kind, stages.measure if kind == "measures" else stages.judge, produce)  # type: ignore[arg-type]
-    (entry.path / DETAILS).write_text("{}")
+    entry = write_measure(item, 0.5, {"null": [0.1, 0.2]}) if kind == "measures" else write_cell(item, 1, 1)
+    (entry.path / CONFIG_FILE).write_text("{}")
     status, reason = told()
     assert status == "failed"
     assert "were written" in reason
-    store.record_failure(stages.key, "out of memory", {}, "")
+    store.record_failure(item.key, "out of memory", {}, "")
     assert told() == ("failed", "out of memory")
     with store.claim(item.key, wait=False):
         assert told() == ("missing", f"at work on {socket.gethostname()}:{os.getpid()}")

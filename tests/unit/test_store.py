@@ -8,8 +8,9 @@ import time
 from pathlib import Path
 
 import pytest
+from helpers import read_jsonl
 
-from asft.store.entries import MANIFEST, Store, content_key, read_jsonl, write_jsonl
+from asft.store.entries import MANIFEST, Store, content_key, write_jsonl
 from asft.store.integrity import seal
 
 
@@ -25,19 +26,19 @@ def test_content_key_ignores_order_and_sees_values() -> None:
 
 def test_an_entry_is_computed_once(tmp_path: Path) -> None:
     store = Store(tmp_path)
-    first = store.ensure("cells", {"a": 1}, write_one)
+    first = store.ensure("pairs", {"a": 1}, write_one)
 
     def never(_: Path) -> dict[str, int]:
         raise AssertionError("computed twice")
 
-    second = store.ensure("cells", {"a": 1}, never)
+    second = store.ensure("pairs", {"a": 1}, never)
     assert second.manifest == first.manifest
     assert second.result == {"value": 1}
     assert (second.path / "data.txt").read_text() == "x"
 
 
 def test_the_manifest_says_how_it_came_about(tmp_path: Path) -> None:
-    manifest = Store(tmp_path).ensure("cells", {"a": 1}, write_one).manifest
+    manifest = Store(tmp_path).ensure("pairs", {"a": 1}, write_one).manifest
     assert manifest["settings"] == {"a": 1}
     assert manifest["seconds"] >= 0
     assert manifest["peak_memory_mb"] > 1
@@ -53,24 +54,24 @@ def test_a_failure_leaves_nothing_behind(tmp_path: Path) -> None:
         raise RuntimeError("no")
 
     with pytest.raises(RuntimeError, match="no"):
-        store.ensure("cells", {"a": 1}, fail)
-    assert store.find("cells", content_key({"a": 1})) is None
-    assert [path.name for path in (tmp_path / "cells").iterdir() if path.is_dir()] == []
+        store.ensure("pairs", {"a": 1}, fail)
+    assert store.find("pairs", content_key({"a": 1})) is None
+    assert [path.name for path in (tmp_path / "pairs").iterdir() if path.is_dir()] == []
 
 
 def test_what_a_dead_writer_left_is_cleared_away(tmp_path: Path) -> None:
-    stale = tmp_path / "cells" / f".{content_key({'a': 1})}.tmp-99999"
+    stale = tmp_path / "pairs" / f".{content_key({'a': 1})}.tmp-99999"
     stale.mkdir(parents=True)
-    Store(tmp_path).ensure("cells", {"a": 1}, write_one)
+    Store(tmp_path).ensure("pairs", {"a": 1}, write_one)
     assert not stale.exists()
 
 
 def test_another_schema_is_refused_with_advice(tmp_path: Path) -> None:
     store = Store(tmp_path)
-    entry = store.ensure("cells", {"a": 1}, write_one)
+    entry = store.ensure("pairs", {"a": 1}, write_one)
     (entry.path / MANIFEST).write_text(json.dumps(seal({**entry.manifest, "schema": 0})))
     with pytest.raises(ValueError, match="store schema 0, this version reads 1"):
-        store.find("cells", entry.manifest["key"])
+        store.find("pairs", entry.manifest["key"])
 
 
 def slow_count(root: Path) -> None:
@@ -80,7 +81,7 @@ def slow_count(root: Path) -> None:
         time.sleep(0.3)
         return {}
 
-    Store(root).ensure("cells", {"a": 1}, produce)
+    Store(root).ensure("pairs", {"a": 1}, produce)
 
 
 def test_processes_that_want_one_entry_compute_it_once(tmp_path: Path) -> None:

@@ -9,13 +9,20 @@ from helpers import MakeJob
 
 from asft.cells.job import Job
 from asft.commands.progress import SweepProgress, duration, seconds_left, state_of
+from asft.store.entries import write_json
+from asft.store.schemas import CONFIG_FILE
 
 SECONDS = {"train": 30.0, "answers HS": 9.0, "answers FA": 3.0}
-FINISHED = {"stages": {name: {"seconds": seconds} for name, seconds in SECONDS.items()}, "metrics": {}}
+STAGE = {"key": "0" * 20, "peak_memory_mb": 1.0, "result": {}}
+FINISHED = {"stages": {name: {**STAGE, "seconds": seconds} for name, seconds in SECONDS.items()}, "metrics": {}}
 
 
 def finish(job: Job) -> None:
-    job.store.ensure("cells", job.plan.judge, lambda folder: FINISHED)
+    def produce(folder: Path) -> dict[str, object]:
+        write_json(folder / CONFIG_FILE, job.plain())
+        return FINISHED
+
+    job.store.ensure("cells", job.plan.judge, produce)
 
 
 def test_standing_goes_from_missing_to_running_to_done(make_job: MakeJob) -> None:

@@ -163,7 +163,7 @@ def _lengths(analysis: Analysis) -> Figure:
     for column in spec.columns:
         for row, label in spec.rows.items():
             for record in analysis.at(row, column):
-                lines = record.details["points"]
+                lines = record.details.get("points", [])
                 if len(lines) > 1:
                     many.add(label)
                 rows += _profiles(lines, [label] * len(lines), [len(lines) > 1] * len(lines), column.label)
