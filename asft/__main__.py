@@ -1,6 +1,54 @@
-"""``python -m asft``."""
+"""``python -m asft`` and ``asft``: the command line, which Ctrl-C ends in one line however often it is pressed."""
 
-from asft.cli import main
+import itertools
+import os
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from types import FrameType
+
+_LINE = b"\ninterrupted; finished stages are kept, the next run goes on from them\n"
+_PATIENCE = 5.0  # seconds in which a command may tidy up before another Ctrl-C ends it where it stands
+_presses = itertools.count()  # of Ctrl-C: a second one may interrupt the first one's handling
+_deadline = float("inf")
+_over = False  # libraries are closing down, and would tell of an interrupt line by line
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Entry point of ``asft``: see :func:`asft.cli.main`; 130 is returned after Ctrl-C."""
+    global _over
+    signal.signal(signal.SIGINT, _interrupt)
+    sys.unraisablehook = _swallowed
+    try:
+        from asft.cli import main as command
+
+        command(argv)
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+    finally:
+        _over = True
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    """Tidies up once; nothing in the store is ever half written, so that a command can also end where it stands."""
+    global _deadline
+    first = next(_presses) == 0
+    if first:
+        _deadline = time.monotonic() + _PATIENCE
+        os.write(2, _LINE)
+    if _over or time.monotonic() > _deadline:
+        os._exit(130)
+    if first:
+        raise KeyboardInterrupt
+
+
+def _swallowed(error: "sys.UnraisableHookArgs") -> None:
+    """An interrupt that fell into a finalizer goes nowhere, and would not end the command."""
+    if error.exc_type is KeyboardInterrupt:
+        os._exit(130)
+    sys.__unraisablehook__(error)
+
 
 if __name__ == "__main__":
     main()

@@ -47,9 +47,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     except (ValueError, OSError) as error:  # OSError: a path that cannot be read or written names itself
         console.print(f"[bold red]asft {first}:[/] {escape(str(error))}", soft_wrap=True)
         raise SystemExit(2) from None
-    except KeyboardInterrupt:
-        console.print("interrupted; finished stages are kept, the next run goes on from them")
-        raise SystemExit(130) from None
 
 
 def usage() -> str:

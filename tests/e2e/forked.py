@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
-from asft.cli import main
+from asft.__main__ import main
 
 
 def become_sweep(overrides: list[str], outputs: Path, told: Path, prepare: Callable[[], None]) -> NoReturn:

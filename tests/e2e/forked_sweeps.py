@@ -86,6 +86,16 @@ def wait(child: int, seconds: float, for_checkpoint: Path | None = None) -> bool
     return False
 
 
+def end(child: int, *, by_hand: bool) -> int:
+    """Kills a sweep, or presses Ctrl-C five times; returns whether a line was due."""
+    if not by_hand:
+        os.kill(child, signal.SIGKILL)
+    for _ in range(5 * by_hand):
+        os.kill(child, signal.SIGINT)
+        time.sleep(0.01)
+    return int(finish(child) == 130)
+
+
 def saved(outputs: Path) -> bool:
     return any((outputs / "stages" / "train").glob(f".*.resume/checkpoint-*/{MANIFEST}"))
 
@@ -96,7 +106,7 @@ def kill(outputs: Path, overrides: list[str], total: int) -> dict[str, Any]:
     assert finish(start(overrides, outputs / "undisturbed")) == 0
     length = time.monotonic() - began
     wanted = outcome(outputs / "undisturbed")
-    kills, rounds, recomputed, partly = 0, 0, [], 0
+    kills, interrupted, rounds, recomputed, partly = 0, 0, 0, [], 0
     while kills < total:
         folder = outputs / f"round{rounds}"
         rounds += 1
@@ -107,8 +117,7 @@ def kill(outputs: Path, overrides: list[str], total: int) -> dict[str, Any]:
             done = wait(child, delay, None if kills % 2 else folder) if kills < total else wait(child, float("inf"))
             length *= 0.7 if done else 1.1  # a sweep that goes on has less to do: kills must keep hitting it
             if not done:
-                os.kill(child, signal.SIGKILL)
-                os.waitpid(child, 0)
+                interrupted += end(child, by_hand=kills % 3 == 1)
                 kills += 1
                 partly += saved(folder)
             after = times(folder)
@@ -119,6 +128,8 @@ def kill(outputs: Path, overrides: list[str], total: int) -> dict[str, Any]:
         assert not verify(Store(folder)).damaged
     return {
         "kills": kills,
+        "interrupted": interrupted,
+        "told": "".join(path.read_text() for path in outputs.glob("round*/told.txt")),
         "rounds": rounds,
         "recomputed": recomputed,
         "cells": sum(name.startswith("cells/") for name in wanted),
