@@ -43,6 +43,8 @@ def test_kills_change_no_metric_and_repeat_no_finished_stage(kills: int, tmp_pat
     assert found["kills"] == kills
     assert found["cells"] == 3
     assert found["recomputed"] == []
+    assert found["told"].count("interrupted; finished stages are kept") == found["interrupted"] > 0
+    assert "Traceback" not in found["told"]
     assert found["kills_between_checkpoints"] > 0, "some kills fell into a training that had saved a checkpoint"
 
 
@@ -68,6 +70,12 @@ def test_a_full_disk_is_told_and_the_store_still_verifies(way: str, tmp_path: Pa
     assert found["again"] == 0
     assert found["recomputed"] == []
     assert found["cells"] == 3
+
+
+@pytest.mark.parametrize("histories", [12, nightly(500)])
+def test_no_history_of_one_store_loses_doubles_or_changes_an_entry(histories: int, tmp_path: Path) -> None:
+    found = run_script(SCRIPT.with_name("forked_histories.py"), str(histories), "1", str(tmp_path))
+    assert found == {"histories": histories, "wrong": []}
 
 
 SECRETS = {"WANDB_API_KEY": "a" * 20 + "5ec2e7" * 4, "OPENAI_API_KEY": "sk-5ec2e7-openai", "HF_TOKEN": "hf_5ec2e7hub"}

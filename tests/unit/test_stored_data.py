@@ -1,0 +1,201 @@
+"""What is read from disk is data: whatever it holds, an entry is whole or damaged, and a command refuses or goes on."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers import nightly
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from synthetic_store import write_cell, write_measure
+
+from asft.cells.compose import enumerate_cells
+from asft.commands import plan, run, status, store
+from asft.dashboard import Site
+from asft.dashboard.tables import Experiment, table_data
+from asft.pipeline.run import rejudge_cell
+from asft.pipeline.tracked import tracked_cell
+from asft.planning.trainings import learned
+from asft.report.collect import analysis_of
+from asft.store import schemas
+from asft.store.anchors import META
+from asft.store.archive import export, import_archive
+from asft.store.cleaning import clean, set_damaged_aside, verify
+from asft.store.entries import KINDS, Store
+from asft.store.errors import DamagedEntry
+from asft.store.heartbeat import Beat, Heartbeat, read_beat
+from asft.store.integrity import MANIFEST, describe_files, seal
+from asft.store.partial import PartialRows
+
+NUMBERS = st.integers() | st.floats() | st.sampled_from([10**400, -(2**63), 1e308, float("nan"), float("inf"), -1, 0])
+TEXTS = st.text(max_size=9) | st.sampled_from(["", "..", "../../x", "/etc/passwd", "a" * 300, "\x1b]0;x", "\0"])
+JSON = st.recursive(
+    st.none() | st.booleans() | NUMBERS | TEXTS,
+    lambda inside: st.lists(inside, max_size=4) | st.dictionaries(TEXTS, inside, max_size=4),
+    max_leaves=12,
+)
+SCHEMAS = [value for value in vars(schemas).values() if hasattr(value, "__required_keys__")] + [Beat, schemas.Logged]
+SCHEMAS += [schemas.Details, dict[str, schemas.Sha256]]
+
+
+def many(examples: int) -> Callable[[Any], Any]:
+    checks = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]
+    return settings(max_examples=examples, deadline=None, suppress_health_check=checks)
+
+
+@pytest.mark.parametrize("examples", [150, nightly(20_000)])
+def test_any_bytes_are_what_a_schema_says_or_damaged(examples: int, tmp_path: Path) -> None:
+    file = tmp_path / "x.json"
+
+    @many(examples)
+    @given(st.binary() | JSON.map(lambda value: json.dumps(value).encode()), st.sampled_from(SCHEMAS))
+    def check(data: bytes, schema: Any) -> None:
+        file.write_bytes(data)
+        for read in (schemas.read_document, lambda *of: list(schemas.read_rows(*of))):
+            with contextlib.suppress(DamagedEntry):
+                read(file, schema)
+        assert isinstance(PartialRows(file).load(schema), dict)
+        assert read_beat(file) is None
+
+    check()
+
+
+OVERRIDES = ["experiment=table2", "method=aligned,sft,asft", "attack.p=0.1"]
+PLANE = ["experiment=fig1", "measure.points=3"]
+
+
+class Made:
+    """A store with a few finished cells, and every command that reads it."""
+
+    def __init__(self, root: Path) -> None:
+        self.root, self.template = root / "outputs", root / "template"
+        at = f"outputs={self.root}"
+        self.scored = enumerate_cells([*OVERRIDES, at], sweep=True)
+        self.measured = enumerate_cells([*PLANE, at], sweep=True)
+        for job in self.scored.cells:
+            write_cell(job, 3, 3, steps=2)
+        grid = {"kind": "plane", "x": "a", "y": "b", "orthogonal": False, "steps": [-1.0, 0.0, 1.0]}
+        for job in self.measured.cells:
+            write_measure(job, 11.0, {**grid, "hs": [[1.0, 2.0, 3.0]] * 3})
+        self.store = Store(self.root)
+        first = self.scored.cells[0]
+        self.store.record_failure("0" * 20, "no", first.plain(), "Traceback: no\n")
+        self.beat = self.root / "cells" / f".{first.key}.claim.running"
+        with Heartbeat(self.beat, "train", first.key):
+            beat = self.beat.read_text()
+        self.beat.write_text(beat)
+        spectrum = self.root / "reports" / "anchor_x" / "spectrum.json"
+        spectrum.parent.mkdir(parents=True)
+        spectrum.write_text(json.dumps({"summary": "", "modules": [{"name": "q", "eigenvalues": [0.5]}]}))
+        anchor = self.root / "anchors" / ("0" * 32)
+        anchor.mkdir(parents=True)
+        module = {"name": "q", "out_features": 1, "in_features": 1, "norm": 1.0, "error_bound": 0.0}
+        module |= {"form": "gram", "side": "along", "file": "0.safetensors"}
+        (anchor / META).write_text(json.dumps(seal({"layout": 1, "modules": [module], "files": {}})))
+        Site(self.store, [], self.root / "dashboard").build()
+        shutil.copytree(self.root, self.template)
+        self.files = sorted(
+            path.relative_to(self.root) for path in self.root.rglob("*.json*") if "dashboard" not in path.parts
+        )
+        self.files.append(self.beat.relative_to(self.root))
+
+    def renew(self) -> None:
+        shutil.rmtree(self.root)
+        shutil.copytree(self.template, self.root)
+
+    def write(self, file: Path, text: str) -> None:
+        """Puts the text in place, with the checksums of whoever means harm."""
+        path = self.root / file
+        path.write_text(text)
+        manifest = path.parent / MANIFEST
+        if path != manifest and manifest.exists():
+            found = {**json.loads(manifest.read_text()), "files": describe_files(path.parent)}
+            del found["sha256"]
+            manifest.write_text(json.dumps(seal(found)))
+
+    def read_all(self) -> None:
+        """Each command's look at the store; a refusal (ValueError) is told in one line by the command line."""
+        jobs = [*self.scored.cells, *self.measured.cells]
+        for job in jobs:
+            run._line(job, entry, "") if (entry := job.find()) else run._run_job(job, wait=False)
+            if entry := job.find():
+                cell = tracked_cell(entry, job)
+                list(cell.answers())
+        for sweep in (self.scored, self.measured):
+            table_data(analysis_of(sweep, "x"))
+            learned(sweep.cells[0])
+        status.status([])
+        plan.plan([])
+        Site(self.store, [Experiment("table2", sweep=self.scored)], self.root / "dashboard").build()
+        for job in self.scored.cells:
+            rejudge_cell(job)
+
+    def look_after(self) -> None:
+        keys = [(kind, path.name) for kind in KINDS for path in (self.root / kind).glob("[0-9a-f]*")]
+        file = self.root.parent / "x.tar.gz"
+        with contextlib.suppress(ValueError):
+            export(self.store, keys, file)
+            import_archive(Store(self.root.parent / "elsewhere"), file)
+        for kind, key, _ in verify(self.store).damaged:
+            assert set_damaged_aside(self.store, kind, key)
+        assert not verify(self.store).damaged
+        clean(self.store, set(), delete=True)
+
+
+@pytest.fixture
+def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Made:
+    found = Made(tmp_path)
+    for command in (status, plan, store):
+        monkeypatch.setattr(command, "enumerate_cells", lambda *_, **__: found.scored)
+
+    def not_here(job: Any) -> None:
+        raise ValueError("nothing is trained here")
+
+    monkeypatch.setattr("asft.pipeline.run.run_cell", not_here)
+    return found
+
+
+def harmed(draw: Any, value: Any) -> Any:
+    """The value with one thing in it gone, or something else."""
+    if isinstance(value, dict) and value and draw(st.integers(0, 4)):
+        name = draw(st.sampled_from(sorted(value)))
+        rest = {k: v for k, v in value.items() if k != name}
+        return rest if not draw(st.integers(0, 5)) else {**rest, name: harmed(draw, value[name])}
+    if isinstance(value, list) and value and draw(st.integers(0, 4)):
+        place = draw(st.integers(0, len(value) - 1))
+        return [*value[:place], harmed(draw, value[place]), *value[place + 1 :]]
+    return draw(JSON)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("examples", [12, nightly(2_000)])
+def test_whatever_a_stored_file_holds_commands_refuse_or_go_on(examples: int, made: Made) -> None:
+    @many(examples)
+    @given(st.data())
+    def check(data: Any) -> None:
+        made.renew()
+        file = data.draw(st.sampled_from(made.files))
+        text = (made.root / file).read_text()
+        if file.suffix == ".jsonl":
+            first, *rest = text.splitlines()
+            text = "\n".join([json.dumps(harmed(data.draw, json.loads(first))), *rest, ""])
+        else:
+            value = harmed(data.draw, json.loads(text))
+            if file.name in {MANIFEST, META} and isinstance(value, dict) and "sha256" in value:
+                with contextlib.suppress(ValueError, RecursionError):
+                    value = seal({k: v for k, v in value.items() if k != "sha256"})
+            text = json.dumps(value)
+        made.write(file, text)
+        with contextlib.redirect_stdout(io.StringIO()):
+            for work in (made.read_all, made.look_after):
+                with contextlib.suppress(ValueError):
+                    work()
+
+    check()
