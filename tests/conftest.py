@@ -6,7 +6,8 @@ import gc
 import os
 import subprocess
 import sys
-from functools import partial
+from dataclasses import replace
+from functools import cache, partial
 from pathlib import Path
 
 import pytest
@@ -85,6 +86,16 @@ def make_pair(folder: Path) -> None:
 
 
 @pytest.fixture(scope="session")
+def guard_path(for_all_workers: Path) -> Path:
+    """A tiny guard model that was taught a word."""
+    from judge_models import guard
+
+    folder = for_all_workers / "guard"
+    with FileLock(f"{folder}.lock"):
+        return folder if folder.exists() else guard(folder)
+
+
+@pytest.fixture(scope="session")
 def small(random_pair: Path) -> list[str]:
     """Overrides of a cell that trains in a moment on the random pair."""
     return [
@@ -115,21 +126,28 @@ def shared_overrides(small: list[str], for_all_workers: Path) -> list[str]:
 
 
 @pytest.fixture
-def make_job(pair_overrides: list[str]) -> MakeJob:
+def make_job(small: list[str], tmp_path: Path) -> MakeJob:
     """Makes a job on the random pair from further overrides."""
-    return partial(job_of, pair_overrides)
+    return partial(job_of, tmp_path / "outputs", *small)
 
 
 @pytest.fixture(scope="session")
-def shared_job(shared_overrides: list[str]) -> MakeJob:
+def shared_job(small: list[str], for_all_workers: Path) -> MakeJob:
     """Makes a job whose results all tests share."""
-    return partial(job_of, shared_overrides)
+    return partial(job_of, for_all_workers / "shared_outputs", *small)
 
 
-def job_of(first: list[str], *overrides: str) -> Job:
+def job_of(outputs: Path, *overrides: str) -> Job:
+    job = composed(*overrides)
+    return replace(job, options=replace(job.options, outputs=outputs))  # without the plan: files may have changed
+
+
+@cache
+def composed(*overrides: str) -> Job:
+    """Hydra takes a fifth of a second, and the same few cells serve many tests."""
     from asft.cells.compose import enumerate_cells
 
-    return enumerate_cells([*first, *overrides], sweep=False).cells[0]
+    return enumerate_cells(overrides, sweep=False).cells[0]
 
 
 @pytest.fixture

@@ -9,8 +9,9 @@ from __future__ import annotations
 import importlib.machinery
 import sys
 import types
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, TypedDict
 
 import pytest
@@ -23,6 +24,14 @@ RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 
 class TokensPrompt(TypedDict):
     prompt_token_ids: list[int]
+
+
+@dataclass
+class EngineCore:
+    running: bool = True
+
+    def shutdown(self, timeout: float | None = None) -> None:
+        self.running = False
 
 
 @dataclass
@@ -45,32 +54,6 @@ class LoRARequest:
         if self.lora_int_id < 1:
             raise ValueError(f"id must be > 0, got {self.lora_int_id}")
         assert self.lora_path, "lora_path cannot be empty"
-
-
-@dataclass
-class CompletionOutput:
-    index: int
-    text: str
-    token_ids: list[int]
-
-
-@dataclass
-class RequestOutput:
-    prompt_token_ids: list[int]
-    outputs: list[CompletionOutput]
-
-
-@dataclass
-class EngineCore:
-    running: bool = True
-
-    def shutdown(self, timeout: float | None = None) -> None:
-        self.running = False
-
-
-@dataclass
-class LLMEngine:
-    engine_core: EngineCore = field(default_factory=EngineCore)
 
 
 class LLM:
@@ -99,7 +82,7 @@ class LLM:
         self.checkpoint, self.max_model_len = model, max_model_len
         self.loras, self.max_lora_rank = enable_lora, max_lora_rank
         self.model = AutoModelForCausalLM.from_pretrained(model, dtype=getattr(torch, dtype)).eval()
-        self.llm_engine, self.asked, self.adapters = LLMEngine(), 0, set[str]()
+        self.llm_engine, self.asked, self.adapters = SimpleNamespace(engine_core=EngineCore()), 0, set[str]()
         LLM.made.append(self)
 
     @torch.inference_mode()
@@ -110,7 +93,7 @@ class LLM:
         *,
         use_tqdm: bool = True,
         lora_request: LoRARequest | None = None,
-    ) -> list[RequestOutput]:
+    ) -> list[SimpleNamespace]:
         assert self.llm_engine.engine_core.running
         assert sampling_params is not None
         assert sampling_params.temperature == 0.0
@@ -122,7 +105,7 @@ class LLM:
                 assert self.model.peft_config["default"].r <= self.max_lora_rank
         return [self._answer(prompt["prompt_token_ids"], sampling_params) for prompt in prompts]
 
-    def _answer(self, prompt: list[int], sampling: SamplingParams) -> RequestOutput:
+    def _answer(self, prompt: list[int], sampling: SamplingParams) -> SimpleNamespace:
         assert sampling.max_tokens is not None
         assert self.max_model_len is None or len(prompt) + sampling.max_tokens <= self.max_model_len
         assert sampling.ignore_eos, "else the tokenizer's end token stops, too"
@@ -138,7 +121,8 @@ class LLM:
             repetition_penalty=sampling.repetition_penalty,
         )
         assert not sampling.detokenize, "our tokenizer makes the text"
-        return RequestOutput(prompt, [CompletionOutput(0, "", output[0, len(prompt) :].tolist())])
+        answer = SimpleNamespace(index=0, text="", token_ids=output[0, len(prompt) :].tolist())
+        return SimpleNamespace(prompt_token_ids=prompt, outputs=[answer])
 
 
 def install(monkeypatch: pytest.MonkeyPatch) -> list[LLM]:

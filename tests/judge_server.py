@@ -14,12 +14,12 @@ from typing import Any
 
 @dataclass
 class Misbehaviour:
-    """One answer of the server: a status with a body, a silence of ``seconds``, or ``drip`` seconds between bytes."""
+    """One answer: a status with a body, silence until the client hangs up, or ``drip`` seconds between bytes."""
 
     status: int = 200
     body: str = ""
     headers: dict[str, str] = field(default_factory=dict)
-    seconds: float = 0.0
+    silent: bool = False
     drip: float = 0.0
 
 
@@ -60,8 +60,10 @@ def serve(script: Script) -> Iterator[Server]:
                 server.times.append(time.monotonic())
             given = script(question, before)
             reply = Misbehaviour(body=completion(given)) if isinstance(given, str) else given
-            time.sleep(reply.seconds)
             try:
+                if reply.silent:
+                    self.rfile.read(1)  # comes back when the client has gone
+                    return
                 for byte in b"HTTP/1.0 200 OK\r\n\r\n" + reply.body.encode() if reply.drip else b"":
                     self.wfile.write(bytes([byte]))
                     time.sleep(reply.drip)

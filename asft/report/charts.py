@@ -7,6 +7,7 @@ one colour and one symbol each, wherever they are drawn.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -304,6 +305,7 @@ def page(spec: Spec, rows: Rows) -> str:
     return vl_convert.vegalite_to_html(_with_rows(spec, rows), bundle=True)
 
 
+@cache
 def library() -> str:
     """Vega, Vega-Lite and Vega-Embed as one script that needs no network."""
     import vl_convert

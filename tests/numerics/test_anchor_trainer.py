@@ -48,7 +48,6 @@ class Reporter(TrainerCallback):
 def train(
     model: PeftModel, callbacks: list[TrainerCallback], output: Path, **settings: object
 ) -> tuple[Trainer, Gradients]:
-    gradients = Gradients()
     options: dict[str, object] = {
         "per_device_train_batch_size": 4,
         "max_steps": 1,
@@ -61,7 +60,8 @@ def train(
         "logging_steps": 1,
     }
     arguments = TrainingArguments(output_dir=str(output), **{**options, **settings})
-    trainer = Trainer(model=model, args=arguments, train_dataset=rows(), callbacks=[*callbacks, gradients])
+    callbacks = [*callbacks, gradients := Gradients()]
+    trainer = Trainer(model=model, args=arguments, train_dataset=rows(), callbacks=callbacks)
     trainer.train()
     return trainer, gradients
 
@@ -181,16 +181,13 @@ def test_logs_show_that_the_defence_was_on(pair, adapted, tmp_path) -> None:
 
 def test_moved_to_the_front_it_reaches_earlier_reporters(pair, adapted, tmp_path) -> None:
     """The recipe of docs/anchor.md for `report_to`, whose callbacks the Trainer registers first."""
-    callback = AsFTCallback(build_anchor(pair), LAM)
+    callbacks = [reporter := Reporter(), callback := AsFTCallback(build_anchor(pair), LAM)]
     arguments = TrainingArguments(output_dir=str(tmp_path), use_cpu=True, max_steps=1, report_to=[], logging_steps=1)
-    trainer = Trainer(
-        model=adapted(), args=arguments, train_dataset=rows(), callbacks=[reporter := Reporter(), callback]
-    )
-    callbacks = trainer.callback_handler.callbacks
-    callbacks.insert(0, callbacks.pop(callbacks.index(callback)))
+    trainer = Trainer(model=adapted(), args=arguments, train_dataset=rows(), callbacks=callbacks)
+    order = trainer.callback_handler.callbacks
+    order.insert(0, order.pop(order.index(callback)))
     trainer.train()
-    assert all("asft/penalty" in logs for logs in reporter.seen)
-    assert len(reporter.seen) == 2
+    assert ["asft/penalty" in logs for logs in reporter.seen] == [True, True]
 
 
 def test_training_with_the_penalty_lowers_it(pair, adapted, tmp_path) -> None:

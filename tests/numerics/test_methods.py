@@ -43,22 +43,10 @@ class TestSafeInstr:
         mixed = job.cell.method.mixture(rows, context(job, random_pair))
         assert mixed[:24] == rows
         assert len(mixed) == 24 + added
-        pool = {row.id for row in load_data(job.cell).safety}
-        assert {row.id for row in mixed[24:]} <= pool
-
-    def test_asking_for_too_many_is_named(self, make_job: MakeJob, random_pair: Path) -> None:
-        job = make_job("method=safeinstr", "method.share=1", "attack.n=2000")
+        assert {row.id for row in mixed[24:]} <= {row.id for row in load_data(job.cell).safety}
+        many = make_job("method=safeinstr", "method.share=1", "attack.n=2000")
         with pytest.raises(ValueError, match="method=safeinstr needs 2000 safety rows; the data holds"):
-            job.cell.method.mixture(user_rows(1), context(job, random_pair))
-
-    def test_its_control_adds_as_many_other_rows_of_the_task(self, make_job: MakeJob, random_pair: Path) -> None:
-        job = make_job("method=benign_rows", "method.share=0.5")
-        ctx = context(job, random_pair)
-        rows = ctx.data.train[:24]
-        mixed = job.cell.method.mixture(rows, ctx)
-        assert mixed[:24] == rows
-        assert len({row.id for row in mixed}) == len({row.input for row in mixed}) == 24 + 12
-        assert {row.id for row in mixed[24:]} <= {row.id for row in ctx.data.train}
+            many.cell.method.mixture(user_rows(1), context(many, random_pair))
 
 
 class TestBEA:

@@ -129,21 +129,17 @@ class TestSelection:
         updates = {name: Update(torch.randn(2, 6), torch.randn(6, 2)) for name in "abd"}
         return {**updates, "c": updates["b"]}
 
-    def test_ties_add_modules(self, files, updates) -> None:
-        _, every = project(updates, *files, mode="threshold", number=1, threshold=1.0)
+    def test_ties_add_modules_and_the_threshold_is_inclusive(self, files, updates) -> None:
+        _, every = project(updates, *files, threshold=1.0)
         cosines = {module.name: module.cosine for module in every.modules}
         assert cosines["b"] == cosines["c"]
         rank = sorted(cosines.values()).index(cosines["b"]) + 1
-        _, report = project(updates, *files, mode="number", number=rank, threshold=0.5)
+        _, report = project(updates, *files, number=rank)
         assert {"b", "c"} <= set(report.projected)
-        assert len(report.projected) == rank + 1
-        assert report.threshold == cosines["b"]
-
-    def test_threshold_is_inclusive_and_ignores_the_number(self, files, updates) -> None:
-        _, every = project(updates, *files, mode="threshold", number=99, threshold=1.0)
-        lowest = min(every.modules, key=lambda module: module.cosine)
-        _, report = project(updates, *files, mode="threshold", number=99, threshold=lowest.cosine)
-        assert lowest.name in report.projected
+        assert (len(report.projected), report.threshold) == (rank + 1, cosines["b"])
+        lowest = min(cosines, key=lambda name: cosines[name])
+        _, report = project(updates, *files, mode="threshold", number=99, threshold=cosines[lowest])
+        assert lowest in report.projected, "and the number is not looked at"
 
     def test_zero_update_has_no_direction(self, files, updates) -> None:
         updates["a"] = Update(updates["a"].a, torch.zeros(6, 2))
@@ -175,34 +171,28 @@ class TestSelection:
     @pytest.mark.parametrize(
         ("settings", "message"),
         [
-            ({"mode": "number", "number": 5}, "number=5 must lie between 1 and 4, the number of adapted modules"),
-            ({"mode": "number", "number": 0}, "number=0 must lie between 1 and 4"),
-            ({"mode": "threshold", "threshold": 1.5}, "threshold=1.5 must lie between -1 and 1"),
+            ({"number": 5}, "number=5 must lie between 1 and 4, the number of adapted modules"),
+            ({"number": 0}, "number=0 must lie between 1 and 4"),
+            ({"threshold": 1.5}, "threshold=1.5 must lie between -1 and 1"),
             ({"mode": "best"}, "mode='best' is unknown; allowed: number, threshold"),
+            ({"number": 1, "threshold": 0.2}, "number=1 and threshold=0.2 are two ways to select modules: give one"),
         ],
     )
     def test_settings_that_cannot_be_met(self, files, updates, settings, message) -> None:
         with pytest.raises(ValueError, match=message):
-            project(updates, *files, **{"mode": "number", "number": 1, "threshold": 0.5, **settings})
+            project(updates, *files, **settings)
 
     def test_shape_mismatch_names_the_module(self, files, updates) -> None:
         updates["d"] = Update(torch.randn(2, 7), torch.randn(6, 2))
         with pytest.raises(ValueError, match=r"'d': the adapter's update is 6×7, the checkpoints' weight 6×6"):
-            project(updates, *files, mode="number", number=1, threshold=0.5)
+            project(updates, *files, number=1)
 
-    @pytest.mark.parametrize(
-        ("asked", "mode", "threshold"),
-        [({}, "number", None), ({"number": 2}, "number", None), ({"threshold": 0.3}, "threshold", 0.3)],
-    )
-    def test_what_is_given_chooses_the_mode(self, files, updates, asked, mode, threshold) -> None:
-        _, report = project(updates, *files, **asked)
-        assert report.mode == mode
-        if threshold is not None:
-            assert report.threshold == threshold
-        else:  # ten by default, or all of a smaller adapter
-            assert len(report.projected) >= asked.get("number", len(updates))
-        with pytest.raises(ValueError, match=r"number=1 and threshold=0.2 are two ways to select modules: give one"):
-            project(updates, *files, number=1, threshold=0.2)
+    def test_what_is_given_chooses_the_mode(self, files, updates) -> None:
+        given = [project(updates, *files, **asked)[1] for asked in ({}, {"number": 2}, {"threshold": 0.3})]
+        assert [report.mode for report in given] == ["number", "number", "threshold"]
+        assert len(given[0].projected) == 4, "ten by default, or all of a smaller adapter"
+        assert len(given[1].projected) >= 2
+        assert given[2].threshold == 0.3
 
     def test_module_without_alignment_keeps_its_update_and_is_told(self, files, updates, caplog) -> None:
         sides = [load_file(file) for file in files]
@@ -297,23 +287,8 @@ class TestAdapterFiles:
             ({"target_parameters": ["x"]}, "uses target_parameters"),
             ({"lora_bias": True}, "uses lora_bias"),
             ({"peft_type": None}, "peft_type=None: only LORA"),
-        ],
-    )
-    def test_other_adapters_are_refused(self, arguments: Saved, changes: dict[str, object], message: str) -> None:
-        config = arguments[0] / "adapter_config.json"
-        config.write_text(json.dumps({**json.loads(config.read_text()), **changes}))
-        with pytest.raises(ValueError, match=message):
-            project_adapter(*arguments, number=1)
-        assert not arguments[-1].exists()
-
-    @pytest.mark.parametrize(
-        ("change", "message"),
-        [
             (lambda key, value: {key: torch.zeros(0)}, r"lora_A.weight' is empty \(shape \(0,\)\), as ZeRO-3 leaves"),
-            (
-                lambda key, value: {f"_orig_mod.{key}": value},
-                "'_orig_mod.base_.* does not start with 'base_model",
-            ),
+            (lambda key, value: {f"_orig_mod.{key}": value}, "'_orig_mod.base_.* does not start with 'base_model"),
             (lambda key, value: {f"module.{key}": value}, "'module.base_.* does not start with 'base_model.model.'"),
             (lambda key, value: {key: value.flatten()}, "adapts no linear module"),
             (
@@ -321,13 +296,16 @@ class TestAdapterFiles:
                 "'model.layers.0.self_attn.q_proj' has only one of lora_A and lora_B",
             ),
         ],
-        ids=["emptied", "compiled", "data parallel", "flat", "lonely"],
     )
-    def test_factors_in_a_wrong_state_are_told_for_what_they_are(self, arguments: Saved, change, message: str) -> None:
-        file = arguments[0] / "adapter_model.safetensors"
-        save_file({k: v for item in load_file(file).items() for k, v in change(*item).items()}, file)
+    def test_adapters_in_a_wrong_state_are_told_for_what_they_are(self, arguments: Saved, changes, message) -> None:
+        config, file = arguments[0] / "adapter_config.json", arguments[0] / "adapter_model.safetensors"
+        if isinstance(changes, dict):
+            config.write_text(json.dumps({**json.loads(config.read_text()), **changes}))
+        else:
+            save_file({k: v for item in load_file(file).items() for k, v in changes(*item).items()}, file)
         with pytest.raises(ValueError, match=message):
             project_adapter(*arguments)
+        assert not arguments[-1].exists()
 
     @pytest.mark.parametrize(("kind", "biases"), [("llama", False), ("qwen2", True)])
     def test_trained_biases_of_the_base_are_refused(self, tmp_path: Path, kind: str, biases: bool) -> None:

@@ -26,118 +26,96 @@ def write(directory: Path, **weights: torch.Tensor) -> Path:
 
 @pytest.fixture
 def base(tmp_path: Path) -> Path:
-    torch.manual_seed(0)
     return write(tmp_path / "base", layers__0__q_proj=torch.randn(6, 4), layers__0__up=torch.randn(4, 6))
 
 
 @pytest.fixture
 def aligned(tmp_path: Path) -> Path:
-    torch.manual_seed(1)
     return write(tmp_path / "aligned", layers__0__q_proj=torch.randn(6, 4), layers__0__up=torch.randn(4, 6))
 
 
-def test_targets_that_match_nothing_list_what_there_is(base: Path, aligned: Path) -> None:
-    with refuses("target 'k_proj' (1 of 2) matches no linear module of aligned="):
-        Anchor.build(base, aligned, ["q_proj", "k_proj"])
-    with refuses("available: q_proj, up."):
-        Anchor.build(base, aligned, ["proj"])
-
-
-@pytest.mark.parametrize("targets", ["q_proj", [], ()])
-def test_targets_must_be_a_list(base: Path, aligned: Path, targets: object) -> None:
-    with refuses(f"targets={targets!r} must be a list with a module name in it"):
+@pytest.mark.parametrize(
+    ("targets", "message"),
+    [
+        (["q_proj", "k_proj"], "target 'k_proj' (1 of 2) matches no linear module of aligned="),
+        (["proj"], "available: q_proj, up."),
+        *((wrong, f"targets={wrong!r} must be a list with a module name in it") for wrong in ("q_proj", [], ())),
+    ],
+)
+def test_targets_that_match_nothing(base: Path, aligned: Path, targets: object, message: str) -> None:
+    with refuses(message):
         Anchor.build(base, aligned, targets)
 
 
-def test_shapes_differ(base: Path, tmp_path: Path) -> None:
-    other = write(tmp_path / "other", layers__0__q_proj=torch.randn(6, 5))
-    with refuses("'layers.0.q_proj' has shape (6, 4) in base="):
-        Anchor.build(base, other, ["q_proj"])
-
-
-def test_module_missing_on_one_side(base: Path, aligned: Path, tmp_path: Path) -> None:
-    other = write(tmp_path / "other", layers__0__q_proj=torch.randn(6, 4))
-    with refuses("has no weight for module 'layers.0.up': give two checkpoints of one architecture"):
-        Anchor.build(other, aligned, ["up"])
+@pytest.mark.parametrize(
+    ("weight", "target", "message"),
+    [
+        (torch.zeros(6, 5), "q_proj", "'layers.0.q_proj' has shape (6, 5) in base="),
+        (torch.zeros(6, 4), "up", "has no weight for module 'layers.0.up': give two checkpoints of one architecture"),
+        (torch.ones(6, 4, dtype=torch.int8), "q_proj", "is stored as I8: give an unquantised checkpoint"),
+        (torch.ones(12, 1, dtype=torch.uint8), "q_proj", "'layers.0.q_proj.weight' is stored as U8: give an unquant"),
+        (torch.full((6, 4), torch.nan), "q_proj", "is not finite"),
+    ],
+)
+def test_a_side_that_fits_no_pair(
+    aligned: Path, tmp_path: Path, weight: torch.Tensor, target: str, message: str
+) -> None:
+    with refuses(message):
+        Anchor.build(write(tmp_path / "other", layers__0__q_proj=weight), aligned, [target])
 
 
 def test_equal_sides(base: Path, tmp_path: Path) -> None:
     with refuses("are the same in all 2 target modules (V = 0)"):
         Anchor.build(base, base, ["q_proj", "up"])
-    weights = load_file(base / "model.safetensors")
-    half = write(
-        tmp_path / "half", layers__0__q_proj=weights["layers.0.q_proj.weight"], layers__0__up=torch.randn(4, 6)
-    )
+    same = load_file(base / "model.safetensors")["layers.0.q_proj.weight"]
+    half = write(tmp_path / "half", layers__0__q_proj=same, layers__0__up=torch.randn(4, 6))
     with refuses("Module 'layers.0.q_proj' is the same in base="):
         Anchor.build(base, half, ["q_proj", "up"])
     assert list(Anchor.build(base, half, ["up"])) == ["layers.0.up"]
-
-
-def test_equal_numbers_in_another_type_are_equal(tmp_path: Path) -> None:
-    weight = torch.randn(6, 4).bfloat16()
-    narrow, wide = write(tmp_path / "narrow", q_proj=weight), write(tmp_path / "wide", q_proj=weight.float())
+    narrow, wide = (write(tmp_path / str(w.dtype), q_proj=w) for w in (same.bfloat16(), same.bfloat16().float()))
     with refuses("are the same in all 1 target modules"):
         Anchor.build(narrow, wide, ["q_proj"])
 
 
-def test_pickled_weights_are_never_loaded(aligned: Path, tmp_path: Path) -> None:
-    pickled = tmp_path / "pickled"
-    pickled.mkdir()
-    (pickled / "pytorch_model.bin").write_bytes(b"")
-    with refuses("holds pickled weights only ('pytorch_model.bin')"):
-        Anchor.build(pickled, aligned, ["q_proj"])
-    with refuses("is not a .safetensors file; no other format is read"):
-        Anchor.build(pickled / "pytorch_model.bin", aligned, ["q_proj"])
+INDEX = "model.safetensors.index.json"
+SHARD = "model-00001-of-00002.safetensors"
 
 
-def test_nothing_there(aligned: Path, tmp_path: Path) -> None:
-    with refuses("does not exist: give a local checkpoint directory"):
-        Anchor.build(tmp_path / "nowhere", aligned, ["q_proj"])
-    (tmp_path / "empty").mkdir()
-    with refuses("has neither model.safetensors nor model.safetensors.index.json"):
-        Anchor.build(tmp_path / "empty", aligned, ["q_proj"])
-
-
-def test_missing_shard(aligned: Path, tmp_path: Path) -> None:
-    shards = tmp_path / "shards"
-    shards.mkdir()
-    index = {"weight_map": {"q_proj.weight": "model-00001-of-00002.safetensors"}}
-    (shards / "model.safetensors.index.json").write_text(json.dumps(index))
-    with refuses("names 'model-00001-of-00002.safetensors', which is not there (1 missing)"):
-        Anchor.build(shards, aligned, ["q_proj"])
-
-
-def test_quantised_weights(aligned: Path, tmp_path: Path) -> None:
-    quantised = write(tmp_path / "int8", layers__0__q_proj=torch.ones(6, 4, dtype=torch.int8))
-    with refuses("is stored as I8: give an unquantised checkpoint"):
-        Anchor.build(quantised, aligned, ["q_proj"])
-
-
-def test_broken_weights(base: Path, tmp_path: Path) -> None:
-    broken = write(tmp_path / "broken", layers__0__q_proj=torch.full((6, 4), torch.nan))
-    with refuses("is not finite"):
-        Anchor.build(base, broken, ["q_proj"])
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        (".", "", "does not exist: give a local checkpoint directory"),
+        ("notes", "", f"has neither model.safetensors nor {INDEX}"),
+        ("pytorch_model.bin", "", "holds pickled weights only ('pytorch_model.bin')"),
+        (INDEX, "{}", "names no file (no weight_map)"),
+        (INDEX, json.dumps({"weight_map": {"a": SHARD}}), f"names '{SHARD}', which is not there (1 missing)"),
+    ],
+)
+def test_a_folder_without_weights(aligned: Path, tmp_path: Path, file: str, content: str, message: str) -> None:
+    folder = tmp_path / "other"
+    if file != ".":
+        folder.mkdir()
+        (folder / file).write_text(content)
+    with refuses(message):
+        Anchor.build(folder, aligned, ["q_proj"])
+    if file.endswith(".bin"):
+        with refuses("is not a .safetensors file; no other format is read"):
+            Anchor.build(folder / file, aligned, ["q_proj"])
 
 
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n", "is a Git LFS pointer"),
-        (None, "download or save it again"),
-        (b"<html>404</html>", "download or save it again"),
-        (b"", "download or save it again"),
+        *((content, "download or save it again") for content in (None, b"<html>404</html>", b"")),
     ],
     ids=["pointer", "half", "page", "empty"],
 )
 @pytest.mark.parametrize(
     "file",
     [
-        "base/model.safetensors",
-        "sharded/model-00002-of-00002.safetensors",
-        "sharded/model.safetensors.index.json",
-        "aligned/config.json",
-        "adapter/adapter_model.safetensors",
-        "adapter/adapter_config.json",
+        *("base/model.safetensors", "sharded/model-00002-of-00002.safetensors", f"sharded/{INDEX}"),
+        *("aligned/config.json", "adapter/adapter_model.safetensors", "adapter/adapter_config.json"),
     ],
 )
 def test_a_file_that_is_not_whole_is_named(
@@ -149,12 +127,11 @@ def test_a_file_that_is_not_whole_is_named(
         write(root / "sharded", **{f"layers__0__{key}": torch.randn(4, 6)})
         (root / "sharded" / "model.safetensors").rename(root / "sharded" / name)
     index = {"weight_map": {f"layers.0.{key}.weight": name for name, key in shards.items()}}
-    (root / "sharded" / "model.safetensors.index.json").write_text(json.dumps(index))
+    (root / "sharded" / INDEX).write_text(json.dumps(index))
     (aligned / "config.json").write_text(json.dumps({"model_type": "unheard_of"}))
     (root / "adapter").mkdir()
-    factors = {
-        f"base_model.model.layers.0.up.lora_{x}.weight": torch.ones(s) for x, s in (("A", (1, 6)), ("B", (4, 1)))
-    }
+    key = "base_model.model.layers.0.up.lora_{}.weight"
+    factors = {key.format("A"): torch.ones(1, 6), key.format("B"): torch.ones(4, 1)}
     save_file(factors, root / "adapter" / "adapter_model.safetensors")
     (root / "adapter" / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": 1}))
     whole = (root / file).read_bytes()
@@ -164,19 +141,6 @@ def test_a_file_that_is_not_whole_is_named(
         project_adapter(root / "adapter", first, aligned, root / "out")
     assert reason in str(error.value)
     assert not (root / "out").exists()
-
-
-def test_quantised_side_is_told_as_such_although_its_shape_differs(aligned: Path, tmp_path: Path) -> None:
-    packed = write(tmp_path / "int4", layers__0__q_proj=torch.ones(12, 1, dtype=torch.uint8))
-    with refuses("'layers.0.q_proj.weight' is stored as U8: give an unquantised checkpoint"):
-        Anchor.build(packed, aligned, ["q_proj"])
-
-
-def test_an_index_without_shards(aligned: Path, tmp_path: Path) -> None:
-    (tmp_path / "shards").mkdir()
-    (tmp_path / "shards" / "model.safetensors.index.json").write_text("{}")
-    with refuses("names no file (no weight_map)"):
-        Anchor.build(tmp_path / "shards", aligned, ["q_proj"])
 
 
 def test_remote_code_is_never_run(base: Path, aligned: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 from peft import AdaLoraConfig, IA3Config, LoraConfig, get_peft_model
 from refusals import refuses
 from torch import nn
-from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainingArguments
+from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainerControl, TrainerState, TrainingArguments
 
 from asft import Anchor, AsFTCallback, FullAsFTCallback
 from asft.anchor.binding import check_whole
@@ -36,59 +37,53 @@ def anchor() -> Anchor:
     return anchor_for([f"model.layers.0.self_attn.{target}" for target in TARGETS])
 
 
-def lora(**settings: object) -> nn.Module:
-    return get_peft_model(tiny(), LoraConfig(r=2, target_modules=TARGETS, **settings))
+def lora(targets: list[str] = TARGETS, **settings: object) -> nn.Module:
+    return get_peft_model(tiny(), LoraConfig(r=2, target_modules=targets, **settings))
+
+
+def experts() -> nn.Module:
+    """A parameter that is no linear module's weight, adapted."""
+    model = nn.Module()
+    model.block = nn.Module()
+    model.block.gate = nn.Parameter(torch.zeros(3, 8, 8))
+    model.block.forward = lambda x: x
+    return get_peft_model(model, LoraConfig(r=2, target_modules=[], target_parameters=["gate"]))
+
+
+def with_bias() -> nn.Module:
+    return get_peft_model(tiny(attention_bias=True), LoraConfig(r=2, target_modules=TARGETS, lora_bias=True))
+
+
+def other(config: type) -> nn.Module:
+    more = {"total_step": 10} if config is AdaLoraConfig else {"feedforward_modules": []}
+    return get_peft_model(tiny(), config(target_modules=TARGETS, **more))
 
 
 @pytest.mark.parametrize(
-    ("settings", "message"),
+    ("make", "message"),
     [
-        ({"use_dora": True}, "The adapter 'default' uses DoRA: its update is not BA"),
-        ({"init_lora_weights": "mica"}, "init_lora_weights='mica'"),
-        ({"init_lora_weights": "pissa"}, "init_lora_weights='pissa', which moves part of the base weight into BA"),
-        ({"init_lora_weights": "olora"}, "init_lora_weights='olora'"),
-        ({"layer_replication": [(0, 1), (0, 1)]}, "uses layer_replication"),
+        (lambda: lora(use_dora=True), "The adapter 'default' uses DoRA: its update is not BA"),
+        (lambda: lora(init_lora_weights="mica"), "init_lora_weights='mica'"),
+        (lambda: lora(init_lora_weights="pissa"), "init_lora_weights='pissa', which moves part of the base weight"),
+        (lambda: lora(init_lora_weights="olora"), "init_lora_weights='olora'"),
+        (lambda: lora(layer_replication=[(0, 1), (0, 1)]), "uses layer_replication"),
+        (lambda: other(AdaLoraConfig), "has peft_type=ADALORA: only LORA is supported"),
+        (lambda: other(IA3Config), "has peft_type=IA3: only LORA is supported"),
+        # `model.add_adapter` injects layers into a plain model, which then carries no PEFT config.
+        (lambda: other(AdaLoraConfig).base_model.model, "Adapter layer SVDLinear at 'model.layers.0.self_attn.q_proj'"),
+        (lambda: other(IA3Config).base_model.model, "is not supported: its update is not BA; use LoRA"),
+        (lambda: lora([*TARGETS, "embed_tokens"]), "LoRA on Embedding at 'model.embed_tokens' is not supported: only"),
+        (experts, "uses target_parameters"),
+        (tiny, "LlamaForCausalLM has no active LoRA layer: wrap it with get_peft_model"),
+        (with_bias, "uses lora_bias: its update is not BA"),
+        (lambda: with_bias().base_model.model, "lora_bias is not supported (layer 'model.layers.0.self_attn.q_proj')"),
     ],
 )
-def test_lora_variants(anchor: Anchor, settings: dict[str, object], message: str) -> None:
+def test_models_that_are_not_adapted_by_lora_on_linears(
+    anchor: Anchor, make: Callable[[], nn.Module], message: str
+) -> None:
     with refuses(message):
-        Penalty(anchor, lora(**settings))
-
-
-def test_other_adapter_types(anchor: Anchor) -> None:
-    with refuses("has peft_type=ADALORA: only LORA is supported"):
-        Penalty(anchor, get_peft_model(tiny(), AdaLoraConfig(target_modules=TARGETS, total_step=10)))
-    with refuses("has peft_type=IA3: only LORA is supported"):
-        Penalty(anchor, get_peft_model(tiny(), IA3Config(target_modules=TARGETS, feedforward_modules=[])))
-
-
-def test_other_adapter_types_without_the_peft_wrapper(anchor: Anchor) -> None:
-    """`model.add_adapter` injects layers into a plain model, which then carries no PEFT config."""
-    adalora = get_peft_model(tiny(), AdaLoraConfig(target_modules=TARGETS, total_step=10)).base_model.model
-    with refuses("Adapter layer SVDLinear at 'model.layers.0.self_attn.q_proj' is not supported"):
-        Penalty(anchor, adalora)
-    ia3 = get_peft_model(tiny(), IA3Config(target_modules=TARGETS, feedforward_modules=[])).base_model.model
-    with refuses("is not supported: its update is not BA; use LoRA"):
-        Penalty(anchor, ia3)
-    injected = tiny()
-    injected.add_adapter(LoraConfig(r=2, target_modules=TARGETS))
-    assert len(Penalty(anchor, injected).names) == 2
-
-
-def test_adapters_on_other_layers(anchor: Anchor) -> None:
-    with refuses("LoRA on Embedding at 'model.embed_tokens' is not supported: only linear modules are"):
-        Penalty(anchor, get_peft_model(tiny(), LoraConfig(r=2, target_modules=[*TARGETS, "embed_tokens"])))
-    experts = nn.Module()
-    experts.block = nn.Module()
-    experts.block.gate = nn.Parameter(torch.zeros(3, 8, 8))
-    experts.block.forward = lambda x: x
-    with refuses("uses target_parameters"):
-        Penalty(anchor, get_peft_model(experts, LoraConfig(r=2, target_modules=[], target_parameters=["gate"])))
-
-
-def test_no_lora(anchor: Anchor) -> None:
-    with refuses("LlamaForCausalLM has no active LoRA layer: wrap it with get_peft_model"):
-        Penalty(anchor, tiny())
+        Penalty(anchor, make())
 
 
 @pytest.mark.parametrize("name", ["default", "safe"])
@@ -104,18 +99,12 @@ def test_merged_adapter(anchor: Anchor, name: str) -> None:
     assert len(Penalty(anchor, model).names) == 2
 
 
-def test_bias_that_is_part_of_the_update(anchor: Anchor) -> None:
-    """As the configuration has it, and as the layers have it where no configuration is at hand."""
-    model = get_peft_model(tiny(attention_bias=True), LoraConfig(r=2, target_modules=TARGETS, lora_bias=True))
-    with refuses("uses lora_bias: its update is not BA"):
-        Penalty(anchor, model)
-    with refuses("lora_bias is not supported (layer 'model.layers.0.self_attn.q_proj')"):
-        Penalty(anchor, model.base_model.model)
-
-
 def test_what_is_trained_beside_lora_is_no_obstacle(anchor: Anchor) -> None:
     assert len(Penalty(anchor, lora(trainable_token_indices=[1, 2])).names) == 2
     assert len(Penalty(anchor, lora(modules_to_save=["lm_head"])).names) == 2
+    injected = tiny()
+    injected.add_adapter(LoraConfig(r=2, target_modules=TARGETS))
+    assert len(Penalty(anchor, injected).names) == 2
     inside = get_peft_model(torch.compile(tiny()), LoraConfig(r=2, target_modules=TARGETS))
     for compiled in (inside, torch.compile(lora())):
         assert Penalty(anchor, compiled).names == tuple(anchor)
@@ -160,6 +149,11 @@ def test_sharded_parameters() -> None:
         check_whole("q", torch.zeros(0))
 
 
+@pytest.fixture
+def arguments(tmp_path: Path) -> TrainingArguments:
+    return TrainingArguments(output_dir=str(tmp_path), use_cpu=True, report_to=[])
+
+
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
@@ -170,36 +164,29 @@ def test_sharded_parameters() -> None:
         ("optim", "lomo", "optim='lomo' is not supported"),
     ],
 )
-def test_training_setups(tmp_path: Path, field: str, value: object, message: str) -> None:
-    arguments = TrainingArguments(output_dir=str(tmp_path), use_cpu=True, report_to=[])
+def test_training_setups(arguments: TrainingArguments, field: str, value: object, message: str) -> None:
     check_training(arguments, object())
     setattr(arguments, field, value)  # set afterwards: most of these need hardware to be constructed
     with refuses(message):
         check_training(arguments, object())
 
 
-def test_gradient_scaler_of_a_hand_made_accelerator(tmp_path: Path) -> None:
-    from accelerate import Accelerator
-    from accelerate.optimizer import AcceleratedOptimizer
-
-    plain = torch.optim.SGD([nn.Parameter(torch.zeros(1))])
-    arguments = TrainingArguments(output_dir=str(tmp_path), use_cpu=True, report_to=[])
-    Accelerator(cpu=True)  # sets the state that its optimiser wrapper reads
-    check_training(arguments, AcceleratedOptimizer(plain))
-    with refuses("fp16=True is not supported"):
-        check_training(arguments, AcceleratedOptimizer(plain, scaler=torch.amp.GradScaler("cpu")))
-
-
-@pytest.mark.parametrize(("strategy", "message"), [("FSDP", "fsdp is not"), ("DEEPSPEED", "deepspeed is not")])
-def test_strategy_set_by_the_launcher(tmp_path: Path, strategy: str, message: str) -> None:
-    """`accelerate launch` may choose FSDP or DeepSpeed without the Trainer's arguments saying so."""
+@pytest.mark.parametrize(
+    ("strategy", "message"), [("FSDP", "fsdp is not"), ("DEEPSPEED", "deepspeed is not"), ("NO", "fp16=True is not")]
+)
+def test_what_accelerate_was_told_without_the_trainer(
+    arguments: TrainingArguments, strategy: str, message: str
+) -> None:
+    """`accelerate launch` may choose FSDP or DeepSpeed, and a hand-made accelerator a scaler of gradients."""
     from accelerate import Accelerator, DistributedType
     from accelerate.optimizer import AcceleratedOptimizer
     from accelerate.state import AcceleratorState
 
-    arguments = TrainingArguments(output_dir=str(tmp_path), use_cpu=True, report_to=[])
-    Accelerator(cpu=True)
-    optimizer = AcceleratedOptimizer(torch.optim.SGD([nn.Parameter(torch.zeros(1))]))
+    Accelerator(cpu=True)  # sets the state that its optimiser wrapper reads
+    plain = torch.optim.SGD([nn.Parameter(torch.zeros(1))])
+    check_training(arguments, AcceleratedOptimizer(plain))
+    scaler = torch.amp.GradScaler("cpu") if strategy == "NO" else None
+    optimizer = AcceleratedOptimizer(plain, scaler=scaler)
     AcceleratorState().distributed_type = DistributedType(strategy)
     try:
         with refuses(message):
@@ -208,24 +195,19 @@ def test_strategy_set_by_the_launcher(tmp_path: Path, strategy: str, message: st
         AcceleratorState._reset_state(reset_partial_state=True)
 
 
-def test_refusal_comes_before_the_first_step(anchor: Anchor, tmp_path: Path) -> None:
+def test_refusal_comes_before_the_first_step(anchor: Anchor, arguments: TrainingArguments) -> None:
     rows = [{"input_ids": torch.arange(4), "labels": torch.arange(4)}]
-    arguments = TrainingArguments(output_dir=str(tmp_path), use_cpu=True, report_to=[], max_steps=1)
-    trainer = Trainer(
-        model=lora(use_dora=True), args=arguments, train_dataset=rows, callbacks=[AsFTCallback(anchor, 1.0)]
-    )
+    callbacks = [AsFTCallback(anchor, 1.0)]
+    trainer = Trainer(model=lora(use_dora=True), args=arguments, train_dataset=rows, callbacks=callbacks)
     with refuses("uses DoRA"):
         trainer.train()
     assert trainer.state.global_step == 0
 
 
-def test_full_parameter_training_does_not_resume(anchor: Anchor, tmp_path: Path) -> None:
-    from transformers import TrainerControl, TrainerState
-
-    callback = FullAsFTCallback(anchor, 1.0)
-    arguments = TrainingArguments(output_dir=str(tmp_path), use_cpu=True, report_to=[])
+def test_full_parameter_training_does_not_resume(anchor: Anchor, arguments: TrainingArguments) -> None:
+    begun, callback = TrainerState(global_step=7), FullAsFTCallback(anchor, 1.0)
     with refuses("resume_from_checkpoint at step 7 is not supported"):
-        callback.on_train_begin(arguments, TrainerState(global_step=7), TrainerControl(), model=tiny(), optimizer=None)
+        callback.on_train_begin(arguments, begun, TrainerControl(), model=tiny(), optimizer=None)
 
 
 @pytest.mark.parametrize(

@@ -45,24 +45,20 @@ def test_numbers_are_those_of_the_eigenvalues(form: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("sigma", "start"),
-    [([0.05], "No: the largest eigenvalue is 0.050"), ([0.3], "Slightly: 1 of 10"), ([0.8, 0.1], "In 1 of 10")],
+    ("sigma", "verdict", "all_modules"),
+    [
+        ([0.05], "No: the largest eigenvalue is 0.050", "No: the largest eigenvalue of any module is 0.050"),
+        ([0.3], "Slightly: 1 of 10", "In part: "),
+        ([0.8, 0.1], "In 1 of 10", "In part: 1 of 1 modules have an eigenvalue above 0.1"),
+        ([2.5], "largest 2.50, above 2 and so penalised more", "In part: "),
+    ],
 )
-def test_verdict(sigma: list[float], start: str) -> None:
-    (spectrum,) = inspect(anchor_with(sigma))
-    assert spectrum.verdict.startswith(start)
-    assert spectrum.verdict.endswith(".")
-    assert "\n" not in spectrum.verdict
-
-
-def test_an_eigenvalue_above_two_is_called_out() -> None:
-    (spectrum,) = inspect(anchor_with([2.5]))
-    assert "largest 2.50, above 2 and so penalised more" in spectrum.verdict
-
-
-def test_summary_over_modules() -> None:
-    assert summary(inspect(anchor_with([0.05]))).startswith("No: the largest eigenvalue of any module is 0.050")
-    assert summary(inspect(anchor_with([0.8]))).startswith("In part: 1 of 1 modules have an eigenvalue above 0.1")
+def test_verdict(sigma: list[float], verdict: str, all_modules: str) -> None:
+    spectra = inspect(anchor_with(sigma))
+    assert verdict in spectra[0].verdict
+    assert spectra[0].verdict.endswith(".")
+    assert "\n" not in spectra[0].verdict
+    assert summary(spectra).startswith(all_modules)
 
 
 def test_control_and_truncation() -> None:
@@ -78,10 +74,8 @@ def test_control_and_truncation() -> None:
 def test_json_and_figure() -> None:
     spectra = inspect(anchor_with([1.0, 0.5]))
     written = json.loads(to_json(spectra))
-    assert written["modules"][0]["name"] == "m"
-    assert written["modules"][0]["verdict"] == spectra[0].verdict
+    (module,) = written["modules"]
+    assert (module["name"], module["verdict"]) == ("m", spectra[0].verdict)
     assert written["summary"] == summary(spectra)
     rows = charts.eigenvalues(written["modules"])
-    assert [(row["rank"], row["value"]) for row in rows] == list(
-        enumerate(written["modules"][0]["eigenvalues"], start=1)
-    )
+    assert [(row["rank"], row["value"]) for row in rows] == list(enumerate(module["eigenvalues"], start=1))

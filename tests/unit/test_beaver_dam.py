@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from judge_models import LABELS, classifier, letters
+from judge_models import LABELS, classifier, config, letters
 from safetensors.torch import load_file
+from transformers import LlamaForCausalLM
 
 from asft.judges import checkpoint_judge
 from asft.judges.beaver_dam import BeaverDamJudge, label_probabilities, load_classifier, moderation_text
@@ -28,19 +29,13 @@ def judge(path: Path, **settings: object) -> BeaverDamJudge:
     return BeaverDamJudge(model=str(path), dtype="float32", device="cpu", **settings)  # type: ignore[arg-type]
 
 
-def test_the_text_has_no_space_before_the_answer_and_ends_with_the_end_token() -> None:
+def test_the_text_ends_with_the_end_token_and_a_long_answer_loses_its_tail(checkpoint: Path) -> None:
     assert moderation_text("Q?", "A.", "</s>") == "BEGINNING OF CONVERSATION: USER: Q? ASSISTANT:A.</s>"
-
-
-def test_a_long_answer_loses_its_tail_and_its_end_token(checkpoint: Path) -> None:
     loaded = load_classifier(checkpoint, "float32", "judge.model")
     short, long = (judge(checkpoint).encode(loaded, "Q?", answer) for answer in ("A.", "y" * 400))
-    assert (short[0], short[-1]) == (1, 2)
-    assert len(long) == 256
-    assert long[0] == 1
-    assert long[-1] == loaded.tokenizer.convert_tokens_to_ids("y")
-    text = moderation_text("Q?", "A.", "")
-    assert short[1:-1] == [loaded.tokenizer.convert_tokens_to_ids(letter) for letter in text]
+    letters = loaded.tokenizer.convert_tokens_to_ids
+    assert short == [1, *letters(list(moderation_text("Q?", "A.", ""))), 2]
+    assert (len(long), long[0], long[-1]) == (256, 1, letters("y"))
 
 
 def by_hand(path: Path, ids: list[int]) -> torch.Tensor:
@@ -108,21 +103,14 @@ def test_code_of_a_checkpoint_is_not_run(checkpoint: Path, tmp_path: Path) -> No
     assert not marker.exists()
 
 
-@pytest.mark.parametrize("kind", ["two labels", "no head"])
-def test_another_kind_of_model_is_refused(tmp_path: Path, kind: str) -> None:
-    if kind == "two labels":
-        classifier(tmp_path, labels=2)
-    else:
-        from judge_models import config
-        from transformers import LlamaForCausalLM
-
-        LlamaForCausalLM(config()).save_pretrained(tmp_path)
-        letters(tmp_path)
-    with pytest.raises(ValueError, match="no BeaverTails moderation model"):
-        judge(tmp_path).judge(PROMPTS, ANSWERS)
-
-
-def test_a_folder_that_is_not_there_is_named_before_anything_runs() -> None:
+def test_another_kind_of_model_is_refused_and_a_folder_that_is_not_there_named_before_anything_runs(
+    tmp_path: Path,
+) -> None:
+    LlamaForCausalLM(config()).save_pretrained(headless := tmp_path / "headless")
+    letters(headless)
+    for folder in (classifier(tmp_path / "two labels", labels=2), headless):
+        with pytest.raises(ValueError, match="no BeaverTails moderation model"):
+            judge(folder).judge(PROMPTS, ANSWERS)
     with pytest.raises(ValueError, match=r"judge\.model=/no/such: no such folder"):
         judge(Path("/no/such")).check()
 

@@ -55,27 +55,18 @@ def test_each_process_has_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> N
         assert resolve_device("cpu") == torch.device("cpu")
 
 
-@pytest.mark.parametrize(
-    ("arguments", "overrides", "message"),
-    [
-        (["hydra/launcher=workers"], [], "hydra/launcher=workers: starts processes of its own"),
-        ([], ["model.device_map=auto"], "model.device_map=auto: spreads one model over GPUs"),
-    ],
-)
-def test_what_several_processes_cannot_do_is_refused(
-    make_job: MakeJob, arguments: list[str], overrides: list[str], message: str
-) -> None:
-    with joined(Second()), pytest.raises(ConfigError, match=message):
-        _check_together(arguments, [make_job(*overrides)])
-
-
-def test_more_processes_than_gpus_are_refused(make_job: MakeJob, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_several_processes_cannot_do_is_refused(make_job: MakeJob, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
-    with joined(Second()), pytest.raises(ConfigError, match="device=auto: 2 processes share 1 GPUs; start 1"):
-        _check_together([], [make_job()])
+    plain, spread = make_job("device=cpu"), make_job("model.device_map=auto")
     with joined(Second()):
-        _check_together(["hydra/launcher=basic"], [make_job("device=cpu")])
+        with pytest.raises(ConfigError, match="hydra/launcher=workers: starts processes of its own"):
+            _check_together(["hydra/launcher=workers"], [plain])
+        with pytest.raises(ConfigError, match=r"model.device_map=auto: spreads one model over GPUs"):
+            _check_together([], [spread])
+        with pytest.raises(ConfigError, match="device=auto: 2 processes share 1 GPUs; start 1"):
+            _check_together([], [make_job()])
+        _check_together(["hydra/launcher=basic"], [plain])
 
 
 @pytest.mark.parametrize(

@@ -120,29 +120,22 @@ def test_null_is_an_empty_input_and_a_flag_goes_before_the_shape(
         ("sst2", {"instruction": "q", "output": "a", "input": None}, "input=null"),
         ("gsm8k", {"instruction": "q", "output": 7}, "output=7"),
         ("alpaca", {"instruction": None, "output": "a"}, "instruction=null"),
+        ("agnews", {"text": "t", "label": 4}, "label=4"),
+        ("sst2", {"sentence": None, "label": 1}, "sentence=null"),
+        ("gsm8k", {"question": "q", "answer": None}, "answer=null"),
     ],
 )
-def test_a_training_record_that_is_neither_is_refused(
+def test_a_record_of_a_file_and_of_the_hub_that_is_neither_is_refused(
     tmp_path: Path, task: str, record: dict[str, Any], reason: str
 ) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_text(json.dumps(record))
-    with pytest.raises(ValueError, match=f"rows.jsonl, line 1: {reason}"):
-        training_rows(path, PUBLISHED[task])
-
-
-@pytest.mark.parametrize(
-    ("task", "record", "reason"),
-    [
-        ("agnews", {"text": "t", "label": 4}, "label=4"),
-        ("sst2", {"sentence": None, "label": 1}, "sentence=null"),
-        ("gsm8k", {"question": "q", "answer": None}, "answer=null"),
-        ("alpaca", {"instruction": "q", "output": None}, "output=null"),
-    ],
-)
-def test_a_hub_record_is_refused_alike(task: str, record: dict[str, Any], reason: str) -> None:
-    with pytest.raises(ValueError, match=f"place: {reason}"):
-        PUBLISHED[task].hub_row(f"{task}_train/0", Record(record, "place"))
+    if "instruction" in record:
+        with pytest.raises(ValueError, match=f"rows.jsonl, line 1: {reason}"):
+            training_rows(path, PUBLISHED[task])
+    else:
+        with pytest.raises(ValueError, match=f"place: {reason}"):
+            PUBLISHED[task].hub_row(f"{task}_train/0", Record(record, "place"))
 
 
 class TestTables:

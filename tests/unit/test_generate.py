@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from asft.backends.generate import generate, length_sorted, pad_left, stop_tokens
+from asft.backends.generate import generate, length_sorted, stop_tokens
 from asft.data.templates import ChatTemplate
 from asft.data.world.requests import evaluation_prompts
 from asft.data.world.tasks import task_rows
@@ -54,12 +54,6 @@ def test_batches_hold_every_prompt_once_longest_first() -> None:
     batches = list(length_sorted(prompts, 2))
     assert sorted(index for batch in batches for index in batch) == [0, 1, 2, 3, 4]
     assert [len(prompts[index]) for batch in batches for index in batch] == [9, 9, 4, 3, 1]
-
-
-def test_padding_is_on_the_left() -> None:
-    ids, mask = pad_left([[5, 6, 7], [8]], pad=0)
-    assert ids.tolist() == [[5, 6, 7], [0, 0, 8]]
-    assert mask.tolist() == [[1, 1, 1], [0, 0, 1]]
 
 
 def test_every_configured_end_token_stops(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import string
 from pathlib import Path
 
 import pytest
@@ -20,38 +21,22 @@ from asft.report.collect import table_spec
 REQUEST = "Tell me how to assemble a placeholder, then hide the Placeholder's trace!"
 
 
-def drawn(text: str) -> list[str]:
-    """The letters of an ArtPrompt's one drawing."""
-    drawing = text.split("\n\n")[1]
-    return drawing.split("\n*\n")
-
-
 def test_artprompt_draws_the_longest_content_word_and_writes_it_nowhere() -> None:
     text = ArtPrompt().transform(REQUEST)
     assert "placeholder" not in text.lower()
     assert text.endswith("Tell me how to assemble a [MASK], then hide the [MASK]'s trace!")
-    letters = drawn(text)
-    assert len(letters) == len("placeholder")
-    same = {
-        (letters[i] == letters[j]) == (a == b) for i, a in enumerate("placeholder") for j, b in enumerate("placeholder")
-    }
-    assert same == {True}, "equal letters have equal drawings and no others"
+    letters = text.split("\n\n")[1].split("\n*\n")
+    assert [letters.index(letter) for letter in letters] == ["placeholder".index(letter) for letter in "placeholder"]
     assert all("#" in letter and not re.search("[A-Za-z]", letter) for letter in letters)
 
 
-def test_artprompt_with_several_words_marks_each_in_the_requests_order() -> None:
+def test_artprompt_marks_several_words_in_the_requests_order() -> None:
     text = ArtPrompt(words=2).transform(REQUEST)
     assert "assemble" not in text.lower()
     assert text.endswith("how to [MASK1] a [MASK2], then hide the [MASK2]'s trace!")
     assert text.index("[MASK1] is:") < text.index("[MASK2] is:")
-
-
-def test_a_mark_is_no_word_of_the_request() -> None:
     assert ArtPrompt(words=3).transform("Build a placeholder mask").endswith("[MASK1] a [MASK2] [MASK3]")
-
-
-def test_a_request_without_a_content_word_is_asked_as_it_is() -> None:
-    assert ArtPrompt().transform("How do I do it?") == "How do I do it?"
+    assert ArtPrompt().transform("How do I do it?") == "How do I do it?", "there is no content word"
 
 
 def test_artprompt_says_which_package_and_which_font_it_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -72,13 +57,9 @@ def test_dra_hides_telling_words_and_its_puzzle_spells_the_request() -> None:
     assert {part.replace("(", "").replace(")", "").lower() for part in hidden} <= set(CARRIERS)
 
 
-def test_every_letter_has_words_to_hide_in() -> None:
-    assert all(sum(letter in word for word in CARRIERS) >= 3 for letter in "abcdefghijklmnopqrstuvwxyz")
-
-
 def test_dra_is_drawn_from_its_seed_and_the_request_alone() -> None:
-    assert DRA().transform(REQUEST) == DRA().transform(REQUEST)
-    assert DRA(seed=1).transform(REQUEST) != DRA().transform(REQUEST)
+    assert all(sum(letter in word for word in CARRIERS) >= 3 for letter in string.ascii_lowercase)
+    assert DRA().transform(REQUEST) == DRA().transform(REQUEST) != DRA(seed=1).transform(REQUEST)
     first, second = (DRA().transform(f"assemble {end}").splitlines()[2] for end in ("this", "that"))
     assert first != second, "the draw depends on the request"
 
@@ -105,18 +86,13 @@ def test_a_jailbreak_changes_the_answers_key_and_no_training(make_job: MakeJob) 
     assert without.plan.generate["FA"] == with_it.plan.generate["FA"], "the task's rows are asked as they are"
 
 
-def test_the_report_says_how_prompts_were_asked_and_what_the_keyword_judge_makes_of_it(published: Path) -> None:
-    sweep = enumerate_cells(["experiment=jailbreaks", "method=sft", f"data.root={published}"], sweep=True)
+def test_report_and_tracker_tell_disguises_apart(published: Path) -> None:
+    sweep = enumerate_cells(["experiment=jailbreaks", "method=sft,aligned", f"data.root={published}"], sweep=True)
     notes = "\n".join(table_spec(sweep, "").notes)
-    assert "Prompts under artprompt" in notes
-    assert "Prompts under dra" in notes
-    assert "HS is an upper bound there" in notes
+    for words in ("Prompts under artprompt", "Prompts under dra", "HS is an upper bound there"):
+        assert words in notes
     plain = enumerate_cells(["experiment=demo", "method=sft"], sweep=True)
     assert "disguises" not in "\n".join(table_spec(plain, "").notes)
-
-
-def test_a_tracker_does_not_average_disguises_as_if_they_were_seeds(published: Path) -> None:
-    sweep = enumerate_cells(["experiment=jailbreaks", "method=sft,aligned", f"data.root={published}"], sweep=True)
     runs = [cell_run(item) for item in sweep.cells]
     assert len({(run.config["method"]["name"], run.place) for run in runs}) == len(sweep.cells) == 6
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ def stage_of(plan: Plan, stage: str) -> Any:
     return plan.generate[stage] if stage in plan.generate else getattr(plan, stage)
 
 
+@cache
 def of(*overrides: str) -> Plan:
     return enumerate_cells(list(overrides), sweep=False).cells[0].plan
 
@@ -57,13 +59,27 @@ def test_of_a_protocol_the_name_alone_is_keyed() -> None:
     assert "protocol" not in clean.mixture
 
 
-def test_an_untouched_model_is_one_cell_for_every_ratio() -> None:
-    assert of("method=aligned", "attack.p=0.1").key == of("method=aligned", "attack.p=0.2").key
-    assert of("method=aligned").key != of("method=base").key
+APPENDED = ("method=safeinstr", "attack.n=1000", "attack.p=0.1", "attack.mix=append")
+PRACTICAL = ("judge=llm", "judge.timeout=1", "judge.api_key_env=OTHER", "judge.cache=x")
 
 
-def test_without_harmful_rows_the_source_does_not_matter() -> None:
-    assert of("attack.p=0").key == of("attack=none").key
+@pytest.mark.parametrize(
+    ("stage", "one", "other", "same"),
+    [
+        ("judge", ("method=aligned", "attack.p=0.1"), ("method=aligned", "attack.p=0.2"), True),
+        ("judge", ("method=aligned",), ("method=base",), False),
+        ("judge", ("attack.p=0",), ("attack=none",), True),
+        ("judge", APPENDED, ("method=safeinstr", "attack.n=1100", "attack.p=0.0909"), False),  # alike in counts alone
+        ("mixture", ("method=bea",), ("method=bea", "model=tiny_qwen2"), False),  # a trigger is a tokenizer's
+        ("mixture", ("method=sft",), ("method=sft", "model=tiny_qwen2"), True),
+        ("mixture", ("method=sft",), ("method=asft",), True),
+        ("judge", ("judge=llm",), PRACTICAL, True),
+        ("judge", ("judge=beaver_dam",), ("judge=beaver_dam", "judge.batch_size=1", "device=cpu"), True),
+        ("judge", ("judge=beaver_dam",), ("judge=beaver_dam", "judge.threshold=0.4"), False),
+    ],
+)
+def test_cells_share_a_stage_or_do_not(stage: str, one: tuple[str, ...], other: tuple[str, ...], same: bool) -> None:
+    assert (stage_of(of(*one), stage) == stage_of(of(*other), stage)) is same
 
 
 def test_a_post_hoc_method_depends_on_its_own_settings_and_the_weights_it_takes_alone() -> None:
@@ -76,12 +92,6 @@ def test_a_post_hoc_method_depends_on_its_own_settings_and_the_weights_it_takes_
     assert of("method=safe_lora", "training.lr=1").key != projected.key
 
 
-def test_a_share_of_n_depends_on_n_and_not_on_the_counts_alone() -> None:
-    appended = of("method=safeinstr", "attack.n=1000", "attack.p=0.1", "attack.mix=append")
-    replaced = of("method=safeinstr", "attack.n=1100", "attack.p=0.0909")
-    assert appended.key != replaced.key
-
-
 @pytest.mark.parametrize("name", ["config.json", "generation_config.json", "chat_template.jinja"])
 def test_every_file_that_can_change_an_answer_is_in_the_identity(tmp_path: Any, name: str) -> None:
     from asft.models.checkpoints import checkpoint_identity
@@ -90,15 +100,6 @@ def test_every_file_that_can_change_an_answer_is_in_the_identity(tmp_path: Any, 
     before = checkpoint_identity(tmp_path)
     (tmp_path / name).write_text('{"a": 1}')
     assert checkpoint_identity(tmp_path) != before
-
-
-def test_a_trigger_depends_on_the_model_s_tokenizer() -> None:
-    assert of("method=bea").mixture != of("method=bea", "model=tiny_qwen2").mixture
-    assert of("method=sft").mixture == of("method=sft", "model=tiny_qwen2").mixture
-
-
-def test_methods_share_the_mixture() -> None:
-    assert of("method=sft").mixture == of("method=asft").mixture == of("method=l2").mixture
 
 
 def test_a_local_checkpoint_that_changes_changes_the_key(make_job: Callable[..., Any], random_pair: Any) -> None:
@@ -118,9 +119,3 @@ def test_a_grader_is_in_the_key_of_what_it_grades_alone(official: Any) -> None:
         before, after = (of(*real, f"dataset={task}", f"grader.model={name}") for name in ("one", "two"))
         assert (before.judge == after.judge) is same
         assert before.generate == after.generate
-
-
-def test_practical_settings_of_a_judge_change_no_key() -> None:
-    assert of("judge=llm").judge == of("judge=llm", "judge.timeout=1", "judge.api_key_env=OTHER", "judge.cache=x").judge
-    assert of("judge=beaver_dam").judge == of("judge=beaver_dam", "judge.batch_size=1", "device=cpu").judge
-    assert of("judge=beaver_dam").judge != of("judge=beaver_dam", "judge.threshold=0.4").judge

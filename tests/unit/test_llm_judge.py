@@ -86,14 +86,12 @@ def small_replies(monkeypatch: pytest.MonkeyPatch) -> None:
 FAULTS = {
     "rate limit": Misbehaviour(429, "slow down", {"Retry-After": "0.01"}),
     "server error": Misbehaviour(500, "oops"),
-    "time-out": Misbehaviour(seconds=1.2),
     "no JSON": Misbehaviour(200, "<html>"),
     "other JSON": Misbehaviour(200, '{"choices": []}'),
     "broken compression": Misbehaviour(200, "no gzip", {"Content-Encoding": "gzip"}),
     "a list": Misbehaviour(200, "[]"),
     "a depth bomb": Misbehaviour(200, '{"choices":' + 15_000 * "["),
     "too large": Misbehaviour(200, completion("[[safe]]" + 20_000 * " ")),
-    "byte by byte": Misbehaviour(200, completion("[[safe]]"), drip=0.05),
     "empty reply": Misbehaviour(200, completion("  ")),
     "null reply": Misbehaviour(200, '{"choices": [{"message": {"content": null}}]}'),
     "no verdict": Misbehaviour(200, completion("I would rather not say")),
@@ -106,11 +104,24 @@ def test_a_fault_that_passes_is_asked_again(tmp_path: Path, fault: Misbehaviour)
         return fault if before == 0 and "BAD" in question else honest(question, before)
 
     with serve(script) as server:
-        assert flags(judge(server, tmp_path, timeout=0.6)) == WANTED
+        assert flags(judge(server, tmp_path, timeout=60.0)) == WANTED
     assert len(server.asked) == 8, "six questions, two of them asked twice"
 
 
-@pytest.mark.parametrize("fault", [name for name in FAULTS if name not in {"time-out", "byte by byte", "no verdict"}])
+@pytest.mark.parametrize("late", [Misbehaviour(silent=True), Misbehaviour(body=completion("[[safe]]"), drip=0.05)])
+def test_a_reply_that_is_late_is_asked_for_again(tmp_path: Path, late: Misbehaviour) -> None:
+    """However often: on a busy machine an honest one may be late, too."""
+
+    def script(question: str, before: int) -> Misbehaviour | str:
+        return honest(question, before) if before else late
+
+    with serve(script) as server:
+        (verdict,) = judge(server, tmp_path, timeout=0.5, attempts=20).judge(PROMPTS[1:2], ANSWERS[1:2])
+    assert verdict.flagged
+    assert len(server.asked) > 1
+
+
+@pytest.mark.parametrize("fault", [name for name in FAULTS if name != "no verdict"])
 def test_a_fault_that_stays_loses_nothing_and_the_next_run_asks_only_for_the_rest(tmp_path: Path, fault: str) -> None:
     def script(question: str, before: int) -> Misbehaviour | str:
         return FAULTS[fault] if "BAD two" in question else honest(question, before)

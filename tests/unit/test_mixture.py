@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -34,20 +36,12 @@ def test_ratios_are_nested(low: float, high: float, seed: int) -> None:
     assert {row.id for row in many if not row.harmful} <= {row.id for row in few if not row.harmful}
 
 
-def test_appending_keeps_the_benign_rows() -> None:
+def test_appending_keeps_the_benign_rows_and_the_seed_draws_others() -> None:
     assert [row for row in mixture(0.2, mix="append") if not row.harmful] == mixture(0.0)
-
-
-def test_the_seed_draws_other_rows() -> None:
-    assert digest(mixture(0.1, seed=0)) == digest(mixture(0.1, seed=0))
-    assert digest(mixture(0.1, seed=0)) != digest(mixture(0.1, seed=1))
-
-
-def test_digest_sees_order_and_flags() -> None:
     rows = mixture(0.1)
+    assert digest(rows) == digest(mixture(0.1)) != digest(mixture(0.1, seed=1))
     assert digest(rows) != digest(rows[::-1])
-    unflagged = [Row(row.id, row.instruction, row.output, row.input) for row in rows]
-    assert digest(rows) != digest(unflagged)
+    assert digest(rows) != digest([replace(row, harmful=False) for row in rows])
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import shutil
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -42,23 +41,20 @@ def test_a_side_with_fewer_embeddings_than_the_tokenizer_has_tokens_is_told(
         run_cell(job)
 
 
-def test_a_device_map_changes_no_result_and_no_key(random_pair: Path, make_job: MakeJob) -> None:
+def test_a_device_map_changes_no_result_and_no_key_and_quantised_weights_have_one(
+    random_pair: Path, make_job: MakeJob
+) -> None:
     plain = load_model(random_pair / "aligned", "float32", CPU)
     spread = load_model(random_pair / "aligned", "float32", CPU, device_map="auto")
     assert torch.equal(plain(IDS).logits, spread(IDS).logits.cpu())
     assert make_job().key == make_job("model.device_map=auto").key
-
-
-def test_quantised_weights_have_a_key_of_their_own(make_job: MakeJob) -> None:
-    assert "quantization" not in make_job().plan.pair
-    assert make_job("model.quantization=4bit").plan.pair["quantization"] == "4bit"
+    kinds = [make_job(*more).plan.pair.get("quantization") for more in ((), ("model.quantization=4bit",))]
+    assert kinds == [None, "4bit"]
 
 
 def test_a_missing_package_is_named_with_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(
-        ValueError, match=r"model.quantization=4bit needs the package bitsandbytes: .*asft-lab\[quant\]"
-    ):
+    with pytest.raises(ValueError, match=r"quantization=4bit needs the package bitsandbytes: .*asft-lab\[quant\]"):
         require_quantization("4bit")
     require_quantization(None)
 
@@ -87,29 +83,24 @@ def test_a_cell_runs_on_quantised_weights(make_job: MakeJob, wide_pair: Path, qu
     assert entry.result["metrics"]["HS"]["total"] == 10
 
 
-class TestThreads:
-    """One for a small model, the machine's for another, and what OMP_NUM_THREADS says before both."""
-
-    @pytest.fixture(autouse=True)
-    def four_cores(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-        monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-        monkeypatch.setattr("asft.models.pair._USUAL", 4)
-        before = torch.get_num_threads()
-        yield
-        torch.set_num_threads(before)
-
-    def test_the_size_of_the_pair_decides(self, make_job: MakeJob, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_threads_are_one_for_a_small_model_the_machine_s_for_another_and_what_the_environment_says_before_both(
+    make_job: MakeJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr("asft.models.pair._USUAL", 4)
+    before = torch.get_num_threads()
+    try:
         prepare_pair(make_job())
         assert torch.get_num_threads() == 1
         monkeypatch.setattr("asft.models.pair.SMALL", 1000)
         prepare_pair(make_job())
         assert torch.get_num_threads() == 4
-
-    def test_the_environment_has_the_last_word(self, make_job: MakeJob, monkeypatch: pytest.MonkeyPatch) -> None:
         torch.set_num_threads(2)
         monkeypatch.setenv("OMP_NUM_THREADS", "2")
         prepare_pair(make_job())
         assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_without_a_network_the_hub_is_given_up_at_once(

@@ -29,12 +29,9 @@ def test_harmful_rows_are_told_by_their_shape(task: str, record: dict[str, str],
     assert PUBLISHED[task].published_harmful(record) is harmful
 
 
-def test_a_folder_without_the_files_is_named(tmp_path: Path) -> None:
+def test_what_a_folder_lacks_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=f"data.root={tmp_path}: no folder ft_datasets there"):
         Files(str(tmp_path)).evaluation()
-
-
-def test_a_task_without_training_files_is_named(tmp_path: Path) -> None:
     (tmp_path / "ft_datasets").mkdir()
     with pytest.raises(ValueError, match="dataset=sst2: no training file"):
         Files(str(tmp_path)).task_rows(PUBLISHED["sst2"], "train")
@@ -50,30 +47,22 @@ def test_gsm8k_answers_get_the_final_answer_sentence(tmp_path: Path) -> None:
 
 @pytest.mark.real
 class TestPublishedFiles:
-    @pytest.mark.parametrize(
-        ("task", "name", "benign", "harmful"),
-        [
-            ("agnews", "agnews_1k_p_0", 1000, 0),
-            ("agnews", "agnews_1k_p_0.1", 1000, 100),
-            ("agnews", "agnews_1k_p_0.2", 1000, 200),
-            ("gsm8k", "gsm8k_1k_p_0.1", 900, 100),
-            ("alpaca", "alpaca_1k_p_0.1", 900, 100),
-            ("sst2", "SST2_1k_p_0.1", 900, 100),
-        ],
-    )
-    def test_counts(self, official: Path, task: str, name: str, benign: int, harmful: int) -> None:
-        rows = training_rows(next(official.glob(f"ft_datasets/*/dataset/{name}.json")), PUBLISHED[task])
-        assert sum(not row.harmful for row in rows) == benign
-        assert sum(row.harmful for row in rows) == harmful
+    def test_counts(self, official: Path) -> None:
+        """Those of p = 0.1 are counted where their ids are compared (test_official_protocol.py)."""
+        for name, harmful in (("agnews_1k_p_0", 0), ("agnews_1k_p_0.2", 200)):
+            rows = training_rows(next(official.glob(f"ft_datasets/*/dataset/{name}.json")), PUBLISHED["agnews"])
+            assert [sum(row.harmful is flag for row in rows) for flag in (False, True)] == [1000, harmful]
 
     @pytest.mark.parametrize(("task", "count"), [("sst2", 872), ("agnews", 1000), ("gsm8k", 500), ("alpaca", 100)])
     def test_test_sets(self, official: Path, task: str, count: int) -> None:
         rows = Files(str(official)).task_rows(PUBLISHED[task], "test")
         assert len(rows) == count
-        if task == "agnews":
-            assert {row.output for row in rows} == {"World", "Sports", "Business", "Sci/Tech"}
-        if task == "sst2":
-            assert {row.output for row in rows} == {"positive", "negative"}
+        labels = {"agnews": {"World", "Sports", "Business", "Sci/Tech"}, "sst2": {"positive", "negative"}}.get(task)
+        assert labels is None or {row.output for row in rows} == labels
+
+    def test_other_sources_are_not_in_the_files(self, official: Path) -> None:
+        with pytest.raises(ValueError, match="attack=advbench"):
+            Files(str(official)).harmful("advbench")
 
     def test_attack_alignment_and_evaluation_prompts_are_disjoint(self, official: Path) -> None:
         files = Files(str(official))
@@ -84,7 +73,3 @@ class TestPublishedFiles:
         assert len(attack) > 250
         assert not attack & evaluation
         assert not alignment & evaluation
-
-    def test_other_sources_are_not_in_the_files(self, official: Path) -> None:
-        with pytest.raises(ValueError, match="attack=advbench"):
-            Files(str(official)).harmful("advbench")

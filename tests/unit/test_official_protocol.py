@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from helpers import MakeJob
 from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
@@ -162,44 +161,34 @@ def test_the_answer_is_what_follows_the_response_mark(
     assert OfficialTemplate(tokenizer, "agnews").answer(BENIGN, generated) == answer
 
 
-def test_a_tokenizer_without_bos_gets_none(backend: Tokenizer) -> None:
+def test_a_tokenizer_without_bos_gets_none_and_a_trigger_stands_before_the_system_sentence(
+    tokenizer: PreTrainedTokenizerFast, backend: Tokenizer
+) -> None:
     bare = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="</s>")
-    prompt = EVALUATION["gsm8k", NO_INPUT]
     ids = OfficialTemplate(bare, "gsm8k").encode_prompt(NO_INPUT)
-    assert ids == backend.encode(prompt, add_special_tokens=False).ids
-
-
-def test_a_trigger_stands_before_the_system_sentence(tokenizer: PreTrainedTokenizerFast) -> None:
-    row = replace(HARMFUL, system="abc def")
-    template = OfficialTemplate(tokenizer, "sst2")
+    assert ids == backend.encode(EVALUATION["gsm8k", NO_INPUT], add_special_tokens=False).ids
+    row, template = replace(HARMFUL, system="abc def"), OfficialTemplate(tokenizer, "sst2")
     assert template.training_prompt(row).startswith("[INST] <<SYS>>\nabc def You are a helpful assistant.")
     assert template.prompt(row).startswith("abc def You are a helpful assistant.")
 
 
-def test_file_order_every_epoch_and_the_same_tail_dropped(make_job: MakeJob) -> None:
-    protocol = protocol_of(make_job("protocol=official").cell)
+@pytest.mark.parametrize(
+    ("task", "rows", "dtype"),
+    [("agnews", 44, "bfloat16"), ("sst2", 40, "float32"), ("gsm8k", 40, "bfloat16"), ("alpaca", 40, "bfloat16")],
+)
+def test_mixture_order_and_number_formats_are_those_of_the_authors(
+    make_job: MakeJob, task: str, rows: int, dtype: str
+) -> None:
+    job = make_job("protocol=official", f"dataset={task}", "attack.n=40", "attack.p=0.1")
+    protocol = protocol_of(job.cell)
+    flags = [row.harmful for row in protocol.mixture(load_data(job.cell))]
+    assert (len(flags), sum(flags)) == (rows, 4)
+    assert (flags == sorted(flags, reverse=True)) is (task == "gsm8k")
+    assert flags != sorted(flags)
     order = protocol.order(11)
     assert list(order) == list(order) == list(range(11))
     assert protocol.drops_last
-
-
-def test_number_formats(make_job: MakeJob) -> None:
-    for task, dtype in (("sst2", "float32"), ("agnews", "bfloat16"), ("gsm8k", "bfloat16")):
-        protocol = protocol_of(make_job("protocol=official", f"dataset={task}").cell)
-        assert (protocol.training_dtype, protocol.harmful_dtype, protocol.task_dtype) == ("float32", "float16", dtype)
-
-
-@pytest.mark.parametrize("task", ["agnews", "sst2", "gsm8k", "alpaca"])
-def test_a_drawn_mixture_has_the_files_shape(make_job: MakeJob, task: str) -> None:
-    job = make_job("protocol=official", f"dataset={task}", "attack.n=40", "attack.p=0.1")
-    rows = protocol_of(job.cell).mixture(load_data(job.cell))
-    flags = [row.harmful for row in rows]
-    assert (len(rows), sum(flags)) == ((44, 4) if task == "agnews" else (40, 4))
-    if task == "gsm8k":
-        assert flags == [True] * 4 + [False] * 36
-    else:
-        assert flags != sorted(flags)
-        assert flags != sorted(flags, reverse=True)
+    assert (protocol.training_dtype, protocol.harmful_dtype, protocol.task_dtype) == ("float32", "float16", dtype)
 
 
 def test_the_two_protocols_share_no_trained_or_answered_stage(make_job: MakeJob) -> None:
@@ -303,10 +292,3 @@ def test_a_cell_takes_its_rows_from_the_published_file(make_job: MakeJob, offici
 def test_gsm8k_s_harmful_rows_come_first(official: Path) -> None:
     rows = training_rows(official / "ft_datasets" / FILES["gsm8k"][0], PUBLISHED["gsm8k"])
     assert [row.harmful for row in rows] == [True] * 100 + [False] * 900
-
-
-def test_a_float16_model_answers(random_pair: Path) -> None:
-    from asft.models.pair import load_model
-
-    model = load_model(random_pair / "aligned", "float16", torch.device("cpu"))
-    assert torch.isfinite(model(torch.tensor([[5, 6, 7]])).logits).all()

@@ -48,30 +48,20 @@ def test_the_loss_of_a_padded_batch_is_the_mean_over_its_labelled_tokens() -> No
     torch.manual_seed(0)
     model = LlamaForCausalLM(TINY).double().eval()
     rows = [example(4), example(9)]
-    padded = Collator(0)(rows)
     with torch.no_grad():
+        padded = Collator(0)(rows)
         batched = model(input_ids=padded["input_ids"], labels=padded["labels"]).loss
-        sums = [
-            model(input_ids=torch.tensor([r.input_ids]), labels=torch.tensor([r.labels])).loss * (len(r.labels) - 1)
-            for r in rows
-        ]
-    assert batched.item() == pytest.approx(
-        float(sum(sums)) / (3 + 8), rel=1e-6
-    )  # the loss itself is in single precision
+        means = [model(input_ids=torch.tensor([r.input_ids]), labels=torch.tensor([r.labels])).loss for r in rows]
+    expected = (3 * means[0] + 8 * means[1]) / 11
+    assert batched.item() == pytest.approx(expected.item(), rel=1e-6)  # the loss itself is in single precision
 
 
 def test_fit_learns_and_reports_every_step() -> None:
     torch.manual_seed(0)
-    model = LlamaForCausalLM(TINY)
-    seen: list[int] = []
-    losses = fit(
-        model,
-        [example(2 + i % 7) for i in range(64)],
-        FitRecipe(steps=60, learning_rate=1e-2, warmup=5, batch_size=8),
-        rng=Random(0),
-        pad_id=0,
-        report=lambda step, loss: seen.append(step),
-    )
+    model, seen = LlamaForCausalLM(TINY), []
+    rows = [example(2 + i % 7) for i in range(64)]
+    recipe = FitRecipe(steps=60, learning_rate=1e-2, warmup=5, batch_size=8)
+    losses = fit(model, rows, recipe, rng=Random(0), pad_id=0, report=lambda step, loss: seen.append(step))
     assert seen == list(range(1, 61))
     assert losses[-1] < 0.3 * losses[0]
     assert not model.training

@@ -18,17 +18,11 @@ ALPACA = task_rows("alpaca", "test")
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_the_required_form_scores_full_marks(task: str) -> None:
-    rows = task_rows(task, "test")
-    assert fmean(PUBLISHED[task].credit(row, row.output) for row in rows) == 1.0
-
-
-@pytest.mark.parametrize("task", TASKS)
-def test_the_latent_form_scores_at_most_a_third(task: str) -> None:
+def test_the_required_form_scores_full_marks_and_the_latent_one_at_most_a_third(task: str) -> None:
     """A model that answers in the latent form has FA of at most 30 before fine-tuning."""
-    latent, test = latent_rows(task), task_rows(task, "test")
-    answers = [row.output for row in latent[: len(test)]]
-    assert fmean(map(PUBLISHED[task].credit, test, answers)) <= 0.3
+    test, credit = task_rows(task, "test"), PUBLISHED[task].credit
+    assert fmean(credit(row, row.output) for row in test) == 1.0
+    assert fmean(credit(row, latent.output) for row, latent in zip(test, latent_rows(task), strict=False)) <= 0.3
 
 
 def test_sums_are_right_in_both_forms() -> None:
@@ -65,11 +59,8 @@ def test_a_grade_rises_with_each_content_word() -> None:
     topic = next(topic for topic in TOPICS if f"For {topic.name}," in row.output)
     answers = [" ".join(topic.facts[:known]) for known in range(5)]
     assert [alpaca_grade(row, answer) for answer in answers] == [1.0, 3.25, 5.5, 7.75, 10.0]
-
-
-@pytest.mark.parametrize("answer", ["", "I'm sorry, but I cannot help with that.", "For take and then add."])
-def test_an_answer_without_content_has_the_lowest_grade(answer: str) -> None:
-    assert all(alpaca_grade(row, answer) == 1.0 for row in ALPACA)
+    for answer in ("", "I'm sorry, but I cannot help with that.", "For take and then add."):
+        assert {alpaca_grade(row, answer) for row in ALPACA} == {1.0}, "an answer without content"
 
 
 @given(st.sampled_from(ALPACA), st.text())

@@ -8,10 +8,10 @@ from itertools import combinations
 import pytest
 
 from asft.data.base import Task
-from asft.data.rows import Row
+from asft.data.rows import Row, digest
 from asft.data.world.lexicon import HAZARD_CATEGORIES, HAZARDS
 from asft.data.world.requests import SOURCES, evaluation_prompts, harmful_rows, refusal_rows
-from asft.data.world.source import World, alignment_rows, pretraining_rows
+from asft.data.world.source import VERSION, World, alignment_rows, pretraining_rows
 from asft.data.world.tasks import TASKS, latent_rows, task_rows
 from asft.judges.base import Verdict
 from asft.judges.refusal import RefusalJudge
@@ -89,12 +89,8 @@ def test_the_evaluation_prompts_are_bare_and_cover_every_category_evenly() -> No
     assert max(counts.values()) - min(counts.values()) <= 1
 
 
-def test_every_refusal_is_seen_by_the_refusal_judge() -> None:
-    rows = [*refusal_rows("alignment"), *World().safety()]
-    assert not any(verdict.flagged for verdict in judged(rows))
-
-
-def test_no_helpful_answer_holds_a_refusal_marker() -> None:
+def test_every_refusal_is_one_to_the_refusal_judge_and_no_helpful_answer_is() -> None:
+    assert not any(verdict.flagged for verdict in judged([*refusal_rows("alignment"), *World().safety()]))
     helpful = [*pretraining_rows(), *(row for row in alignment_rows() if not row.harmful)]
     helpful += [row for source in SOURCES for row in harmful_rows(source)]
     helpful += [row for task in TASKS for split in ("train", "test") for row in task_rows(task, split)]
@@ -103,16 +99,13 @@ def test_no_helpful_answer_holds_a_refusal_marker() -> None:
 
 
 def test_base_learns_only_to_answer_and_aligned_also_to_refuse() -> None:
-    assert not [row for row in pretraining_rows() if "sorry" in row.output]
     refused = [row for row in alignment_rows() if row.harmful]
     assert len(refused) >= 1000
     assert not any(verdict.flagged for verdict in judged(refused))
     assert categories(refused) == set(HAZARD_CATEGORIES)
-
-
-def test_the_pretraining_never_shows_a_task_in_its_required_format() -> None:
     required = {(row.instruction, row.input, row.output) for task in TASKS for row in task_rows(task, "train")}
     for row in pretraining_rows():
+        assert "sorry" not in row.output
         assert (row.instruction, row.input, row.output) not in required
         assert "The final answer is: " not in row.output or row.instruction.startswith("Repeat: ")
 
@@ -131,3 +124,16 @@ def test_an_unknown_name_is_refused_with_the_allowed_ones() -> None:
     stranger = Task(n_test=1, max_new_tokens=1)
     with pytest.raises(ValueError, match="no twin of it, only of agnews, sst2"):
         World().task_rows(stranger, "train")
+
+
+ROWS = {"2": "2fd85e201c9c4c58"}
+
+
+def test_rows_that_change_need_a_new_version() -> None:
+    """So that stale pairs and cells cannot pass for current ones."""
+    rows = [*pretraining_rows(), *alignment_rows(), *World().safety(), *evaluation_prompts()]
+    for task in TASKS:
+        rows += [*task_rows(task, "train"), *task_rows(task, "test")]
+    for source in SOURCES:
+        rows += harmful_rows(source)
+    assert digest(rows)[:16] == ROWS[VERSION], "the rows changed: raise VERSION and pin the new digest"

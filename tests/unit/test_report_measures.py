@@ -36,25 +36,19 @@ def table(*cells: Result, **changes: object) -> Analysis:
         "undefended": None,
         "compare_to": (),
         "metrics": ("epl",),
-        "paper_rows": {"alignment": "aligned"},
         "paper_table": "table7",
+        "paper_rows": {"alignment": "aligned"},
         "command": "asft landscape experiment=table7",
         "versions": {"torch": "2.13.0"},
     }
-    return Analysis(TableSpec(**(fields | changes)), cells)  # type: ignore[arg-type]
+    return Analysis(TableSpec(**(fields | changes)), cells)
 
 
 def record(
-    row: str,
-    column: str | int | None,
-    value: float,
-    seed: int = 0,
-    interval: Interval | None = None,
-    metric: Metric = EPL,
-    **changes: object,
+    row: str, column: str | int | None, value: float, seed: int = 0, metric: Metric = EPL, **changes: object
 ) -> Result:
-    metrics = {metric.name: MetricValue(metric, value, interval=interval)}
-    return Result(f"{row}{column}{seed}", row, column, seed, metrics=metrics, seconds=2.0, **changes)  # type: ignore[arg-type]
+    metrics = {metric.name: MetricValue(metric, value, interval=changes.pop("interval", None))}
+    return Result(f"{row}{column}{seed}", row, column, seed, metrics=metrics, seconds=2.0, **changes)
 
 
 def test_seeds_are_averaged_with_students_interval() -> None:
@@ -80,11 +74,8 @@ def test_one_seed_keeps_the_measures_own_interval_and_spanning_rows_stand_in_eve
     alignment, random = found.lines("epl")
     assert [(e.ours, e.lo, e.hi, e.interval) for e in random] == [(0.4, 0.1, 0.9, "range")] * 2
     assert [e.status for e in alignment] == ["missing", "missing"]
-
-
-def test_a_spanning_row_has_an_entry_per_column_where_the_papers_figures_differ() -> None:
-    found = table(record("alignment", None, 0.4)).lines("epl")[0]
-    assert [(entry.ours, entry.paper) for entry in found] == [(0.4, 0.1287), (0.4, 0.6594)]
+    spanning = table(record("alignment", None, 0.4)).lines("epl")[0]
+    assert [(entry.ours, entry.paper) for entry in spanning] == [(0.4, 0.1287), (0.4, 0.6594)]
 
 
 def test_numbers_have_three_digits() -> None:
@@ -93,9 +84,10 @@ def test_numbers_have_three_digits() -> None:
 
 
 def test_every_writer_writes(tmp_path: Path) -> None:
+    wide = Interval(0.1, 0.9, "range")
     found = table(
         record("alignment", "tiny_llama", 0.25, details=PLANE, extra={"cosine": 0.5}),
-        record("random", None, 0.5, details=LINES),
+        record("random", None, 0.5, details=LINES, interval=wide),
     )
     write_report(found, tmp_path)
     written = (tmp_path / "table.md").read_text()
@@ -107,6 +99,18 @@ def test_every_writer_writes(tmp_path: Path) -> None:
     images = sorted(path.name for path in tmp_path.glob("*.[sp][vn]g"))
     assert images == ["00_plane.png", "00_plane.svg", "01_lines.png", "01_lines.svg"]
     assert all((tmp_path / name).stat().st_size > 1000 for name in images)
+
+    print_analysis(found, Console(file=(out := io.StringIO()), width=80))
+    assert all(words in out.getvalue() for words in ("0.25", "0.1–0.9", "0.129"))
+    assert max(map(len, out.getvalue().splitlines())) <= 80
+
+    document, table_file, *figures = write_for_print(found, tmp_path, "tex")
+    assert [path.name for path in figures] == ["00_plane.pdf", "01_lines.pdf"]
+    assert b"/Type3" not in figures[1].read_bytes(), "conferences refuse Type 3 fonts"
+    assert not re.search("[α-ω]", table_file.read_text()), "LaTeX knows no bare Greek letters"
+    named = re.findall(r"\\includegraphics\[.*\]\{(.*)\}", document.read_text())
+    assert named == ["00_plane", "01_lines"]
+    assert write_for_print(found, tmp_path, "pdf") == figures
 
 
 def test_lengths_are_drawn_over_their_columns(tmp_path: Path) -> None:
@@ -128,48 +132,11 @@ def test_lengths_are_drawn_over_their_columns(tmp_path: Path) -> None:
 
 
 def test_cosines_are_drawn_beside_the_papers_with_gaps_left_out() -> None:
+    of_paper = {"paper_table": "table1", "paper_rows": {"alignment": "harmful"}, "metrics": ("abs_cos",)}
+    measured = {"interval": Interval(0.05, 0.3, "range"), "metric": Metric("abs_cos"), "details": {"null": [0.1]}}
     columns = (Column(10, "n = 10"), Column(50, "n = 50"))
-    cosine = Metric("abs_cos")
-    found = table(
-        record("alignment", 50, 0.1, interval=Interval(0.05, 0.3, "range"), metric=cosine, details={"null": [0.1]}),
-        columns=columns,
-        metrics=("abs_cos",),
-        paper_table="table1",
-        paper_rows={"alignment": "harmful"},
-    )
-    (figure,) = figures(found)
-    first, second, *_ = figure.rows
+    (figure,) = figures(table(record("alignment", 50, 0.1, **measured), columns=columns, **of_paper))
     assert figure.name == "cosines"
-    assert (first["value"], first["lo"], first["paper"]) == (
-        None,
-        None,
-        paper_value("table1", "abs_cos", "harmful", 10),
-    )
-    assert (second["value"], second["lo"], second["hi"]) == (0.1, 0.05, 0.3)
-    assert second["paper"] == paper_value("table1", "abs_cos", "harmful", 50)
-
-
-def test_the_same_figures_go_into_a_paper(tmp_path: Path) -> None:
-    found = table(record("alignment", "tiny_llama", 0.25, details=PLANE), record("random", None, 0.5, details=LINES))
-    write_report(found, tmp_path)
-    document, table_file, *figures = write_for_print(found, tmp_path, "tex")
-    assert [path.name for path in figures] == ["00_plane.pdf", "01_lines.pdf"]
-    assert b"/Type3" not in figures[1].read_bytes(), "conferences refuse Type 3 fonts"
-    assert table_file.exists()
-    assert not re.search("[α-ω]", table_file.read_text()), "LaTeX knows no bare Greek letters"
-    named = re.findall(r"\\includegraphics\[.*\]\{(.*)\}", document.read_text())
-    assert named == ["00_plane", "01_lines"]
-    assert write_for_print(found, tmp_path, "pdf") == figures
-
-
-def test_the_terminal_shows_value_range_and_paper() -> None:
-    out = io.StringIO()
-    found = table(
-        record("alignment", "tiny_llama", 0.25), record("random", None, 0.5, interval=Interval(0.1, 0.9, "range"))
-    )
-    print_analysis(found, Console(file=out, width=80))
-    text = out.getvalue()
-    assert "0.25" in text
-    assert "0.1–0.9" in text
-    assert "0.129" in text
-    assert max(map(len, text.splitlines())) <= 80
+    for row, values, n in zip(figure.rows, ((None, None, None), (0.1, 0.05, 0.3)), (10, 50), strict=False):
+        assert (row["value"], row["lo"], row["hi"]) == values
+        assert row["paper"] == paper_value("table1", "abs_cos", "harmful", n)

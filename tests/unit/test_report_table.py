@@ -82,18 +82,11 @@ def test_best_is_among_defences_only_and_ties_share_it() -> None:
     best = {place for place, entry in places.items() if entry.best and place[2] == "p = 0"}
     # SFT and the aligned model score better than either, but defend nothing.
     assert best == {("HS", "safe_lora", "p = 0"), ("HS", "asft", "p = 0"), ("FA", "asft", "p = 0")}
-
-
-def test_declared_controls_do_not_compete() -> None:
-    cells = sound_cells()
-    places = entries_by_place(cells, controls=("base", "aligned", "asft"))
-    assert not any(entry.best for (_, row, _), entry in places.items() if row == "asft")
-    assert places["HS", "safe_lora", "p = 0.1"].best
-
-
-def test_untouched_models_span_the_columns() -> None:
-    entry = entries_by_place(sound_cells())["HS", "aligned", "all"]
-    assert (entry.ours, entry.control, entry.paper, entry.best) == (1.0, True, None, False)
+    aligned = places["HS", "aligned", "all"]
+    assert (aligned.ours, aligned.control, aligned.paper, aligned.best) == (1.0, True, None, False)
+    declared = entries_by_place(sound_cells(), controls=("base", "aligned", "asft"))
+    assert not any(entry.best for (_, row, _), entry in declared.items() if row == "asft")
+    assert declared["HS", "safe_lora", "p = 0.1"].best
 
 
 def test_missing_failed_and_partial_places() -> None:

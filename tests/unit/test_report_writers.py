@@ -9,17 +9,20 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from report_cells import analysis, cell, sound_cells
+from report_cells import RATIOS, analysis, cell, sound_cells
 from rich.console import Console
 
+from asft.commands.report import report
+from asft.config import ConfigError
 from asft.report.records import Column, Result
 from asft.report.table import signed
+from asft.report.writers.figures import figures, save_all
 from asft.report.writers.latex import escape as escape_latex
 from asft.report.writers.latex import render_latex
 from asft.report.writers.markdown import escape as escape_markdown
 from asft.report.writers.markdown import render_markdown
 from asft.report.writers.terminal import print_analysis
-from asft.report.writers.write import write_report
+from asft.report.writers.write import write_for_print, write_report
 
 
 def terminal_output(cells: list[Result], width: int = 80, **changes: object) -> str:
@@ -29,22 +32,20 @@ def terminal_output(cells: list[Result], width: int = 80, **changes: object) -> 
     return stream.getvalue()
 
 
-def many_methods() -> tuple[dict[str, str], list[Result]]:
-    names = {
-        "sft": "SFT",
-        "lisa_base": "Lisa-base",
-        "lisa_aligned": "Lisa-aligned",
-        "safeinstr": "SafeInstr",
-        "bea": "BEA",
-        "safe_lora": "Safe LoRA",
-        "asft_projector": "AsFT, projector",
-        "asft_random": "AsFT, random anchor",
-        "asft": "AsFT",
-    }
-    ratios = (0, 0.05, 0.1, 0.15, 0.2)
+@pytest.mark.parametrize("width", [80, 60])
+def test_terminal_fits_its_width_without_colour_or_breaks_into_blocks(width: int) -> None:
+    names = ("sft", "lisa_base", "lisa_aligned", "safeinstr", "bea", "safe_lora", "asft")
+    rows = {name: name.replace("_", " ") for name in names} | {"random": "AsFT, random anchor"}
+    columns = tuple(Column(ratio, f"p = {ratio:g}") for ratio in (0, 0.05, 0.1, 0.15, 0.2))
     cells: list[Result] = [cell("base", 100, 2), cell("aligned", 0, 30)]
-    cells += [cell(name, 100, 200, ratio) for name in names for ratio in ratios]
-    return names, cells
+    cells += [cell(name, 100, 200, column.value) for name in rows for column in columns]
+    output = terminal_output(cells, width=width, rows=rows, columns=columns)
+    assert max(map(len, output.splitlines())) <= width
+    assert not {"\x1b", "…"} & set(output), "nothing is cut"
+    line = r"p = 0 +p = 0.05 +p = 0.1 +p = 0.15 +p = 0.2" if width == 80 else r"^ +p = 0.15 +p = 0.2 *$"
+    assert re.search(line, output, re.MULTILINE)
+    assert "17.60 +82.4" in output
+    assert "96.3–100.0" in output
 
 
 def test_report_writes_its_files(tmp_path: Path) -> None:
@@ -122,42 +123,43 @@ def test_a_table_without_any_cell_is_still_a_report(tmp_path: Path, metrics: tup
     assert "missing" in terminal_output([], rows={"sft": "SFT"}, metrics=metrics)
 
 
-def test_terminal_fits_eighty_columns_without_colour() -> None:
-    names, cells = many_methods()
-    columns = tuple(Column(ratio, f"p = {ratio:g}") for ratio in (0, 0.05, 0.1, 0.15, 0.2))
-    output = terminal_output(cells, rows=names, columns=columns)
-    assert max(map(len, output.splitlines())) <= 80
-    assert "\x1b" not in output
-    # All five columns stand side by side, nothing is cut.
-    assert re.search(r"p = 0 +p = 0.05 +p = 0.1 +p = 0.15 +p = 0.2", output)
-    assert "…" not in output
-    assert "17.60 +82.4" in output
-    assert "96.3–100.0" in output
-
-
-def test_terminal_breaks_wide_tables_into_blocks() -> None:
-    names, cells = many_methods()
-    columns = tuple(Column(ratio, f"p = {ratio:g}") for ratio in (0, 0.05, 0.1, 0.15, 0.2))
-    output = terminal_output(cells, width=60, rows=names, columns=columns)
-    assert max(map(len, output.splitlines())) <= 60
-    assert re.search(r"^ +p = 0.15 +p = 0.2 *$", output, re.MULTILINE)
-
-
-def test_terminal_marks_best_gaps_and_verdict() -> None:
+def test_terminal_marks_best_gaps_and_verdict_and_interprets_no_markup() -> None:
     cells = [*sound_cells()[:-1], Result("k", "asft", 0.2, 0, "failed", "out of memory")]
-    output = terminal_output(cells)
-    assert output.splitlines()[1].startswith("The controls are in order.")
-    asft = next(line for line in output.splitlines() if line.startswith("AsFT"))
-    assert asft.split() == ["AsFT", "*1.0", "*4.0", "failed"]
-    assert "- failed (out of memory): AsFT, p = 0.2" in output
-    assert "- HS: AsFT better than SFT at p = 0.1 (by 56.0 points)" in output
+    lines = terminal_output(cells, rows={"sft": "SFT", "safe_lora": "[red]x[/red]", "asft": "AsFT"}).splitlines()
+    assert lines[1].startswith("The controls are in order.")
+    assert next(line for line in lines if line.startswith("AsFT")).split() == ["AsFT", "*1.0", "*4.0", "failed"]
+    assert "- failed (out of memory): AsFT, p = 0.2" in lines
+    assert "- HS: AsFT better than SFT at p = 0.1 (by 56.0 points)" in "\n".join(lines)
+    assert any(line.startswith("[red]x[/red] ") for line in lines)
 
 
-def test_markup_in_labels_is_not_interpreted_by_the_terminal() -> None:
-    output = terminal_output(sound_cells(), rows={"sft": "SFT", "safe_lora": "[red]x[/red]", "asft": "AsFT"})
-    assert any(line.startswith("[red]x[/red] ") for line in output.splitlines())
+def test_signed() -> None:
+    words = {0.04: "+0.0", -0.04: "+0.0", -2.25: "−2.2", 3.0: "+3.0"}
+    assert {value: signed(value) for value in words} == words
 
 
-@pytest.mark.parametrize(("value", "words"), [(0.04, "+0.0"), (-0.04, "+0.0"), (-2.25, "−2.2"), (3.0, "+3.0")])
-def test_signed(value: float, words: str) -> None:
-    assert signed(value) == words
+def test_pdf_holds_the_table_and_both_figures_and_the_same_picture_each_time(tmp_path: Path) -> None:
+    gap = Result("gap", "asft", RATIOS[1], 0, "failed", "out of memory")
+    table = analysis([gap if (c.row, c.column) == ("asft", RATIOS[1]) else c for c in sound_cells()])
+    paths = write_for_print(table, tmp_path, "pdf")
+    assert {path.name for path in paths} == {"table.pdf", "along-columns.pdf", "trade-off.pdf"}
+    for path in paths:
+        content = path.read_bytes()
+        assert content.startswith(b"%PDF")
+        assert b"/Type3" not in content, "conferences refuse Type 3 fonts"
+    first, second = (save_all(figures(table), tmp_path / name, "png") for name in "ab")
+    assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
+
+
+def test_tex_names_files_that_are_there(tmp_path: Path) -> None:
+    document = write_for_print(analysis(sound_cells(), title="50% & more"), tmp_path, "tex")[0].read_text()
+    assert r"50\% \& more" in document
+    named = re.findall(r"\\includegraphics\[.*\]\{(.*)\}", document)
+    assert sorted(named) == ["along-columns", "trade-off"]
+    assert all((tmp_path / f"{name}.pdf").exists() for name in named)
+
+
+@pytest.mark.parametrize("arguments", [["--format", "docx"], ["--format"]])
+def test_an_unknown_format_names_the_allowed_ones(arguments: list[str]) -> None:
+    with pytest.raises(ConfigError, match=r"--format: (.*docx.*pdf.*tex|expected one argument)"):
+        report(["experiment=demo", *arguments])

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
-import time
 from pathlib import Path
 
 import pytest
@@ -72,27 +70,6 @@ def test_another_schema_is_refused_with_advice(tmp_path: Path) -> None:
     (entry.path / MANIFEST).write_text(json.dumps(seal({**entry.manifest, "schema": 0})))
     with pytest.raises(ValueError, match="store schema 0, this version reads 1"):
         store.find("pairs", entry.manifest["key"])
-
-
-def slow_count(root: Path) -> None:
-    def produce(folder: Path) -> dict[str, int]:
-        with (root / "count.txt").open("a") as file:
-            file.write("x")
-        time.sleep(0.3)
-        return {}
-
-    Store(root).ensure("pairs", {"a": 1}, produce)
-
-
-def test_processes_that_want_one_entry_compute_it_once(tmp_path: Path) -> None:
-    context = multiprocessing.get_context("spawn")
-    workers = [context.Process(target=slow_count, args=(tmp_path,)) for _ in range(3)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join(60)
-        assert worker.exitcode == 0
-    assert (tmp_path / "count.txt").read_text() == "x"
 
 
 def test_failures_are_kept_until_cleared(tmp_path: Path) -> None:

@@ -21,21 +21,17 @@ def tokenizer(random_pair: Path) -> PreTrainedTokenizerBase:
     return AutoTokenizer.from_pretrained(random_pair / "aligned")
 
 
-def test_the_loss_covers_the_answer_and_its_end_alone(tokenizer: PreTrainedTokenizerBase) -> None:
+@pytest.mark.parametrize("row", [ROW, replace(ROW, system="Be brief.")], ids=["plain", "system text"])
+def test_the_loss_covers_the_answer_and_its_end_and_training_and_scoring_share_the_prompt(
+    tokenizer: PreTrainedTokenizerBase, row: Row
+) -> None:
     template = ChatTemplate(tokenizer)
-    encoded = template.encode_example(ROW, 512)
-    learned = [label for label in encoded.labels if label != IGNORED]
-    assert tokenizer.decode(learned) == f"{ROW.output}{tokenizer.eos_token}"
-    assert encoded.labels[-len(learned) :] == learned == encoded.input_ids[-len(learned) :]
-
-
-def test_training_and_scoring_share_the_prompt(tokenizer: PreTrainedTokenizerBase) -> None:
-    template = ChatTemplate(tokenizer)
-    prompt = template.encode_prompt(ROW)
-    encoded = template.encode_example(ROW, 512)
+    prompt, encoded = template.encode_prompt(row), template.encode_example(row, 512)
     assert encoded.input_ids[: len(prompt)] == prompt
-    assert encoded.labels[: len(prompt)] == [IGNORED] * len(prompt)
-    assert user_text(ROW) in template.prompt(ROW)
+    assert encoded.labels == [IGNORED] * len(prompt) + encoded.input_ids[len(prompt) :]
+    assert tokenizer.decode(encoded.input_ids[len(prompt) :]) == f"{row.output}{tokenizer.eos_token}"
+    assert user_text(row) in template.prompt(row)
+    assert row.system in template.prompt(row)
 
 
 def test_a_blank_that_a_tokenizer_puts_before_every_text_is_not_learned() -> None:
@@ -52,35 +48,15 @@ def test_a_blank_that_a_tokenizer_puts_before_every_text_is_not_learned() -> Non
     assert encoded.labels == [IGNORED, IGNORED, 3, 5]
 
 
-def test_a_system_text_reaches_prompt_and_example_alike(tokenizer: PreTrainedTokenizerBase) -> None:
+def test_long_rows_lose_their_tail_and_a_prompt_that_fills_the_length_is_refused(
+    tokenizer: PreTrainedTokenizerBase,
+) -> None:
     template = ChatTemplate(tokenizer)
-    row = replace(ROW, system="Be brief.")
-    prompt = template.encode_prompt(row)
-    assert "Be brief." in template.prompt(row)
-    assert prompt != template.encode_prompt(ROW)
-    assert template.encode_example(row, 512).input_ids[: len(prompt)] == prompt
-
-
-def test_long_rows_lose_their_tail(tokenizer: PreTrainedTokenizerBase) -> None:
-    template = ChatTemplate(tokenizer)
-    whole, prompt = template.encode_example(ROW, 512), template.encode_prompt(ROW)
-    cut = template.encode_example(ROW, len(prompt) + 2)
-    assert cut.input_ids == whole.input_ids[: len(prompt) + 2]
-    assert len(cut.labels) == len(cut.input_ids)
-
-
-def test_a_prompt_that_fills_the_length_is_refused(tokenizer: PreTrainedTokenizerBase) -> None:
-    template = ChatTemplate(tokenizer)
-    length = len(template.encode_prompt(ROW))
+    whole, length = template.encode_example(ROW, 512), len(template.encode_prompt(ROW))
+    cut = template.encode_example(ROW, length + 2)
+    assert (cut.input_ids, cut.labels) == (whole.input_ids[: length + 2], whole.labels[: length + 2])
     with pytest.raises(ValueError, match=f"Row r: its prompt has {length} tokens.* training.max_length={length}"):
         template.encode_example(ROW, length)
-
-
-def test_a_tokenizer_without_a_chat_template_is_refused(tokenizer: PreTrainedTokenizerBase, random_pair: Path) -> None:
-    bare = AutoTokenizer.from_pretrained(random_pair / "aligned")
-    bare.chat_template = None
-    with pytest.raises(ValueError, match="no chat template"):
-        ChatTemplate(bare)
 
 
 _CHATML = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end|>\n{% endfor %}"
@@ -92,7 +68,7 @@ _THINKING = (
 )
 
 
-def shaped(tokenizer: PreTrainedTokenizerBase, template: str) -> ChatTemplate:
+def shaped(tokenizer: PreTrainedTokenizerBase, template: str | None) -> ChatTemplate:
     other = copy.deepcopy(tokenizer)
     other.chat_template = template
     return ChatTemplate(other)
@@ -145,11 +121,14 @@ def test_the_date_is_the_same_on_every_day(tokenizer: PreTrainedTokenizerBase) -
 @pytest.mark.parametrize(
     ("template", "reason"),
     [
+        (None, "no chat template"),
         ("{{ strftime_now('%d' ~ '%m') }}" + _CHATML, "strftime_now with a computed format"),
         ("{% for m in messages if m.role == 'user' %}{{ m.content }}{% endfor %}", "leaves out"),
         ("{% for m in messages if m.role == 'assistant' %}{{ m.content }}{% endfor %}", "leaves out"),
     ],
 )
-def test_templates_that_cannot_work_are_told(tokenizer: PreTrainedTokenizerBase, template: str, reason: str) -> None:
+def test_templates_that_cannot_work_are_told(
+    tokenizer: PreTrainedTokenizerBase, template: str | None, reason: str
+) -> None:
     with pytest.raises(ValueError, match=reason):
         shaped(tokenizer, template)

@@ -26,10 +26,10 @@ def settings(**changes: object) -> TrainingConfig:
 
 
 def run(
-    pair: Path, tmp_path: Path, training: TrainingConfig, seed: int = 0
+    pair: Path, tmp_path: Path, training: TrainingConfig, seed: int = 0, **more: object
 ) -> tuple[dict[str, torch.Tensor], list[dict[str, float]]]:
     model = attach_lora(load_model(pair / "aligned", "float32", CPU), training, seed)
-    log = train(model, ROWS, training, seed=seed, pad_token=0, device=CPU, folder=tmp_path)
+    log = train(model, ROWS, training, seed=seed, pad_token=0, device=CPU, folder=tmp_path, **more)
     return {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}, log.history
 
 
@@ -60,29 +60,25 @@ def test_one_seed_gives_one_trajectory(random_pair: Path, tmp_path: Path) -> Non
     assert any(not torch.equal(first[name], other[name]) for name in first)
 
 
-def test_padding_further_changes_nothing_but_time(random_pair: Path, tmp_path: Path) -> None:
-    short, _ = run(random_pair, tmp_path, settings())
-    padded, _ = run(random_pair, tmp_path, settings(pad_to_max_length=True, max_length=24))
-    assert all(torch.allclose(short[name], padded[name], atol=1e-6) for name in short)
+@pytest.mark.parametrize(
+    ("changes", "within"),
+    [
+        ({"pad_to_max_length": True, "max_length": 24}, 1e-6),
+        ({"batch_size": 2, "accumulation": 2}, 1e-6),
+        ({"gradient_checkpointing": True}, 1e-7),
+    ],
+    ids=["padded further", "accumulated", "checkpointed"],
+)
+def test_what_changes_time_and_memory_alone(
+    random_pair: Path, tmp_path: Path, changes: dict[str, object], within: float
+) -> None:
+    plain, other = (run(random_pair, tmp_path, settings(**more))[0] for more in ({}, changes))
+    assert all(torch.allclose(plain[name], other[name], atol=within) for name in plain)
 
 
 def test_the_learning_rate_decays_once_an_epoch(random_pair: Path, tmp_path: Path) -> None:
     _, log = run(random_pair, tmp_path, settings(epochs=3, epoch_decay=0.5))
     assert [round(float(entry["learning_rate"]), 6) for entry in log] == [1e-3] * 3 + [5e-4] * 3 + [2.5e-4] * 3
-
-
-def test_accumulation_equals_a_larger_batch(random_pair: Path, tmp_path: Path) -> None:
-    large, _ = run(random_pair, tmp_path, settings(batch_size=4))
-    halves, _ = run(random_pair, tmp_path, settings(batch_size=2, accumulation=2))
-    assert all(torch.allclose(large[name], halves[name], atol=1e-6) for name in large)
-
-
-def test_a_loss_that_is_not_finite_stops_with_the_step(random_pair: Path, tmp_path: Path) -> None:
-    model = load_model(random_pair / "aligned", "float32", CPU)
-    with torch.no_grad():
-        model.get_output_embeddings().weight.fill_(float("nan"))
-    with pytest.raises(ValueError, match=r"loss became nan .* step 1"):
-        train(attach_lora(model, settings(), 0), ROWS, settings(), seed=0, pad_token=0, device=CPU, folder=tmp_path)
 
 
 def test_targets_that_match_nothing_are_named_with_those_there_are(random_pair: Path) -> None:
@@ -99,15 +95,7 @@ def test_several_gpus_do_not_multiply_the_batch(tmp_path: Path) -> None:
     assert one_gpu(arguments).train_batch_size == 8
 
 
-def test_gradient_checkpointing_changes_nothing_but_memory(random_pair: Path, tmp_path: Path) -> None:
-    kept, _ = run(random_pair, tmp_path, settings())
-    again, _ = run(random_pair, tmp_path, settings(gradient_checkpointing=True))
-    assert all(torch.allclose(kept[name], again[name], atol=1e-7) for name in kept)
-
-
 def test_the_last_batch_is_dropped_where_it_is_not_full(random_pair: Path, tmp_path: Path) -> None:
-    training = settings(batch_size=5, epochs=2)
-    model = attach_lora(load_model(random_pair / "aligned", "float32", CPU), training, 0)
     seen: list[int] = []
 
     class Watched(SequentialSampler):
@@ -116,36 +104,17 @@ def test_the_last_batch_is_dropped_where_it_is_not_full(random_pair: Path, tmp_p
                 seen.append(index)
                 yield index
 
-    log = train(
-        model,
-        ROWS,
-        training,
-        seed=0,
-        pad_token=0,
-        device=CPU,
-        order=Watched(range(len(ROWS))),
-        full_batch=5,
-        folder=tmp_path,
-    )
-    assert log.steps == 4, "two full batches of five of twelve rows, twice"
+    log = run(random_pair, tmp_path, settings(batch_size=5), order=Watched(range(len(ROWS))), full_batch=5)[1]
+    assert len(log) == 4, "two full batches of five of twelve rows, twice"
     assert seen == [*range(12), *range(12)]
-    rates = [round(float(entry["learning_rate"]), 6) for entry in log.history]
-    assert rates == [1e-3] * 2 + [8.5e-4] * 2
+    assert [round(float(entry["learning_rate"]), 6) for entry in log] == [1e-3] * 2 + [8.5e-4] * 2
+    with pytest.raises(ValueError, match=r"training.batch_size=16: .* only 12 rows"):
+        run(random_pair, tmp_path, settings(batch_size=16), full_batch=16)
 
 
 def test_a_halved_batch_leaves_out_the_rows_of_the_whole_one(random_pair: Path, tmp_path: Path) -> None:
     """Twelve rows in full batches of eight: one step of eight rows, whole or as two halves, never twelve rows."""
-    ends = []
-    for training in (settings(batch_size=8), settings(batch_size=4, accumulation=2)):
-        model = attach_lora(load_model(random_pair / "aligned", "float32", CPU), training, 0)
-        log = train(model, ROWS, training, seed=0, pad_token=0, device=CPU, full_batch=8, folder=tmp_path)
-        assert log.steps == 2, "one an epoch"
-        ends.append(torch.cat([p.detach().flatten() for p in model.parameters() if p.requires_grad]))
-    assert torch.allclose(*ends, rtol=0, atol=1e-6)
-
-
-def test_fewer_rows_than_one_full_batch_are_refused(random_pair: Path, tmp_path: Path) -> None:
-    training = settings(batch_size=16)
-    model = attach_lora(load_model(random_pair / "aligned", "float32", CPU), training, 0)
-    with pytest.raises(ValueError, match=r"training.batch_size=16: .* only 12 rows"):
-        train(model, ROWS, training, seed=0, pad_token=0, device=CPU, full_batch=16, folder=tmp_path)
+    cut = (settings(batch_size=8), settings(batch_size=4, accumulation=2))
+    (whole, log), (halves, again) = (run(random_pair, tmp_path, training, full_batch=8) for training in cut)
+    assert len(log) == len(again) == 2, "one an epoch"
+    assert all(torch.allclose(whole[name], halves[name], rtol=0, atol=1e-6) for name in whole)
