@@ -129,11 +129,10 @@ def _weights(cell: Cell) -> set[tuple[str, str]]:
 def mixture_settings(cell: Cell) -> Settings:
     """What the training rows depend on; the method only where it adds or marks rows."""
     source, task, attack = source_of(cell), task_of(cell), attack_of(cell)
-    shared = {
-        "code": CODE["mixture"],
-        "seed": cell.seed,
-        "method": _mixing_identity(cell) if cell.method.overrides("mixture") else None,
-    }
+    shared: Settings = {"code": CODE["mixture"], "seed": cell.seed, "method": None}
+    if cell.method.overrides("mixture"):  # it may draw on the safety pool, and on the tokenizer for a trigger
+        drawn_on = {"safety": attack.identity(source), "pair": content_key(pair_settings(cell))}
+        shared["method"] = {**cell.method.settings(), "attack": as_plain(attack), **drawn_on}
     official = cell.protocol.name == "official"
     rows = source.mixture_identity(task, attack) if official else None
     if rows is None:  # no file holds them: they are drawn
@@ -144,16 +143,6 @@ def mixture_settings(cell: Cell) -> Settings:
             "harmful": attack.harmful_count(),
         }
     return {**shared, "protocol": "official", "rows": rows} if official else {**shared, **rows}
-
-
-def _mixing_identity(cell: Cell) -> Settings:
-    """A method that changes the rows may draw on the safety pool, and on the tokenizer for a trigger."""
-    return {
-        **cell.method.settings(),
-        "attack": as_plain(cell.attack),
-        "safety": attack_of(cell).identity(source_of(cell)),
-        "pair": content_key(pair_settings(cell)),
-    }
 
 
 def start_settings(cell: Cell, pair: Settings) -> Settings | None:

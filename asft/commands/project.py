@@ -13,7 +13,16 @@ from asft.console import quiet_libraries, results, show_log
 
 def project(arguments: list[str]) -> int:
     """Writes a projected copy of the adapter and prints what was done to each module."""
-    options, _ = _flags().split(arguments)
+    flags = Flags("project")
+    flags.add_argument("adapter", type=Path, help="folder of a PEFT LoRA adapter (adapter_config.json, safetensors)")
+    flags.add_argument("--base", type=Path, required=True, help="folder of the base model's safetensors")
+    flags.add_argument("--aligned", type=Path, required=True, help="folder of the aligned model's safetensors")
+    flags.add_argument("--out", type=Path, required=True, help="new folder for the projected adapter")
+    flags.add_argument("--number", type=int, metavar="K", help="project the K modules of smallest cosine (10, or all)")
+    flags.add_argument("--threshold", type=float, metavar="τ", help="instead: those of cosine at most τ (e.g. 0.5)")
+    flags.add_argument("--mode", choices=["number", "threshold"], help="by default the one of the two that is given")
+    flags.add_argument("--targets", metavar="NAME,…", type=lambda text: text.split(","), help="these modules only")
+    options, _ = flags.split(arguments)
     for folder in (options.adapter, options.base, options.aligned):
         if not folder.exists():
             raise ConfigError(f"{folder}: no such folder; a repository's is downloaded by `hf download ID`")
@@ -40,16 +49,3 @@ def project(arguments: list[str]) -> int:
     terminal.print(table)
     terminal.print(f"{len(report.projected)} of {len(report.modules)} modules projected; adapter: {options.out}")
     return 0
-
-
-def _flags() -> Flags:
-    flags = Flags("project")
-    flags.add_argument("adapter", type=Path, help="folder of a PEFT LoRA adapter (adapter_config.json, safetensors)")
-    flags.add_argument("--base", type=Path, required=True, help="folder of the base model's safetensors")
-    flags.add_argument("--aligned", type=Path, required=True, help="folder of the aligned model's safetensors")
-    flags.add_argument("--out", type=Path, required=True, help="new folder for the projected adapter")
-    flags.add_argument("--number", type=int, metavar="K", help="project the K modules of smallest cosine (10, or all)")
-    flags.add_argument("--threshold", type=float, metavar="τ", help="instead: those of cosine at most τ (e.g. 0.5)")
-    flags.add_argument("--mode", choices=["number", "threshold"], help="by default the one of the two that is given")
-    flags.add_argument("--targets", metavar="NAME,…", type=lambda text: text.split(","), help="these modules only")
-    return flags
