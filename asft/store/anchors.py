@@ -7,30 +7,25 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from typing_extensions import TypedDict
-
 from asft.store.errors import DamagedEntry
 from asft.store.integrity import check_contents, describe_files, read_manifest, seal
-from asft.store.schemas import FileName, Positive, Sealed
+from asft.store.schemas import SEALED, FileName, Positive, list_of, object_of
 
 LAYOUT = 1  # raise when the files' meaning changes; part of every cache key
 META = "anchor.json"
 
 
-class _Module(TypedDict):
-    name: str
-    out_features: Positive
-    in_features: Positive
-    norm: float
-    error_bound: float
-    form: Literal["gram", "factor", "rank_k", "identity"]
-    side: Literal["orthogonal", "along"]
-    file: FileName
-
-
-class _Meta(Sealed):
-    layout: int
-    modules: list[_Module]
+_Module = object_of(
+    name=str,
+    out_features=Positive,
+    in_features=Positive,
+    norm=float,
+    error_bound=float,
+    form=Literal["gram", "factor", "rank_k", "identity"],
+    side=Literal["orthogonal", "along"],
+    file=FileName,
+)
+_Meta = object_of(**SEALED, layout=int, modules=list_of(_Module))
 
 
 def write_meta(directory: Path, modules: Sequence[dict[str, Any]]) -> None:

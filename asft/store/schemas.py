@@ -72,202 +72,88 @@ Moment = Annotated[str, AfterValidator(_moment)]
 KeptInterval = Annotated[list[Any], Len(3, 3), AfterValidator(_interval)]
 
 
-class Stamp(TypedDict):
-    """What a manifest keeps of a file."""
-
-    size: Natural
-    sha256: Sha256
-
-
-class Sealed(TypedDict):
-    """What every manifest has: its files, and the SHA-256 of itself."""
-
-    files: dict[FileName, Stamp]
-    sha256: Sha256
+def object_of(**fields: Any) -> Any:
+    """The schema of a JSON object that has these fields at least."""
+    make: Any = TypedDict
+    return make("Object", fields)
 
 
-class Made(Sealed):
-    """The manifest of an entry."""
-
-    schema: int
-    kind: str
-    key: Key
-    settings: dict[str, Any]
-    result: dict[str, Any]
-    seconds: Amount
-    peak_memory_mb: Amount
-    gpu_peak_memory_mb: NotRequired[Amount]
-    versions: dict[str, str]
-    commit: str | None
-    created: Moment
+def list_of(item: Any, least: int = 0) -> Any:
+    """The schema of a JSON list."""
+    return Annotated[list.__class_getitem__(item), Len(least)]
 
 
-class Summary(TypedDict):
+def dict_of(item: Any, key: Any = str) -> Any:
+    """The schema of a JSON object with names of any number."""
+    return dict.__class_getitem__((key, item))
+
+
+# Manifests: what all have (their files, and the SHA-256 of themselves), and those of entries.
+SEALED = {"files": dict_of(object_of(size=Natural, sha256=Sha256), FileName), "sha256": Sha256}
+Sealed = object_of(**SEALED)
+_COST = {"seconds": Amount, "peak_memory_mb": Amount, "gpu_peak_memory_mb": NotRequired[Amount]}
+_MADE = {"kind": str, "key": Key, "settings": dict[str, Any], "result": dict[str, Any], "created": Moment}
+_Made = object_of(**SEALED, **_COST, **_MADE, schema=int, versions=dict[str, str], commit=str | None)
+
+
+class _Summary(TypedDict):
     """What a judge or a grader says of a cell; of an ensemble that of its members, too."""
 
-    members: NotRequired[dict[str, Summary]]
+    members: NotRequired[dict[str, _Summary]]
 
 
-class Told(TypedDict):
-    """What a metric keeps beside its value."""
-
-    judge: NotRequired[Summary]
-    grader: NotRequired[Summary]
-
-
-class KeptMetric(TypedDict):
-    """A metric of a finished cell."""
-
-    value: Percent
-    total: Natural
-    count: Natural | None
-    interval: KeptInterval | None
-    label: str
-    about: str
-    lower_is_better: bool
-    told: Told
-    file: Annotated[str, StringConstraints(pattern=r"\A[^/]+\.jsonl\z")]
-
-
-def _counted(metric: KeptMetric) -> KeptMetric:
+def _counted(metric: dict[str, Any]) -> dict[str, Any]:
     if metric["count"] is not None and metric["count"] > metric["total"]:
         raise ValueError("counts more than there are")
     return metric
 
 
-class StageResult(TypedDict):
-    """What a stage of a finished cell told; ``after`` where it changed another's weights."""
+# What a finished cell's manifest keeps of its metrics and stages, or of what it measured.
+_Metric = object_of(
+    value=Percent,
+    total=Natural,
+    count=Natural | None,
+    interval=KeptInterval | None,
+    label=str,
+    about=str,
+    lower_is_better=bool,
+    told=object_of(judge=NotRequired[_Summary], grader=NotRequired[_Summary]),
+    file=Annotated[str, StringConstraints(pattern=r"\A[^/]+\.jsonl\z")],
+)
+_StageResult = object_of(steps=NotRequired[Positive], loss=NotRequired[float], after=NotRequired[str])
+_Stage = object_of(**_COST, key=Key, result=_StageResult)
+_RESULTS: dict[str, Any] = {
+    "cells": object_of(metrics=dict_of(Annotated[_Metric, AfterValidator(_counted)]), stages=dict_of(_Stage)),
+    "measures": object_of(measure=str, values=dict[str, float], interval=KeptInterval | None),
+}
 
-    steps: NotRequired[Positive]
-    loss: NotRequired[float]
-    after: NotRequired[str]
+# A finished cell's resolved configuration, as far as it is read again; and why a cell failed, without and with it.
+_Named = object_of(name=str)
+Config = object_of(
+    **dict.fromkeys(("model", "protocol", "judge", "jailbreak", "backend"), _Named),
+    dataset=object_of(name=str, n_test=Natural, max_new_tokens=Natural),
+    attack=object_of(source=str, p=float, n=Natural),
+    training=object_of(name=str, lr=float),
+    method=object_of(name=str, lam=NotRequired[float | None]),
+    evaluation=object_of(n_harmful=Natural, harmful_max_new_tokens=Natural),
+    measure=NotRequired[object_of(name=str, direction=NotRequired[str]) | None],
+    device=str,
+    seed=int,
+)
+_WHY = {"key": str, "message": str, "time": str}
+Reason = object_of(**_WHY)
+Failure = object_of(**_WHY, config=Config, traceback=NotRequired[str])
 
-
-class Stage(TypedDict):
-    """A stage of a finished cell."""
-
-    key: Key
-    seconds: Amount
-    peak_memory_mb: Amount
-    gpu_peak_memory_mb: NotRequired[Amount]
-    result: StageResult
-
-
-class CellResult(TypedDict):
-    """The result of a finished cell that is scored."""
-
-    metrics: dict[str, Annotated[KeptMetric, AfterValidator(_counted)]]
-    stages: dict[str, Stage]
-
-
-class MeasureResult(TypedDict):
-    """The result of a finished cell that measures."""
-
-    measure: str
-    values: dict[str, float]
-    interval: KeptInterval | None
-
-
-class Named(TypedDict):
-    """A plug-in."""
-
-    name: str
-
-
-class _Dataset(TypedDict):
-    name: str
-    n_test: Natural
-    max_new_tokens: Natural
-
-
-class _Attack(TypedDict):
-    source: str
-    p: float
-    n: Natural
-
-
-class _Training(TypedDict):
-    name: str
-    lr: float
-
-
-class _Method(TypedDict):
-    name: str
-    lam: NotRequired[float | None]
-
-
-class _Evaluation(TypedDict):
-    n_harmful: Natural
-    harmful_max_new_tokens: Natural
-
-
-class _Measure(TypedDict):
-    name: str
-    direction: NotRequired[str]
-
-
-class Config(TypedDict):
-    """A finished cell's resolved configuration, as far as it is read again."""
-
-    model: Named
-    dataset: _Dataset
-    attack: _Attack
-    training: _Training
-    method: _Method
-    evaluation: _Evaluation
-    protocol: Named
-    judge: Named
-    jailbreak: Named
-    backend: Named
-    measure: NotRequired[_Measure | None]
-    device: str
-    seed: int
-
-
-class Reason(TypedDict):
-    """Why a cell failed last time."""
-
-    key: str
-    message: str
-    time: str
-
-
-class Failure(Reason):
-    """The same, with which cell it was."""
-
-    config: Config
-    traceback: NotRequired[str]
-
-
-class Answered(TypedDict):
-    """An answer as it is generated."""
-
-    id: str
-    prompt: str
-    gold: str
-    answer: str
-    asked: NotRequired[str]
-
-
-class Judged(Answered):
-    """An answer with its credit and its verdict, or what a grader or a rule said."""
-
-    credit: Annotated[float, Ge(0), Le(1)] | None
-    flagged: NotRequired[bool]
-    score: NotRequired[float]
-    reason: NotRequired[str]
-    details: NotRequired[dict[str, Any]]
-
-
-class TrainingRow(TypedDict):
-    """A row of a mixture."""
-
-    id: str
-    instruction: str
-    output: str
-    input: str
-    harmful: bool
-    system: str
+# Rows: an answer as it is generated, the same with its credit and its verdict, what is trained on, a training's logs.
+_ANSWER = {"id": str, "prompt": str, "gold": str, "answer": str, "asked": NotRequired[str]}
+_VERDICT = {"flagged": bool, "score": float, "reason": str, "details": dict[str, Any]}
+Answered = object_of(**_ANSWER)
+Judged = object_of(
+    **_ANSWER,
+    credit=Annotated[float, Ge(0), Le(1)] | None,
+    **{name: NotRequired[kind] for name, kind in _VERDICT.items()},
+)
+TrainingRow = object_of(**dict.fromkeys(("id", "instruction", "output", "input", "system"), str), harmful=bool)
 
 
 def _logged(row: dict[str, float]) -> dict[str, float]:
@@ -278,31 +164,21 @@ def _logged(row: dict[str, float]) -> dict[str, float]:
 
 Logged = Annotated[dict[str, float], AfterValidator(_logged)]
 
-
-class _Plane(TypedDict):
-    x: str
-    y: str
-    orthogonal: bool
-    steps: Annotated[list[float], Len(2)]
-    hs: list[list[Percent]]
-
-
-class _Lines(TypedDict):
-    along: str
-    steps: list[float]
-    hs: list[Percent]
-    random: list[list[Percent]]
-
-
-class _Profiles(TypedDict):
-    points: Annotated[list[list[Annotated[list[float], Len(2, 2)]]], Len(1)]
+# What is drawn: of landscapes by their kind, and ``spectrum.json``, which `asft anchor inspect` writes.
+_Line = list_of(Percent)
+_LANDSCAPES = {
+    "plane": object_of(x=str, y=str, orthogonal=bool, steps=list_of(float, 2), hs=list_of(_Line)),
+    "lines": object_of(along=str, steps=list[float], hs=_Line, random=list_of(_Line)),
+    "epl": object_of(points=list_of(list_of(Annotated[list[float], Len(2, 2)]), 1)),
+}
+Spectrum = object_of(summary=str, modules=list_of(object_of(name=str, eigenvalues=list[float])))
 
 
 def _landscape(details: dict[str, Any]) -> dict[str, Any]:
     """Arrays that are drawn are there, and of one length; a measure of a kind of its own may hold any."""
     kind = details.get("kind")
-    if kind in {"plane", "lines", "epl"}:
-        _adapter({"plane": _Plane, "lines": _Lines, "epl": _Profiles}[kind]).validate_python(details, strict=True)
+    if isinstance(kind, str) and kind in _LANDSCAPES:
+        _adapter(_LANDSCAPES[kind]).validate_python(details, strict=True)
         count = len(details.get("steps", ()))
         lines = [details.get("hs", ()), *(details["hs"] if kind == "plane" else details.get("random", ()))]
         if kind != "epl" and any(len(line) != count for line in lines):
@@ -312,19 +188,6 @@ def _landscape(details: dict[str, Any]) -> dict[str, Any]:
 
 Details = Annotated[dict[str, Any], AfterValidator(_landscape)]
 
-
-class _Eigenvalues(TypedDict):
-    name: str
-    eigenvalues: list[float]
-
-
-class Spectrum(TypedDict):
-    """``spectrum.json``, which ``asft anchor inspect`` writes."""
-
-    summary: str
-    modules: list[_Eigenvalues]
-
-
 _FILES: dict[tuple[str, str], Any] = {
     ("stages/mixture", ROWS_FILE): TrainingRow,
     ("stages/train", HISTORY_FILE): Logged,
@@ -333,7 +196,6 @@ _FILES: dict[tuple[str, str], Any] = {
     ("measures", CONFIG_FILE): Config,
     ("measures", DETAILS): Details,
 }
-_RESULTS: dict[str, Any] = {"cells": CellResult, "measures": MeasureResult}
 
 
 def check_entry(folder: Path, kind: str, manifest: Mapping[str, Any]) -> None:
@@ -342,7 +204,7 @@ def check_entry(folder: Path, kind: str, manifest: Mapping[str, Any]) -> None:
     Raises:
         DamagedEntry: naming the folder and what is wrong.
     """
-    _checked(manifest, Made, folder)
+    _checked(manifest, _Made, folder)
     if kind in _RESULTS:
         result = _checked(manifest["result"], _RESULTS[kind], folder)
         wanted = [file for of, file in _FILES if of == kind] + [
