@@ -60,9 +60,9 @@ results: $(RUN) ## every table and figure on the embedded pair, then docs/result
 	for name in $(PAPER); do $(BIN)/asft run -m experiment=$$name || exit 1; done
 	$(BIN)/python scripts/results.py organism > docs/results.tmp && mv docs/results.tmp docs/results.md
 
-results-smollm2: $(DEV) $(SMOLLM) ## Tables 2 and 5 on SmolLM2-135M, then docs/results_smollm2.md; about two hours on two cores
+results-smollm2: $(RUN) $(SMOLLM) ## Tables 2 and 5 on SmolLM2-135M, then docs/results_smollm2.md; about two hours on two cores
 	for name in table2_smollm2 table5_smollm2; do \
-	  $(BIN)/asft run -m experiment=$$name data.root=$(DATA) hydra/launcher=workers || exit 1; \
+	  $(BIN)/asft run -m experiment=$$name data.root=$(DATA) workers=2 || exit 1; \
 	done
 	$(BIN)/python scripts/results.py smollm2 data.root=$(DATA) > docs/results.tmp && mv docs/results.tmp docs/results_smollm2.md
 

@@ -329,9 +329,11 @@ class Options:
 
     Attributes:
         outputs: the folder of the store.
+        workers: processes that share a sweep's cells out; ``auto`` is one a core where cells are small, else one.
         checkpoint_every: seconds between two points that an interrupted training goes on from.
     """
 
     outputs: Annotated[Path, AfterValidator(Path.expanduser)]
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    workers: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
     checkpoint_every: Annotated[float, Field(ge=0)] = 60.0

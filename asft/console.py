@@ -32,12 +32,12 @@ def quiet_libraries() -> None:
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
 
 
-def show_log() -> None:
-    """Shows this package's log on the terminal, for commands that Hydra does not start: it configures logging."""
-    logger = logging.getLogger("asft")
-    logger.setLevel(logging.INFO)
-    if not any(isinstance(handler, ConsoleHandler) for handler in logger.handlers):
-        logger.addHandler(ConsoleHandler())
+def show_log(handler: logging.Handler | None = None) -> None:
+    """Shows this package's log, and others' warnings, on the terminal or by another handler."""
+    root = logging.getLogger()
+    logging.getLogger("asft").setLevel(logging.INFO)
+    if not any(isinstance(one, ConsoleHandler) for one in root.handlers):
+        root.addHandler(handler or ConsoleHandler())
 
 
 class ConsoleHandler(logging.Handler):

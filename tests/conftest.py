@@ -18,6 +18,8 @@ from published_files import write_published
 
 from asft.cells.job import Job
 
+os.environ["ASFT_WORKERS"] = "1"  # tests share the cores out themselves
+
 
 @pytest.fixture(scope="session")
 def official() -> Path:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
@@ -17,7 +16,6 @@ from asft.store.meter import release_memory
 from asft.store.partial import PartialRows
 
 log = logging.getLogger(__name__)
-_REPORT_EVERY = 20.0  # seconds
 
 
 @torch.inference_mode()
@@ -55,8 +53,6 @@ def generate(
     )
     workers = team()
     answers: dict[int, str] = workers.first(lambda: partial.load(str)) if partial else {}
-    started = reported = time.monotonic()
-    before = len(answers)
     batches = [batch for batch in length_sorted(prompts, batch_size) if not answers.keys() >= set(batch)]
     size = batch_size
 
@@ -82,10 +78,6 @@ def generate(
         if partial and workers.rank == 0:
             partial.append(found)
         tell(len(answers), len(prompts), "answer")
-        if time.monotonic() - reported > _REPORT_EVERY:
-            reported = time.monotonic()
-            left = (reported - started) / (len(answers) - before) * (len(prompts) - len(answers))
-            log.info("generated %d of %d answers, %.0f s left", len(answers), len(prompts), left)
     return [answers[index] for index in range(len(prompts))]
 
 

@@ -19,13 +19,13 @@ from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
-from hydra._internal.callbacks import Callbacks
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob, Override
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
+from hydra.experimental.callback import Callback
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, OmegaConf
@@ -39,10 +39,14 @@ from asft.config import ConfigError
 CONFIG_NAME = "config"
 
 
+def cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def threads_per_worker(workers: int) -> int:
     """Threads for each of so many workers on this machine's cores, unless OMP_NUM_THREADS says it already."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return int(os.environ.get("OMP_NUM_THREADS", 0)) or max(1, cores // max(1, workers))
+    return int(os.environ.get("OMP_NUM_THREADS", 0)) or max(1, cores() // max(1, workers))
 
 
 # The launchers' YAML files ask for it; not cached, since a worker may run on another machine.
@@ -76,6 +80,12 @@ class Sweep:
     axes: dict[str, list[str]]
     cells: list[Job]
     overrides: tuple[str, ...] = ()
+
+    @property
+    def launcher(self) -> str:
+        """The launcher that the command line names; ``basic`` where it names none."""
+        words = dict(text.lstrip("+").partition("=")[::2] for text in self.overrides)
+        return words.get("hydra/launcher", "basic")
 
 
 def plain(config: DictConfig) -> dict[str, Any]:
@@ -156,7 +166,7 @@ def launch(sweep: Sweep, keys: Sequence[str], task: Callable[[DictConfig], None]
     with _hydra(sweep.overrides):
         hydra = GlobalHydra.instance().hydra
         config = hydra.compose_config(CONFIG_NAME, list(sweep.overrides), run_mode=RunMode.MULTIRUN)
-        context = HydraContext(config_loader=hydra.config_loader, callbacks=Callbacks(config))
+        context = HydraContext(config_loader=hydra.config_loader, callbacks=Callback())
         launcher = Plugins.instance().instantiate_launcher(context, task, config)
         for done in launcher.launch([[f"+job='{key}'"] for key in keys], initial_job_idx=0):
             done.return_value  # noqa: B018  # raises what the job raised

@@ -1,4 +1,4 @@
-"""Where the cells of a sweep stand and how long the rest may take, and the one progress display of it.
+"""Where the cells of a sweep stand and how long the rest may take, and the one progress display of a run.
 
 All is read from the store, so it is the same whatever launcher does the work.
 """
@@ -20,7 +20,7 @@ from asft.console import console
 from asft.store.entries import Entry
 from asft.store.heartbeat import Beat
 
-_LOOK_EVERY, _TELL_EVERY = 1.0, 60.0  # seconds
+_LOOK_EVERY, _TELL_EVERY = 1.0, 30.0  # seconds
 Standing = Literal["done", "running", "failed", "damaged", "missing"]
 
 
@@ -88,7 +88,7 @@ def duration(seconds: float) -> str:
 class SweepProgress:
     """Shows cells done, the stages at work and the time left for as long as the ``with`` block lasts.
 
-    On a terminal it is one line that is renewed; elsewhere a plain line a minute, where something changed.
+    On a terminal it is one line that is renewed; elsewhere a plain line now and then, where something changed.
     """
 
     def __init__(self, jobs: Mapping[str, Job]) -> None:
@@ -112,10 +112,15 @@ class SweepProgress:
         for key, job in self.jobs.items():
             if key not in self.states or self.states[key].standing != "done":  # what is done stays done
                 self.states[key] = state_of(job)
-        beats = [state.beat for state in self.states.values() if state.beat]
+        beats = [f"{self._name(key)}: {state.beat.progress}" for key, state in self.states.items() if state.beat]
         left = seconds_left(self.states)
-        working = "; ".join(beat.progress for beat in beats[:2]) + (f"; {len(beats) - 2} more" if beats[2:] else "")
+        working = "; ".join(beats[:2]) + (f"; {len(beats) - 2} more" if beats[2:] else "")
         return " · ".join(part for part in (working, f"about {duration(left)} left" if left else "") if part)
+
+    def _name(self, key: str) -> str:
+        """A cell by its place on the axes, else by its method."""
+        job = self.jobs[key]
+        return " ".join(job.axes.values()) or job.cell.method.name
 
     @property
     def done(self) -> int:

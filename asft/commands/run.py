@@ -9,7 +9,7 @@ import sys
 import time
 import traceback
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from functools import partial
 
 import hydra
@@ -22,8 +22,9 @@ from asft.cells.compose import CONFIG_NAME, Sweep, config_dir, enumerate_cells, 
 from asft.cells.job import Job
 from asft.commands.flags import asked_of_hydra, run_flags
 from asft.commands.progress import SweepProgress
+from asft.commands.workers import in_workers, workers
 from asft.config import ConfigError
-from asft.console import console, quiet_libraries
+from asft.console import console, quiet_libraries, show_log
 from asft.distributed.team import started_together, team, together
 from asft.store.celllog import cell_log
 from asft.store.entries import Entry
@@ -75,6 +76,7 @@ def _lead(arguments: list[str]) -> int:
     for key, job in todo.items():
         job.store.clear_failure(key)
     failed = 0
+    show_log()
     if todo:
         _work(sweep, jobs, todo, is_sweep)
         failed = _summary(todo, is_sweep)
@@ -109,8 +111,14 @@ def _check_together(arguments: list[str], jobs: list[Job]) -> None:
 def _work(sweep: Sweep, jobs: dict[str, Job], todo: dict[str, Job], is_sweep: bool) -> None:
     """Launches the jobs, then sees to the cells that another sweep was working on when their turn came."""
     try:
-        with SweepProgress(jobs) if is_sweep else nullcontext():
-            launch(sweep, list(todo), partial(_task, todo, wait=not is_sweep))
+        with SweepProgress(jobs):
+            if sweep.launcher != "basic":
+                launch(sweep, list(todo), partial(_task, todo, wait=not is_sweep))
+            elif is_sweep and team().size == 1 and (shared := workers(todo.values()))[0] > 1:
+                in_workers(*shared, partial(_run_jobs, list(todo.values()), wait=False))
+                _told.update(key for key, job in todo.items() if job.store.failure(key))
+            else:
+                _run_jobs(todo.values(), wait=not is_sweep)
             for key, job in todo.items():
                 if key in _left_to_others or job.store.working(key):
                     _run_job(job, wait=True)
@@ -120,6 +128,11 @@ def _work(sweep: Sweep, jobs: dict[str, Job], todo: dict[str, Job], is_sweep: bo
         if disk_full(error):
             raise DiskFull(f"{error}. {MAKE_ROOM}") from error
         raise
+
+
+def _run_jobs(jobs: Iterable[Job], *, wait: bool) -> None:
+    for job in jobs:
+        _run_job(job, wait=wait)
 
 
 def _task(jobs: Mapping[str, Job], config: DictConfig, *, wait: bool) -> None:

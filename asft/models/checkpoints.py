@@ -10,6 +10,9 @@ from asft.store.digest import file_digest
 
 # Everything of a checkpoint that can change an answer; pickles are not among it.
 CHECKPOINT_FILES = ("*.safetensors", "*.json", "tokenizer.model", "*.txt", "*.jinja")
+# Bytes of weights below which one thread is as good as several: the embedded pairs (4 MB) are far below, the smallest
+# real model (270 MB) is above.
+SMALL = 100e6
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
 

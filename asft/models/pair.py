@@ -21,7 +21,7 @@ from transformers import (
 from asft.config import Dtype, Quantization, Side
 from asft.distributed.team import team
 from asft.door import read_adapted, read_config, read_model, read_tokenizer
-from asft.models.checkpoints import holds_adapter
+from asft.models.checkpoints import SMALL, holds_adapter
 
 
 @dataclass(frozen=True)
@@ -169,7 +169,6 @@ def resolve_device(device: str) -> torch.device:
     return torch.device(device)
 
 
-SMALL = 100e6  # bytes of weights: the embedded pairs (4 MB) are far below, the smallest real model (270 MB) is above
 _USUAL = torch.get_num_threads()
 
 

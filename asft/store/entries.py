@@ -31,7 +31,7 @@ import socket
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -221,8 +221,7 @@ class Store:
             return None
         beats = [read_beat(path) for kind in KINDS for path in (self.root / kind).glob(f".*{SUFFIX}")]
         mine = (beat for beat in beats if beat and beat.cell == cell)
-        latest = max(mine, key=lambda beat: beat.started, default=whole)  # its worker may have just let go
-        return replace(latest, started=whole.started)
+        return max(mine, key=lambda beat: beat.started, default=whole)  # its worker may have just let go
 
     @contextmanager
     def claim(self, key: str, *, wait: bool) -> Iterator[bool]:

@@ -51,8 +51,12 @@ class Beat:
 
     @property
     def progress(self) -> str:
-        """The stage, and how far it is where that is known."""
-        return f"{self.stage} {self.unit} {self.done} of {self.total}" if self.total else self.stage
+        """The stage, how far it is and how long it may still take, where that is known."""
+        if not self.total:
+            return self.stage
+        spent = (datetime.now(UTC) - datetime.fromisoformat(self.started)).total_seconds()
+        left = f", {spent / self.done * (self.total - self.done):.0f} s left" if self.done else ""
+        return f"{self.stage} {self.unit} {self.done} of {self.total}{left}"
 
 
 class Heartbeat:

@@ -6,7 +6,6 @@ import hashlib
 import logging
 import math
 import shutil
-import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -37,7 +36,6 @@ from asft.store.heartbeat import tell
 from asft.training.resume import Checkpointer, step_of
 
 log = logging.getLogger(__name__)
-_REPORT_EVERY = 20.0  # seconds
 _LOGGED_POINTS = 100  # at most so many points of a training curve are kept
 
 
@@ -134,7 +132,7 @@ def train(
         epoch_decay=training.epoch_decay,
         compute_loss_func=loss,
     )
-    trainer.remove_callback(PrinterCallback)  # _Watch tells the progress
+    trainer.remove_callback(PrinterCallback)  # the heartbeat tells the progress
     model.train()
     if rank := team().rank:  # else the units that drop out of its rows would be those of the first process'
         torch.manual_seed(seed + 1_000_003 * rank)
@@ -212,26 +210,10 @@ class _OrderedTrainer(Trainer):
 
 
 class _Watch(TrainerCallback):
-    """Says how far training is: to the heartbeat at every step, in the log now and then."""
-
-    def __init__(self) -> None:
-        self.started = self.reported = time.monotonic()
-        self.first = 0  # steps done before this process took over
+    """Tells the heartbeat how far training is."""
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         tell(state.global_step, state.max_steps, "step")
-
-    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        self.first = state.global_step
-
-    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        logs: dict[str, float] = kwargs["logs"]
-        if "loss" not in logs or time.monotonic() - self.reported <= _REPORT_EVERY:
-            return
-        self.reported = time.monotonic()
-        done, left = state.global_step - self.first, state.max_steps - state.global_step
-        seconds = (self.reported - self.started) / done * left
-        log.info("step %d of %d, loss %.3f, %.0f s left", state.global_step, state.max_steps, logs["loss"], seconds)
 
 
 def _arguments(

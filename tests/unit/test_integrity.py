@@ -153,7 +153,7 @@ def test_while_an_entry_is_made_its_worker_can_be_asked(tmp_path: Path, monkeypa
 
     store.ensure("pairs", {"a": 1}, watched)
     (beat,) = seen
-    assert (beat.pid, beat.host, beat.progress) == (os.getpid(), socket.gethostname(), "pairs step 3 of 9")
+    assert (beat.pid, beat.host, beat.progress) == (os.getpid(), socket.gethostname(), "pairs step 3 of 9, 0 s left")
     assert store.running("pairs", KEY) is None
 
 

@@ -61,7 +61,7 @@ def test_time_left_is_learned_from_finished_cells_and_shared_by_workers(make_job
     store = first[1].store
     with store.claim(second[0], wait=True), store.claim(third[0], wait=True):
         progress = SweepProgress(jobs)
-        assert progress.look() == "between stages; between stages · about 63 s left"
+        assert progress.look() == "sft: between stages; sft: between stages · about 63 s left"
         assert progress.done == 1
 
 

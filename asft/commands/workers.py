@@ -1,0 +1,108 @@
+"""Cells of a sweep at once: processes that go through all its cells, each taking those that nobody is at work on."""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+import shutil
+import signal
+import threading
+from collections.abc import Callable, Collection
+from contextlib import suppress
+from logging.handlers import QueueHandler
+from multiprocessing.connection import Connection, wait
+from typing import cast
+
+import psutil  # type: ignore[import-untyped]
+
+from asft.cells.compose import cores, threads_per_worker
+from asft.cells.job import Job
+from asft.console import ConsoleHandler, show_log
+from asft.judges.checkpoint_judge import CheckpointJudge
+from asft.judges.endpoint import ChatQuestion
+from asft.models.checkpoints import SMALL
+from asft.planning.size import judges, model_shape
+
+log = logging.getLogger("asft.run")
+_MEMORY = 2**30  # bytes that a worker takes at most with a small model
+
+
+def workers(jobs: Collection[Job]) -> tuple[int, int]:
+    """How many processes share these cells out, and threads of each.
+
+    So many as ``workers`` says; by itself one a core where cells are small and the memory suffices, else one.
+    """
+    small, asked = all(map(_is_small, jobs)), next(iter(jobs)).options.workers
+    room = psutil.virtual_memory().available // _MEMORY
+    fitting = min(cores() // int(os.environ.get("OMP_NUM_THREADS", 1)), room) if small else 1
+    count = max(1, min(fitting if asked == "auto" else asked, len(jobs)))
+    return count, 1 if small else threads_per_worker(count)
+
+
+def _is_small(job: Job) -> bool:
+    """Whether a cell is computed by one core: a small model, and no judge that is a checkpoint or has a rate limit."""
+    if job.options.device != "cpu" and (job.options.device == "cuda" or shutil.which("nvidia-smi")):
+        return False
+    if job.cell.graded or any(isinstance(judge, CheckpointJudge | ChatQuestion) for judge in judges(job.cell.judge)):
+        return False
+    shape = model_shape(job)
+    return shape is not None and 4 * shape.parameters < SMALL
+
+
+def in_workers(count: int, threads: int, task: Callable[[], None]) -> None:
+    """Has ``count`` processes do the task, and prints what they log. Ctrl-C ends them, and so does this one's end."""
+    context = multiprocessing.get_context("spawn")
+    told, processes = list[Connection](), list[multiprocessing.process.BaseProcess]()
+    handler = ConsoleHandler()
+    handled = signal.signal(signal.SIGINT, signal.SIG_IGN)  # inherited: Ctrl-C on the terminal reaches this one alone
+    try:
+        for _ in range(count):
+            reader, writer = context.Pipe(duplex=False)
+            told.append(reader)
+            processes.append(context.Process(target=_work, args=(task, threads, writer)))
+            processes[-1].start()
+            writer.close()  # its end here, so that the worker's end ends the pipe
+    finally:
+        signal.signal(signal.SIGINT, handled)
+    try:
+        while told:
+            for reader in cast("list[Connection]", wait(told)):
+                try:
+                    handler.handle(reader.recv())
+                except (EOFError, OSError):
+                    told.remove(reader)
+    finally:
+        for process in processes:
+            process.terminate()
+        for process in processes:
+            process.join()
+
+
+def _work(task: Callable[[], None], threads: int, told: Connection) -> None:
+    """A worker's life."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    os.environ["TTY_COMPATIBLE"] = "0"  # the terminal's live line is the parent's
+    os.environ.setdefault("OMP_NUM_THREADS", str(threads))
+    show_log(_Told(told))  # type: ignore[arg-type]  # a pipe in place of a queue
+    with suppress(KeyboardInterrupt):
+        try:
+            task()
+        except (ValueError, OSError) as error:  # what has no cell to be recorded with, such as a full disk
+            log.error("%s", error)
+
+
+class _Told(QueueHandler):
+    """Sends records to the parent process."""
+
+    def enqueue(self, record: logging.LogRecord) -> None:
+        """See :class:`logging.handlers.QueueHandler`."""
+        cast(Connection, self.queue).send(record)
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None, "a worker has a parent"
+    parent.join()
+    os.kill(os.getpid(), signal.SIGTERM)

@@ -1,0 +1,91 @@
+"""How many processes share a sweep's cells out, what they tell, and how they end."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import signal
+import threading
+import time
+from functools import partial
+from pathlib import Path
+
+import psutil
+import pytest
+from helpers import MakeJob
+
+from asft.commands import workers
+from asft.commands.workers import in_workers
+
+CORES = set(range(8))
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """Eight cores, no GPU, memory for all."""
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setenv("ASFT_WORKERS", "auto")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: CORES)
+    monkeypatch.setattr(shutil, "which", lambda _: None)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: type("Memory", (), {"available": 2**40}))
+    return monkeypatch
+
+
+@pytest.mark.parametrize(
+    ("overrides", "count", "threads"),
+    [
+        ([], 8, 1),
+        (["device=cpu"], 8, 1),
+        (["device=cuda"], 1, 8),
+        (["workers=2"], 2, 1),
+        (["workers=99"], 20, 1),
+        (["judge=beaver_dam"], 1, 8),
+        (["judge=llm", "judge.base_url=http://a/v1", "judge.model=m"], 1, 8),
+        (["model.base=org/llama-7b", "model.aligned=org/llama-7b-chat"], 1, 8),
+        (["model.base=org/llama-7b", "model.aligned=org/llama-7b-chat", "workers=4"], 4, 2),
+        (["model.base=org/some", "model.aligned=org/other"], 1, 8),
+    ],
+)
+def test_small_cells_are_shared_by_all_cores(
+    machine: pytest.MonkeyPatch, make_job: MakeJob, overrides: list[str], count: int, threads: int
+) -> None:
+    assert workers.workers([make_job(*overrides)] * 20) == (count, threads)
+
+
+def test_cells_memory_threads_and_gpus_bound_the_workers(machine: pytest.MonkeyPatch, make_job: MakeJob) -> None:
+    job = make_job()
+    assert workers.workers([job] * 3) == (3, 1)
+    machine.setenv("OMP_NUM_THREADS", "4")
+    assert workers.workers([job] * 20)[0] == 2
+    machine.delenv("OMP_NUM_THREADS")
+    machine.setattr(psutil, "virtual_memory", lambda: type("Memory", (), {"available": 3 * 2**30}))
+    assert workers.workers([job] * 20)[0] == 3
+    machine.setattr(shutil, "which", lambda _: "/usr/bin/nvidia-smi")
+    assert workers.workers([job] * 20)[0] == 1
+
+
+def work(folder: Path, then: float) -> None:
+    (folder / str(os.getpid())).touch()
+    logging.getLogger("asft.run").info("done by %d", os.getpid())
+    time.sleep(then)
+    raise OSError("no room left")
+
+
+def test_what_workers_log_is_shown_here(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    in_workers(2, 1, partial(work, tmp_path, 0))
+    told = capfd.readouterr().err.split("\n")
+    assert {f"done by {path.name}" for path in tmp_path.iterdir()} | {"no room left", ""} == set(told)
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_an_interrupt_ends_the_workers(tmp_path: Path) -> None:
+    def interrupt() -> None:
+        while len(list(tmp_path.iterdir())) < 2:
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt, daemon=True).start()
+    with pytest.raises(KeyboardInterrupt):
+        in_workers(2, 1, partial(work, tmp_path, 600))
+    assert not any(psutil.pid_exists(int(path.name)) for path in tmp_path.iterdir())
