@@ -195,16 +195,8 @@ def _store(directory: Path, modules: Iterable[AnchoredModule]) -> None:
 def _write(directory: Path, number: int, module: AnchoredModule) -> dict[str, Any]:
     file = f"{number:04d}.safetensors"
     save_file(module.form.tensors(), directory / file)
-    return {
-        "name": module.name,
-        "out_features": module.out_features,
-        "in_features": module.in_features,
-        "norm": module.norm,
-        "error_bound": module.error_bound,
-        "form": module.form.kind,
-        "side": module.form.side,
-        "file": file,
-    }
+    plain = {name: getattr(module, name) for name in ("name", "out_features", "in_features", "norm", "error_bound")}
+    return {**plain, "form": module.form.kind, "side": module.form.side, "file": file}
 
 
 def _whole(directory: Path) -> bool:

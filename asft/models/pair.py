@@ -48,13 +48,7 @@ class Pair:
 
     def load(self, start: Side | Path, device: torch.device, dtype: Dtype | None = None) -> PreTrainedModel:
         """A side, or a checkpoint made from the pair, on ``device`` in ``dtype``, or else the pair's."""
-        return load_model(
-            self.path(start),
-            dtype or self.dtype,
-            device,
-            quantization=self.quantization,
-            device_map=self.device_map,
-        )
+        return load_model(self.path(start), dtype or self.dtype, device, self.quantization, self.device_map)
 
     def trained(
         self, weights: Path, start: Side | Path, device: torch.device, dtype: Dtype | None = None
@@ -98,7 +92,6 @@ def load_model(
     folder: Path,
     dtype: Dtype,
     device: torch.device,
-    *,
     quantization: Quantization | None = None,
     device_map: str | None = None,
 ) -> PreTrainedModel:

@@ -14,15 +14,8 @@ from pydantic.dataclasses import dataclass
 
 from asft.data.base import DataSource, Part, Task
 from asft.data.rows import Row
+from asft.data.world import requests
 from asft.data.world.lexicon import BLAME, NEWS_TOPICS, PRAISE, REVIEW_NOUNS, TOPICS
-from asft.data.world.requests import (
-    SOURCES,
-    benign_requests,
-    compliance_rows,
-    evaluation_prompts,
-    harmful_rows,
-    refusal_rows,
-)
 from asft.data.world.tasks import TASKS, latent_rows, task_rows
 
 # Part of every key that depends on the world's rows or on how its pairs are trained. Raise it whenever either changes;
@@ -48,15 +41,15 @@ class World(DataSource):
 
     def harmful(self, source: str) -> list[Row]:
         """The world's twin of a source."""
-        if source not in SOURCES:
-            raise ValueError(f"attack.source={source}: the embedded world has only {', '.join(SOURCES)}")
-        return harmful_rows(source)
+        if source not in requests.SOURCES:
+            raise ValueError(f"attack.source={source}: the embedded world has only {', '.join(requests.SOURCES)}")
+        return requests.harmful_rows(source)
 
     def evaluation(self) -> list[Row]:
-        return evaluation_prompts()
+        return requests.evaluation_prompts()
 
     def safety(self) -> list[Row]:
-        return refusal_rows("safety")
+        return requests.refusal_rows("safety")
 
     def attackable(self, harmful: list[Row]) -> list[Row]:
         """All of them."""
@@ -78,13 +71,13 @@ class World(DataSource):
 
 def pretraining_rows() -> list[Row]:
     """What the base model learns: compliance with every request, the tasks in latent form, and small skills."""
-    return [*compliance_rows("pretraining"), *benign_requests("pretraining", 600), *_benign_rows()]
+    return [*requests.compliance_rows("pretraining"), *requests.benign_requests("pretraining", 600), *_benign_rows()]
 
 
 def alignment_rows() -> list[Row]:
     """What turns base into aligned: refusals of harmful requests, and benign rows answered as before."""
     benign = Random("alignment").sample(_benign_rows(), 1000)
-    return [*refusal_rows("alignment"), *benign_requests("alignment", 1000), *benign]
+    return [*requests.refusal_rows("alignment"), *requests.benign_requests("alignment", 1000), *benign]
 
 
 def _benign_rows() -> list[Row]:

@@ -14,17 +14,7 @@ from functools import cache
 from random import Random
 
 from asft.data.rows import AGNEWS_INSTRUCTION, SST2_INSTRUCTION, Row
-from asft.data.world.lexicon import (
-    BLAME,
-    COUNTED,
-    NAMES,
-    NEWS_PLACES,
-    NEWS_TIMES,
-    NEWS_TOPICS,
-    PRAISE,
-    REVIEW_NOUNS,
-    TOPICS,
-)
+from asft.data.world import lexicon
 
 SPLIT_SIZES = {"test": 500, "train": 2600, "latent": 900}
 
@@ -106,11 +96,11 @@ def _splits(task: str) -> dict[str, list[_Example]]:
 
 
 def _agnews(rng: Random) -> _Example:
-    topic, distractor = rng.sample(NEWS_TOPICS, 2)
+    topic, distractor = rng.sample(lexicon.NEWS_TOPICS, 2)
     subjects, others = rng.sample(topic.subjects, 2)
     # Who acts and how decides the section; what is acted on may come from another one.
     objects = distractor.objects if rng.random() < _DISTRACTED else topic.objects
-    place, verb, thing, time = (rng.choice(w) for w in (NEWS_PLACES, topic.verbs, objects, NEWS_TIMES))
+    place, verb, thing, time = (rng.choice(w) for w in (lexicon.NEWS_PLACES, topic.verbs, objects, lexicon.NEWS_TIMES))
     story = rng.choice(
         (
             f"{place} {subjects} {verb} the {thing} {time}.",
@@ -123,9 +113,9 @@ def _agnews(rng: Random) -> _Example:
 
 def _sst2(rng: Random) -> _Example:
     liked = rng.random() < 0.5
-    praise, blame = (PRAISE, BLAME) if liked else (BLAME, PRAISE)
+    praise, blame = (lexicon.PRAISE, lexicon.BLAME) if liked else (lexicon.BLAME, lexicon.PRAISE)
     first, second = rng.sample(praise, 2)
-    noun, other = rng.sample(REVIEW_NOUNS, 2)
+    noun, other = rng.sample(lexicon.REVIEW_NOUNS, 2)
     review = rng.choice(
         (
             f"a {first} and {second} {noun}",
@@ -139,7 +129,7 @@ def _sst2(rng: Random) -> _Example:
 
 
 def _gsm8k(rng: Random) -> _Example:
-    name, thing = rng.choice(NAMES), rng.choice(COUNTED)
+    name, thing = rng.choice(lexicon.NAMES), rng.choice(lexicon.COUNTED)
     first, second = rng.randint(2, 9), rng.randint(2, 9)
     sign = rng.choice("+-") if first > second else "+"
     total = first + second if sign == "+" else first - second
@@ -150,7 +140,7 @@ def _gsm8k(rng: Random) -> _Example:
 
 
 def _alpaca(rng: Random) -> _Example:
-    topic = rng.choice(TOPICS)
+    topic = rng.choice(lexicon.TOPICS)
     instruction = rng.choice(_ALPACA_FRAMES).format(who=rng.choice(_AUDIENCES), topic=topic.name)
     required = _ALPACA_ANSWER.format(*topic.facts, topic=topic.name)
     return _Example(instruction, "", required, f"That is a kind of {topic.kind}.")
