@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from types import FrameType
 
-_LINE = b"\ninterrupted; finished stages are kept, the next run goes on from them\n"
+_LINE = b"interrupted; finished stages are kept, the next run goes on from them\n"
 _PATIENCE = 5.0  # seconds in which a command may tidy up before another Ctrl-C ends it where it stands
 _presses = itertools.count()  # of Ctrl-C: a second one may interrupt the first one's handling
 _deadline = float("inf")
@@ -36,7 +36,7 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
     first = next(_presses) == 0
     if first:
         _deadline = time.monotonic() + _PATIENCE
-        os.write(2, _LINE)
+        os.write(2, b"\n" * os.isatty(2) + _LINE)  # a terminal shows ^C
     if _over or time.monotonic() > _deadline:
         os._exit(130)
     if first:

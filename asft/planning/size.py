@@ -134,12 +134,16 @@ def model_shape(job: Job) -> Shape | None:
 
 def _of_weights(files: Collection[Path], targets: Collection[str]) -> Shape:
     """From the headers of a checkpoint's files; no weight is read."""
-    from safetensors import safe_open
+    from safetensors import SafetensorError, safe_open
 
     shapes: dict[str, tuple[int, ...]] = {}
     for file in files:
-        with safe_open(file, "np") as handle:
-            shapes |= {key: tuple(handle.get_slice(key).get_shape()) for key in handle.keys()}  # noqa: SIM118 (no dict)
+        try:
+            with safe_open(file, "np") as handle:
+                names = handle.keys()  # of no dict
+                shapes |= {name: tuple(handle.get_slice(name).get_shape()) for name in names}
+        except SafetensorError as error:
+            raise ValueError(f"{file}: is no whole safetensors file ({error})") from None
     matrices = {name.removesuffix(".weight"): shape for name, shape in shapes.items() if len(shape) == 2}
     vocabulary, width = max(matrices.values())  # the embedding has the most rows
     layers = {match[1] for name in shapes if (match := re.search(r"\.(\d+)\.", name))}
