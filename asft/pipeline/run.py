@@ -244,7 +244,7 @@ class _Run:
                 "an adapter to the unedited start that computes the same"
             )
         (done.model or model).save_pretrained(folder)
-        logged = [{name: value for name, value in row.items() if math.isfinite(value)} for row in history.history]
+        logged = [{name: value for name, value in row.items() if _is_finite(value)} for row in history.history]
         write_jsonl(folder / HISTORY_FILE, logged)
         acted = {name: value for name, value in logged[-1].items() if name.startswith("asft/")}
         return {"loss": history.loss, "steps": history.steps, **acted, **done.told}
@@ -338,6 +338,11 @@ def _shown(part: Any) -> str:
         return str(part)
     told = ", ".join(f"{field.name}={_shown(getattr(part, field.name))}" for field in fields(part))
     return f"{part.name} ({told})" if told else part.name
+
+
+def _is_finite(value: object) -> bool:
+    """Whether a logged value can be stored and drawn."""
+    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def _processes() -> dict[str, int]:

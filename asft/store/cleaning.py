@@ -102,7 +102,8 @@ def clean(store: Store, named: Named | None, *, delete: bool) -> list[Removable]
             for path in sorted((store.root / kind).glob(".*")):
                 if match := _BESIDE.fullmatch(path.name):
                     key = match["key"]
-                    with _free(store.lock(kind, key, 0), store.lock(kind, f"{key}.claim", 0)) as free:
+                    names = (key, f"{key}.claim") if kind == "cells" else (key,)
+                    with _free(*(store.lock(kind, name, 0) for name in names)) as free:
                         if free and _is_left(store, kind, key, match["what"], named):
                             take(path, "of no use to any run at work")
         for shelf in (*(f"{DAMAGED}/{kind}" for kind in (*KINDS, ANCHORS)), f"{ANCHORS}/{DAMAGED}"):

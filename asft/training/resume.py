@@ -94,7 +94,8 @@ class Checkpointer(TrainerCallback):
 
 def last_checkpoint(folder: Path) -> Path | None:
     """The newest whole checkpoint; damaged ones are named and passed over."""
-    for path in sorted(folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*"), key=step_of, reverse=True):
+    saved = [path for path in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*") if path.name.rpartition("-")[2].isdecimal()]
+    for path in sorted(saved, key=step_of, reverse=True):
         try:
             check_contents(path, read_manifest(path))
         except DamagedEntry as error:
