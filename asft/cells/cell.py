@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -47,8 +48,14 @@ class Cell(Settings):
     measure: Measure | None = None
 
     def required(self) -> dict[str, Cell]:
-        """The cells whose trained weights the method needs, by name."""
-        return {name: self.fine_tune(tune) for name, tune in self.method.requires(self).items()}
+        """The cells whose trained weights the method or its start needs, by name."""
+        needed = {**self.begun(), **self.method.requires(self)}
+        return {name: self.fine_tune(tune) for name, tune in needed.items()}
+
+    def begun(self) -> Mapping[str, FineTune]:
+        """The fine-tunes that the checkpoint is made of that training begins from, by name."""
+        start = self.method.start()
+        return {} if isinstance(start, str) else start.requires(self)
 
     def measured(self) -> dict[str, Cell]:
         """The cells whose trained weights the measure needs, by name."""
@@ -58,7 +65,14 @@ class Cell(Settings):
     def fine_tune(self, tune: FineTune) -> Cell:
         """This cell with another fine-tune in place of its own."""
         seed = self.seed if tune.seed is None else tune.seed
-        return dataclasses.replace(self, method=tune.method, attack=tune.attack or self.attack, seed=seed, measure=None)
+        return dataclasses.replace(
+            self,
+            method=tune.method,
+            attack=tune.attack or self.attack,
+            training=tune.training or self.training,
+            seed=seed,
+            measure=None,
+        )
 
     @property
     def graded(self) -> bool:

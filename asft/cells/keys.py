@@ -150,7 +150,11 @@ def start_settings(cell: Cell, pair: Settings) -> Settings | None:
     start = cell.method.start()
     if isinstance(start, str):
         return None
-    return {"code": CODE["start"], "pair": content_key(pair), "start": start.settings()}
+    settings: Settings = {"code": CODE["start"], "pair": content_key(pair), "start": start.settings()}
+    if needed := cell.begun():
+        tunes = {name: train_settings(cell.fine_tune(tune), pair) for name, tune in needed.items()}
+        settings["required"] = {name: content_key(tune) for name, tune in tunes.items()}
+    return settings
 
 
 def train_settings(cell: Cell, pair: Settings) -> Settings:

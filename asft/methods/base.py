@@ -22,9 +22,10 @@ if TYPE_CHECKING:  # heavy, or would be circular; a method imports what it uses 
     from torch.utils.data import Sampler
     from transformers import PreTrainedModel, TrainerCallback
 
-    from asft.config import AttackConfig, Settings
+    from asft.config import AttackConfig, Settings, TrainingConfig
     from asft.data.base import Data
     from asft.data.rows import Row
+    from asft.data.templates import Encoded
     from asft.models.pair import Pair
 
     Model: TypeAlias = PeftModel | PreTrainedModel
@@ -37,12 +38,13 @@ class FineTune:
 
     Attributes:
         method: how it is trained.
-        attack, seed: None are the asking cell's own.
+        attack, seed, training: None are the asking cell's own.
     """
 
     method: Method
     attack: AttackConfig | None = None
     seed: int | None = None
+    training: TrainingConfig | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -79,8 +81,16 @@ class Start(Plugin):
 
     side: ClassVar[Side] = "aligned"
 
-    def make(self, pair: Pair, folder: Path, device: torch.device) -> dict[str, Any]:
-        """Writes the checkpoint into ``folder``; what it returns is kept in the manifest."""
+    def requires(self, cell: Settings) -> Mapping[str, FineTune]:
+        """The fine-tunes that it is made of, by names of its own."""
+        return {}
+
+    def make(self, pair: Pair, folder: Path, device: torch.device, required: Mapping[str, Path]) -> dict[str, Any]:
+        """Writes the checkpoint into ``folder``; what it returns is kept in the manifest.
+
+        Args:
+            required: the folders of the weights that :meth:`requires` names, and of those that the method requires.
+        """
         raise TypeError(f"{type(self).__name__} must define make()")
 
 
@@ -110,6 +120,8 @@ class Context:
         start: the folder of the checkpoint that training begins from.
         required: the weights of the fine-tunes that the method requires, by its names for them.
         defender: harmful rows for the defender, as many as :meth:`Method.defender_rows` asks for.
+        encoded: the training rows as token ids, for the hooks after :meth:`Method.mixture`.
+        kept: what a hook leaves for a later one of the same training.
     """
 
     cell: Settings
@@ -119,6 +131,8 @@ class Context:
     start: Path
     required: Mapping[str, Path] = dataclasses.field(default_factory=dict)
     defender: Sequence[Row] = ()
+    encoded: Sequence[Encoded] = ()
+    kept: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -93,9 +93,15 @@ def last_states(model: Model, batch: Batch) -> Tensor:
     import torch
 
     mask = batch["attention_mask"]
+    last = mask.shape[1] - 1 - mask.flip(-1).argmax(-1)
+    states = hidden_states(model, batch)[torch.arange(len(mask), device=mask.device), last]
+    return states.to(torch.promote_types(states.dtype, torch.float32))
+
+
+def hidden_states(model: Model, batch: Batch) -> Tensor:
+    """The states after the final norm, (rows, length, d); no logits are computed."""
+    mask = batch["attention_mask"]
     backbone = (model.get_base_model() if hasattr(model, "get_base_model") else model).base_model
     positions = (mask.cumsum(-1) - 1).clamp(min=0)  # so that padding in front shifts nothing
-    hidden = backbone(batch["input_ids"], attention_mask=mask, position_ids=positions, use_cache=False)[0]
-    last = mask.shape[1] - 1 - mask.flip(-1).argmax(-1)
-    states = hidden[torch.arange(len(mask), device=mask.device), last]
-    return states.to(torch.promote_types(states.dtype, torch.float32))
+    states: Tensor = backbone(batch["input_ids"], attention_mask=mask, position_ids=positions, use_cache=False)[0]
+    return states

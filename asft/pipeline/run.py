@@ -10,7 +10,7 @@ import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -105,8 +105,10 @@ class _Run:
         if not isinstance(start, Start):
             return pair.path(start)
 
+        required = {name: entry.path for name, entry in self.required.items()}
+
         def produce(folder: Path) -> dict[str, Any]:
-            told = start.make(pair, folder, self.device)
+            told = start.make(pair, folder, self.device, required)
             require_safetensors(folder, f"start={start.name}")
             if same_weights(pair.path(start.side), folder):
                 raise ValueError(f"start={_shown(start)}: is the {start.side} model unchanged; raise its strength")
@@ -214,9 +216,10 @@ class _Run:
         if training.name == "lora":
             model = attach_lora(model, training, cell.seed)
         assert self.plan.train is not None, "this cell trains"
-        frozen_edited = self._prepare(model)
-        callbacks = method.callbacks(model, self.context)
-        weigh = method.token_weights(model, self.context)
+        context = replace(self.context, encoded=encoded, kept={})
+        frozen_edited = self._prepare(model, context)
+        callbacks = method.callbacks(model, context)
+        weigh = method.token_weights(model, context)
         loss = TokenLoss(weigh) if weigh else None
         history = train(
             model,
@@ -225,7 +228,7 @@ class _Run:
             seed=cell.seed,
             pad_token=protocol.padding(tokenizer),
             device=self.device,
-            order=method.order(rows, self.context) or protocol.order(len(rows)),
+            order=method.order(rows, context) or protocol.order(len(rows)),
             full_batch=cell.training.batch_size if protocol.drops_last else None,
             callbacks=[*callbacks, *watchers],
             loss=loss,
@@ -237,7 +240,7 @@ class _Run:
         for part in [*callbacks, loss]:
             if not getattr(part, "acted", True):
                 self.refuse_idle(f"{type(part).__name__} acted at no step")
-        done = method.finish(model, self.context)
+        done = method.finish(model, context)
         if frozen_edited and done.model is None:
             raise ValueError(
                 f"method={method.name}: prepare() edited frozen weights, which no adapter holds; finish() must return "
@@ -249,12 +252,12 @@ class _Run:
         acted = {name: value for name, value in logged[-1].items() if name.startswith("asft/")}
         return {"loss": history.loss, "steps": history.steps, **acted, **done.told}
 
-    def _prepare(self, model: PreTrainedModel | PeftModel) -> bool:
+    def _prepare(self, model: PreTrainedModel | PeftModel, context: Context) -> bool:
         """Lets the method edit the model; returns whether frozen weights are edited."""
         if not self.cell.method.overrides("prepare"):
             return False
         before = digests(model)
-        self.cell.method.prepare(model, self.context)
+        self.cell.method.prepare(model, context)
         edited = {name for name, value in digests(model).items() if before.get(name) != value}
         if not edited:
             self.refuse_idle("prepare() left the model as it was")

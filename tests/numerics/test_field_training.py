@@ -3,26 +3,31 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import logging
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from anchor_pairs import with_lora
 from helpers import MakeJob
 from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional
 from transformers import TrainerControl
+from tuned import Tuned, flat
 
+from asft.anchor.binding import lora_factors
 from asft.data.rows import Row
 from asft.data.templates import ChatTemplate
+from asft.methods.constrained_sft import ConstrainedSFT
 from asft.methods.ema import EMA
+from asft.methods.guard_space import null_space, smallest_part
 from asft.methods.look_ahead import LookAheadReal, LookAheadVirtual
 from asft.methods.own_pass import OwnPass, batches, examples, prompts
 from asft.methods.safe_grad import answer_logits, divergence, surgery
 from asft.methods.sbr import SBRBenign, last_states
+from asft.methods.spard import Spard, diverse, similarities
 from asft.pipeline.run import _Run
 
 
@@ -30,9 +35,20 @@ def trained(job: Any) -> dict[str, Tensor]:
     return load_file(next(_Run(job).train_stage().path.glob("*.safetensors")))
 
 
-FEW = {"panacea": ["method.harmful=9"]}
-OFF = {"sbr": "lam=0", "ema": "decay=0", "panacea": "rho=0", "lookahead_real": "tokens=0"}
-ON = ["sbr", "sbr_benign", "safe_grad", "ema", "panacea", "lookahead_real", "lookahead_virtual"]
+FEW = {"panacea": ["method.harmful=9"], "guard_space": ["method.harmful=4"]}
+OFF = {"sbr": "lam=0", "ema": "decay=0", "panacea": "rho=0", "lookahead_real": "tokens=0", "constrained_sft": "beta=0"}
+ON = [
+    "sbr",
+    "sbr_benign",
+    "safe_grad",
+    "ema",
+    "panacea",
+    "lookahead_real",
+    "lookahead_virtual",
+    "constrained_sft",
+    "spard",
+    "guard_space",
+]
 TUNING = ["training.epochs=2", "training.accumulation=2", "training.batch_size=4"]
 
 
@@ -49,46 +65,7 @@ def test_it_trains_in_the_pipeline_and_differs_from_sft(shared_job: MakeJob, nam
     made = trained(shared_job(f"method={name}", *FEW.get(name, []), *TUNING))
     sft = trained(shared_job("method=sft", *TUNING))
     assert all(torch.isfinite(weight).all() for weight in made.values())
-    assert any(not torch.equal(made[key], weight) for key, weight in sft.items())
-
-
-class Tuned:
-    """A float64 LoRA on the random pair's aligned side, B = 0, and a method's callback on it."""
-
-    def __init__(self, job: Any) -> None:
-        self.run = _Run(job)
-        self.ctx, self.method = self.run.context, job.cell.method
-        torch.manual_seed(0)
-        model = self.run.pair.load("aligned", self.run.device).double()
-        self.model = with_lora(model, ["q_proj", "v_proj"], rank=2).double().train()
-        self.weights = [weight for weight in self.model.parameters() if weight.requires_grad]
-        self.move(0.0)
-        (callback,) = self.method.callbacks(self.model, self.ctx)
-        assert isinstance(callback, OwnPass)
-        self.callback = callback
-
-    def move(self, size: float) -> None:
-        random = torch.Generator().manual_seed(1)
-        with torch.no_grad():
-            for name, weight in self.model.named_parameters():
-                if "lora_B" in name:
-                    weight.copy_(size * torch.randn(weight.shape, generator=random, dtype=torch.float64))
-
-    def gradients(self, step: int = 0, task: float = 1.0) -> tuple[list[Tensor], list[Tensor]]:
-        """The task's gradient, drawn at random, and what the callback makes of it."""
-        random = torch.Generator().manual_seed(step)
-        before = [task * torch.randn(w.shape, generator=random, dtype=torch.float64) for w in self.weights]
-        for weight, gradient in zip(self.weights, before, strict=True):
-            weight.grad = gradient.clone()
-        drawn = torch.get_rng_state()
-        self.callback.on_pre_optimizer_step(None, SimpleNamespace(global_step=step), TrainerControl())  # type: ignore[arg-type]
-        assert torch.equal(torch.get_rng_state(), drawn)
-        assert self.model.training
-        return before, [weight.grad for weight in self.weights if weight.grad is not None]
-
-
-def flat(tensors: list[Tensor]) -> Tensor:
-    return torch.cat([tensor.flatten() for tensor in tensors])
+    assert any(made[key].shape != weight.shape or not torch.equal(made[key], weight) for key, weight in sft.items())
 
 
 class TestSBR:
@@ -259,28 +236,15 @@ class TestPanacea:
         assert len(rows) == 5
         assert all(row.harmful for row in rows)
         given = batches(examples(rows, tuned.ctx), tuned.ctx, 3, tuned.run.device)
-        other = copy.deepcopy(tuned.model).eval()
-        weights = [weight for weight in other.parameters() if weight.requires_grad]
-
-        def gradient(batch: Any) -> list[Tensor]:
-            return list(torch.autograd.grad(other(**batch).loss, weights))
-
-        here = gradient(given[1])
-        kept = [weight.detach().clone() for weight in weights]
-        with torch.no_grad():
-            for weight, part in zip(weights, here, strict=True):
-                weight.add_(rho * part / (flat(here).norm() + 1e-7))
-        there = gradient(given[1])
+        kept = flat([weight.detach().clone() for weight in tuned.weights])
+        here, there = tuned.nearby(given[1], rho)
         before, after = tuned.gradients(1)
-        torch.testing.assert_close(flat(after), flat(before) - lam * (flat(there) - flat(here)))
-        assert (flat(there) - flat(here)).norm() > 1e-3
-        assert all(torch.equal(weight, old) for weight, old in zip(tuned.weights, kept, strict=True)), "where it was"
-        with torch.no_grad():
-            for weight, old in zip(weights, kept, strict=True):
-                weight.copy_(old)
-        last = gradient(given[0])
-        tuned.callback.on_train_end(None, None, TrainerControl())  # type: ignore[arg-type]
-        shifted = flat(kept) + rho * flat(last) / (flat(last).norm() + 1e-7)
+        torch.testing.assert_close(flat(after), flat(before) - lam * (there - here))
+        assert (there - here).norm() > 1e-3
+        assert torch.equal(flat([weight.detach() for weight in tuned.weights]), kept), "where it was"
+        last, _ = tuned.nearby(given[0], rho)
+        tuned.callback.on_train_end(None, None, TrainerControl())
+        shifted = kept + rho * last / (last.norm() + 1e-7)
         torch.testing.assert_close(flat([weight.detach() for weight in tuned.weights]), shifted)
 
 
@@ -316,6 +280,233 @@ class TestLookAhead:
         assert made[0].input == "Some news. The answer begins with: Let's solve this problem. "
         assert made[1].instruction.endswith(method.prefix)
         assert [row.id for row in made] == ["a", "b"]
+
+
+class TestConstrainedSFT:
+    @pytest.mark.parametrize("beta", [0.0, 0.1, 1.0])
+    def test_the_weights(self, beta: float) -> None:
+        method = ConstrainedSFT(beta=beta)
+        labels = torch.tensor([[-100, -100, *range(8)]])
+        factors = torch.tensor([5.0, 20, 20, 20, 20, 1, 1, 1], dtype=torch.float64)
+        before = 3.0
+        for gain in (-50.0, -1.0, 0.0, 0.5, 1.0):
+            made = method.weights(labels, torch.full((1, 10), gain, dtype=torch.float64))[0, 2:]
+            torch.testing.assert_close(made, (2 / (1 + (beta * factors * gain).exp())).clamp(min=1e-3))
+            assert (made >= 1e-3).all()
+            assert (made <= 2).all()
+            assert torch.equal(made, torch.ones(8).double()) == (beta == 0 or gain == 0)
+            assert (made < before).all() or beta == 0 or made.min() == 1e-3 or made.max() == 2
+            before = made
+        x = torch.full((1, 10), 1.4722194895832204, dtype=torch.float64)  # ln 19 at 2x, the second token's β
+        if beta == 0.1:
+            torch.testing.assert_close(method.weights(labels, x)[0, 3].item(), 0.1)
+            assert method.weights(labels, 3.9 * x / x)[0, 3] == 1e-3, "the floor is reached at βx of about 7.6"
+
+    def test_it_is_the_gradient_of_a_logarithm(self) -> None:
+        gain = torch.tensor([[0.0, -0.4, 0.7, 0.2, -1.0, 2.0, 0.3, 0.1]], dtype=torch.float64, requires_grad=True)
+        labels, beta = torch.arange(8)[None], 0.1 * torch.tensor([5, 20, 20, 20, 20, 1, 1, 1.0], dtype=torch.float64)
+        (wanted,) = torch.autograd.grad((-2 / beta * functional.logsigmoid(beta * gain)).sum(), gain)
+        torch.testing.assert_close(-ConstrainedSFT().weights(labels, gain.detach()), wanted)
+
+    def test_on_a_model(self, shared_job: MakeJob) -> None:
+        tuned = Tuned(shared_job("method=constrained_sft", "method.batch=5"))
+        weigh = tuned.method.token_weights(tuned.model, tuned.ctx)
+        found: dict[str, Tensor] = {}
+        for size, width in ((0.0, 12), (0.3, 12), (0.3, 3)):
+            tuned.move(size)
+            tuned.model.eval()
+            for start in range(0, 12, width):
+                rows = tuned.ctx.encoded[start : start + width][::-1]
+                (batch,) = batches(rows, tuned.ctx, width, tuned.run.device)
+                logits = tuned.model(batch["input_ids"], attention_mask=batch["attention_mask"]).logits.detach()
+                with tuned.model.disable_adapter():
+                    then = tuned.model(batch["input_ids"], attention_mask=batch["attention_mask"]).logits.detach()
+                made = weigh({**batch, "row_ids": [row.id for row in rows]}, logits)
+                for line, row in enumerate(rows):
+                    first = next(place for place, label in enumerate(row.labels) if label != -100)
+                    now, old = (side.log_softmax(-1)[line, first - 1, row.labels[first]] for side in (logits, then))
+                    torch.testing.assert_close(
+                        made[line, first], 2 * torch.sigmoid(-0.5 * (now - old)), rtol=1e-4, atol=1e-5
+                    )
+                    answered = made[line, : len(row.labels)][torch.tensor(row.labels) != -100]
+                    if not size:
+                        torch.testing.assert_close(answered, torch.ones_like(answered), rtol=0, atol=1e-4)
+                    elif width == 12:
+                        found[row.id] = answered
+                        assert (answered != 1).all()
+                    else:
+                        torch.testing.assert_close(answered, found[row.id], rtol=1e-4, atol=1e-5)
+
+    def test_rows_are_told_apart_by_their_ids(self, shared_job: MakeJob) -> None:
+        tuned = Tuned(shared_job("method=constrained_sft"))
+        doubled = dataclasses.replace(tuned.ctx, encoded=[*tuned.ctx.encoded, tuned.ctx.encoded[0]])
+        with pytest.raises(ValueError, match="method=constrained_sft: two training rows have one id"):
+            tuned.method.token_weights(tuned.model, doubled)
+
+
+class TestSpard:
+    class Quadratic(torch.nn.Module):
+        """ℓ(w) = c·w + ½‖w‖²·curve, whatever the rows are."""
+
+        def __init__(self, curve: float) -> None:
+            super().__init__()
+            self.one, self.two = (torch.nn.Parameter(torch.randn(n, dtype=torch.float64)) for n in (4, 3))
+            self.slope, self.curve = torch.arange(1, 8).double(), curve
+
+        def loss(self) -> Tensor:
+            weights = torch.cat([self.one, self.two])
+            return 50 + self.slope @ weights + self.curve / 2 * weights.square().sum()
+
+    @pytest.mark.parametrize("cap", [1e9, 1e-4])
+    def test_the_projection(self, cap: float) -> None:
+        torch.manual_seed(0)
+        model = self.Quadratic(curve=0.0)
+        before = torch.cat([model.one, model.two]).detach()
+        method, own = Spard(tau=model.loss().item() - 0.7, cap=cap), OwnPass(model)  # type: ignore[arg-type]
+        method.project(own, model.loss(), None)
+        change = torch.cat([model.one, model.two]).detach() - before
+        step = min(0.7 / (model.slope @ model.slope).item(), cap)
+        torch.testing.assert_close(change, -step * model.slope)
+        if cap > 1:
+            torch.testing.assert_close(model.loss().item(), method.tau)  # the half-space's edge, where ℓ is linear
+            torch.testing.assert_close(change.norm().item(), 0.7 / model.slope.norm().item())
+
+    def test_the_code_s_form_is_an_optimiser_s_step_that_is_nearly_blind_to_the_scale(self) -> None:
+        steps = []
+        for excess in (0.3, 0.03):
+            torch.manual_seed(0)
+            model = self.Quadratic(curve=0.1)
+            optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, weight_decay=0)
+            before = torch.cat([model.one, model.two]).detach()
+            method, own = Spard(tau=model.loss().item() - excess, form="code"), OwnPass(model)  # type: ignore[arg-type]
+            gradient = own.gradient(model.loss())
+            method.project(own, model.loss(), optimizer)
+            clipped = [part / flat(gradient).norm() for part in gradient]
+            for weight, part in zip(own.weights, clipped, strict=True):
+                assert weight.grad is not None
+                torch.testing.assert_close(
+                    weight.grad, part * min(excess / part.norm().item(), 1), rtol=1e-5, atol=1e-9
+                )
+            steps.append(torch.cat([model.one, model.two]).detach() - before)
+        torch.testing.assert_close(steps[0], steps[1], rtol=1e-4, atol=1e-8)
+        assert steps[0].abs().min() > 0.009
+
+    @pytest.mark.parametrize(
+        ("form", "above", "acts"),
+        [("projection", 0.05, True), ("code", 0.05, False), ("code", 0.2, True), ("projection", -0.05, False)],
+    )
+    def test_when_it_acts(self, shared_job: MakeJob, form: str, above: float, acts: bool) -> None:
+        tuned = Tuned(shared_job("method=spard", "method.share=0.1", f"method.form={form}"), rows=4)
+        tuned.move(0.1)
+        chosen, rows = safety_batch(tuned)
+        loss = tuned.model.eval()(**rows).loss.item()
+        method = dataclasses.replace(tuned.method, tau=loss - above)
+        (callback,) = method.callbacks(tuned.model, tuned.ctx)
+        before = flat([weight.detach() for weight in tuned.weights])
+        optimizer = torch.optim.SGD(tuned.weights, lr=0.1)
+        drawn = torch.get_rng_state()
+        callback.on_optimizer_step(None, SimpleNamespace(global_step=0), TrainerControl(), optimizer=optimizer)
+        assert torch.equal(torch.get_rng_state(), drawn)
+        after = flat([weight.detach() for weight in tuned.weights])
+        assert callback.acted == acts != torch.equal(before, after)
+        assert {row.id for row in chosen} <= {row.id for row in tuned.ctx.data.safety}
+        if acts and form == "projection":
+            gradient = flat(list(torch.autograd.grad(tuned.model(**rows).loss, tuned.weights)))
+            assert tuned.model(**rows).loss.item() < loss
+            assert gradient @ (after - before) < 0
+
+    def test_rows_are_the_greedy_determinant(self) -> None:
+        torch.manual_seed(0)
+        states = functional.normalize(torch.randn(8, 5, dtype=torch.float64), dim=-1)
+        states[6] = states[0]
+        kernel, quality = similarities(list(states), list(functional.normalize(torch.randn(3, 5).double(), dim=-1)))
+        for weights in (quality.clamp(min=0.1) ** 4, torch.ones(8).double()):
+            whole = weights[:, None] * kernel * weights + 1e-6 * torch.eye(8).double()
+            wanted: list[int] = []
+            for _ in range(4):
+                rest = [index for index in range(8) if index not in wanted]
+                wanted.append(max(rest, key=lambda i: torch.logdet(whole[[*wanted, i]][:, [*wanted, i]]).item()))
+            made = diverse(kernel, weights, 4)
+            assert made == wanted
+            assert made[0] == int(whole.diagonal().argmax())
+            assert not {0, 6} <= set(made), "a twin is never taken while another is left"
+        assert int((quality**4).argmax()) == diverse(kernel, quality**4, 1)[0], "the row most like the user's"
+
+
+def safety_batch(tuned: Tuned) -> tuple[list[Any], Any]:
+    """The rows that SPARD chooses, and its first batch of them."""
+    from asft.methods.spard import mean_states
+
+    pool = examples(tuned.ctx.data.safety, tuned.ctx)
+    states = [
+        [state for part in batches(rows, tuned.ctx, 64, tuned.run.device) for state in mean_states(tuned.model, part)]
+        for rows in (pool, tuned.ctx.encoded)
+    ]
+    kernel, quality = similarities(*states)
+    chosen = [pool[index] for index in diverse(kernel, quality**4, 2)]
+    return chosen, batches(chosen, tuned.ctx, 4, tuned.run.device)[0]
+
+
+class TestGuardSpace:
+    def test_all_components_rebuild_the_weight(self) -> None:
+        torch.manual_seed(0)
+        weight, inputs = torch.randn(6, 9).double(), torch.randn(4, 9).double()
+        b, a = smallest_part(weight, inputs.mT @ inputs, 6, 0.01)
+        torch.testing.assert_close(b @ a, weight)
+        b, a = smallest_part(weight, inputs.mT @ inputs, 2, 0.01)
+        assert (b @ a @ inputs.mT).norm() < 0.1 * (weight @ inputs.mT).norm(), "what harmful inputs use least"
+        with pytest.raises(ValueError, match=r"training.rank=7: a weight of shape \(6, 9\) has 6 components"):
+            smallest_part(weight, inputs.mT @ inputs, 7, 0.01)
+
+    def test_the_null_space(self) -> None:
+        inputs = torch.randn(4, 9, generator=torch.Generator().manual_seed(0)).double()
+        basis = null_space(inputs.mT @ inputs, 1e-6)
+        assert basis.shape == (9, 5)
+        torch.testing.assert_close(basis.mT @ basis, torch.eye(5).double())
+        assert (inputs @ basis).norm() < 1e-6
+        assert null_space(torch.eye(4).double(), 1e-6).shape == (4, 0)
+
+    @pytest.mark.parametrize("projector", ["null", "random", "none"])
+    def test_on_a_model(self, shared_job: MakeJob, projector: str) -> None:
+        name = {"null": "guard_space"}.get(projector, f"guard_space_{projector}")
+        tuned = Tuned(shared_job(f"method={name}", "method.harmful=4"))
+        clean, ids = copy.deepcopy(tuned.model).eval(), torch.arange(12)[None]
+        tuned.method.prepare(tuned.model, tuned.ctx)
+        aligned, start = (model.eval()(ids).logits.detach() for model in (clean, tuned.model))
+        same = torch.allclose(aligned, start, rtol=1e-4, atol=1e-5)
+        assert same == (projector != "none"), "the start is the aligned model where there is a projector"
+        if projector == "null":
+            encoded = tuned.run.pair.tokenizer()(tuned.ctx.defender[3].instruction, return_tensors="pt")["input_ids"]
+            seen = tuned.model(encoded).logits.detach()
+        for weight in tuned.weights:
+            with torch.no_grad():
+                weight.add_(0.2 * torch.randn_like(weight))
+        moved = tuned.model(ids).logits.detach()
+        assert not torch.allclose(moved, start, atol=1e-3)
+        if projector == "null":
+            torch.testing.assert_close(tuned.model(encoded).logits.detach(), seen, rtol=1e-4, atol=1e-4)
+        done = tuned.method.finish(tuned.model, tuned.ctx)
+        nullity = done.told[name]["nullity"]
+        tokens = sum(len(tuned.run.pair.tokenizer()(row.instruction)["input_ids"]) for row in tuned.ctx.defender[2:])
+        assert all(32 > count >= 32 - tokens for count in nullity.values())
+        model: Any = done.model
+        factors = {
+            factor.name: (factor.a.detach(), factor.b.detach(), factor.scaling) for factor in lora_factors(model)
+        }
+        for factor in lora_factors(clean):
+            a, b, scaling = factors[factor.name]
+            assert len(a) == 2 * len(factor.a)
+            base = clean.get_submodule(f"base_model.model.{factor.name}").base_layer.weight
+            with torch.no_grad():
+                base.add_(scaling * b @ a)
+        torch.testing.assert_close(clean(ids).logits.detach(), moved, rtol=1e-4, atol=1e-5)
+
+    def test_no_null_space_is_an_error(self, shared_job: MakeJob) -> None:
+        tuned = Tuned(shared_job("method=guard_space", "method.harmful=100", "method.tolerance=1e-9"))
+        with pytest.raises(
+            ValueError, match=r"inputs of model\.layers\.\d\.self_attn\.._proj on 50 prompts leave no null"
+        ):
+            tuned.method.prepare(tuned.model, tuned.ctx)
 
 
 @pytest.mark.slow

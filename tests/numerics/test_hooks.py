@@ -115,7 +115,7 @@ class Louder(Start):
     name: ClassVar[str] = "louder"
     factor: float = 2.0
 
-    def make(self, pair: Any, folder: Path, device: torch.device) -> dict[str, Any]:
+    def make(self, pair: Any, folder: Path, device: torch.device, required: Any) -> dict[str, Any]:
         model = pair.load(self.side, device)
         with torch.no_grad():
             model.lm_head.weight.mul_(self.factor)
