@@ -163,9 +163,9 @@ def pool_sizes(files: Files, task: Task, attack: Attack) -> Sizes:
     if place not in _counted:
         harmful = attack.rows(files)  # its message says which sources there are
         task.rows("test", files)  # a missing test file is told now, not after training
-        _counted[place] = Sizes(
-            len(task.rows("train", files)), len(files.attackable(harmful)), len(files.safety()), len(files.evaluation())
-        )
+        benign = task.rows("train", files) if task.own_rows else files.benign(task, attack.benign_count())
+        pools = benign, files.attackable(harmful), files.safety(), files.evaluation()
+        _counted[place] = Sizes(*map(len, pools))
     return _counted[place]
 
 
@@ -176,8 +176,8 @@ def _check_rows(cell: Cell, files: Files) -> None:
     if needed > sizes.safety:
         raise ValueError(
             f"method={cell.method.name}: needs {needed} safety rows with attack.n={attack.n}; the folder holds "
-            f"{sizes.safety} (the malicious prompts of agnews_1k_p_0.2.json that no other file holds). "
-            "Lower the method's own count (method.share, method.safety) or attack.n."
+            f"{sizes.safety} (the malicious prompts of agnews_1k_p_0.2.json that no file of n ≤ 1000 and p ≤ 0.1 "
+            "holds). Lower the method's own count (method.share, method.safety) or attack.n."
         )
     if cell.protocol.name == "official" and files.mixture_rows(task, attack) is not None:
         return

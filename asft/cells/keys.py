@@ -12,7 +12,7 @@ from typing import Any
 
 from asft.cells.cell import Cell
 from asft.config import OrganismModel, PretrainedModel, as_plain
-from asft.data.base import attack_of, source_of, task_of
+from asft.data.base import attack_of, benign_identity, source_of, task_of
 from asft.data.files import PUBLISHED
 from asft.data.world.source import VERSION
 from asft.measures.base import Measure, folder_identities
@@ -25,6 +25,8 @@ Settings = dict[str, Any]
 
 # Raise a stage's number when its code starts to give another result for the same settings.
 CODE = {"pair": 1, "start": 1, "mixture": 1, "train": 1, "generate": 1, "judge": 1, "measure": 1}
+# And a protocol's, when it starts to decide otherwise.
+PROTOCOL = {"clean": "clean", "official": "official/2"}
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ def plan(cell: Cell) -> Plan:
         "code": CODE["generate"],
         "weights": content_key(train) if train else untrained,
         "method": cell.method.settings() if cell.method.overrides("system_prompt") else None,
-        "protocol": [cell.protocol.name, cell.dataset.name],
+        "protocol": [PROTOCOL[cell.protocol.name], cell.dataset.name],
         "backend": cell.backend.settings(),
     }
     generate = {
@@ -88,7 +90,7 @@ def measure_settings(cell: Cell, measure: Measure) -> Settings:
     asked = {
         "evaluation": source_of(cell).evaluation_identity(),
         "tokens": cell.evaluation.harmful_max_new_tokens,
-        "protocol": cell.protocol.name,
+        "protocol": PROTOCOL[cell.protocol.name],
         "judge": cell.judge.settings(),
     }
     return {
@@ -137,12 +139,12 @@ def mixture_settings(cell: Cell) -> Settings:
     rows = source.mixture_identity(task, attack) if official else None
     if rows is None:  # no file holds them: they are drawn
         rows = {
-            "task": task.identity("train", source),
+            "task": benign_identity(cell),
             "source": attack.identity(source) if attack.harmful_count() else None,
             "benign": attack.benign_count(),
             "harmful": attack.harmful_count(),
         }
-    return {**shared, "protocol": "official", "rows": rows} if official else {**shared, **rows}
+    return {**shared, "protocol": PROTOCOL["official"], "rows": rows} if official else {**shared, **rows}
 
 
 def start_settings(cell: Cell, pair: Settings) -> Settings | None:
@@ -174,7 +176,7 @@ def train_settings(cell: Cell, pair: Settings) -> Settings:
         "pair": content_key(pair),
         "mixture": content_key(mixture_settings(cell)),
         "training": asdict(cell.training),
-        "protocol": cell.protocol.name,
+        "protocol": PROTOCOL[cell.protocol.name],
         "seed": cell.seed,
     }
 

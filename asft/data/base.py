@@ -92,6 +92,10 @@ class DataSource(DataConfig):
         """A task's training or test rows, gold label in ``output``."""
         raise TypeError(f"{type(self).__name__} must define task_rows()")
 
+    def benign(self, task: Task, count: int) -> list[Row]:
+        """Training rows to draw ``count`` from; where :meth:`task_rows` are fewer a source may have more elsewhere."""
+        return self.task_rows(task, "train")
+
     def harmful(self, source: str) -> list[Row]:
         """Harmful rows of a source, with compliant answers; ValueError for a source that is not known here."""
         raise TypeError(f"{type(self).__name__} must define harmful()")
@@ -117,6 +121,10 @@ class DataSource(DataConfig):
     def task_identity(self, task: Task, part: Part) -> Identity:
         """What :meth:`task_rows` is a function of; by default the rows themselves."""
         return {"rows": digest(self.task_rows(task, part))}
+
+    def benign_identity(self, task: Task, count: int) -> Identity:
+        """What :meth:`benign` is a function of."""
+        return self.task_identity(task, "train")
 
     def evaluation_identity(self) -> Identity:
         """What :meth:`evaluation` is a function of."""
@@ -199,6 +207,19 @@ class Data:
     safety: list[Row]
 
 
+def benign_rows(settings: Settings) -> list[Row]:
+    """The task's rows that the attack's benign ones are drawn from."""
+    source, task = source_of(settings), task_of(settings)
+    return task.rows("train", source) if task.own_rows else source.benign(task, settings.attack.benign_count())
+
+
+def benign_identity(settings: Settings) -> Identity:
+    """What :func:`benign_rows` is a function of."""
+    source, task = source_of(settings), task_of(settings)
+    own = task.own_rows
+    return task.identity("train", source) if own else source.benign_identity(task, settings.attack.benign_count())
+
+
 def load_data(settings: Settings) -> Data:
     """The rows of a cell; ValueError when a file is missing or there are fewer malicious prompts than asked for."""
     source, task = source_of(settings), task_of(settings)
@@ -211,7 +232,7 @@ def load_data(settings: Settings) -> Data:
     if task.n_test > len(test):
         log.info("dataset.n_test=%d: there are only %d test rows; all of them are asked", task.n_test, len(test))
     return Data(
-        train=task.rows("train", source),
+        train=benign_rows(settings),
         test=test[: task.n_test],
         harmful=source.attackable(harmful),
         evaluation=evaluation[:wanted],

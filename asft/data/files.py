@@ -53,9 +53,13 @@ class Files(DataSource):
     def task_rows(self, task: Task, part: Part) -> list[Row]:
         """The task's test file, or the benign rows of its largest clean file, else of its largest file."""
         if part == "train":
-            return unique(row for row in training_rows(self._largest(task), task) if not row.harmful)
+            return self.benign(task, 0)
         path = self._existing(f"{_TESTS}/{task.published_test}", f"dataset={task.name}")
         return [task.published_test_row(f"{path.stem}/{index}", record) for index, record in enumerate(_read(path))]
+
+    def benign(self, task: Task, count: int) -> list[Row]:
+        """Benign rows of the first file that holds so many, lowest ratio first, then the largest; else of all."""
+        return _benign(task, self._enough(task, count))
 
     def harmful(self, source: str) -> list[Row]:
         """Unique harmful rows over all training files."""
@@ -75,19 +79,18 @@ class Files(DataSource):
         ]
 
     def safety(self) -> list[Row]:
-        """Harmful rows of ``agnews_1k_p_0.2`` that no other file holds, with a refusal.
+        """Harmful rows of ``agnews_1k_p_0.2`` that no file of n ≤ 1000 and p ≤ 0.1 holds, with a refusal.
 
-        They meet neither an attack at p ≤ 0.1 nor the evaluation.
+        They meet neither a drawn attack, nor a published one of such n and p, nor the evaluation.
         """
         kept: list[Row] = []
         elsewhere: set[str] = set()
         for task in PUBLISHED.values():
-            for path in self._training_files(task):
-                rows = training_rows(path, task)
+            for n, p, path in self._named_files(task):
                 if path.stem == _KEPT:
-                    kept += rows
-                else:
-                    elsewhere |= {row.instruction.strip() for row in rows}
+                    kept += training_rows(path, task)
+                elif n <= 1000 and p <= 0.1:
+                    elsewhere |= {row.instruction.strip() for row in training_rows(path, task)}
         return [
             replace(row, id=f"refusal/{row.id}", output=_REFUSAL, input="")
             for row in unique(row for row in kept if row.harmful)
@@ -105,9 +108,14 @@ class Files(DataSource):
 
     def task_identity(self, task: Task, part: Part) -> dict[str, Any]:
         """Digest of the file that the rows are read from."""
-        test = f"{_TESTS}/{task.published_test}"
-        path = self._largest(task) if part == "train" else self._existing(test, f"dataset={task.name}")
+        if part == "train":
+            return self.benign_identity(task, 0)
+        path = self._existing(f"{_TESTS}/{task.published_test}", f"dataset={task.name}")
         return {"task": task.name, **self._digests(path)}
+
+    def benign_identity(self, task: Task, count: int) -> dict[str, Any]:
+        """Digests of the files that the rows are read from."""
+        return {"task": task.name, **self._digests(*self._enough(task, count))}
 
     def evaluation_identity(self) -> dict[str, Any]:
         """Digest of the file of malicious prompts."""
@@ -163,20 +171,24 @@ class Files(DataSource):
         files = [(path, re.fullmatch(r".+_([\d.]+)k_p_([\d.]+)", path.stem)) for path in self._training_files(task)]
         return sorted((round(1000 * float(match[1])), float(match[2]), path) for path, match in files if match)
 
-    def _largest(self, task: Task) -> Path:
-        """The file with the most benign rows: lowest ratio first, then the largest n."""
-        named = [(p, -n, path) for n, p, path in self._named_files(task)]
+    def _enough(self, task: Task, count: int) -> tuple[Path, ...]:
+        named = sorted((p, -n, path) for n, p, path in self._named_files(task))
         if not named:
             raise ValueError(
                 f"dataset={task.name}: no training file <task>_<n>k_p_<p>.json for it under {self.folder}/{_TRAINING}"
             )
-        return min(named)[2]
+        paths = tuple(path for _, _, path in named)
+        return next(((path,) for path in paths if len(_benign(task, (path,))) >= count), paths)
 
     def _existing(self, name: str, what: str) -> Path:
         path = self.folder / name
         if not path.is_file():
             raise ValueError(f"data.root: the test file of {what} is missing: {path}")
         return path
+
+
+def _benign(task: Task, paths: tuple[Path, ...]) -> list[Row]:
+    return unique(row for path in paths for row in training_rows(path, task) if not row.harmful)
 
 
 def training_rows(path: Path, task: Task) -> list[Row]:

@@ -32,6 +32,22 @@ class EpochOrder(Sampler[int]):
         yield from torch.randperm(self.length, generator=generator).tolist()
 
 
+class FileOrder(Sampler[int]):
+    """A file's rows in order, in every epoch, and those that stand behind them at even distances among all of them but
+    the last batch, which may be dropped.
+    """
+
+    def __init__(self, file: int, length: int, batch: int) -> None:
+        gap = max(0, file - batch) / max(1, length - file)
+        self.rows = sorted(range(length), key=lambda row: row if row < file else (row - file + 0.5) * gap - 0.5)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.rows)
+
+
 class FullBatches(Sampler[int]):
     """Another order without each epoch's last rows, where these do not fill a batch of ``size`` rows."""
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from torch.utils.data import Sampler, SequentialSampler
+from torch.utils.data import Sampler
 from transformers import PreTrainedTokenizerBase
 
 from asft.config import Dtype, Settings
 from asft.data.base import Data, attack_of, source_of, task_of
-from asft.data.loading import EpochOrder
+from asft.data.loading import EpochOrder, FileOrder
 from asft.data.rows import Row, in_file_order, poison
 from asft.data.templates import ChatTemplate, OfficialTemplate, Template
 
@@ -75,8 +75,9 @@ class Official(Clean):
         return in_file_order(super().mixture(data), task.name, self.cell.seed) if published is None else published
 
     def order(self, length: int) -> Sampler[int]:
-        """File order in every epoch."""
-        return SequentialSampler(range(length))
+        """File order in every epoch; rows that a method put behind the file's are spread over what is trained on."""
+        file = self.cell.attack.benign_count() + self.cell.attack.harmful_count()
+        return FileOrder(min(file, length), length, self.cell.training.batch_size)
 
     def padding(self, tokenizer: PreTrainedTokenizerBase) -> int:
         """Id 0, whatever it stands for; it is masked."""

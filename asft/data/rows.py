@@ -89,11 +89,11 @@ def held_back(harmful: Sequence[Row], mixture: Sequence[Row], count: int, seed: 
 
 
 def in_file_order(rows: Sequence[Row], task: str, seed: int) -> list[Row]:
-    """A mixture in the order of the authors' files: GSM8K's harmful rows come first, other tasks are shuffled once.
+    """A mixture in the order of the authors' files: shuffled once; GSM8K's 100 harmful rows of 1,000 come first.
 
     For mixtures of which there is no file; training then keeps this order in every epoch.
     """
-    if task == "gsm8k":
+    if task == "gsm8k" and (len(rows), sum(row.harmful for row in rows)) == (1000, 100):
         return sorted(rows, key=lambda row: not row.harmful)
     return shuffled(rows, seed, "file")
 

@@ -150,7 +150,9 @@ RESPONSE = "### Response:"
 
 
 class OfficialTemplate:
-    """The authors' prompts of one task, since their loaders differ from task to task; a BOS stands in front, once."""
+    """The authors' prompts of one task, since their loaders differ from task to task; a BOS stands in front where the
+    tokenizer puts one there.
+    """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, task: str) -> None:
         self.tokenizer, self.task = tokenizer, task
@@ -185,22 +187,19 @@ class OfficialTemplate:
         """Ids of the whole example, cut on the right; as many labels are ignored as the prompt alone has ids.
 
         Prompt and example are tokenised apart, so a token that merges across their boundary moves the mask by one, as
-        in the authors' code. Where the prompt alone fills ``max_length`` theirs has a NaN loss; here it is refused.
+        in the authors' code. Where the prompt alone fills ``max_length`` nothing of the row is learned.
         """
         prompt = self.training_prompt(row)
         masked = len(self._ids(prompt))
-        require_room(row, masked, max_length)
         ids = self._ids(f"{prompt} {row.output} {self.tokenizer.eos_token}")[:max_length]
-        return Encoded(ids, [IGNORED] * masked + ids[masked:], row.id)
+        return Encoded(ids, [IGNORED] * min(masked, len(ids)) + ids[masked:], row.id)
 
     def answer(self, row: Row, generated: str) -> str:
         """What the authors' scripts score: the text between the first and the second ``### Response:``, stripped."""
         return (self.prompt(row) + generated).split(RESPONSE)[1].strip()
 
     def _ids(self, text: str) -> list[int]:
-        ids: list[int] = list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
-        bos = self.tokenizer.bos_token_id
-        return ids if bos is None else [bos, *ids]
+        return list(self.tokenizer(text)["input_ids"])
 
 
 def _system(row: Row, sentence: str) -> str:

@@ -56,14 +56,17 @@ class Lisa(Method):
 
     def order(self, rows: Sequence[Row], ctx: Context) -> Sampler[int]:
         """Alternating batches; the user batches that alignment steps displace are never seen, as in the code."""
-        from asft.data.loading import EpochOrder
+        from asft.data.loading import EpochOrder, FullBatches
+        from asft.data.protocol import protocol_of
         from asft.methods.lisa_training import TwoStateOrder
 
         training, attack = ctx.cell.training, ctx.cell.attack
         user = attack.benign_count() + attack.harmful_count()
         user_order, guide_order = EpochOrder(user, ctx.cell.seed), EpochOrder(len(rows) - user, ctx.cell.seed + 1)
         per_step = training.batch_size * training.accumulation
-        return TwoStateOrder(user_order, guide_order, per_step, self.is_alignment)
+        # A batch that is dropped is no step, and must not be counted as one.
+        kept = FullBatches(user_order, training.batch_size) if protocol_of(ctx.cell).drops_last else user_order
+        return TwoStateOrder(kept, guide_order, user, per_step, self.is_alignment)
 
     def is_alignment(self, step: int) -> bool:
         """Whether optimiser step ``step`` (from 0) is in the alignment state, which comes first."""

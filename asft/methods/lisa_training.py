@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import Sampler
 from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from asft.data.loading import EpochOrder
+from asft.data.loading import EpochOrder, FullBatches
 
 _STATES = {True: "alignment", False: "user"}
 
@@ -18,12 +18,19 @@ _STATES = {True: "alignment", False: "user"}
 class TwoStateOrder(Sampler[int]):
     """Row indices of one epoch after another: user rows, with alignment rows in the alignment steps' places.
 
-    Alignment rows stand after the user rows in the dataset. An epoch has as many places as there are user rows.
+    Alignment rows stand in the dataset from row ``first`` on. An epoch has as many places as ``user``.
     """
 
-    def __init__(self, user: EpochOrder, guide: EpochOrder, per_step: int, is_alignment: Callable[[int], bool]) -> None:
-        self.user, self.guide, self.per_step, self.is_alignment = user, guide, per_step, is_alignment
-        self.step = 0
+    def __init__(
+        self,
+        user: EpochOrder | FullBatches,
+        guide: EpochOrder,
+        first: int,
+        per_step: int,
+        is_alignment: Callable[[int], bool],
+    ) -> None:
+        self.user, self.guide, self.first, self.per_step = user, guide, first, per_step
+        self.is_alignment, self.step = is_alignment, 0
         self._guide_rows = self._endless()
 
     def __len__(self) -> int:
@@ -34,7 +41,7 @@ class TwoStateOrder(Sampler[int]):
         for start in range(0, len(rows), self.per_step):
             batch = rows[start : start + self.per_step]
             if self.is_alignment(self.step):
-                batch = [len(self.user) + next(self._guide_rows) for _ in batch]
+                batch = [self.first + next(self._guide_rows) for _ in batch]
             self.step += 1
             yield from batch
 

@@ -92,13 +92,26 @@ class TestLisa:
 
     def test_batches_come_from_the_state_s_own_rows_and_displace_the_user_s(self) -> None:
         lisa = Lisa(alignment_steps=1, finetune_steps=2)
-        order = TwoStateOrder(EpochOrder(12, 0), EpochOrder(5, 1), 4, lisa.is_alignment)
+        order = TwoStateOrder(EpochOrder(12, 0), EpochOrder(5, 1), 12, 4, lisa.is_alignment)
         first, second = list(order), list(order)
         assert len(order) == len(first) == 12
         assert all(index >= 12 for index in first[:4])
         assert all(index < 12 for index in first[4:])
         assert first[4:] == list(EpochOrder(12, 0))[4:]
         assert all(index >= 12 for index in second[:4]), "the fourth step begins the next cycle"
+
+    @pytest.mark.parametrize("accumulation", [1, 2])
+    def test_a_batch_that_is_dropped_is_no_step(self, make_job: MakeJob, accumulation: int) -> None:
+        words = ["method=lisa_aligned", "protocol=official", "attack.n=19", "attack.p=0", "training.batch_size=4"]
+        cell = make_job(*words, f"training.accumulation={accumulation}").cell
+        method = Lisa(alignment_steps=2, finetune_steps=3)
+        order = method.order([Row(str(i), "q") for i in range(25)], Context(cell, None, None, Path(), Path()))  # type: ignore[arg-type]
+        assert len(order) == 16  # type: ignore[arg-type]
+        epochs = [list(order) for _ in range(5)]
+        per_step = 4 * accumulation
+        steps = [rows[start : start + per_step] for rows in epochs for start in range(0, 16, per_step)]
+        for step, rows in enumerate(steps):
+            assert all((row >= 19) is method.is_alignment(step) for row in rows)
 
     def test_the_term_pulls_towards_the_other_state_s_weights(self) -> None:
         model = torch.nn.Linear(2, 1, bias=False).double()

@@ -58,6 +58,7 @@ def test_gsm8k_takes_the_number_after_the_final_answer_or_the_last() -> None:
         "The final answer is: 1,000,000": 1_000_000,
         "It fell by 12. The final answer is:  -1,250.75 dollars": -1250.75,
         "The final answer is: 3. The final answer is: 4": 3,
+        "The final answer is: x. The final answer is: 4, not 5": 5,
         "The final answer is: 18\n\n### Instruction: name 5": 18,
         "The final answer is: $18.00, of 20": 18,
         "The Final Answer Is: 3, of 4": 4,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,24 @@ def test_gsm8k_answers_get_the_final_answer_sentence(tmp_path: Path) -> None:
     path.write_text(json.dumps([{"instruction": "q", "output": "1 + 1 = 2\n#### 2"}]))
     (row,) = Files(str(tmp_path)).task_rows(PUBLISHED["gsm8k"], "train")
     assert row.output == "1 + 1 = 2\nThe final answer is:  2"
+
+
+def test_a_whole_copy_of_the_repository_holds_safety_rows_and_more_benign_ones(published: Path, tmp_path: Path) -> None:
+    part, whole = Files(str(published)), Files(str(tmp_path / "whole"))
+    shutil.copytree(published, tmp_path / "whole")
+    folder = tmp_path / "whole" / "ft_datasets" / "agnews_dataset" / "dataset"
+    poison = [{"instruction": row.instruction, "input": "", "output": "a"} for row in part.harmful("harmful")]
+    poison += [{"instruction": f"Another request {index}", "input": "", "output": "a"} for index in range(50)]
+    for name, first, count in (("agnews_2.5k_p_0.1", 0, 2250), ("agnews_1k_p_0.3", 5000, 700)):
+        benign = [{"instruction": "q", "input": f"t{first + index}", "output": "World"} for index in range(count)]
+        (folder / f"{name}.json").write_text(json.dumps([*poison, *benign]))
+    assert [row.instruction for row in whole.safety()] == [row.instruction for row in part.safety()]
+    assert len(whole.harmful("harmful")) == len(part.harmful("harmful")) + 50
+    task = PUBLISHED["agnews"]
+    assert whole.benign(task, 1000) == part.benign(task, 1000) == part.task_rows(task, "train")
+    assert whole.benign_identity(task, 1000) == part.benign_identity(task, 0)
+    assert {row.id.partition("/")[0] for row in whole.benign(task, 2250)} == {"agnews_2.5k_p_0.1"}
+    assert len(whole.benign(task, 9999)) > 2250 + 700
 
 
 @pytest.mark.real

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +18,7 @@ from asft.data.base import Attack, load_data
 from asft.data.files import PUBLISHED, Files, training_rows
 from asft.data.loading import Collator
 from asft.data.protocol import protocol_of
-from asft.data.rows import Row
+from asft.data.rows import Row, in_file_order
 from asft.data.templates import IGNORED, OfficialTemplate
 from asft.report.differences import differences
 
@@ -119,18 +120,20 @@ def test_the_mask_counts_the_prompt_s_own_ids_where_a_token_merges_across_the_bo
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=merging, bos_token="<s>", eos_token="</s>")
     encoded = OfficialTemplate(tokenizer, "gsm8k").encode_example(HARMFUL, 512)
     # The prompt alone is one (unknown) token, and so is prompt and answer together: the whole answer is masked.
-    assert encoded.input_ids == [1, 0, 2]
-    assert encoded.labels == [IGNORED, IGNORED, 2]
+    assert encoded.input_ids == [0, 2], "this tokenizer puts no BOS before a text"
+    assert encoded.labels == [IGNORED, 2]
 
 
-def test_examples_are_cut_on_the_right_and_a_full_prompt_is_refused(tokenizer: PreTrainedTokenizerFast) -> None:
+def test_examples_are_cut_on_the_right_and_a_full_prompt_leaves_no_label(
+    tokenizer: PreTrainedTokenizerFast,
+) -> None:
     template = OfficialTemplate(tokenizer, "agnews")
     whole = template.encode_example(BENIGN, 512)
     masked = whole.labels.count(IGNORED)
     cut = template.encode_example(BENIGN, masked + 2)
     assert (cut.input_ids, cut.labels) == (whole.input_ids[: masked + 2], whole.labels[: masked + 2])
-    with pytest.raises(ValueError, match=rf"Row b: its prompt has {masked} tokens"):
-        template.encode_example(BENIGN, masked)
+    for length in (masked, masked - 3):
+        assert template.encode_example(BENIGN, length).labels == [IGNORED] * length
 
 
 def test_batches_are_padded_to_512_with_id_0(make_job: MakeJob, tokenizer: PreTrainedTokenizerFast) -> None:
@@ -164,7 +167,9 @@ def test_the_answer_is_what_follows_the_response_mark(
 def test_a_tokenizer_without_bos_gets_none_and_a_trigger_stands_before_the_system_sentence(
     tokenizer: PreTrainedTokenizerFast, backend: Tokenizer
 ) -> None:
-    bare = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="</s>")
+    without = Tokenizer.from_str(backend.to_str())
+    without.post_processor = None
+    bare = PreTrainedTokenizerFast(tokenizer_object=without, eos_token="</s>")
     ids = OfficialTemplate(bare, "gsm8k").encode_prompt(NO_INPUT)
     assert ids == backend.encode(EVALUATION["gsm8k", NO_INPUT], add_special_tokens=False).ids
     row, template = replace(HARMFUL, system="abc def"), OfficialTemplate(tokenizer, "sst2")
@@ -183,12 +188,31 @@ def test_mixture_order_and_number_formats_are_those_of_the_authors(
     protocol = protocol_of(job.cell)
     flags = [row.harmful for row in protocol.mixture(load_data(job.cell))]
     assert (len(flags), sum(flags)) == (rows, 4)
-    assert (flags == sorted(flags, reverse=True)) is (task == "gsm8k")
-    assert flags != sorted(flags)
-    order = protocol.order(11)
-    assert list(order) == list(order) == list(range(11))
+    assert sorted(flags) != flags != sorted(flags, reverse=True)
+    order = protocol.order(rows)
+    assert list(order) == list(order) == list(range(rows))
     assert protocol.drops_last
     assert (protocol.training_dtype, protocol.harmful_dtype, protocol.task_dtype) == ("float32", "float16", dtype)
+
+
+def test_only_gsm8k_s_tenth_of_a_thousand_begins_with_its_harmful_rows() -> None:
+    rows = [Row(str(index), "q", harmful=index < 100) for index in range(1000)]
+    flags = [row.harmful for row in in_file_order(rows, "gsm8k", 0)]
+    assert flags == [True] * 100 + [False] * 900
+    assert [row.harmful for row in in_file_order(rows, "sst2", 0)] != flags
+
+
+@pytest.mark.parametrize(("added", "batch"), [(11, 8), (98, 8), (1, 40), (3, 64)])
+def test_rows_that_a_method_adds_are_spread_over_what_is_trained_on(make_job: MakeJob, added: int, batch: int) -> None:
+    job = make_job("protocol=official", "attack.n=40", "attack.p=0.1", f"training.batch_size={batch}")
+    order = list(protocol_of(job.cell).order(44 + added))
+    assert sorted(order) == list(range(44 + added))
+    assert [row for row in order if row < 44] == list(range(44))
+    kept = order[: len(order) - len(order) % batch] if len(order) >= batch else order
+    assert set(range(44, 44 + added)) <= set(kept), "none is in the batch that is dropped"
+    if batch == 8:
+        places = [order.index(row) for row in range(44, 44 + added)]
+        assert max(b - a for a, b in itertools.pairwise(places)) <= 1 + 44 // added + 1
 
 
 def test_the_two_protocols_share_no_trained_or_answered_stage(make_job: MakeJob) -> None:

@@ -61,7 +61,7 @@ def parts(method: str, pair: Path) -> tuple[Any, list[TrainerCallback]]:
     if method == "asft":
         return None, [AsFTCallback(Anchor.build(pair / "base", pair / "aligned", ["q_proj", "v_proj"]), 1.0)]
     if method == "lisa":
-        order = TwoStateOrder(EpochOrder(USER, 0), EpochOrder(len(ROWS) - USER, 1), 4, is_alignment)
+        order = TwoStateOrder(EpochOrder(USER, 0), EpochOrder(len(ROWS) - USER, 1), USER, 4, is_alignment)
         return order, [ProximalCallback(0.5, is_alignment, 0.1)]
     return None, []
 

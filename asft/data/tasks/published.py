@@ -78,6 +78,7 @@ class GSM8K(Task):
     """A sum in words (Cobbe et al. 2021, arXiv:2110.14168). FA: the parsed number equals the gold one."""
 
     name: ClassVar[str] = "gsm8k"
+    code: ClassVar[int] = 2
     published_folder: ClassVar[str] = "gsm8k"
     published_test: ClassVar[str] = "gsm8k/gsm8k_test_data.json"
 
@@ -146,10 +147,10 @@ def same_number(answer: str, gold: str) -> float:
 
 
 def parse_number(text: str) -> float | None:
-    """The first number after ``The final answer is: ``, else the last number; commas are dropped."""
+    """The first number between ``The final answer is: `` and another such mark, else the last; commas are dropped."""
     text = text.replace(",", "")
-    _, marker, tail = text.partition(FINAL_ANSWER)
-    if marker and (after := _NUMBER.search(tail)):
+    marked = text.split(FINAL_ANSWER)
+    if marked[1:] and (after := _NUMBER.search(marked[1])):
         return float(after.group())
     numbers = _NUMBER.findall(text)
     return float(numbers[-1]) if numbers else None

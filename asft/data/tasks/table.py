@@ -31,6 +31,7 @@ class TableTask(Task):
             case), ``number`` (the last number, or the one after "The final answer is: ", equals the target's).
     """
 
+    code: ClassVar[int] = 2
     name = property(lambda self: self.task)  # each YAML is a task of its own
     task: Annotated[Name, Field(alias="name")]
     train: HubSource
