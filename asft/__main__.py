@@ -18,9 +18,9 @@ _over = False  # libraries are closing down, and would tell of an interrupt line
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of ``asft``: see :func:`asft.cli.main`; 130 is returned after Ctrl-C."""
     global _over
-    signal.signal(signal.SIGINT, _interrupt)
-    sys.unraisablehook = _swallowed
     try:
+        signal.signal(signal.SIGINT, _interrupt)
+        sys.unraisablehook = _swallowed
         from asft.cli import main as command
 
         command(argv)

@@ -52,6 +52,30 @@ def test_help_comes_at_once_and_needs_no_library(cli: Cli) -> None:
     assert done.stdout == "set()\n", done.stderr
 
 
+PRESSED = """
+import os, signal, sys
+from asft.__main__ import main
+calls = 0
+def watch(*_):
+    global calls
+    calls += 1
+    if {first} <= calls < {first} + 5:
+        os.kill(os.getpid(), signal.SIGINT)
+sys.setprofile(watch)
+main(["status", "experiment=table2"])
+"""
+
+
+@pytest.mark.parametrize("first", [10, 5_000, 100_000])
+def test_ctrl_c_five_times_in_a_row_is_told_in_one_line(first: int, tmp_path: Path) -> None:
+    """At the first, that and that call of a function: while handlers, libraries and the configuration come up."""
+    program = [sys.executable, "-c", PRESSED.format(first=first)]
+    done = subprocess.run(program, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr.count("\n")) == ("", 1), done.stderr
+    assert done.stderr.startswith("interrupted; finished stages are kept")
+    assert done.returncode == 130
+
+
 def test_the_version_is_told(asft: Asft) -> None:
     assert asft("--version")[1].startswith("asft-lab 0.") == asft("run", "--version")[1].startswith("asft-lab 0.")
 
