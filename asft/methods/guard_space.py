@@ -18,6 +18,7 @@ error: all hangs on the tolerance and the number of prompts, so the manifest say
 
 from __future__ import annotations
 
+import zlib
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
@@ -72,38 +73,47 @@ class GuardSpace(Method):
         from asft.anchor.binding import lora_factors
         from asft.data.rows import user_text
         from asft.data.templates import IGNORED, Encoded
-        from asft.methods.own_pass import batches, input_sums
+        from asft.methods.own_pass import batches, in_parts, input_sums
 
         texts = ctx.pair.tokenizer()([user_text(row) for row in ctx.defender])["input_ids"]
         raw = [Encoded(ids, [IGNORED] * len(ids)) for ids in texts]
         factors = {factor.name: factor for factor in lora_factors(model)}
         layers = {name: model.get_submodule(f"base_model.model.{name}") for name in factors}
-        harm, null = (
-            input_sums(model, layers, batches(rows, ctx, self.batch, model.device), moments)
-            for rows in (raw[: len(raw) // 2], raw[len(raw) // 2 :])
-        )
-        random = torch.Generator().manual_seed(ctx.cell.seed)
-        for name, factor in factors.items():
-            frozen = layers[name].base_layer.weight
-            b, a = smallest_part(frozen.double(), harm[name], len(factor.a), self.damping)
-            basis = null_space(null[name], self.tolerance)
-            if not basis.shape[1]:
-                raise ValueError(
-                    f"method={self.name}: the inputs of {name} on {len(raw) - len(raw) // 2} prompts leave no null "
-                    "space, so nothing could be learned there. Lower method.harmful or raise method.tolerance."
-                )
-            if self.projector == "random":
-                drawn = torch.randn(basis.shape, generator=random, dtype=basis.dtype)
-                basis = torch.linalg.qr(drawn.to(basis.device))[0]
+        made = {}
+        for part in in_parts(layers):
+            harm, null = (
+                input_sums(model, part, batches(rows, ctx, self.batch, model.device), moments)
+                for rows in (raw[: len(raw) // 2], raw[len(raw) // 2 :])
+            )
+            for name in part:
+                weight, rank = layers[name].base_layer.weight.detach().double(), len(factors[name].a)
+                made[name] = (*smallest_part(weight, harm[name], rank, self.damping), self.basis(name, null[name], ctx))
+        for name, (b, a, basis) in made.items():
+            factor, frozen, kept = factors[name], layers[name].base_layer.weight, basis.to(factors[name].a)
             with torch.no_grad():
                 frozen.sub_((b @ (a @ basis) @ basis.mT).to(frozen))
                 factor.b.copy_(b * factor.scaling**-0.5)
                 factor.a.copy_(a * factor.scaling**-0.5)
-            kept = basis.to(factor.a)
             ctx.kept[name] = (factor.a.detach().clone(), factor.b.detach().clone(), kept)
             if self.projector != "none":
                 down = layers[name].lora_A[model.active_adapter]
                 down.register_forward_pre_hook(lambda module, given, kept=kept: (given[0] @ kept @ kept.mT,))
+
+    def basis(self, name: str, null: Tensor, ctx: Context) -> Tensor:
+        """An orthonormal basis (i×k) of what module ``name`` may be trained on, given N (i×i)."""
+        import torch
+
+        basis = null_space(null, self.tolerance)
+        if not basis.shape[1]:
+            raise ValueError(
+                f"method={self.name}: the inputs of {name} on {len(ctx.defender) // 2} prompts leave no null space, so "
+                "nothing could be learned there. Lower method.harmful or raise method.tolerance."
+            )
+        if self.projector == "random":
+            seed = zlib.crc32(f"{name}/{ctx.cell.seed}".encode())
+            drawn = torch.randn(basis.shape, generator=torch.Generator().manual_seed(seed), dtype=basis.dtype)
+            basis = torch.linalg.qr(drawn.to(basis.device))[0]
+        return basis
 
     def finish(self, model: Model, ctx: Context) -> Finished:
         """What was trained, as an adapter of twice the rank to the unedited weights."""

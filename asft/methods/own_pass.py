@@ -121,11 +121,12 @@ class OwnPass(TrainerCallback):
         self.acted += bool(factor) and bool(norm(gradient))
 
     def resume_state(self) -> dict[str, Tensor]:
-        """``state``."""
-        return self.state
+        """``state``, and how often it acted."""
+        return {**self.state, "acted": torch.tensor(self.acted)}
 
     def load_resume_state(self, state: Mapping[str, Tensor]) -> None:
-        """Takes it back, in place."""
+        """Takes both back, ``state`` in place."""
+        self.acted = int(state["acted"])
         for name, held in self.state.items():
             held.copy_(state[name])
 
@@ -152,6 +153,19 @@ class OwnPass(TrainerCallback):
 def _grad(weight: nn.Parameter) -> Tensor:
     assert weight.grad is not None, "a trainable weight has a gradient before the step"
     return weight.grad
+
+
+def in_parts(modules: Mapping[str, Any], room: int = 2**31) -> Iterator[dict[str, nn.Module]]:
+    """The modules in groups whose i×i matrices in float64 fit into ``room`` bytes, or of one module."""
+    part: dict[str, nn.Module] = {}
+    taken = 0
+    for name, module in modules.items():
+        size = 8 * module.in_features**2
+        if part and taken + size > room:
+            yield part
+            part, taken = {}, 0
+        part[name], taken = module, taken + size
+    yield part
 
 
 @torch.no_grad()

@@ -69,7 +69,7 @@ class SafeDelta(PostHoc):
         """The edited weights, and the accepted share of each module's entries."""
         import torch
 
-        from asft.methods.own_pass import batches, examples, input_sums
+        from asft.methods.own_pass import batches, examples, in_parts, input_sums
         from asft.models.pair import load_model
 
         dtype = cast("Dtype", str(model.dtype).removeprefix("torch."))
@@ -77,15 +77,16 @@ class SafeDelta(PostHoc):
         head = start.get_output_embeddings()
         linears = {n: m for n, m in start.named_modules() if isinstance(m, torch.nn.Linear) and m is not head}
         given = batches(examples(safety_rows(ctx, self.safe, self.name), ctx), ctx, self.batch, model.device)
-        sums = input_sums(start, linears, given, lambda x: x.flatten(0, 1).mT @ x.flatten(0, 1))
         accepted = {}
-        for name, total in sums.items():
-            tuned = model.get_submodule(name).weight
-            assert isinstance(tuned, torch.Tensor), "a linear module has a weight"
-            made, mask = self.edit(linears[name].weight.detach().double(), tuned.detach().double(), total)
-            with torch.no_grad():
-                tuned.copy_(made)
-            accepted[name] = mask.double().mean().item()
+        for part in in_parts(linears):
+            sums = input_sums(start, part, given, lambda x: x.flatten(0, 1).mT @ x.flatten(0, 1))
+            for name, total in sums.items():
+                tuned = model.get_submodule(name).weight
+                assert isinstance(tuned, torch.Tensor), "a linear module has a weight"
+                made, mask = self.edit(linears[name].weight.detach().double(), tuned.detach().double(), total)
+                with torch.no_grad():
+                    tuned.copy_(made)
+                accepted[name] = mask.double().mean().item()
         return Finished({"safe_delta": {"accepted": accepted}})
 
     def edit(self, start: Tensor, tuned: Tensor, sums: Tensor) -> tuple[Tensor, Tensor]:

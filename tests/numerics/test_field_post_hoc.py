@@ -17,7 +17,7 @@ from asft.cells.job import Job
 from asft.config import ConfigError
 from asft.data.rows import Row
 from asft.methods.antidote import Antidote, linear_maps, prune
-from asft.methods.own_pass import batches, examples, input_sums
+from asft.methods.own_pass import batches, examples, in_parts, input_sums
 from asft.methods.resta import Resta, dare
 from asft.methods.safe_delta import SafeDelta, accept
 from asft.methods.safe_merge import SafeMerge, by_factor, by_update
@@ -173,6 +173,11 @@ def test_sums_of_inputs_are_over_tokens_and_not_over_padding(shared_job: MakeJob
     by_hand = torch.stack([first(x).double().square().sum(0) for x in embedded]).sum(0)
     (name,) = [name for name in found[0] if "layers.0.self_attn.q_proj.lora_A" in name]
     torch.testing.assert_close(found[0][name].diagonal(), by_hand)
+
+
+def test_sums_are_made_in_parts_that_fit() -> None:
+    modules = {name: torch.nn.Linear(size, 1) for name, size in (("a", 10), ("b", 10), ("c", 30), ("d", 10))}
+    assert [list(part) for part in in_parts(modules, 8 * 200)] == [["a", "b"], ["c"], ["d"]]
 
 
 class TestAntidote:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from anchor_pairs import tiny_model, with_lora
 from helpers import MakeJob
 from safetensors.torch import load_file
 from torch import Tensor
@@ -28,6 +29,7 @@ from asft.methods.own_pass import OwnPass, batches, examples, prompts
 from asft.methods.safe_grad import answer_logits, divergence, surgery
 from asft.methods.sbr import SBRBenign, last_states
 from asft.methods.spard import Spard, diverse, similarities
+from asft.methods.vaccine import Vaccine
 from asft.pipeline.run import _Run
 
 
@@ -66,6 +68,23 @@ def test_it_trains_in_the_pipeline_and_differs_from_sft(shared_job: MakeJob, nam
     sft = trained(shared_job("method=sft", *TUNING))
     assert all(torch.isfinite(weight).all() for weight in made.values())
     assert any(made[key].shape != weight.shape or not torch.equal(made[key], weight) for key, weight in sft.items())
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen2", "gemma2"])
+def test_architectures_differ_in_nothing_that_matters(kind: str) -> None:
+    torch.manual_seed(0)
+    model = with_lora(tiny_model(kind), ["q_proj", "v_proj"])
+    mask = torch.ones(2, 7, dtype=torch.long)
+    mask[1, 4:] = 0
+    batch = {"input_ids": torch.arange(14).view(2, 7), "attention_mask": mask, "labels": torch.arange(14).view(2, 7)}
+    hidden = model.eval()(**batch, output_hidden_states=True).hidden_states[-1]
+    torch.testing.assert_close(
+        last_states(model, batch), torch.stack([hidden[0, 6], hidden[1, 3]]), rtol=1e-4, atol=1e-5
+    )
+    loss = model.train()(**batch).loss
+    (callback,) = Vaccine(rho=0.1).aligning(model, None)  # type: ignore[arg-type]
+    assert model(**batch).loss > loss
+    callback.on_train_end(None, None, TrainerControl())  # type: ignore[arg-type]
 
 
 class TestSBR:
@@ -211,6 +230,7 @@ class TestEMA:
                 resumed.load_resume_state({name: held.clone() for name, held in callback.resume_state().items()})  # type: ignore[attr-defined]
         last = [weight.detach().clone() for weight in model.parameters()]
         assert all(torch.equal(callback.state[name], held) for name, held in resumed.state.items())  # type: ignore[attr-defined]
+        assert resumed.acted == callback.acted == (6 if decay else 0)  # type: ignore[attr-defined]
         callback.on_train_end(None, None, TrainerControl())  # type: ignore[arg-type]
         for index, weight in enumerate(model.parameters()):
             torch.testing.assert_close(weight, mean[index])
