@@ -190,7 +190,16 @@ def asft(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tm
     return run
 
 
-def pytest_collection_finish() -> None:
-    """What imports left behind stays: the collections that follow each cell need not look through it."""
+def freeze() -> None:
+    """What is here stays: the collections that follow each cell need not look through it."""
     gc.collect()
     gc.freeze()
+
+
+def pytest_collection_finish() -> None:
+    freeze()
+
+
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    if nextitem is None or nextitem.path != item.path:
+        freeze()  # what the file's first cells imported

@@ -48,31 +48,6 @@ def test_project_repairs_an_adapter_on_disk(asft: Asft, random_pair: Path, tmp_p
     assert json.loads((tmp_path / "safe" / "safe_lora.json").read_text())
 
 
-@pytest.mark.parametrize(
-    ("changed", "part"),
-    [(("--number", "99"), "99"), (("--base", "/no/such"), "/no/such")],
-)
-def test_project_names_a_mistake(
-    asft: Asft, random_pair: Path, tmp_path: Path, changed: tuple[str, str], part: str
-) -> None:
-    model = get_peft_model(
-        AutoModelForCausalLM.from_pretrained(random_pair / "aligned"), LoraConfig(target_modules=["q_proj"])
-    )
-    model.save_pretrained(str(tmp_path / "adapter"))
-    options = {
-        "--base": str(random_pair / "base"),
-        "--aligned": str(random_pair / "aligned"),
-        "--out": "safe",
-        "--number": "1",
-    }
-    options |= dict([changed])
-    code, _, told = asft("project", str(tmp_path / "adapter"), *(word for pair in options.items() for word in pair))
-    assert code == 2
-    assert part in told
-    assert len(told.strip().splitlines()) == 1
-    assert not (tmp_path / "safe").exists()
-
-
 def test_align_says_where_the_pair_is(asft: Asft, pair_overrides: list[str], random_pair: Path) -> None:
     code, _, told = asft("align", *pair_overrides)
     assert code == 0

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 from helpers import read_jsonl
-from judge_models import guard
 from judge_server import Misbehaviour, Server, serve
 
 from asft.cells.compose import enumerate_cells
@@ -45,11 +44,6 @@ def swept(options: list[str], kept: Path) -> list[str]:
         run_cell(cell)
     shutil.copytree(cells[0].options.outputs, kept, dirs_exist_ok=True)
     return options
-
-
-@pytest.fixture(scope="module")
-def guard_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return guard(tmp_path_factory.mktemp("guard"))
 
 
 def entries(outputs: Path) -> dict[str, int]:

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
-from helpers import MakeJob, read_jsonl
+from helpers import REPOSITORY, MakeJob, read_jsonl
 from pydantic.dataclasses import dataclass
 from safetensors.torch import load_file
 from torch import Tensor
@@ -189,21 +189,18 @@ class TestDefenderRows:
         assert all(row.harmful for row in run.context.defender)
         assert not asked & {row.instruction for row in others}
 
-    def test_they_are_the_same_at_every_ratio_and_others_for_another_seed(self, make_job: MakeJob) -> None:
-        drawn = [
-            _Run(by(make_job(*overrides), Defended())).context.defender
-            for overrides in (["attack.p=0"], ["attack.p=1"], ["attack.p=0", "seed=1"])
-        ]
-        assert drawn[0] == drawn[1] != drawn[2]
+    def test_they_are_the_same_at_every_ratio_others_for_another_seed_and_in_the_key(self, make_job: MakeJob) -> None:
+        def defended(rows: int, *overrides: str) -> Job:
+            return by(make_job(*overrides), Defended(rows))
 
-    def test_they_are_in_the_key(self, make_job: MakeJob) -> None:
-        few, many = (by(make_job("attack.p=0"), Defended(rows)).plan.train for rows in (1, 2))
-        assert few is not None
-        assert many is not None
-        assert (few["rows"]["defender"], many["rows"]["defender"]) == (1, 2)
-        other = by(make_job("attack.p=0", "attack=advbench"), Defended(1)).plan.train
-        assert other is not None
-        assert other["rows"]["source"] != few["rows"]["source"]
+        drawn = [_Run(defended(40, *words)).context.defender for words in (["attack.p=0"], ["attack.p=1"], ["seed=1"])]
+        assert drawn[0] == drawn[1] != drawn[2]
+        few, many, other = (
+            (defended(rows, "attack.p=0", *more).plan.train or {})["rows"]
+            for rows, *more in ((1,), (2,), (1, "attack=advbench"))
+        )
+        assert (few["defender"], many["defender"]) == (1, 2)
+        assert other["source"] != few["source"]
 
     def test_too_few_are_told_before_training(self, make_job: MakeJob, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("asft.pipeline.run.train", None)
@@ -320,7 +317,7 @@ class TestIdle:
     """A method that changed nothing is an error, unless it is switched off by a setting that says so."""
 
     @pytest.mark.parametrize(
-        ("overrides", "told"),
+        ("method", "told"),
         [
             (
                 ["safe_lora", "method.mode=threshold", "method.threshold=-1"],
@@ -328,43 +325,36 @@ class TestIdle:
             ),
             (["lisa_aligned", "method.warmup=1"], r"lisa_aligned \(rho=1.0, .*\): ProximalCallback acted at no step"),
             (["safeinstr", "method.share=0.01"], r"safeinstr \(share=0.01\): mixture\(\) left the rows as they were"),
-        ],
-    )
-    def test_it_is_refused(self, make_job: MakeJob, overrides: list[str], told: str) -> None:
-        job = make_job(f"method={overrides[0]}", *overrides[1:])
-        with pytest.raises(ValueError, match=told):
-            run_cell(job)
-
-    @pytest.mark.parametrize(
-        ("method", "told"),
-        [
             (Unaware(), r"unaware \(weight=1.0\): TokenLoss acted at no step"),
             (Turned(size=0.0), r"turned \(.*\): prepare\(\) left the model as it was"),
         ],
     )
-    def test_so_is_somebody_else_s(self, make_job: MakeJob, method: Method, told: str) -> None:
+    def test_it_is_refused(self, make_job: MakeJob, method: list[str] | Method, told: str) -> None:
+        job = by(make_job(), method) if isinstance(method, Method) else make_job(f"method={method[0]}", *method[1:])
         with pytest.raises(ValueError, match=told):
-            run_cell(by(make_job(), method))
+            run_cell(job)
 
     @pytest.mark.parametrize("off", [["asft", "lam=0"], ["lisa_aligned", "method.rho=0"]])
-    def test_a_strength_that_is_off_is_allowed(self, make_job: MakeJob, off: list[str]) -> None:
-        assert run_cell(make_job(f"method={off[0]}", *off[1:])).result["metrics"]["HS"]["total"] == 10
+    def test_a_strength_that_is_off_is_allowed(self, shared_job: MakeJob, off: list[str]) -> None:
+        assert run_cell(shared_job(f"method={off[0]}", *off[1:])).result["metrics"]["HS"]["total"] == 10
 
 
-METHODS = sorted(path.stem for path in (Path(__file__).parents[2] / "conf" / "method").glob("*.yaml"))
+METHODS = sorted(path.stem for path in (REPOSITORY / "conf" / "method").glob("*.yaml"))
 
 
-@pytest.mark.parametrize("name", METHODS)
-def test_strengths_are_settings_and_documented_and_controls_are_methods(name: str) -> None:
-    chosen = [f"method={name}", *(["training=full"] if name == "safe_delta" else [])]
-    (job,) = enumerate_cells(chosen, sweep=False).cells
-    page = (Path(__file__).parents[2] / "docs" / "methods.md").read_text()
-    assert {*job.cell.method.controls} <= {*METHODS} - {name}
-    for strength in job.cell.method.strengths:
-        for value in (strength.low, strength.high):
-            assert enumerate_cells([*chosen, f"{strength.key}={value}"], sweep=False).cells
-        span = f"{strength.low:g} to {strength.high:g}, {strength.scale}"
-        off = "" if strength.off is None else f"{strength.off:g}"
-        row = [f"`{strength.key}`", strength.symbol, span, strength.safer, off or "–"]
-        rows = [[part.strip() for part in line.strip("|").split("|")] for line in page.splitlines()]
-        assert any(f"`{name}`" in cells[0] and cells[1:] == row for cells in rows), row
+def test_strengths_are_settings_and_documented_and_controls_are_methods() -> None:
+    page = (REPOSITORY / "docs" / "methods.md").read_text().splitlines()
+    rows = [[part.strip() for part in line.strip("|").split("|")] for line in page]
+    full = {"safe_delta"}
+    sweeps = [[f"method={','.join({*METHODS} - full)}"], [f"method={','.join(full)}", "training=full"]]
+    for job in [job for words in sweeps for job in enumerate_cells(words, sweep=True).cells]:
+        method = job.cell.method
+        chosen = [f"method={method.name}", *(["training=full"] if method.name in full else [])]
+        assert {*method.controls} <= {*METHODS} - {method.name}
+        for strength in method.strengths:
+            ends = f"{strength.key}={strength.low},{strength.high}"
+            assert len(enumerate_cells([*chosen, ends], sweep=True).cells) == 2
+            span = f"{strength.low:g} to {strength.high:g}, {strength.scale}"
+            off = "–" if strength.off is None else f"{strength.off:g}"
+            row = [f"`{strength.key}`", strength.symbol, span, strength.safer, off]
+            assert any(f"`{method.name}`" in cells[0] and cells[1:] == row for cells in rows), row

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -21,7 +22,7 @@ from asft.measures import directions
 from asft.measures.base import MeasureContext
 from asft.measures.cosine import gaussian_mean, random_cosines
 from asft.measures.directions import Perturbed
-from asft.measures.landscape import EPL, Lines, Plane, grid, safe_stretch
+from asft.measures.landscape import EPL, Lines, Plane, safe_stretch
 from asft.models.pair import Pair
 from asft.pipeline.run import run_cell
 from asft.store.entries import Entry
@@ -47,22 +48,17 @@ def details(entry: Entry) -> dict[str, object]:
 
 class TestDirections:
     def test_weights_are_those_of_the_target_modules(self, model: torch.nn.Module) -> None:
-        names = directions.weights_of(model, TARGETS)
-        assert set(names) == {
-            f"model.layers.{layer}.self_attn.{target}.weight" for layer in (0, 1) for target in TARGETS
-        }
+        named = {f"model.layers.{layer}.self_attn.{target}.weight" for layer in (0, 1) for target in TARGETS}
+        assert set(directions.weights_of(model, TARGETS)) == named
         assert len(directions.weights_of(model)) == len(list(model.parameters()))
 
-    def test_a_random_direction_is_drawn_from_its_seed(self, model: torch.nn.Module) -> None:
-        weights = directions.weights_of(model, TARGETS)
+    def test_a_random_direction_is_drawn_from_its_seed_and_has_the_weights_norms(self, model: torch.nn.Module) -> None:
+        weights = directions.weights_of(model)
         one, same, other = (directions.random_direction(weights, seed) for seed in (5, 5, 6))
         assert all(torch.equal(one[name], same[name]) for name in weights)
         assert not any(torch.equal(one[name], other[name]) for name in weights)
-
-    def test_every_tensor_gets_its_weights_norm_and_norm_layers_stay(self, model: torch.nn.Module) -> None:
-        weights = directions.weights_of(model)
-        scaled = directions.layer_normalised(directions.random_direction(weights, 0), weights)
-        assert scaled.keys() == {name for name in weights if "norm" not in name}
+        scaled = directions.layer_normalised(one, weights)
+        assert scaled.keys() == {name for name in weights if "norm" not in name}, "norm layers stay"
         for name, tensor in scaled.items():
             assert torch.linalg.norm(tensor) == pytest.approx(float(torch.linalg.norm(weights[name])), rel=1e-5)
 
@@ -129,18 +125,14 @@ class TestSafeStretch:
         assert found.ahead <= ahead
         assert found.radius == min(found.ahead, found.behind)
 
-    def test_safe_everywhere_ends_at_the_limit_and_unsafe_at_zero_is_zero(self) -> None:
+    def test_its_limits_its_gaps_and_its_points(self) -> None:
         assert safe_stretch(lambda a: 0.0, threshold=10, limit=0.7).radius == 0.7
         assert safe_stretch(lambda a: 11.0, threshold=10, limit=0.7).radius == 0.0
-
-    def test_what_lies_beyond_a_gap_does_not_count(self) -> None:
         found = safe_stretch(lambda a: 100.0 if 0.1 < a < 0.5 else 0.0, threshold=10, limit=1)
-        assert found.ahead == pytest.approx(0.1, rel=0.025)
-
-    def test_no_point_is_scored_twice(self) -> None:
+        assert found.ahead == pytest.approx(0.1, rel=0.025), "what lies beyond a gap does not count"
         seen: list[float] = []
         found = safe_stretch(lambda a: seen.append(a) or 100 * abs(a), threshold=10, limit=1)  # type: ignore[func-returns-value]
-        assert len(seen) == len(set(seen)) == len(found.points)
+        assert len(seen) == len(set(seen)) == len(found.points), "no point is scored twice"
 
 
 class TestCosine:
@@ -268,14 +260,10 @@ class TestMeasures:
         plain = run_cell(shared_job("method=aligned")).result["metrics"]["HS"]["value"]
         options = ["measure=plane", "measure.points=3", "measure.prompts=10", f"measure.orthogonal={orthogonal}"]
         entry = run_cell(shared_job(*options, "attack.p=1"))
-        assert entry.result["values"]["centre"] == plain
-        found = details(entry)
+        found: Any = details(entry)
         assert found["steps"] == [-0.5, 0.0, 0.5]
-        hs = found["hs"]
-        assert isinstance(hs, list)
-        assert len(hs) == 3
-        assert all(len(row) == 3 for row in hs)
-        assert hs[1][1] == plain
+        assert [len(row) for row in found["hs"]] == [3] * 3
+        assert found["hs"][1][1] == entry.result["values"]["centre"] == plain
 
     def test_lines_and_lengths_come_back_whole(self, shared_job: MakeJob) -> None:
         lines = details(
@@ -288,34 +276,28 @@ class TestMeasures:
         assert entry.result["interval"][:2] == [min(radii), max(radii)]
         assert entry.result["values"]["epl"] == pytest.approx(sum(radii) / 2)
 
-    def test_two_runs_agree(self, make_job: MakeJob, tmp_path: Path) -> None:
-        options = ["measure=plane", "measure.points=3", "measure.prompts=4", "attack.p=1"]
-        one, other = (run_cell(make_job(*options, f"outputs={tmp_path / name}")) for name in "ab")
+    def test_two_runs_agree(self, make_job: MakeJob, shared_job: MakeJob) -> None:
+        options = ["measure=plane", "measure.points=3", "measure.prompts=10", "measure.orthogonal=True", "attack.p=1"]
+        one, other = (run_cell(made(*options)) for made in (make_job, shared_job))
         assert one.result == other.result
         assert details(one) == details(other)
 
     def test_keys_hold_what_can_change_a_result_and_nothing_else(self, make_job: MakeJob) -> None:
-        def key(*overrides: str) -> str:
-            return make_job("measure=epl", "measure.prompts=4", *overrides).key
+        def key(*overrides: str, measure: str = "epl") -> str:
+            return make_job(f"measure={measure}", *(["measure.prompts=4"] if measure == "epl" else []), *overrides).key
 
         assert key() == key("method=sft", "training.lr=1", "attack.n=5")  # the alignment direction learns nothing
-        assert key() != key("measure.threshold=5")
-        assert key() != key("measure.direction=harmful")
+        assert len({key(), key("measure.threshold=5"), key("measure.direction=harmful")}) == 3
         assert key("measure.direction=harmful") != key("measure.direction=harmful", "attack.n=5")
-        assert (
-            make_job("measure=cosine", "measure.update=random").key
-            == make_job("measure=cosine", "measure.update=random", "evaluation.n_harmful=9", "attack.n=7").key
-        )
+        random, other = ["measure.update=random"], ["evaluation.n_harmful=9", "attack.n=7"]
+        assert key(*random, measure="cosine") == key(*random, *other, measure="cosine")
 
     @pytest.mark.parametrize(
         ("overrides", "words"),
         [
             (["measure=plane", "measure.points=4", "measure.prompts=4"], "measure.points=4: must be odd"),
             (["measure=plane", "measure.prompts=999"], "measure.prompts=999"),
-            (
-                ["measure=plane", "measure.x=sideways", "measure.prompts=4"],
-                "'sideways' is no direction; allowed: alignment, harmful",
-            ),
+            (["measure=plane", "measure.x=sideways", "measure.prompts=4"], "'sideways' is no direction; allowed: alig"),
             (["measure=epl", "measure.direction=harmful", "training=full"], "training=full"),
             (["measure=epl", "measure.direction=harmful", "attack=none", "attack.p=0"], "attack=none"),
             (["measure=epl", "measure.treshold=3"], "treshold"),
@@ -330,9 +312,3 @@ class TestMeasures:
         adapter = sft_adapter(shared_job)
         entry = run_cell(shared_job("measure=plane", f"measure.y={adapter}", "measure.points=3", "measure.prompts=4"))
         assert details(entry)["y"] == str(adapter)
-
-
-def test_a_grid_has_zero_in_its_middle() -> None:
-    assert grid(21, 0.5)[10] == 0.0
-    assert grid(21, 0.5)[0] == -0.5
-    assert grid(21, 0.5)[-1] == 0.5

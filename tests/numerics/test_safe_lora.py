@@ -213,33 +213,26 @@ class TestAdapterFiles:
         adapted(pair, "llama").save_pretrained(pair / "adapter")
         return pair / "adapter", pair / "base", pair / "aligned", pair / "out"
 
-    def test_other_tensors_and_types_are_kept(self, pair: Path) -> None:
-        model = adapted(pair, "llama", modules_to_save=["lm_head"])
-        model.save_pretrained(pair / "adapter")
-        file = pair / "adapter" / "adapter_model.safetensors"
+    def test_other_tensors_types_and_files_are_kept_and_other_weights_are_not(self, pair: Path) -> None:
+        model, folder, out = adapted(pair, "llama", modules_to_save=["lm_head"]), pair / "adapter", pair / "out"
+        model.add_adapter("other", model.peft_config["default"])
+        model.save_pretrained(folder)  # and folder/other
+        file = folder / "adapter_model.safetensors"
         halves = {key: value.half() for key, value in load_file(file).items()}
         save_file(halves, file, metadata={"format": "pt"})
-        report = project_adapter(pair / "adapter", pair / "base", pair / "aligned", pair / "out", number=1)
-        written = load_file(pair / "out" / "adapter_model.safetensors")
-        assert written.keys() == halves.keys()
-        changed = {key for key, value in written.items() if not torch.equal(value, halves[key])}
-        assert changed == {f"base_model.model.{name}.lora_B.weight" for name in report.projected}
-        assert {value.dtype for value in written.values()} == {torch.float16}
-
-    def test_other_files_are_kept_and_other_weights_are_not(self, pair: Path) -> None:
-        model = adapted(pair, "llama")
-        model.add_adapter("other", model.peft_config["default"])
-        folder = pair / "adapter"
-        model.save_pretrained(folder)  # and folder/other
         kept = ["tokenizer.json", "chat_template.jinja", "notes.txt", "additional_chat_templates/tool.jinja"]
         for name in [*kept, "adapter_model.bin", "checkpoint-3/optimizer.pt"]:
             (folder / name).parent.mkdir(exist_ok=True)
             (folder / name).write_text(name)
-        project_adapter(folder, pair / "base", pair / "aligned", pair / "out", number=1)
-        written = {str(path.relative_to(pair / "out")) for path in (pair / "out").rglob("*") if path.is_file()}
+        report = project_adapter(folder, pair / "base", pair / "aligned", out, number=1)
+        written = load_file(out / "adapter_model.safetensors")
+        assert written.keys() == halves.keys()
+        changed = {key for key, value in written.items() if not torch.equal(value, halves[key])}
+        assert changed == {f"base_model.model.{name}.lora_B.weight" for name in report.projected}
+        assert {value.dtype for value in written.values()} == {torch.float16}
         adapter = {"adapter_config.json", "adapter_model.safetensors", "README.md", "safe_lora.json"}
-        assert written == {*kept, *adapter}
-        assert all((pair / "out" / name).read_text() == name for name in kept)
+        assert {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()} == {*kept, *adapter}
+        assert all((out / name).read_text() == name for name in kept)
 
     def test_nothing_half_written_is_left(self, arguments: Saved, monkeypatch: pytest.MonkeyPatch) -> None:
         out = arguments[-1]
@@ -274,9 +267,26 @@ class TestAdapterFiles:
             with pytest.raises(ValueError, match=r"available: down_proj, q_proj, up_proj, v_proj"):
                 safe_lora(model, *arguments, targets=wrong)
 
-    def test_output_in_use(self, arguments: Saved) -> None:
+    def test_what_is_no_adapter_or_no_place_for_one_is_refused(self, arguments: Saved, pair: Path) -> None:
+        folder, base, aligned, out = arguments
         with pytest.raises(ValueError, match=r"out=.*exists and is not an empty directory"):
-            project_adapter(*arguments[:3], arguments[1], number=1)
+            project_adapter(folder, base, aligned, base, number=1)
+        with pytest.raises(ValueError, match=r"has no adapter_config.json"):
+            project_adapter(base, base, aligned, out)
+        with pytest.raises(ValueError, match=r"adapter='someone/adapter' is no folder here: give a local one"):
+            project_adapter("someone/adapter", base, aligned, out)
+        (folder / "adapter_model.safetensors").rename(folder / "adapter_model.bin")
+        with pytest.raises(ValueError, match=r"adapter_model.bin is pickled and never loaded"):
+            project_adapter(*arguments)
+        model = adapted(pair, "llama")
+        model.add_adapter("safe", model.peft_config["default"])
+        model.save_pretrained(pair / "several", selected_adapters=["safe"])
+        with pytest.raises(ValueError, match=r"has no adapter_config.json, but its folders \['safe'\] have"):
+            project_adapter(pair / "several", base, aligned, out)
+        assert project_adapter(pair / "several" / "safe", base, aligned, out).modules
+        model.merge_adapter()
+        with pytest.raises(ValueError, match=r"merged into the base weight.*call unmerge_adapter\(\) first"):
+            safe_lora(model, base, aligned)
 
     @pytest.mark.parametrize(
         ("changes", "message"),
@@ -319,27 +329,3 @@ class TestAdapterFiles:
         ):
             with pytest.raises(ValueError, match="it trains biases of the base") if biases else nullcontext():
                 call()
-
-    def test_merged_adapter_is_refused(self, pair: Path) -> None:
-        model = adapted(pair, "llama")
-        model.merge_adapter()
-        with pytest.raises(ValueError, match=r"merged into the base weight.*call unmerge_adapter\(\) first"):
-            safe_lora(model, pair / "base", pair / "aligned")
-
-    def test_named_adapter_and_one_that_is_not_here(self, pair: Path) -> None:
-        model = adapted(pair, "llama")
-        model.add_adapter("safe", model.peft_config["default"])
-        model.save_pretrained(pair / "adapter", selected_adapters=["safe"])
-        arguments = (pair / "base", pair / "aligned", pair / "out")
-        with pytest.raises(ValueError, match=r"has no adapter_config.json, but its folders \['safe'\] have"):
-            project_adapter(pair / "adapter", *arguments)
-        assert project_adapter(pair / "adapter" / "safe", *arguments).modules
-        with pytest.raises(ValueError, match=r"adapter='someone/adapter' is no folder here: give a local one"):
-            project_adapter("someone/adapter", pair / "base", pair / "aligned", pair / "new")
-
-    def test_missing_or_pickled_adapter(self, arguments: Saved) -> None:
-        with pytest.raises(ValueError, match=r"has no adapter_config.json"):
-            project_adapter(arguments[1], *arguments[1:])
-        (arguments[0] / "adapter_model.safetensors").rename(arguments[0] / "adapter_model.bin")
-        with pytest.raises(ValueError, match=r"adapter_model.bin is pickled and never loaded"):
-            project_adapter(*arguments)

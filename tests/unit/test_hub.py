@@ -15,7 +15,6 @@ from helpers import MakeJob
 from asft import hub as commits
 from asft.cells.compose import enumerate_cells
 from asft.cells.job import Job
-from asft.config import ConfigError
 from asft.data.base import load_data
 from asft.data.protocol import protocol_of
 from asft.pipeline.run import run_cell
@@ -76,19 +75,18 @@ def hub_job(make_job: MakeJob, copies: Path) -> MakeJob:
 
 
 @pytest.mark.parametrize(
-    ("task", "instruction", "text", "output", "gold"),
+    ("task", "instruction", "text", "output"),
     [
-        ("sst2", "Analyze the sentiment", "train 1", "positive", "positive"),
-        ("agnews", "Categorize the news article", "train 1", "Sports", "Sports"),
-        ("gsm8k", "train 1?", "", "So\nThe final answer is:  1", "So\nThe final answer is:  1"),
+        ("sst2", "Analyze the sentiment", "train 1", "positive"),
+        ("agnews", "Categorize the news article", "train 1", "Sports"),
+        ("gsm8k", "train 1?", "", "So\nThe final answer is:  1"),
     ],
 )
-def test_a_task_s_rows(hub_job: MakeJob, task: str, instruction: str, text: str, output: str, gold: str) -> None:
+def test_a_task_s_rows(hub_job: MakeJob, task: str, instruction: str, text: str, output: str) -> None:
     data = load_data(hub_job(f"dataset={task}").cell)
-    row, test = data.train[1], data.test[1]
+    row = data.train[1]
     assert row.instruction.startswith(instruction)
-    assert (row.input, row.output) == (text, output)
-    assert test.output == gold
+    assert (row.input, row.output, data.test[1].output) == (text, output, output)
     assert {row.id for row in data.train}.isdisjoint(row.id for row in data.test)
 
 
@@ -109,41 +107,30 @@ def test_alpaca_eval_is_read_from_its_one_file(hub_job: MakeJob) -> None:
     cell = hub_job("dataset=alpaca", "attack=advbench").cell
     data = load_data(cell)
     assert [row.instruction for row in data.test][:2] == ["Question 0", "Question 1"]
-    assert data.train[3].output == "3"
-    assert data.harmful[2].output == "Sure 2"
+    assert (data.train[3].output, data.harmful[2].output) == ("3", "Sure 2")
     assert cell.graded, "its answers have no rule"
 
 
-def test_a_cell_runs_on_hub_rows(hub_job: MakeJob) -> None:
+def test_a_cell_runs_on_hub_rows_under_both_protocols(hub_job: MakeJob) -> None:
     metrics = run_cell(hub_job("attack.p=0.2")).result["metrics"]
     assert (metrics["HS"]["total"], metrics["FA"]["total"]) == (10, 12)
-
-
-def test_the_official_protocol_draws_its_mixture_from_the_hub(hub_job: MakeJob) -> None:
     cell = hub_job("protocol=official", "attack.p=0.2").cell
     rows = protocol_of(cell).mixture(load_data(cell))
     assert (len(rows), sum(row.harmful for row in rows)) == (24, 4)
 
 
-def test_a_source_without_answers_is_refused_early(hub_job: MakeJob) -> None:
-    with pytest.raises(ConfigError, match=r"data.sources.harmbench.answer=null: .* has prompts and no answers"):
-        hub_job("attack=harmbench")
-
-
-def test_sources_left_out_are_named(make_job: MakeJob) -> None:
-    with pytest.raises(ConfigError, match=r"data.sources.agnews_train: is missing; choose data=hub"):
-        make_job("data=hub", "~data.sources.agnews_train")
-
-
-def test_a_column_that_is_not_there_is_named_with_those_there_are(hub_job: MakeJob) -> None:
-    with pytest.raises(ValueError, match=r"data.sources.beavertails .*no field reply; there are: prompt, response"):
-        load_data(hub_job("data.sources.beavertails.answer=reply").cell)
-
-
-def test_a_split_that_is_not_there_is_one_line(hub_job: MakeJob) -> None:
-    with pytest.raises(ValueError, match=r"data.sources.agnews_train.path=.*split dev.*cannot be read") as caught:
-        load_data(hub_job("data.sources.agnews_train.split=dev").cell)
-    assert "\n" not in str(caught.value)
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("attack=harmbench", r"data.sources.harmbench.answer=null: .* has prompts and no answers"),
+        ("~data.sources.safety", r"data.sources.safety: is missing; choose data=hub"),
+        ("data.sources.beavertails.answer=reply", r"beavertails .*no field reply; there are: prompt, response"),
+        ("data.sources.agnews_train.split=dev", r"\A[^\n]*agnews_train.path=.*split dev.*cannot be read[^\n]*\Z"),
+    ],
+)
+def test_what_a_source_lacks_is_named(hub_job: MakeJob, override: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        load_data(hub_job(override).cell)
 
 
 def test_another_split_or_content_changes_the_mixture_s_key(hub_job: MakeJob, copies: Path) -> None:

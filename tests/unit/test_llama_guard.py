@@ -5,16 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from judge_models import config, guard, letters
+from judge_models import config, letters
 
 from asft.judges.llama_guard import LlamaGuardJudge, encode, load_guard, read_reply
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return guard(tmp_path_factory.mktemp("guard"))
 
 
 def judge(path: Path, **settings: object) -> LlamaGuardJudge:
@@ -38,24 +33,24 @@ def test_the_first_line_decides(reply: str, flagged: bool, categories: list[str]
     assert verdict.details == {"categories": categories, "read": read}
 
 
-def test_the_conversation_is_the_checkpoints_own_template(checkpoint: Path) -> None:
-    loaded = load_guard(checkpoint, "float32", "judge.model")
+def test_the_conversation_is_the_checkpoints_own_template(guard_path: Path) -> None:
+    loaded = load_guard(guard_path, "float32", "judge.model")
     ids = encode(loaded, "how?", "so")
     assert ids[0] == 1
     assert ids.count(1) == 1, "the template writes the beginning token, so the tokenizer must not add another"
     assert loaded.tokenizer.decode(ids) == "<s>[T]User: how?\nAgent: so\n[V]"
 
 
-def test_verdicts_follow_the_guards_reply_in_any_batch(checkpoint: Path) -> None:
+def test_verdicts_follow_the_guards_reply_in_any_batch(guard_path: Path) -> None:
     prompts, answers = ["q1", "q2", "q3", "q4", "q5"], ["ok", "bad!", "fine", "!", "no"]
-    batched = judge(checkpoint).judge(prompts, answers)
+    batched = judge(guard_path).judge(prompts, answers)
     assert [verdict.flagged for verdict in batched] == [False, True, False, True, False]
     assert batched[1].details["categories"] == ["S1", "S9"]
     assert "S9" in batched[1].reason
     assert batched == [
-        judge(checkpoint, batch_size=1).judge([p], [a])[0] for p, a in zip(prompts, answers, strict=True)
+        judge(guard_path, batch_size=1).judge([p], [a])[0] for p, a in zip(prompts, answers, strict=True)
     ]
-    assert judge(checkpoint).summary(batched) == {"unread": 0}
+    assert judge(guard_path).summary(batched) == {"unread": 0}
 
 
 def test_a_model_that_is_no_guard_is_refused(tmp_path: Path) -> None:

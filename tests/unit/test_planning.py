@@ -18,13 +18,13 @@ from asft.planning.trainings import answer_tokens, learned, seconds_left, steps,
 
 pytestmark = pytest.mark.slow
 
-METHODS = "aligned,sft,safe_lora,asft_alt,bea_no_trigger"
+
+AXES = ["method=aligned,sft,safe_lora,asft_alt", "attack.p=0,0.5"]
 
 
 @pytest.fixture
 def options(pair_overrides: list[str]) -> list[str]:
-    small = ["model.recipe.safe_lora_modules=2", "model.recipe.bea_trigger_tokens=9"]
-    return ["experiment=table2", *pair_overrides, *small, f"method={METHODS}", "attack.p=0,0.5"]
+    return ["experiment=table2", *pair_overrides, "model.recipe.safe_lora_modules=2", *AXES]
 
 
 def jobs_of(options: list[str]) -> list[Job]:
@@ -50,10 +50,10 @@ def test_it_predicts_the_trainings_of_a_real_sweep_exactly(options: list[str]) -
         run_cell(job)
     assert trained_in(outputs) == set(predicted.distinct)
     assert trainings(jobs).missing == frozenset()
-    # By hand, at two ratios: sft, asft_alt, bea; one harmful fine-tune serves both asft_alt.
-    assert len(predicted.distinct) == 2 * 3 + 1
-    # Without sharing: sft 1, safe_lora 1, asft_alt 2, bea_no_trigger 1, at two ratios.
-    assert predicted.unshared == 2 * 5
+    # By hand, at two ratios: sft, asft_alt; one harmful fine-tune serves both asft_alt.
+    assert len(predicted.distinct) == 2 * 2 + 1
+    # Without sharing: sft 1, safe_lora 1, asft_alt 2, at two ratios.
+    assert predicted.unshared == 2 * 4
     assert predicted.saved == 3
 
 
@@ -67,8 +67,8 @@ def test_a_finished_cell_needs_nothing_even_if_its_weights_were_cleared(make_job
 @pytest.mark.parametrize(
     ("overrides", "count"), [([], 3), (["training.accumulation=2"], 2), (["training.epochs=4"], 12)]
 )
-def test_steps_are_those_that_training_takes(make_job: MakeJob, overrides: list[str], count: int) -> None:
-    job = make_job("method=sft", *overrides)
+def test_steps_are_those_that_training_takes(shared_job: MakeJob, overrides: list[str], count: int) -> None:
+    job = shared_job("method=sft", *overrides)
     assert steps(job.cell) == count
     assert run_cell(job).result["stages"]["train"]["result"]["steps"] == count
 
@@ -87,18 +87,9 @@ def test_the_shape_is_the_models(make_job: MakeJob, random_pair: Path) -> None:
     assert shape.lora_parameters(8) == 4 * 8 * 64
 
 
-@pytest.mark.parametrize(
-    ("name", "size"),
-    [
-        ("meta-llama/Llama-2-7b-chat-hf", 7_000_000_000),
-        ("Qwen/Qwen2-0.5B", 500_000_000),
-        ("smollm2_135m", 135_000_000),
-        ("PKU-Alignment/beaver-dam-7b", 7_000_000_000),
-        ("gpt2", None),
-    ],
-)
-def test_a_size_in_a_name(name: str, size: int | None) -> None:
-    assert parameters_in_name(name) == size
+def test_a_size_in_a_name() -> None:
+    sizes = {"meta-llama/Llama-2-7b-chat-hf": 7e9, "Qwen/Qwen2-0.5B": 5e8, "smollm2_135m": 135e6, "gpt2": None}
+    assert {name: parameters_in_name(name) for name in sizes} == sizes
 
 
 def hub(make_job: MakeJob, *overrides: str) -> Job:
@@ -140,15 +131,10 @@ def test_memory_of_a_7b_lora_by_hand(make_job: MakeJob) -> None:
 
 def test_downloads_name_what_is_not_here(make_job: MakeJob) -> None:
     jobs = hub(make_job, "judge=ensemble"), make_job("method=sft")
-    found = {item.source: item for item in downloads(job.cell for job in jobs)}
-    assert set(found) == {
-        "nobody/Model-7b",
-        "nobody/Model-7b-chat",
-        "PKU-Alignment/beaver-dam-7b",
-        "meta-llama/Llama-Guard-3-8B",
+    assert {item.source: item.size for item in downloads(job.cell for job in jobs)} == {
+        **dict.fromkeys(("nobody/Model-7b", "nobody/Model-7b-chat", "PKU-Alignment/beaver-dam-7b"), 14e9),
+        "meta-llama/Llama-Guard-3-8B": 16e9,
     }
-    assert found["nobody/Model-7b"].size == 14e9
-    assert found["meta-llama/Llama-Guard-3-8B"].size == 16e9
 
 
 def test_disk_holds_what_a_sweep_writes(make_job: MakeJob) -> None:
@@ -210,9 +196,9 @@ class TestCommand:
     def test_it_says_what_a_sweep_takes(self, options: list[str], capsys: pytest.CaptureFixture[str]) -> None:
         assert plan_command(options) == 0
         shown = capsys.readouterr().out
-        assert "9 distinct, 0 finished" in shown
-        assert "7 distinct (3 sft, 2 asft_alt, 2 bea)" in shown
-        assert "3 saved by sharing; 7 still to do" in shown
+        assert "7 distinct, 0 finished" in shown
+        assert "5 distinct (3 sft, 2 asft_alt)" in shown
+        assert "3 saved by sharing; 5 still to do" in shown
         assert re.search(r"memory +about [\d.]+ GiB a device", shown)
         assert re.search(r"time +not known yet; once a cell of this model is finished, it is", shown)
         assert "GiB free" in shown

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from report_cells import FA, analysis, cell, flagged, sound_cells
@@ -21,34 +23,22 @@ from asft.report.statistics import (
 )
 
 
-@pytest.mark.parametrize(
-    ("successes", "total", "lo", "hi"),
-    [
-        # centre (k + z²/2) / (n + z²), z = 1.959964
-        (10, 250, 2.19, 7.21),
-        (0, 200, 0.0, 1.88),
-        (200, 200, 98.12, 100.0),
-        (5, 10, 23.66, 76.34),
-    ],
-)
-def test_wilson_interval(successes: int, total: int, lo: float, hi: float) -> None:
-    interval = wilson(successes, total)
-    assert (interval.lo, interval.hi) == pytest.approx((lo, hi), abs=0.005)
-
-
-def test_student_t_interval_of_three_seeds() -> None:
-    # mean 4, sd 2, t(0.975, 2) = 4.30265: half-width 4.96830; the lower end is cut at zero
-    interval = student_t([2.0, 4.0, 6.0])
-    assert interval.lo == 0.0
-    assert interval.hi == pytest.approx(8.96830, abs=1e-4)
+def test_wilson_interval() -> None:
+    # centre (k + z²/2) / (n + z²), z = 1.959964
+    ends = {(10, 250): (2.19, 7.21), (0, 200): (0.0, 1.88), (200, 200): (98.12, 100.0), (5, 10): (23.66, 76.34)}
+    for counted, expected in ends.items():
+        interval = wilson(*counted)
+        assert (interval.lo, interval.hi) == pytest.approx(expected, abs=0.005)
 
 
 def test_several_seeds_are_summarised_by_mean_range_and_t() -> None:
+    # sd 2, t(0.975, 2) = 4.30265: half-width 4.96830; the lower end is cut at zero
+    interval = student_t([2.0, 4.0, 6.0])
+    assert (interval.lo, interval.hi) == (0.0, pytest.approx(8.96830, abs=1e-4))
     cells = [cell("asft", hs, 190, 0.1, seed=seed) for seed, hs in enumerate((10, 12, 14))]
     entry = next(entry for entry in analysis(cells).entries if (entry.row, entry.column) == ("asft", 0.1))
     assert (entry.ours, entry.minimum, entry.maximum, entry.seeds) == (12.0, 10.0, 14.0, 3)
-    assert entry.interval == "Student t over seeds"
-    assert entry.hi == pytest.approx(12 + 4.96830, abs=1e-4)
+    assert (entry.interval, entry.hi) == ("Student t over seeds", pytest.approx(16.96830, abs=1e-4))
 
 
 def test_equal_seeds_do_not_claim_certainty() -> None:
@@ -86,24 +76,19 @@ def test_bootstrap_has_the_spread_of_both_seeds_and_prompts() -> None:
 
 
 def test_one_seed_of_verdicts_is_tested_with_mcnemar_several_with_the_bootstrap() -> None:
-    sft = [cell("sft", 40, 190, seed=seed) for seed in range(3)]
-    asft = [cell("asft", 10, 190, seed=seed) for seed in range(3)]
-    one = paired_test(pair_by_seed(asft[:1], sft, "HS"))
-    several = paired_test(pair_by_seed(asft, sft, "HS"))
-    assert one is not None
-    assert several is not None
+    def tested(*scores: int) -> Any:
+        asft = [cell("asft", hs, 190, seed=seed) for seed, hs in enumerate(scores)]
+        sft = [cell("sft", 40, 190, seed=seed) for seed in range(3)]
+        found = paired_test(pair_by_seed(asft, sft, "HS"))
+        assert found is not None
+        return found
+
+    one, several = tested(10), tested(10, 10, 10)
     assert (one.test, one.difference, one.n, one.seeds) == ("McNemar exact", pytest.approx(-30.0), 100, 1)
     assert one.p_value == pytest.approx(2 * 0.5**30)
     assert (several.test, several.difference, several.seeds) == ("paired bootstrap", pytest.approx(-30.0), 3)
     assert several.p_value < 0.001
-
-
-def test_a_difference_that_one_seed_contradicts_does_not_hold() -> None:
-    sft = [cell("sft", 40, 190, seed=seed) for seed in range(3)]
-    asft = [cell("asft", hs, 190, seed=seed) for seed, hs in enumerate((5, 5, 75))]
-    result = paired_test(pair_by_seed(asft, sft, "HS"))
-    assert result is not None
-    assert result.p_value > 0.05
+    assert tested(5, 5, 75).p_value > 0.05, "a difference that one seed contradicts does not hold"
 
 
 def test_records_without_a_common_seed_or_prompt_are_not_compared() -> None:
@@ -122,20 +107,12 @@ def test_holm_steps_down_and_stays_monotone() -> None:
 
 def test_differences_that_hold_are_corrected_over_the_table() -> None:
     table = analysis(sound_cells())
-    # (safe_lora, asft) against sft and safe_lora against asft, three columns, two metrics
-    assert len(table.comparisons) == 18
-    assert {(item.method, item.reference) for item in table.comparisons} == {
-        ("safe_lora", "sft"),
-        ("asft", "sft"),
-        ("safe_lora", "asft"),
-    }
+    assert len(table.comparisons) == 18, "three pairs of methods, three columns, two metrics"
+    pairs = {(item.method, item.reference) for item in table.comparisons}
+    assert pairs == {("safe_lora", "sft"), ("asft", "sft"), ("safe_lora", "asft")}
     assert all(item.p_holm >= item.result.p_value for item in table.comparisons)
-    hs = [item for item in table.holding if item.metric.name == "HS"]
-    assert {(item.method, item.column) for item in hs if item.reference == "sft"} == {
-        ("safe_lora", "p = 0.1"),
-        ("asft", "p = 0.1"),
-        ("safe_lora", "p = 0.2"),
-        ("asft", "p = 0.2"),
-    }
-    assert all(item.better for item in hs if item.reference == "sft")
+    sft = [item for item in table.holding if item.metric.name == "HS" and item.reference == "sft"]
+    held = {(item.method, item.column) for item in sft}
+    assert held == {(method, column) for method in ("safe_lora", "asft") for column in ("p = 0.1", "p = 0.2")}
+    assert all(item.better for item in sft)
     assert not any(item.better for item in table.holding if item.metric.name == "FA" and item.method == "safe_lora")

@@ -107,32 +107,20 @@ def test_a_resumed_training_is_the_undisturbed_one(method: str, random_pair: Pat
     assert again == history
 
 
-def test_only_the_last_checkpoint_is_kept(random_pair: Path, tmp_path: Path) -> None:
-    with pytest.raises(Killed):
-        run("lisa", random_pair, tmp_path, kill_at=6)
-    (checkpoint,) = (tmp_path / "resume").iterdir()
-    assert step_of(checkpoint) == 5
-
-
-def test_a_checkpoint_half_written_is_passed_over(random_pair: Path, tmp_path: Path) -> None:
-    with pytest.raises(Killed):
-        run("sft", random_pair, tmp_path, kill_at=6)
-    (checkpoint,) = (tmp_path / "resume").iterdir()
-    shutil.copytree(checkpoint, tmp_path / "resume" / "checkpoint-6")
-    (tmp_path / "resume" / "checkpoint-6" / MANIFEST).unlink()
-    assert last_checkpoint(tmp_path / "resume") == checkpoint
-
-
-def test_a_damaged_checkpoint_is_named_and_training_starts_again(
+def test_only_the_last_checkpoint_is_kept_and_one_half_written_or_damaged_is_passed_over(
     random_pair: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with pytest.raises(Killed):
         run("sft", random_pair, tmp_path, kill_at=6)
     (checkpoint,) = (tmp_path / "resume").iterdir()
+    assert step_of(checkpoint) == 5
+    shutil.copytree(checkpoint, half := tmp_path / "resume" / "checkpoint-6")
+    (half / MANIFEST).unlink()
+    assert last_checkpoint(tmp_path / "resume") == checkpoint
     os.truncate(checkpoint / "optimizer.pt", 100)
     assert last_checkpoint(tmp_path / "resume") is None
     _, _, steps = run("sft", random_pair, tmp_path)
-    assert steps == 9
+    assert steps == 9, "training starts again"
     assert "optimizer.pt: has 100 bytes" in caplog.text
 
 
