@@ -9,9 +9,13 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import functools
-import importlib
+import importlib.util
+import os
+import sys
 import textwrap
 from collections.abc import Mapping
+from importlib.metadata import entry_points
+from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
@@ -21,6 +25,7 @@ from asft.cells.checks import cross_checks
 from asft.cells.job import Job
 from asft.config import ConfigError, ExperimentConfig, Options, Plugin
 
+_folders: set[Path] = set()  # of plug-ins, that the user named
 T = TypeVar("T")
 P = TypeVar("P", bound=Plugin)
 
@@ -53,6 +58,12 @@ def _plugin(key: str, node: Any, kind: type[P]) -> P:
     values = {name: _nested(f"{key}.{name}", value) for name, value in node.items()}
     target = str(values.pop("_target_"))
     module, _, attribute = target.rpartition(".")
+    if not _admitted(module.partition(".")[0]):
+        raise ConfigError(
+            f"{key}._target_={target}: must be a class derived from {kind.__module__}.{kind.__name__}, in this "
+            "package, in an installed one that names itself by an entry point of the group asft.plugins, or in a "
+            "folder of hydra.searchpath=[file://FOLDER]; nothing else is imported"
+        )
     try:
         cls = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError, ValueError) as error:
@@ -64,6 +75,26 @@ def _plugin(key: str, node: Any, kind: type[P]) -> P:
     if isinstance(cls.name, str) and values.get("name") == cls.name:  # it is there for other groups' YAML to read
         del values["name"]
     return _validate(cls, values, key)
+
+
+def admit(folder: Path) -> None:
+    """Lets a folder's modules be plug-ins, here and in the processes that a launcher starts."""
+    _folders.add(folder)
+    if str(folder) not in sys.path:
+        sys.path.insert(0, str(folder))
+        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(folder), os.environ.get("PYTHONPATH"))))
+
+
+def _admitted(root: str) -> bool:
+    """Whether a top-level module may be imported for a plug-in; found out without importing it."""
+    if root in {"asft", *(found.value.partition(".")[0] for found in entry_points(group="asft.plugins"))}:
+        return True
+    try:
+        spec = importlib.util.find_spec(root)
+    except (ImportError, ValueError):
+        return False
+    places = [spec.origin or "", *(spec.submodule_search_locations or [])] if spec else []
+    return any(Path(place).resolve().is_relative_to(folder) for place in places for folder in _folders)
 
 
 def _nested(key: str, value: Any) -> Any:

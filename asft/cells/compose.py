@@ -10,7 +10,6 @@ import difflib
 import itertools
 import os
 import re
-import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -32,7 +31,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from yaml import YAMLError
 
-from asft.cells.build import build_job
+from asft.cells.build import admit, build_job
 from asft.cells.job import Job
 from asft.config import ConfigError
 
@@ -166,6 +165,7 @@ def launch(sweep: Sweep, keys: Sequence[str], task: Callable[[DictConfig], None]
     with _hydra(sweep.overrides):
         hydra = GlobalHydra.instance().hydra
         config = hydra.compose_config(CONFIG_NAME, list(sweep.overrides), run_mode=RunMode.MULTIRUN)
+        check_ours(config.hydra)
         context = HydraContext(config_loader=hydra.config_loader, callbacks=Callback())
         launcher = Plugins.instance().instantiate_launcher(context, task, config)
         for done in launcher.launch([[f"+job='{key}'"] for key in keys], initial_job_idx=0):
@@ -275,7 +275,7 @@ def _hydra(overrides: Sequence[str]) -> Iterator[None]:
     for text in overrides:
         if text.startswith("hydra.searchpath="):
             for folder in re.findall(r"file://([^,\]'\"]+)", text):
-                _importable(Path(folder).expanduser().resolve())
+                admit(Path(folder).expanduser().resolve())
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(config_dir()), version_base="1.3"):
         yield
@@ -290,13 +290,6 @@ class _Installed(SearchPathPlugin):
 
 
 Plugins.instance().register(_Installed)
-
-
-def _importable(folder: Path) -> None:
-    """Modules of a plug-ins' folder can be imported here and in the processes that a launcher starts."""
-    if str(folder) not in sys.path:
-        sys.path.insert(0, str(folder))
-        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(folder), os.environ.get("PYTHONPATH"))))
 
 
 def _parse(overrides: Sequence[str]) -> list[Override]:
@@ -329,6 +322,26 @@ def _quoted(text: str) -> str:
     parts = value.split(",")
     plain = all(parts) and not set(value) & set("\"'[]{}\\")
     return f"{key}=" + ",".join(f"'{part}'" for part in parts) if plain else text
+
+
+def check_ours(config: DictConfig) -> None:
+    """Refuses what Hydra and Python's logging would import and call for a YAML file."""
+    if config.get("callbacks"):
+        raise ConfigError("hydra.callbacks: none are called; a tracker or a method is a plug-in of asft")
+    for part in ("hydra_logging", "job_logging"):
+        for key, value in _leaves(OmegaConf.to_container(config[part], resolve=True) or {}):
+            named = key in {"()", "class"} and not str(value).startswith(("logging.", "asft."))
+            if named or (str(value).startswith("ext://") and value not in {"ext://sys.stdout", "ext://sys.stderr"}):
+                raise ConfigError(f"hydra.{part}: {key}={value}: only classes of logging and of asft are used")
+
+
+def _leaves(node: Any) -> Iterator[tuple[str, Any]]:
+    """Keys and values inside nested mappings and lists; a list's values bear no key."""
+    for key, value in node.items() if isinstance(node, dict) else (("", item) for item in node):
+        if isinstance(value, dict | list):
+            yield from _leaves(value)
+        else:
+            yield str(key), value
 
 
 def _compose(overrides: list[str], hydra_too: bool) -> DictConfig:
