@@ -1,13 +1,17 @@
 """The one door through which checkpoints come in: none of their code runs, and their files bound what they cost.
 
-Nothing else in this package calls transformers' or PEFT's loaders.
+Nothing else in this package calls transformers' or PEFT's loaders, or renders a chat template.
 """
 
 from __future__ import annotations
 
+import functools
 import json
 import re
+import signal
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +24,7 @@ if TYPE_CHECKING:  # torch and transformers take seconds to load
 _LAYERS = re.compile(r"(n|num)_(hidden_|encoder_|decoder_)?(layers?|blocks)|(en|de)coder_layers|depth")
 _COUNT = re.compile(r"num_\w+")
 _IMPLEMENTATION = re.compile(r"_?\w+_implementation\w*")
+TEMPLATE_SECONDS = 10.0
 _SLACK = 2**26  # numbers that a model may hold beyond what its files can: masks, tables of positions
 
 
@@ -103,6 +108,52 @@ def read_adapted(model: PreTrainedModel, folder: Path) -> PeftModel:
         if not isinstance(rank, int) or rank > largest:
             raise ValueError(f"{where}: rank {name}={rank}, and no tensor of the file has such a dimension")
     return PeftModel.from_pretrained(model, str(folder))
+
+
+def render(tokenizer: Any, turns: list[dict[str, str]], *, ask: bool, template: str | None = None) -> str:
+    """A conversation in the tokenizer's chat template, or in another; transformers' sandbox keeps it from the machine.
+
+    ``ask`` adds what leads the assistant to its turn. ValueError for a template that takes too long or too much memory.
+    """
+    text, where = template or str(tokenizer.get_chat_template()), f"{tokenizer.name_or_path}: the chat template"
+    if _raises_to_powers(text):
+        raise ValueError(f"{where} computes powers (**), which can take for ever and cannot be stopped; take them out")
+    try:
+        with _time_limit(f"{where} takes more than {TEMPLATE_SECONDS:g} s for one conversation; it may have no end"):
+            return str(
+                tokenizer.apply_chat_template(turns, chat_template=text, tokenize=False, add_generation_prompt=ask)
+            )
+    except (MemoryError, OverflowError, RecursionError) as error:
+        raise ValueError(f"{where} goes beyond what memory holds ({type(error).__name__}); mend it") from None
+
+
+@functools.lru_cache(maxsize=16)
+def _raises_to_powers(template: str) -> bool:
+    from jinja2 import Environment, TemplateSyntaxError
+
+    try:
+        return any(value == "**" for _, kind, value in Environment().lex(template) if kind == "operator")
+    except TemplateSyntaxError:  # told by who renders it
+        return False
+
+
+@contextmanager
+def _time_limit(told: str) -> Iterator[None]:
+    """Ends what takes longer by a ValueError; outside the main thread no signal can do so, and there is no limit."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def late(*_: object) -> None:
+        raise ValueError(told)
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.setitimer(signal.ITIMER_REAL, TEMPLATE_SECONDS)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def _check_numbers(folder: Path) -> None:

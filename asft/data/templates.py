@@ -19,6 +19,7 @@ from jinja2.exceptions import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from asft.data.rows import Row, user_text
+from asft.door import render
 
 IGNORED = -100  # the label that torch's cross entropy leaves out
 TODAY = datetime(2024, 7, 26)  # what a template that writes the date is told, on every day; Llama's own default
@@ -114,8 +115,7 @@ class ChatTemplate:
         return self._render([*self._turns(row), {"role": "assistant", "content": row.output}], False)
 
     def _render(self, turns: list[dict[str, str]], ask: bool) -> str:
-        template, text = self.tokenizer.apply_chat_template, self._text
-        return str(template(turns, chat_template=text, tokenize=False, add_generation_prompt=ask))
+        return render(self.tokenizer, turns, ask=ask, template=self._text)
 
     def _takes_system(self) -> bool:
         """Whether a system text comes to stand in the prompt; Gemma's template raises on one, others drop it."""

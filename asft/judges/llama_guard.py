@@ -14,7 +14,7 @@ from typing import Annotated, Any, ClassVar
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from asft.door import read_model, read_tokenizer
+from asft.door import read_model, read_tokenizer, render
 from asft.judges.base import Verdict
 from asft.judges.checkpoint_judge import CheckpointJudge, Loaded
 
@@ -73,8 +73,8 @@ def read_reply(reply: str) -> Verdict:
 def encode(loaded: Loaded, prompt: str, answer: str) -> list[int]:
     """Token ids of the conversation in the checkpoint's template, which writes the special tokens itself."""
     turns = [{"role": "user", "content": prompt}, {"role": "assistant", "content": answer}]
-    text = loaded.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-    ids: list[int] = loaded.tokenizer(str(text), add_special_tokens=False)["input_ids"]
+    text = render(loaded.tokenizer, turns, ask=True)
+    ids: list[int] = loaded.tokenizer(text, add_special_tokens=False)["input_ids"]
     return ids
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,11 @@ from helpers import REPOSITORY
 from refusals import refuses
 from transformers import AutoModelForCausalLM
 
-from asft.door import read_adapted, read_config, read_model, read_tokenizer
+from asft.data.templates import ChatTemplate
+from asft.door import read_adapted, read_config, read_model, read_tokenizer, render
 
 LOADERS = re.compile(
+    r"apply_chat_template|"
     r"\.from_pretrained\(|\.from_config\(|trust_remote_code|torch\.load\(|pickle\.load|import_module\("
 )
 ALLOWED = {  # what loads by other means, and why it may
@@ -130,6 +133,35 @@ def test_an_adapter_that_would_import_or_grow_is_refused(
     edit(folder, "adapter_config.json", **settings)
     with refuses(told):
         read_adapted(load(checkpoint), folder)
+
+
+@pytest.mark.parametrize(
+    ("template", "told"),
+    [
+        ("{% for i in range(90000) %}{% for j in range(90000) %}{% endfor %}{% endfor %}", "takes more than 0.2 s"),
+        ("{% macro f() %}{{ f() }}{{ f() }}{% endmacro %}{{ f() }}", "RecursionError"),
+        ("{% set x = 10 ** 10 ** 10 %}{{ x }}", "computes powers"),
+        ("{{ messages | map('int') | sum }}{{ 9**9**9 }}", "computes powers"),
+        ("{{ 'a' * 10000000000000000 }}", "MemoryError"),
+        ("{{ 'a' * 100000000000000000000000000 }}", "OverflowError"),
+    ],
+)
+def test_a_chat_template_that_has_no_end_is_ended(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch, template: str, told: str
+) -> None:
+    monkeypatch.setattr("asft.door.TEMPLATE_SECONDS", 0.2)
+    tokenizer = read_tokenizer(checkpoint)
+    tokenizer.chat_template = template
+    with refuses(told):
+        ChatTemplate(tokenizer)
+
+
+def test_a_chat_template_may_do_what_it_needs(checkpoint: Path) -> None:
+    tokenizer, before = read_tokenizer(checkpoint), signal.getsignal(signal.SIGALRM)
+    turns = [{"role": "user", "content": "2 ** 3 = 8"}]
+    assert render(tokenizer, turns, ask=True, template="** {{ messages[0].content }}") == "** 2 ** 3 = 8"
+    assert signal.getsignal(signal.SIGALRM) is before
+    assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
 
 
 def test_a_look_at_the_sizes_draws_no_random_number(checkpoint: Path) -> None:
