@@ -29,6 +29,7 @@ from hydra.plugins.search_path_plugin import SearchPathPlugin
 from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+from omegaconf.resolvers import oc
 from yaml import YAMLError
 
 from asft.cells.build import admit, build_job
@@ -58,6 +59,19 @@ def rows_below(root: str | None) -> str:
 
 
 OmegaConf.register_new_resolver("rows_below", rows_below, replace=True)
+
+
+def _own_variable(name: str, *default: Any) -> Any:
+    """Stands for ``oc.env``: a variable's value comes to lie in manifests, pages and archives, and may be a secret."""
+    if not name.startswith("ASFT_"):
+        raise ConfigError(
+            f"${{oc.env:{name}}} would be saved with results and may be a secret: write ${{public_env:{name}}} if it "
+            "is none. Plug-ins are told a key's variable by its name, and read it when they need it"
+        )
+    return oc.env(name, *default)
+
+
+OmegaConf.register_new_resolver("public_env", oc.env, replace=True)
 
 
 def config_dir() -> Path:
@@ -277,8 +291,12 @@ def _hydra(overrides: Sequence[str]) -> Iterator[None]:
             for folder in re.findall(r"file://([^,\]'\"]+)", text):
                 admit(Path(folder).expanduser().resolve())
     GlobalHydra.instance().clear()
-    with initialize_config_dir(str(config_dir()), version_base="1.3"):
-        yield
+    OmegaConf.register_new_resolver("oc.env", _own_variable, replace=True)
+    try:
+        with initialize_config_dir(str(config_dir()), version_base="1.3"):
+            yield
+    finally:
+        OmegaConf.register_new_resolver("oc.env", oc.env, replace=True)
 
 
 class _Installed(SearchPathPlugin):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import re
 import subprocess
@@ -90,11 +91,18 @@ def test_keys_reach_no_file_and_no_line(
     shown = cli("run", "-m", *options, "model.recipe.safe_lora_modules=99")
     assert "1 of 2 cells failed" in shown.stderr
     _, dump, errors = asft("run", "--cfg", "all", "--resolve", *pair_overrides)
+    archive = tmp_path / "outputs" / "cells.tar.gz"
+    for words in (["dashboard"], ["report"], ["store", "export", str(archive)], ["status"], ["doctor"]):
+        _, out, err = asft(*words, *options)
+        dump += out + err
+    archive.write_bytes(gzip.decompress(archive.read_bytes()))
     told = (shown.stdout + shown.stderr + dump + errors).encode()
     files = [path for path in (tmp_path / "outputs").rglob("*") if path.is_file()]
     assert any("wandb" in path.parts for path in files)
     assert any("failures" in path.parts for path in files)
     assert any("logs" in path.parts for path in files)
+    assert any("dashboard" in path.parts for path in files)
+    assert any("reports" in path.parts for path in files)
     for value in SECRETS.values():
         assert value.encode() not in told
         assert [path for path in files if value.encode() in path.read_bytes()] == []
