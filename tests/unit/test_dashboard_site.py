@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from urllib.request import urlopen
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
 
 import pytest
 from synthetic_store import write_cell
@@ -17,7 +19,7 @@ from asft.cells.job import Job
 from asft.commands.dashboard import dashboard
 from asft.config import ConfigError
 from asft.dashboard import Site
-from asft.dashboard.serve import start_server
+from asft.dashboard.serve import Server, start_server
 from asft.dashboard.site import fingerprint
 from asft.dashboard.tables import enumerate_experiment
 
@@ -87,17 +89,79 @@ def test_an_experiment_that_lacks_a_setting_says_so(tmp_path: Path) -> None:
     assert "data.root" in experiment.problem
 
 
-def test_the_site_is_served_on_this_machine_only(site: Site) -> None:
+@pytest.fixture
+def server(site: Site) -> Iterator[Server]:
     site.build()
     server = start_server(site, 0)
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+def status(server: Server, path: str, **headers: str) -> int:
     try:
-        assert server.server_address[0] == "127.0.0.1"
-        with urlopen(f"http://127.0.0.1:{server.server_port}/data/version.js") as answer:
-            assert answer.headers["Cache-Control"] == "no-store"
-            assert data(site, "version").encode() in answer.read()
-    finally:
-        server.shutdown()
-        server.server_close()
+        with urlopen(Request(f"http://127.0.0.1:{server.server_port}{path}", headers=headers)) as answer:
+            return int(answer.status)
+    except HTTPError as error:
+        return error.code
+
+
+def test_the_site_is_served_on_this_machine_only(site: Site, server: Server) -> None:
+    assert server.server_address[0] == "127.0.0.1"
+    with urlopen(f"{server.link}data/version.js") as answer:
+        assert answer.headers["Cache-Control"] == "no-store"
+        assert answer.headers["Cross-Origin-Resource-Policy"] == "same-origin"
+        assert data(site, "version").encode() in answer.read()
+
+
+@pytest.mark.parametrize(
+    "host", ["evil.test", "127.0.0.1", "127.0.0.1:1", "evil.localhost:{}", "0.0.0.0:{}", "[::1]:{}"]
+)
+def test_no_other_host_is_answered(server: Server, host: str) -> None:
+    path = f"/{server.token}/data/version.js"
+    assert status(server, path, Host=host.format(server.server_port)) == 403
+    assert status(server, path, Host=f"localhost:{server.server_port}") == 200
+
+
+@pytest.mark.parametrize(("site_of_the_page", "code"), [("cross-site", 403), ("same-site", 403), ("same-origin", 200)])
+def test_no_page_of_another_origin_is_answered(server: Server, site_of_the_page: str, code: int) -> None:
+    assert status(server, f"/{server.token}/data/version.js", **{"Sec-Fetch-Site": site_of_the_page}) == code
+
+
+def test_nothing_is_answered_without_the_token(server: Server) -> None:
+    for path in (
+        "/",
+        "/index.html",
+        "/data/version.js",
+        f"/{server.token}",
+        f"/{server.token[:-1]}/",
+        "//",
+        f"/x/{server.token}/",
+    ):
+        assert status(server, path) == 403, path
+    assert status(server, f"/{server.token}/") == 200
+
+
+def test_no_link_is_followed_and_no_folder_listed(site: Site, server: Server, tmp_path: Path) -> None:
+    (secret := tmp_path / "secret").mkdir()
+    (secret / "index.html").write_text("secret")
+    (site.folder / "file.js").symlink_to(secret / "index.html")
+    (site.folder / "folder").symlink_to(secret)
+    (site.folder / "inside.html").symlink_to(site.folder / "index.html")
+    (site.folder / "page").mkdir()
+    (site.folder / "page" / "index.html").symlink_to(secret / "index.html")
+    for path in (
+        "file.js",
+        "folder/",
+        "folder/index.html",
+        "inside.html",
+        "page/",
+        "page",
+        "data",
+        "data/",
+        "..%2f..%2fsecret/index.html",
+    ):
+        assert status(server, f"/{server.token}/{path}") == 404, path
 
 
 @pytest.mark.parametrize(
