@@ -8,10 +8,10 @@ import os
 import sys
 from collections.abc import Sequence
 
-from rich.markup import escape
+from rich.text import Text
 
 from asft.commands import COMMANDS
-from asft.console import console
+from asft.console import console, print_anywhere
 
 _EXAMPLES = """
   asft run method=asft                          one cell
@@ -25,6 +25,7 @@ eval "$(asft run -sc install=bash)" completes commands, keys and values."""
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of ``asft``; exits 2 on a mistake of the user's, 1 when a cell failed."""
+    print_anywhere()
     arguments = list(sys.argv[1:] if argv is None else argv)
     first = arguments[0] if arguments else ""
     if first.startswith(("-sc", "--shell-completion")):  # the shell's completion calls the bare program
@@ -45,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         module = importlib.import_module(f"asft.commands.{command.split()[0]}")  # torch takes seconds to load
         raise SystemExit(getattr(module, command.replace(" ", "_"))(rest))
     except (ValueError, OSError) as error:  # OSError: a path that cannot be read or written names itself
-        console.print(f"[bold red]asft {first}:[/] {escape(str(error))}", soft_wrap=True)
+        console.print(Text.assemble((f"asft {first}:", "bold red"), f" {error}"), soft_wrap=True)
         raise SystemExit(2) from None
 
 

@@ -2,15 +2,40 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import sys
 import warnings
+from collections.abc import Iterable
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
 from rich.text import Text
 
-console = Console(stderr=True, highlight=False)
+from asft.text import masked, visible
+
+
+class Terminal(Console):
+    """Prints every text as text: no markup is read from it, its control characters are shown, secrets are not.
+
+    What is styled says so by ``style`` or as :class:`rich.text.Text`.
+    """
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(highlight=False, markup=False, emoji=False, **settings)
+
+    def render_str(self, text: str, **settings: Any) -> Text:
+        """Makes room in tables for what is shown, where that is longer than the text."""
+        return super().render_str(visible(text), **settings)
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """Through this comes all that is printed; segments of control are rich's own."""
+        for text, style, control in super().render(renderable, options):
+            yield Segment(text if control else visible(masked(text)), style, control)
+
+
+console = Terminal(stderr=True)
 
 # Where bitsandbytes is installed, peft imports it whether or not weights are quantised, and it advises on kernels.
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
@@ -18,9 +43,16 @@ logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 _STYLES = {logging.WARNING: "yellow", logging.ERROR: "bold red", logging.CRITICAL: "bold red"}
 
 
-def results(**settings: Any) -> Console:
+def results(**settings: Any) -> Terminal:
     """Standard output; progress goes elsewhere, so that `asft report … > file` keeps results alone."""
-    return Console(file=sys.stdout, highlight=False, **settings)
+    return Terminal(file=sys.stdout, **settings)
+
+
+def print_anywhere() -> None:
+    """Where a terminal's encoding lacks a letter, another is printed in its place."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
 
 
 def quiet_libraries() -> None:

@@ -16,14 +16,14 @@ _SECRET_NAME = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?)(_|$)
 _SHORTEST = 8  # characters; what is shorter (none, EMPTY, dummy) is no secret
 
 
-def whole(text: str) -> str:
+def mended(text: str) -> str:
     """The text with U+FFFD in place of each half of a surrogate pair, which no file and no terminal can hold."""
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def visible(text: str) -> str:
     """The text with control characters as their escapes, so that a terminal prints them and obeys none."""
-    return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), whole(text))
+    return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), mended(text))
 
 
 def masked(text: str, *secrets: str) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from argparse import ArgumentTypeError
 
+from rich.text import Text
+
 from asft.cells.compose import enumerate_cells
 from asft.commands.flags import SweepFlags
 from asft.config import ConfigError
@@ -34,7 +36,7 @@ def dashboard(arguments: list[str]) -> int:
         raise ConfigError(f"experiment={unknown[0]}: unknown. Allowed: {', '.join(allowed)}")
     with console.status("") as status:
         for position, name in enumerate(names, start=1):
-            status.update(f"enumerating {name} ({position} of {len(names)})")
+            status.update(Text(f"enumerating {name} ({position} of {len(names)})"))
             experiments.append(enumerate_experiment(name, others))
     site = Site(Store(outputs), experiments, outputs / "dashboard", live=port is not None)
     counts = site.build()

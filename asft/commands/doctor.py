@@ -20,7 +20,7 @@ def doctor(arguments: list[str]) -> int:
     except ConfigError as error:  # what the settings name is not there: that is what a doctor is asked for
         findings = [Finding("settings", "missing", str(error))]
     width = max(len(finding.what) for finding in findings)
-    terminal = results(markup=False)
+    terminal = results()
     for finding in findings:  # one line each, so that a pipe keeps them whole
         terminal.print(f"{finding.what:<{width}}  {_MARKS[finding.state]:<7}  {finding.text}", soft_wrap=True)
     missing = [finding.what for finding in findings if finding.state == "missing"]

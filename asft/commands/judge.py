@@ -31,7 +31,7 @@ def judge(arguments: list[str]) -> int:
     if options.agreement and "judge" in sweep.axes:
         raise ConfigError("--agreement: compares one judge with another; give a single judge=")
     show_log()
-    terminal = results(markup=False)
+    terminal = results()
     open_cells = _judge_all(distinct(sweep.cells), terminal)
     for item in open_cells:
         terminal.print(f"  no answers yet: {describe(item)}", soft_wrap=True)

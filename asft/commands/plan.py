@@ -24,7 +24,7 @@ def plan(arguments: list[str]) -> int:
     """Prints cells, distinct trainings, memory, time, downloads and disk of a command line's sweep."""
     _, overrides = SweepFlags("plan").split(arguments)
     sweep = enumerate_cells(overrides, sweep=True)
-    terminal = results(markup=False)
+    terminal = results()
     by_pair: dict[str, list[Job]] = {}
     for job in distinct(sweep.cells).values():
         by_pair.setdefault(content_key(job.plan.pair), []).append(job)

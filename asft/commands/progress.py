@@ -128,7 +128,12 @@ class SweepProgress:
         return sum(state.standing == "done" for state in self.states.values())
 
     def _draw(self) -> None:
-        columns = TextColumn("cells"), BarColumn(24), MofNCompleteColumn(), TextColumn("{task.description}")
+        columns = (
+            TextColumn("cells"),
+            BarColumn(24),
+            MofNCompleteColumn(),
+            TextColumn("{task.description}", markup=False),
+        )
         with Progress(*columns, TimeElapsedColumn(), console=console, transient=True) as progress:
             task = progress.add_task("starting", total=len(self.jobs))
             while not self._over.wait(_LOOK_EVERY):
@@ -142,4 +147,4 @@ class SweepProgress:
             told = time.monotonic()
             if (new := f"{self.look()}") != text:
                 text = new
-                console.print(f"{self.done} of {len(self.jobs)} cells done · {text}", soft_wrap=True, markup=False)
+                console.print(f"{self.done} of {len(self.jobs)} cells done · {text}", soft_wrap=True)

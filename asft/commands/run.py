@@ -15,7 +15,6 @@ from functools import partial
 import hydra
 from hydra.errors import HydraException
 from omegaconf import DictConfig
-from rich.markup import escape
 
 from asft.cells.checks import ON_THE_WORLD, check_together, on_the_world
 from asft.cells.compose import CONFIG_NAME, Sweep, config_dir, enumerate_cells, launch, one_line
@@ -72,7 +71,7 @@ def _lead(arguments: list[str]) -> int:
         told = f"experiment={experiment.name} is a sweep of {_cells(whole)}; this is one, and -m runs them all"
         console.print(told, soft_wrap=True)
     for name in sorted({job.cell.model.name for job in todo.values() if on_the_world(job.cell)}):
-        console.print(f"[yellow]model={name} {ON_THE_WORLD}[/]", soft_wrap=True)
+        console.print(f"model={name} {ON_THE_WORLD}", style="yellow", soft_wrap=True)
     for key, job in todo.items():
         job.store.clear_failure(key)
     failed = 0
@@ -245,10 +244,10 @@ def _summary(jobs: dict[str, Job], is_sweep: bool) -> int:
     if not missing:
         return 0
     if is_sweep:
-        console.print(f"[bold red]{len(missing)} of {_cells(jobs)} failed[/]")
+        console.print(f"{len(missing)} of {_cells(jobs)} failed", style="bold red")
         for key, job in missing.items():
             if key in _told:
                 continue
             reason = job.store.failure(key) or "was not reached"
-            console.print(f"  {escape(describe(job))}: {escape(reason)}", soft_wrap=True)
+            console.print(f"  {describe(job)}: {reason}", soft_wrap=True)
     return 1

@@ -24,7 +24,7 @@ def status(arguments: list[str]) -> int:
     table = Table("cell", *axes, "status", *sweep.cells[0].cell.metrics, box=None)
     for key, item in cells.items():
         table.add_row(states[key].name, *(item.axes.get(axis, "") for axis in axes), *_columns(states[key]))
-    terminal = results(markup=False)
+    terminal = results()
     terminal.print(table)
     counts = Counter(state.standing for state in states.values())
     others = "".join(f", {count} {name}" for name, count in counts.items() if name != "done")

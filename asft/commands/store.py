@@ -91,4 +91,4 @@ def _opened(overrides: list[str], *, there: bool = True) -> tuple[Store, list[Ce
     cells, place = [job.cell for job in jobs], jobs[0].store
     if there and not place.root.is_dir():
         raise ConfigError(f"outputs={place.root}: no such folder")
-    return place, cells, results(markup=False, soft_wrap=True)
+    return place, cells, results(soft_wrap=True)

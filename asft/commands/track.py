@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from rich.console import Console
-from rich.markup import escape
 
 from asft.cells.compose import enumerate_cells
 from asft.cells.job import Job
@@ -45,7 +44,7 @@ def track(arguments: list[str]) -> int:
             tracked += 1
         except Exception as error:  # third-party code, and often a network: the other cells are still to be sent
             failed += 1
-            console.print(f"{escape(describe(item))}: {escape(str(error))}", soft_wrap=True)
+            console.print(f"{describe(item)}: {error}", soft_wrap=True)
     if not tracked + failed:
         raise ConfigError(f"none of these {len(cells)} cells is finished in {store.root}; first launch `asft run`")
     terminal = results()
@@ -64,7 +63,7 @@ def _save_pages(cells: list[Job], pages: list[str], folder: Path, terminal: Cons
     except ConfigError:
         raise
     except Exception as error:  # third-party code and a network, as for the cells
-        console.print(f"The pages could not be saved: {escape(str(error))}", soft_wrap=True)
+        console.print(f"The pages could not be saved: {error}", soft_wrap=True)
         return False
     return True
 

@@ -138,13 +138,13 @@ def _save(made: Any, address: Path, *parts: str) -> str:
     """Saves a page and keeps its address in the file ``address``; a page that is there already takes over ``parts``."""
     if address.is_file():
         with suppress(ValueError, TypeError):  # it was deleted; the package looks into the server's null for a report
-            earlier = type(made).from_url(address.read_text().strip())
+            earlier = type(made).from_url(address.read_text(encoding="utf-8").strip())
             for part in parts:
                 setattr(earlier, part, getattr(made, part))
             made = earlier
     url: str = made.save().url
     address.parent.mkdir(parents=True, exist_ok=True)
-    address.write_text(f"{url}\n")
+    address.write_text(f"{url}\n", encoding="utf-8")
     return url
 
 

@@ -28,7 +28,7 @@ from pydantic.dataclasses import dataclass
 from asft.config import Plugin
 from asft.store.entries import content_key
 from asft.store.partial import PartialRows
-from asft.text import masked, whole
+from asft.text import masked, mended
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
@@ -305,7 +305,7 @@ class _Round:
 
     def _shown(self, text: str) -> str:
         """The beginning of what a server said; it may echo the key it was sent, which goes no further."""
-        return whole(masked(" ".join(text[:_READ].split()), self.key))[:_SHOWN]
+        return mended(masked(" ".join(text[:_READ].split()), self.key))[:_SHOWN]
 
     async def _wait_for_turn(self) -> None:
         """Keeps requests apart by 60 s / ``requests_per_minute``."""
@@ -381,7 +381,7 @@ def read_completion(body: bytes) -> Reply | None:
     if not isinstance(content, str | None):
         return None
     read, wrote = (_count(usage, name) for name in ("prompt_tokens", "completion_tokens"))
-    return Reply(whole(content or ""), filtered, read, wrote)
+    return Reply(mended(content or ""), filtered, read, wrote)
 
 
 def _count(usage: Any, name: str) -> int:

@@ -51,11 +51,11 @@ def prepare_pair(job: Job) -> Pair:
 def _build_organism(model: OrganismModel, folder: Path) -> dict[str, Any]:
     from asft.models.organism.build import build_pair
 
-    columns = TextColumn("[bold]building {task.fields[pair]}"), BarColumn(), TextColumn("{task.description}")
+    name, stage = (TextColumn(f"{{task.{part}}}", markup=False) for part in ("fields[pair]", "description"))
     if not console.is_terminal:
         log.info("building %s: pretraining, then alignment; one to two minutes on two cores", model.name)
-    with Progress(*columns, TimeElapsedColumn(), console=console) as progress:
-        task = progress.add_task("starting", total=1.0, pair=model.name)
+    with Progress(name, BarColumn(), stage, TimeElapsedColumn(), console=console) as progress:
+        task = progress.add_task("starting", total=1.0, pair=f"building {model.name}")
         return build_pair(
             model.architecture,
             folder,

@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
+from asft.text import masked, mended
+
 FOLDER = "logs"
 
 
@@ -32,7 +34,10 @@ class JsonLines(logging.Formatter):
 
 
 class QuietFile(logging.FileHandler):
-    """A full disk costs log lines, not a page of traceback for each."""
+    """Keeps text that is whole and without secrets; a full disk costs log lines, not a page of traceback for each."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return masked(mended(super().format(record)))
 
     def handleError(self, record: logging.LogRecord) -> None:
         """Drops the record."""
@@ -43,7 +48,7 @@ def cell_log(outputs: Path, key: str) -> Iterator[None]:
     """Writes what this package logs inside the ``with`` block to the cell's own file."""
     folder = outputs / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
-    handler = QuietFile(folder / f"{key}.jsonl", delay=True)
+    handler = QuietFile(folder / f"{key}.jsonl", delay=True, encoding="utf-8")
     handler.setFormatter(JsonLines())
     logger = logging.getLogger("asft")
     logger.addHandler(handler)

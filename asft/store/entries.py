@@ -53,6 +53,7 @@ from asft.store.integrity import (
 from asft.store.meter import PeakMemory
 from asft.store.provenance import git_commit, library_versions
 from asft.store.schemas import Reason, check_entry, check_file, read_document
+from asft.text import masked, mended
 
 log = logging.getLogger(__name__)
 SCHEMA = 1
@@ -195,7 +196,8 @@ class Store:
             "created": _now(),
             "files": describe_files(folder),
         }
-        write_json(folder / MANIFEST, seal(json.loads(json.dumps(manifest))))  # as it will be read: tuples are lists
+        as_read = json.loads(mended(json.dumps(manifest, ensure_ascii=False)))  # tuples are lists
+        write_json(folder / MANIFEST, seal(as_read))
         return _read(folder, kind, whole=True).manifest  # what could not be read again is not kept
 
     def lock(self, kind: str, key: str, timeout: float = -1) -> FileLock:
@@ -254,7 +256,8 @@ class Store:
         folder = self.root / "failures"
         folder.mkdir(parents=True, exist_ok=True)
         scratch = folder / f".{key}.{os.getpid()}"
-        write_json(scratch, {"key": key, "message": message, "time": _now(), "config": config, "traceback": traceback})
+        told = {"message": masked(message), "traceback": masked(traceback)}
+        write_json(scratch, {"key": key, "time": _now(), "config": config, **told})
         scratch.replace(folder / f"{key}.json")
 
     def clear_failure(self, key: str) -> None:
@@ -290,14 +293,14 @@ def _read(folder: Path, kind: str, whole: bool) -> Entry:
 
 def write_json(path: Path, value: Any) -> None:
     """Writes indented JSON with a final newline."""
-    path.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+    path.write_text(mended(json.dumps(value, indent=1, ensure_ascii=False)) + "\n", encoding="utf-8")
 
 
 def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """Writes one JSON object a line."""
-    with path.open("w") as file:
+    with path.open("w", encoding="utf-8") as file:
         for row in rows:
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            file.write(mended(json.dumps(row, ensure_ascii=False)) + "\n")
 
 
 def remove(path: Path) -> None:

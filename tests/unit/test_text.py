@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asft.text import masked, visible, whole
+from asft.text import masked, mended, visible
 
 KEY = "sk-Pl4nted/+<key>"
 SPELLINGS: dict[str, Callable[[str], str]] = {
@@ -54,7 +54,7 @@ def test_what_is_shown_moves_no_cursor_and_can_be_written(text: str) -> None:
     shown = visible(text)
     shown.encode()
     assert not {letter for letter in shown if (ord(letter) < 32 and letter not in "\n\t") or 127 <= ord(letter) < 160}
-    assert whole(shown) == shown
+    assert mended(shown) == shown
 
 
 def test_controls_are_shown_as_escapes() -> None:

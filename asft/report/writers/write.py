@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from asft.report.writers.figures import figures, save_all, table_picture
 from asft.report.writers.latex import render_document, render_latex
 from asft.report.writers.markdown import render_markdown
 
+_FORMULA = re.compile(r"\s*[=+\-@＝＋－＠]|\t")  # with what a spreadsheet's formula begins
 PRINT_FORMATS = ("pdf", "tex")
 
 
@@ -26,12 +28,19 @@ def texts(analysis: Analysis) -> dict[str, str]:
 
 
 def _csv(lines: list[dict[str, Any]]) -> str:
-    """Lines that need not have the same fields, as CSV."""
+    """Lines that need not have the same fields, as CSV; what a spreadsheet would compute becomes text."""
     out = io.StringIO()
     writer = csv.DictWriter(out, dict.fromkeys(name for line in lines for name in line), lineterminator="\n")
     writer.writeheader()
-    writer.writerows(lines)
+    writer.writerows({name: _text_cell(value) for name, value in line.items()} for line in lines)
     return out.getvalue()
+
+
+def _text_cell(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    text = value.replace("\r", " ")  # which some programs take for the end of a row
+    return f"'{text}" if _FORMULA.match(text) else text
 
 
 def write_report(analysis: Analysis, out_dir: Path) -> None:

@@ -14,6 +14,11 @@ Asft.table = (() => {
     return { title, field, formatter: (cell) => make(cell.getData(), cell), ...more };
   }
 
+  /** A CSV's cell that a spreadsheet takes for a text: what begins as a formula, and is no number, gets a quote. */
+  function inert(value) {
+    return /^\s*[=+\-@＝＋－＠]|^[\t\r\n]/.test(value) && Number.isNaN(Number(value)) ? `'${value}` : value;
+  }
+
   /**
    * Appends a table and, with `file`, a button for its CSV.
    * @returns the Tabulator, once it can take data.
@@ -24,7 +29,7 @@ Asft.table = (() => {
     const table = new Tabulator(place, {
       data: rows,
       columns: columns.map((column) => ({ ...column, title: escape(column.title) })),
-      columnDefaults: { formatter: "plaintext", headerSortTristate: true, resizable: false },
+      columnDefaults: { accessorDownload: inert, formatter: "plaintext", headerSortTristate: true, resizable: false },
       layout: "fitDataTable",
       ...(height && rows.length > 12 ? { height } : {}),
       placeholder: escape(empty),
@@ -45,7 +50,7 @@ Asft.table = (() => {
       const right = place > 0 && numeric(place);
       const sorter = right ? (a, b) => (value(a) || 0) - (value(b) || 0) : (a, b) => text(a).localeCompare(text(b));
       const make = (row) => h("span", { class: Array.isArray(row[place]) ? row[place][1] : "" }, text(row[place]));
-      const accessorDownload = (cell) => text(cell);
+      const accessorDownload = (cell) => inert(text(cell));
       return element(words, String(place), make, { sorter, accessorDownload, frozen: place === 0, ...(right ? { hozAlign: "right", headerHozAlign: "right" } : {}) });
     });
     return show(parent, { label: title, columns, rows: rows.map((row) => ({ ...row })), height: "26rem", file: title.toLowerCase().replace(/[^a-z]+/g, "-") });
