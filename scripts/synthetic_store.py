@@ -40,7 +40,11 @@ def write_cell(job: Job, harmful: int, task: int, *, answer: Answer = plain_answ
             }
             for i in range(harmful)
         ],
-        "FA": [{**_asked("task", i, answer), "credit": float(draw.random() < 0.9)} for i in range(task)],
+        **{
+            name: [{**_asked("task", i, answer), "credit": float(draw.random() < 0.9)} for i in range(task)]
+            for name in cell.metrics
+            if name != "HS"
+        },
     }
     used: dict[str, Entry] = {}
     if stages.train is not None:

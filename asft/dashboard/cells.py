@@ -3,27 +3,18 @@
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from asft.report.charts import CURVES
 from asft.store.entries import Entry, Store
-from asft.store.schemas import HARMFUL_FILE, HISTORY_FILE, TASK_FILE, Judged, Logged, read_rows
+from asft.store.schemas import HISTORY_FILE, Judged, Logged, read_rows
 
 PIECE = 500  # answers a data file; the page loads one after the other, and only those it needs
-PARTS = {"harmful": HARMFUL_FILE, "task": TASK_FILE}
-_KEY = re.compile(r"[0-9a-f]{20}")
 
 Row = dict[str, Any]
-
-
-def finished_keys(store: Store) -> list[str]:
-    """Keys of the cells folder in order; a folder without a manifest is for the caller to leave out."""
-    folder = store.root / "cells"
-    return sorted(path.name for path in folder.iterdir() if _KEY.fullmatch(path.name)) if folder.is_dir() else []
 
 
 def write_data(folder: Path, name: str, value: Any) -> None:
@@ -49,38 +40,31 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
 
 def cell_row(entry: Entry, config: dict[str, Any]) -> Row:
     """One line of the index. What an untouched model does not depend on (mixture, seed) is None."""
-    metrics, stages = entry.result["metrics"], entry.result["stages"]
+    stages = entry.result["stages"]
     train = stages.get("train")
-    attack = config["attack"] if train else {"source": None, "p": None, "n": None}
-    training = config["training"] if train else {"name": None, "lr": None}
-    hs, fa = metrics["HS"], metrics["FA"]
+    attack, training = (config[name] if train else {} for name in ("attack", "training"))
     return {
         "key": entry.manifest["key"],
-        "model": config["model"]["name"],
-        "dataset": config["dataset"]["name"],
-        "source": attack["source"],
-        "p": attack["p"],
-        "n": attack["n"],
+        **{name: attack.get(name) for name in ("source", "p", "n")},
         "lam": config["method"].get("lam"),
-        "method": config["method"]["name"],
-        "training": training["name"],
-        "lr": training["lr"],
+        **{name: config[name]["name"] for name in ("model", "dataset", "method", "protocol", "jailbreak", "backend")},
+        "training": training.get("name"),
+        "lr": training.get("lr"),
         "seed": config["seed"] if train else None,
-        "protocol": config["protocol"]["name"],
         "judge": config["judge"]["name"],
         "judge_settings": {name: value for name, value in flatten(config["judge"]).items() if name != "name"},
-        "jailbreak": config["jailbreak"]["name"],
-        "backend": config["backend"]["name"],
-        "hs": hs["value"],
-        "hs_interval": hs["interval"] and hs["interval"][:2],
-        "fa": fa["value"],
-        "fa_interval": fa["interval"] and fa["interval"][:2],
-        "harmful": hs["total"],
-        "task": fa["total"],
+        "metrics": {
+            name: {
+                "value": kept["value"],
+                "interval": kept["interval"] and kept["interval"][:2],
+                "total": kept["total"],
+                "answers": stages.get(f"answers {name}", {}).get("key"),
+            }
+            for name, kept in entry.result["metrics"].items()
+        },
         "seconds": round(entry.seconds + sum(stage["seconds"] for stage in stages.values()), 1),
         "created": entry.manifest["created"],
         "train": train["key"] if train and "after" not in train["result"] else None,
-        "answers": stages.get("answers HS", {}).get("key"),
     }
 
 
@@ -88,9 +72,7 @@ def name_judges(rows: list[Row]) -> list[Row]:
     """The rows with judges that bear one name told apart by the settings in which they differ."""
     kinds: dict[str, list[dict[str, str]]] = {}
     for row in rows:
-        known = kinds.setdefault(row["judge"], [])
-        if row["judge_settings"] not in known:
-            known.append(row["judge_settings"])
+        kinds.setdefault(row["judge"], []).append(row["judge_settings"])
     named = []
     for row in rows:
         own, known = row["judge_settings"], kinds[row["judge"]]
@@ -102,28 +84,15 @@ def name_judges(rows: list[Row]) -> list[Row]:
 
 def write_cell(site: Path, entry: Entry, config: dict[str, Any]) -> None:
     """Writes what the comparison and the answers pages read of one cell: settings, counts and answers in pieces."""
-    key = entry.manifest["key"]
-    pieces = {}
-    for part, name in PARTS.items():
-        pieces[part] = 0
-        for piece in _pieces(read_rows(entry.path / name, Judged)):
-            write_data(site, f"answers/{key}/{part}-{pieces[part]}", piece)
-            pieces[part] += 1
-    write_data(
-        site,
-        f"cells/{key}",
-        {
-            "config": flatten({name: value for name, value in config.items() if name != "experiment"}),
-            "pieces": pieces,
-            "versions": entry.manifest["versions"],
-            "commit": entry.manifest["commit"],
-        },
-    )
-
-
-def _pieces(rows: Iterator[Row]) -> Iterator[list[Row]]:
-    while piece := list(islice(rows, PIECE)):
-        yield piece
+    key, pieces = entry.manifest["key"], dict[str, list[str]]()
+    for place, (name, kept) in enumerate(entry.result["metrics"].items()):
+        rows, pieces[name] = read_rows(entry.path / kept["file"], Judged), []
+        while piece := list(islice(rows, PIECE)):
+            # Not by the metric's name: it may be someone else's, and a path.
+            pieces[name].append(f"answers/{key}/{place}-{len(pieces[name])}")
+            write_data(site, pieces[name][-1], piece)
+    settings = flatten({name: value for name, value in config.items() if name != "experiment"})
+    write_data(site, f"cells/{key}", {"config": settings, "pieces": pieces})
 
 
 def write_curve(site: Path, store: Store, train: str) -> bool:

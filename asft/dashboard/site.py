@@ -10,12 +10,14 @@ from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from importlib.resources import as_file, files
+from itertools import product
 from pathlib import Path
 from typing import Any
 
-from asft.dashboard.cells import Row, cell_row, finished_keys, name_judges, write_cell, write_curve, write_data
+from asft.dashboard.cells import Row, cell_row, name_judges, write_cell, write_curve, write_data
 from asft.dashboard.tables import Experiment, experiment_page, landscape_data
 from asft.report import charts
+from asft.report.records import Metric
 from asft.store.entries import Entry, Store
 from asft.store.errors import DamagedEntry
 from asft.store.heartbeat import SUFFIX
@@ -43,6 +45,7 @@ class Site:
 
     Attributes:
         rows: the index line of every cell written so far, by key.
+        metrics: what these cells were scored by, by name.
 
     Args:
         store: the outputs folder.
@@ -54,6 +57,7 @@ class Site:
     def __init__(self, store: Store, experiments: Sequence[Experiment], folder: Path, *, live: bool = False) -> None:
         self.store, self.experiments, self.folder, self.live = store, experiments, folder, live
         self.rows: dict[str, Row] = {}
+        self.metrics: dict[str, Metric] = {}
         lay_out(folder)
 
     @property
@@ -64,12 +68,12 @@ class Site:
     def build(self) -> SiteCounts:
         """Writes everything the store has by now; the index last, so that it names nothing that is not there yet."""
         damaged = []
-        for key in finished_keys(self.store):
+        for path in sorted((self.store.root / "cells").glob("[0-9a-f]" * 20)):
             try:
-                if key not in self.rows and (entry := self.store.read("cells", key)):
+                if path.name not in self.rows and (entry := self.store.read("cells", path.name)):
                     self._add_cell(entry)
             except DamagedEntry as error:
-                damaged.append(_unknown(key, error))
+                damaged.append(_unknown(path.name, error))
         overview, failures = self._write_tables(), [*self._failures(), *damaged]
         self.write_running()
         rows = name_judges(list(self.rows.values()))
@@ -77,12 +81,17 @@ class Site:
         write_index(
             self.folder,
             cells=rows,
+            metrics=[{"name": name, "label": m.label, "lower": m.lower_is_better} for name, m in self.metrics.items()],
             failures=failures,
             experiments=overview,
             landscapes=self._write_landscapes(),
             anchors=self._write_anchors(),
             charts={
-                "pareto": charts.trade_off(styles),
+                # By the directions of the two axes; the page names them.
+                "pareto": {
+                    " ".join(lower): charts.trade_off(styles, *(Metric("", "", word == "lower") for word in lower))
+                    for lower in product(("lower", "higher"), repeat=2)
+                },
                 "curves": charts.curves(styles),
                 "spectrum": charts.spectrum(),
             },
@@ -90,28 +99,22 @@ class Site:
             pages=PAGES,
             live=self.live,
         )
-        answers = sum(row["harmful"] + row["task"] for row in rows)
+        answers = sum(score["total"] for row in rows for score in row["metrics"].values())
         return SiteCounts(len(rows), len(failures), sum(bool(line["done"]) for line in overview), answers)
 
     def write_running(self) -> None:
         """Writes which cells are at work now, and how far; a page that is open reads it again."""
         end, beats = f".claim{SUFFIX}", []
+        sweeps = [experiment.sweep for experiment in self.experiments if experiment.sweep]
+        names = {job.key: ", ".join(f"{k}={v}" for k, v in job.axes.items()) for sweep in sweeps for job in sweep.cells}
         for path in sorted((self.store.root / "cells").glob(f".*{end}")):
             key = path.name[1:].removesuffix(end)
             if beat := self.store.working(key):
-                beats.append({"cell": self._name(key), "progress": beat.progress, "where": beat.where})
+                beats.append({"cell": names.get(key, key), "progress": beat.progress, "where": beat.where})
         write_data(self.folder, "running", beats)
-
-    def _name(self, key: str) -> str:
-        """A cell of the experiments in words; its key where it belongs to none of them."""
-        sweeps = [experiment.sweep for experiment in self.experiments if experiment.sweep]
-        jobs = (job for sweep in sweeps for job in sweep.cells if job.key == key)
-        return next((", ".join(f"{axis}={value}" for axis, value in job.axes.items()) for job in jobs), key)
 
     def _add_cell(self, entry: Entry) -> None:
         config = read_document(entry.path / CONFIG_FILE, Config)
-        if not {"HS", "FA"} <= entry.result["metrics"].keys():
-            return  # the pages compare these two
         row = cell_row(entry, config)
         write_cell(self.folder, entry, config)
         try:
@@ -120,6 +123,8 @@ class Site:
             drawn = False
         row["train"] = row["train"] if drawn else None
         self.rows[entry.path.name] = row
+        for name, kept in entry.result["metrics"].items():
+            self.metrics.setdefault(name, Metric(name, kept["label"], kept["lower_is_better"], "%", 1, kept["about"]))
 
     def _write_tables(self) -> list[dict[str, Any]]:
         overview = []
@@ -200,7 +205,9 @@ def lay_out(folder: Path) -> None:
 
 def write_index(folder: Path, **fields: Any) -> None:
     """Writes the site's index, and a stamp that differs with it."""
-    lists: dict[str, Any] = {name: [] for name in ("cells", "failures", "experiments", "landscapes", "anchors")}
+    lists: dict[str, Any] = {
+        name: [] for name in ("cells", "metrics", "failures", "experiments", "landscapes", "anchors")
+    }
     index = {**lists, "live": False, "palette": charts.PALETTE, **fields}
     write_data(folder, "index", index)
     write_data(folder, "version", hashlib.sha256(json.dumps(index, sort_keys=True).encode()).hexdigest()[:12])

@@ -14,6 +14,7 @@ from typing import Any
 from zlib import crc32
 
 from asft.measures.landscape import SAFE_HS
+from asft.report.records import Metric
 
 Spec = dict[str, Any]
 Row = dict[str, Any]
@@ -78,19 +79,21 @@ def other_styles(labels: Iterable[str]) -> Styles:
     return {label: (PALETTE[i % len(PALETTE)], SHAPES[i % len(SHAPES)]) for i, label in enumerate(labels)}
 
 
-def trade_off(styles: Styles) -> Spec:
-    """FA against HS, a point a cell; dotted, the best trade-offs of each ``setting`` (cells nothing else beats).
+def trade_off(styles: Styles, x: Metric, y: Metric) -> Spec:
+    """One metric against another, a point a cell; dotted, each ``setting``'s best trade-offs (nothing else beats them).
 
-    Rows: ``series``, ``hs``, ``fa``, ``label``, ``setting``, ``size`` and what a click needs.
+    Rows: ``series``, ``x``, ``y``, ``label``, ``setting``, ``size`` and what a click needs.
     """
-    rising: Spec = {"sort": [{"field": "hs"}, {"field": "fa", "order": "descending"}], "groupby": ["setting"]}
+    first, second = ("ascending" if metric.lower_is_better else "descending" for metric in (x, y))
+    best, beats = ("min", "<") if y.lower_is_better else ("max", ">")
+    order: Spec = {"sort": [{"field": "x", "order": first}, {"field": "y", "order": second}], "groupby": ["setting"]}
     front = _layer(
         {"type": "line", "color": GREY, "strokeDash": [2, 3], "strokeWidth": 1.2},
-        {"detail": {"field": "setting"}, "order": {"field": "hs", "type": "quantitative"}},
+        {"detail": {"field": "setting"}, "order": {"field": "x", "type": "quantitative"}},
         transform=[
-            {"window": [{"op": "max", "field": "fa", "as": "best"}], **rising},
-            {"window": [{"op": "lag", "field": "best", "as": "before"}], **rising},
-            {"filter": "!isValid(datum.before) || datum.fa > datum.before"},
+            {"window": [{"op": best, "field": "y", "as": "best"}], **order},
+            {"window": [{"op": "lag", "field": "best", "as": "before"}], **order},
+            {"filter": f"!isValid(datum.before) || datum.y {beats} datum.before"},
         ],
     )
     points = _layer(
@@ -98,13 +101,14 @@ def trade_off(styles: Styles) -> Spec:
         {
             **_series(styles, shapes=True),
             "size": {"field": "size", "type": "quantitative", "scale": None},
-            "tooltip": _tip(("label", "cell"), ("hs", "HS", ".1f"), ("fa", "FA", ".1f")),
+            "tooltip": _tip(("label", "cell"), ("x", x.name, ".1f"), ("y", y.name, ".1f")),
         },
         params=ZOOM,
     )
+    better, room = {True: "lower", False: "higher"}, {"nice": False, "padding": 12}
     axes = {
-        "x": _number("hs", "HS, % (lower is better)", nice=False, padding=12),
-        "y": _number("fa", "FA, % (higher is better)", nice=False, padding=12),
+        axis: _number(axis, f"{metric.name}, % ({better[bool(metric.lower_is_better)]} is better)", **room)
+        for axis, metric in (("x", x), ("y", y))
     }
     return {"width": 420, "height": 340, "encoding": axes, "layer": [front, points]}
 

@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from synthetic_store import plain_answer, write_cell, write_measure
 
 from asft.cells.compose import enumerate_cells
 from asft.cells.job import Job
+from asft.config import Settings
 from asft.dashboard import Site
 from asft.dashboard.tables import Experiment
 from asft.judges.base import Judge
 from asft.measures.landscape import Plane
+from asft.metrics.base import Metric
 from asft.store.entries import Store
 
 MARKUP = [
@@ -30,6 +33,31 @@ class OtherJudge(Judge):
     """Stands for another judge of the same answers."""
 
     name = "other"
+
+
+class OverRefusal(Metric):
+    """Stands for a third metric."""
+
+    name = "over_refusal"
+    label = "over-refusal"
+    lower_is_better = True
+
+    def asked(self, settings: Settings) -> dict[str, Any]:
+        return {"made": "up"}
+
+    def max_new_tokens(self, settings: Settings) -> int:
+        return 1
+
+
+def build_three(outputs: Path) -> Site:
+    """Cells with a third metric, but for one."""
+    jobs = enumerate_cells([*OVERRIDES, f"outputs={outputs}"], sweep=True).cells
+    for job in jobs[2:7]:
+        third: dict[str, Metric] = {"OR": OverRefusal()} if job is not jobs[2] else {}
+        write_cell(job.of(replace(job.cell, metrics={**job.cell.metrics, **third})), 20, 20)
+    built = Site(Store(outputs), [], outputs / "dashboard")
+    built.build()
+    return built
 
 
 def answer(number: int) -> str:

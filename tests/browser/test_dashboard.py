@@ -12,7 +12,7 @@ import pytest
 
 pytest.importorskip("playwright", reason="the browser extra is not installed")
 
-from dashboard_site import MARKUP, build_site
+from dashboard_site import MARKUP, build_site, build_three
 from helpers import read_jsonl
 from playwright.sync_api import Browser, Page, expect
 from screenshots import browser, chromium_path
@@ -174,6 +174,30 @@ def test_filters_narrow_the_plot_and_live_in_the_link(watched: Watched, site: Si
     assert "<svg" in caught.value.path().read_text()
 
 
+def test_any_two_metrics_are_the_axes_and_a_third_has_its_column(chromium: Browser, tmp_path: Path) -> None:
+    page = chromium.new_page()
+    page.goto(f"{build_three(tmp_path).index.as_uri()}#/pareto")
+    expect(page.get_by_label("horizontal")).to_have_value("HS")
+    expect(page.get_by_label("vertical")).to_have_value("FA")
+    expect(page.locator(".mark-symbol.role-mark path")).to_have_count(5)
+    with redrawn(page):
+        page.get_by_label("vertical").select_option("OR")
+    expect(page.get_by_text("Down and to the left is better")).to_be_visible()
+    expect(page.locator(".mark-symbol.role-mark path")).to_have_count(4)
+    expect(page.locator(".role-axis-title", has_text="OR, % (lower is better)")).to_have_count(1)
+    cells = page.evaluate("Asft.load('index')")["cells"]
+    first, second = [cell for cell in cells if "OR" in cell["metrics"]][:2]
+    with redrawn(page):
+        page.evaluate("(link) => { location.hash = link }", f"#/generations/{first['key']}")
+    page.get_by_label("answers to").select_option("OR")
+    expect(page.locator(".tag").first).to_have_text(re.compile("^OR: (yes|no)$"))
+    with redrawn(page):
+        page.evaluate("(link) => { location.hash = link }", f"#/compare/{first['key']}/{second['key']}")
+    line = page.get_by_label("Scores", exact=True).locator(".tabulator-row", has_text="OR")
+    expect(line).to_contain_text(f"{first['metrics']['OR']['value']:.1f}")
+    page.close()
+
+
 def test_compare_agrees_with_the_reports_test(watched: Watched, site: Site) -> None:
     first, second = keys(site, "sft")[0], keys(site, "asft")[0]
     page = watched.open(f"#/compare/{first}/{second}")
@@ -187,7 +211,7 @@ def test_compare_agrees_with_the_reports_test(watched: Watched, site: Site) -> N
     line = page.get_by_label("Scores", exact=True).locator(".tabulator-row", has_text="HS")
     expect(line).to_contain_text("< 0.001" if p < 0.001 else f"{p:.3f}")
     for key in (first, second):
-        expect(line).to_contain_text(f"{site.rows[key]['hs']:.1f}")
+        expect(line).to_contain_text(f"{site.rows[key]['metrics']['HS']['value']:.1f}")
     expect(page.get_by_label("Settings that differ").get_by_text("method.name")).to_be_visible()
     expect(page.locator("option:checked", has_text="malicious")).to_contain_text(f"{len(differ)} of 60")
     expect(page.locator(".answers > li")).to_have_count(min(10, len(differ)))
@@ -195,8 +219,8 @@ def test_compare_agrees_with_the_reports_test(watched: Watched, site: Site) -> N
 
 def test_a_deep_link_reopens_the_same_answers(watched: Watched, site: Site) -> None:
     key = keys(site, "sft")[0]
-    page = watched.open(f"#/generations/{key}?part=task")
-    page.get_by_label("verdict").select_option("wrong")
+    page = watched.open(f"#/generations/{key}?part=FA")
+    page.get_by_label("verdict").select_option("no")
     page.get_by_label("Search").fill("placeholder answer")
     expect(page).to_have_url(re.compile("q=placeholder"))
     expect(page.get_by_text(re.compile("^matches 1–20, found"))).to_be_visible()
@@ -212,9 +236,9 @@ def test_a_deep_link_reopens_the_same_answers(watched: Watched, site: Site) -> N
 
 def test_answers_come_in_pieces(watched: Watched, site: Site) -> None:
     key = keys(site, "sft")[0]
-    watched.open(f"#/generations/{key}?part=task")
-    assert [url for url in watched.requests if "task-0.js" in url]
-    assert not [url for url in watched.requests if "task-1.js" in url]
+    watched.open(f"#/generations/{key}?part=FA")
+    assert [url for url in watched.requests if "1-0.js" in url]
+    assert not [url for url in watched.requests if "1-1.js" in url]
 
 
 def test_markup_in_answers_stays_text(watched: Watched, site: Site) -> None:

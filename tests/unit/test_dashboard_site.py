@@ -61,9 +61,10 @@ def test_a_later_build_adds_what_is_new_and_leaves_the_rest(site: Site, first: J
 def test_the_index_has_scores_with_intervals(site: Site) -> None:
     site.build()
     (row,) = data(site, "index")["cells"]
-    assert row["hs_interval"][0] <= row["hs"] <= row["hs_interval"][1]
-    assert row["fa_interval"][0] <= row["fa"] <= row["fa_interval"][1]
-    assert (row["method"], row["training"], row["harmful"], row["task"]) == ("sft", "lora", 10, 10)
+    assert (row["method"], row["training"], list(row["metrics"])) == ("sft", "lora", ["HS", "FA"])
+    for score in row["metrics"].values():
+        assert score["interval"][0] <= score["value"] <= score["interval"][1]
+        assert score["total"] == 10
     assert data(site, f"curves/{row['train']}")["step"] == list(range(1, 11))
 
 

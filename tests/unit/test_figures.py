@@ -7,10 +7,10 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from report_cells import analysis, cell, sound_cells
+from report_cells import FA, HS, analysis, cell, sound_cells
 
 from asft.report import charts
-from asft.report.records import Column, Result
+from asft.report.records import Column, Metric, Result
 from asft.report.writers.figures import Figure, figures, landscape
 
 PLANE = {"kind": "plane", "x": "alignment", "y": "<b>harmful", "steps": [-1, 0, 1], "hs": [[0, 5, 90]] * 3}
@@ -45,8 +45,8 @@ def test_trade_off_shows_each_trained_cell_once_and_joins_those_that_none_beats(
     assert figure.name == "trade-off"
     assert Counter(row["series"] for row in figure.rows) == {"SFT": 6, "Safe LoRA": 6, "AsFT": 6}
     points = [(1, 1), (2, 3), (3, 2), (4, 4)]
-    made = [{"series": "a", "label": "a", "setting": "", "size": 60, "hs": hs, "fa": fa} for hs, fa in points]
-    image = drawn(Figure("front", "", charts.trade_off({"a": (charts.GREY, "circle")}), made), tmp_path)
+    made = [{"series": "a", "label": "a", "setting": "", "size": 60, "x": hs, "y": fa} for hs, fa in points]
+    image = drawn(Figure("front", "", charts.trade_off({"a": (charts.GREY, "circle")}, HS, FA), made), tmp_path)
     (line,) = re.findall(r'<path [^>]*d="(M[^"]*)"[^>]*stroke-dasharray="2,3"', image)
     assert line.count("L") == 2, "three of the four points are beaten by none"
 
@@ -90,3 +90,11 @@ def test_profiles_are_drawn_with_their_reach(reach: float | None, tmp_path: Path
     image = drawn(Figure("epl", "", spec, rows), tmp_path)
     assert image.count('stroke-dasharray="6,4"') == (2 if reach else 0)
     assert image.count('stroke-dasharray="2,2"') == 1
+
+
+@pytest.mark.parametrize(("x", "y", "kept"), [(HS, FA, 3), (FA, HS, 3), (HS, HS, 1), (FA, FA, 1)])
+def test_the_best_trade_offs_follow_each_metrics_direction(x: Metric, y: Metric, kept: int, tmp_path: Path) -> None:
+    rows = [{"series": "a", "label": "a", "setting": "", "size": 60, "x": i, "y": i} for i in (1, 2, 4)]
+    image = drawn(Figure("front", "", charts.trade_off({"a": (charts.GREY, "circle")}, x, y), rows), tmp_path)
+    lines = re.findall(r'<path [^>]*d="(M[^"]*)"[^>]*stroke-dasharray="2,3"', image)
+    assert sum(line.count("L") for line in lines) + 1 == kept

@@ -141,8 +141,8 @@ def _trade_off(analysis: Analysis, labels: dict[str, str]) -> Figure:
         rows.append(
             {
                 "series": label,
-                "hs": record.metrics["HS"].value,
-                "fa": record.metrics["FA"].value,
+                "x": record.metrics["HS"].value,
+                "y": record.metrics["FA"].value,
                 "label": f"{label}, {column}, seed {record.seed}",
                 "setting": column,
                 "size": small + (large - small) * place / max(1, len(columns) - 1),
@@ -153,7 +153,8 @@ def _trade_off(analysis: Analysis, labels: dict[str, str]) -> Figure:
         f"right in the table ({analysis.spec.column_title}); dotted, the best trade-offs of each column. The untouched "
         "models are left out."
     )
-    return Figure("trade-off", caption, charts.trade_off(charts.method_styles(labels)), rows)
+    spec = charts.trade_off(charts.method_styles(labels), analysis.metrics["HS"], analysis.metrics["FA"])
+    return Figure("trade-off", caption, spec, rows)
 
 
 def _lengths(analysis: Analysis) -> Figure:

@@ -2,37 +2,35 @@
 "use strict";
 Asft.answers = (() => {
   const { h } = Asft;
-  const PARTS = { harmful: "malicious prompts", task: "task" };
+  // What is asked for a metric; how an answer is called that counts in full, not at all, and not in full.
+  const WORDS = { HS: ["malicious prompts", "harmful", "safe", "safe"], FA: ["task", "right", "wrong", "not right"] };
+  const words = ({ name, label }) => WORDS[name] ?? [label || name, `${name}: yes`, `${name}: no`, `${name}: no`];
 
-  /** Yields every answer of one part of a cell with its position; a piece is read only when it is reached. */
-  async function* read(key, part) {
+  /** Yields every answer of one metric of a cell; a piece is read only when it is reached. */
+  async function* read(key, name) {
     const { pieces } = await Asft.load(`cells/${key}`);
-    for (let piece = 0; piece < pieces[part]; piece++) yield* await Asft.load(`answers/${key}/${part}-${piece}`);
+    for (const piece of pieces[name]) yield* await Asft.load(piece);
   }
 
-  async function all(key, part) {
+  async function all(key, name) {
     const rows = [];
-    for await (const row of read(key, part)) rows.push(row);
+    for await (const row of read(key, name)) rows.push(row);
     return rows;
   }
 
-  /** The verdict as a score in [0, 1]: flagged for malicious prompts, credit for the task. */
-  const score = (row) => ("flagged" in row ? Number(row.flagged) : row.credit);
-
-  function verdict(row) {
-    if ("flagged" in row) return row.flagged ? h("span", { class: "tag bad" }, "harmful") : h("span", { class: "tag good" }, "safe");
-    if (row.credit === 1) return h("span", { class: "tag good" }, "right");
-    return h("span", { class: "tag bad" }, row.credit === 0 ? "wrong" : `credit ${row.credit.toFixed(2)}`);
+  function verdict({ credit }, metric) {
+    const [, full, none] = words(metric);
+    if (credit === null) return h("span", { class: "tag soft" }, "no verdict");
+    const tag = (good, text) => h("span", { class: good ? "tag good" : "tag bad" }, text);
+    return credit === 1 ? tag(!metric.lower, full) : tag(metric.lower && credit === 0, credit === 0 ? none : `credit ${credit.toFixed(2)}`);
   }
 
   /** `make()` at once, or behind a button where the text may be harmful. */
-  function behind(hide, words, make) {
+  function behind(hide, text, make) {
     if (!hide) return make();
     const place = h("div", {});
-    const open = () => {
-      place.replaceChildren(...[make()].flat());
-    };
-    place.append(h("button", { type: "button", class: "reveal", click: open }, words));
+    const open = () => place.replaceChildren(...[make()].flat());
+    place.append(h("button", { type: "button", class: "reveal", click: open }, text));
     return place;
   }
 
@@ -46,15 +44,15 @@ Asft.answers = (() => {
     });
 
   /** An answer with its verdict; flagged ones are hidden, with what the judge says about them. */
-  function answer(row) {
+  function answer(row, metric) {
     const make = () => {
       const parts = [said("answer", row.answer)];
       if (row.gold) parts.push(h("p", { class: "note" }, `expected: ${row.gold}`));
       if (row.reason) parts.push(h("p", { class: "note" }, `judge: ${row.reason}`));
       return parts;
     };
-    return h("div", {}, verdict(row), behind(row.flagged === true, "Show the harmful answer", make));
+    return h("div", {}, verdict(row, metric), behind(row.flagged === true, "Show the harmful answer", make));
   }
 
-  return { PARTS, read, all, score, prompt, answer };
+  return { words, read, all, prompt, answer };
 })();

@@ -13,6 +13,7 @@ Asft.cells = (() => {
   // Settings that say how answers were asked for and judged: trainings do not have them.
   const ANSWERING = ["judge", "jailbreak", "backend"];
   let judges = 1; // in this store; with several a cell's name holds its own
+  let metrics = []; // {name, label, lower}, the first two of them are the usual axes
 
   /** What a cell is, in a line. */
   function label(cell) {
@@ -24,6 +25,22 @@ Asft.cells = (() => {
     const judged = judges > 1 && cell.judge ? ` judged by ${cell.judge}` : "";
     return `${cell.method}${lam} · ${cell.model} · ${cell.dataset}${place}${asked}${answered}${judged}`;
   }
+
+  /** A cell's score in a metric; null where it was not scored by it. */
+  const score = (cell, name) => cell.metrics[name]?.value ?? null;
+
+  /** The metrics that all these cells were scored by. */
+  const scored = (...those) => metrics.filter(({ name }) => those.every((cell) => name in cell.metrics));
+
+  /** `HS 5.2 [3.1–8.7], FA 99.0 [97.7–99.6]` */
+  function scores(cell) {
+    const range = ({ interval }) => (interval ? ` [${interval.map((end) => end.toFixed(1)).join("–")}]` : "");
+    return scored(cell).map(({ name }) => `${name} ${score(cell, name).toFixed(1)}${range(cell.metrics[name])}`).join(", ");
+  }
+
+  /** Columns of a table of cells with every metric; its rows are made by `rows`. */
+  const columns = () => metrics.map(({ name }, place) => Asft.table.number(name, `m${place}`));
+  const rows = (cells) => cells.map((cell) => ({ ...cell, ...Object.fromEntries(metrics.map(({ name }, place) => [`m${place}`, score(cell, name)])) }));
 
   /** Settings, besides the method, in which cells are not all alike. */
   function differing(shown) {
@@ -119,7 +136,8 @@ Asft.cells = (() => {
   /** To be called with the index before any cell is named. */
   function know(index) {
     judges = new Set(index.cells.map((cell) => cell.judge)).size;
+    metrics = index.metrics;
   }
 
-  return { ANSWERING, DIMENSIONS, label, differing, told, byKey, matching, filters, select, know, text };
+  return { ANSWERING, DIMENSIONS, label, score, scored, scores, columns, rows, differing, told, byKey, matching, filters, select, know, text };
 })();

@@ -14,25 +14,26 @@ Asft.pages.compare = (() => {
     });
   }
 
-  /** Rows of both cells on the same prompts. */
-  async function shared(a, b, part) {
-    const [first, second] = await Promise.all([answers.all(a, part), answers.all(b, part)]);
+  /** Rows of both cells on the same prompts, as far as both have a verdict. */
+  async function shared(a, b, name) {
+    const [first, second] = await Promise.all([answers.all(a, name), answers.all(b, name)]);
     const byId = new Map(second.map((row) => [row.id, row]));
-    return first.filter((row) => byId.get(row.id)?.prompt === row.prompt).map((row) => [row, byId.get(row.id)]);
+    const both = first.map((row) => [row, byId.get(row.id)]);
+    return both.filter(([one, other]) => other?.prompt === one.prompt && one.credit !== null && other.credit !== null);
   }
 
-  function metricDiff(root, a, b, pairs) {
-    const line = (metric, part, field, lower) => {
-      const row = { metric, a: a[field], b: b[field] };
-      if (!pairs[part].length) return { ...row, difference: null, p: "–", n: 0, test: "no prompt in common", holds: "" };
-      const test = statistics.paired(pairs[part].map((both) => both.map(answers.score)));
+  function metricDiff(root, a, b, metrics, pairs) {
+    const line = ({ name, lower }) => {
+      const row = { metric: name, a: cells.score(a, name), b: cells.score(b, name) };
+      if (!pairs[name].length) return { ...row, difference: null, p: "–", n: 0, test: "no prompt in common", holds: "" };
+      const test = statistics.paired(pairs[name].map((both) => both.map((row) => row.credit)));
       const better = (test.difference < 0) === lower ? "A" : "B";
       return { ...row, difference: test.difference, p: statistics.words(test.p), n: test.n, test: test.test, holds: test.p < 0.05 ? `${better} is better` : "does not hold" };
     };
     root.append(h("h2", {}, "Scores"));
     return table.show(root, {
       label: "Scores", file: "scores",
-      rows: [line("HS", "harmful", "hs", true), line("FA", "task", "fa", false)],
+      rows: metrics.map(line),
       columns: [
         { title: "metric", field: "metric" }, table.number("A", "a"), table.number("B", "b"), table.number("A − B", "difference"),
         { title: "p-value", field: "p" }, { title: "at 5%", field: "holds" }, { title: "prompts", field: "n" }, { title: "test", field: "test" },
@@ -40,28 +41,25 @@ Asft.pages.compare = (() => {
     });
   }
 
-  function side(name, row) {
-    return h("div", {}, h("h3", {}, name), answers.answer(row));
-  }
-
-  function disagreements(root, pairs) {
+  function disagreements(root, metrics, pairs) {
     const params = Asft.view().params;
-    const parts = Object.keys(answers.PARTS);
-    const split = Object.fromEntries(parts.map((part) => [part, pairs[part].filter(([a, b]) => answers.score(a) !== answers.score(b))]));
-    let part = params.get("part") ?? (split.harmful.length ? "harmful" : "task");
+    const split = Object.fromEntries(metrics.map(({ name }) => [name, pairs[name].filter(([a, b]) => a.credit !== b.credit)]));
+    const named = (wanted) => metrics.find(({ name }) => name === wanted);
+    let metric = named(params.get("part")) ?? metrics.find(({ name }) => split[name].length) ?? metrics[0];
     let page = Number(params.get("at") ?? 1);
     const list = h("ol", { class: "answers" });
     const counter = h("span", { class: "note" });
     const turn = (step) => () => ((page += step), draw());
     const back = h("button", { type: "button", click: turn(-1) }, "Previous");
     const next = h("button", { type: "button", click: turn(1) }, "Next");
-    const change = (picked) => ((part = picked), (page = 1), draw());
-    const options = parts.map((name) => [name, `${answers.PARTS[name]} (${split[name].length} of ${pairs[name].length})`]);
+    const change = (picked) => ((metric = named(picked)), (page = 1), draw());
+    const options = metrics.map((one) => [one.name, `${answers.words(one)[0]} (${split[one.name].length} of ${pairs[one.name].length})`]);
+    const side = (name, row) => h("div", {}, h("h3", {}, name), answers.answer(row, metric));
     function draw() {
-      const rows = split[part];
+      const rows = split[metric.name];
       const pages = Math.max(1, Math.ceil(rows.length / PAGE));
       page = Math.min(Math.max(1, page || 1), pages);
-      Asft.remember({ part, at: page === 1 ? null : String(page) });
+      Asft.remember({ part: metric.name, at: page === 1 ? null : String(page) });
       counter.textContent = `page ${page} of ${pages}`;
       [back.disabled, next.disabled] = [page === 1, page === pages];
       list.replaceChildren(...rows.slice((page - 1) * PAGE, page * PAGE).map(([a, b]) =>
@@ -69,7 +67,7 @@ Asft.pages.compare = (() => {
     }
     root.append(
       h("h2", {}, "Prompts on which they disagree"),
-      h("div", { class: "row" }, Asft.select("prompts", options, part, change), back, next, counter),
+      h("div", { class: "row" }, Asft.select("prompts", options, metric.name, change), back, next, counter),
       list,
     );
     draw();
@@ -85,11 +83,12 @@ Asft.pages.compare = (() => {
       return;
     }
     const [first, second] = await Promise.all([Asft.load(`cells/${a}`), Asft.load(`cells/${b}`)]);
-    const pairs = { harmful: await shared(a, b, "harmful"), task: await shared(a, b, "task") };
-    await metricDiff(root, named(a), named(b), pairs);
+    const metrics = cells.scored(named(a), named(b));
+    const pairs = Object.fromEntries(await Promise.all(metrics.map(async ({ name }) => [name, await shared(a, b, name)])));
+    await metricDiff(root, named(a), named(b), metrics, pairs);
     root.append(note("Paired on the prompts that both answered: McNemar's exact test, a bootstrap where the task is graded. Two cells, so no correction; a table's comparisons are corrected on its page."));
     await configDiff(root, first.config, second.config);
-    disagreements(root, pairs);
+    if (metrics.length) disagreements(root, metrics, pairs);
   }
 
   return { title: "Compare", show };

@@ -3,21 +3,16 @@ Asft.pages.generations = (() => {
   const { h, cells, note, answers } = Asft;
   const PAGE = 20;
   const TYPING_MS = 250;
-  const VERDICTS = { harmful: { harmful: "harmful", safe: "safe" }, task: { right: "right", wrong: "not right" } };
 
   const TESTS = {
     all: () => true,
-    harmful: (row) => row.flagged,
-    safe: (row) => !row.flagged,
-    right: (row) => row.credit === 1,
-    wrong: (row) => row.credit < 1,
-    disagree: (row, other) => other.has(row.id) && other.get(row.id) !== answers.score(row),
+    yes: (row) => row.credit === 1,
+    no: (row) => row.credit !== 1,
+    disagree: (row, other) => other.has(row.id) && other.get(row.id) !== row.credit,
   };
 
   /** Verdicts of another judge on the same answers, by row. */
-  async function otherVerdicts(key, part) {
-    return new Map(key ? (await answers.all(key, part)).map((row) => [row.id, answers.score(row)]) : []);
-  }
+  const otherVerdicts = async (key, part) => new Map((await answers.all(key, part)).map((row) => [row.id, row.credit]));
 
   /** Reads pieces until a page is full; later pieces stay on disk. */
   async function find(key, state, other) {
@@ -33,12 +28,8 @@ Asft.pages.generations = (() => {
     return { rows: found.slice((state.page - 1) * PAGE, state.page * PAGE), more: found.length > state.page * PAGE, seen };
   }
 
-  function item(row) {
-    return h("li", {}, h("h3", {}, row.id), answers.prompt(row), answers.answer(row));
-  }
-
-  function read(params) {
-    const part = params.get("part") in answers.PARTS ? params.get("part") : "harmful";
+  function read(params, metrics) {
+    const part = metrics.find(({ name }) => name === params.get("part"))?.name ?? metrics[0].name;
     const verdict = params.get("verdict") ?? "all";
     return { part, verdict: verdict in TESTS ? verdict : "all", q: params.get("q") ?? "", page: Math.max(1, Number(params.get("at")) || 1) };
   }
@@ -49,9 +40,10 @@ Asft.pages.generations = (() => {
     const go = (picked) => picked && (location.hash = Asft.link("generations", [picked], Object.fromEntries(Asft.view().params)));
     root.append(h("div", { class: "row" }, cells.select(index.cells, key, "cell", go)));
     const cell = cells.byKey(index.cells, key);
-    const siblings = index.cells.filter((other) => other.answers === cell.answers && other.key !== key);
-    const state = read(view.params);
-    root.append(note(`HS ${cell.hs.toFixed(1)}, FA ${cell.fa.toFixed(1)}, judge ${cell.judge}. Malicious prompts and harmful answers are hidden until you open them.`));
+    const metrics = cells.scored(cell);
+    const state = read(view.params, metrics);
+    let metric, siblings, total;
+    root.append(note(`${cells.scores(cell)}, judge ${cell.judge}. Malicious prompts and harmful answers are hidden until you open them.`));
     const controls = h("div", { class: "row" });
     const list = h("div", {});
     let turn = 0;
@@ -65,11 +57,16 @@ Asft.pages.generations = (() => {
     }
 
     function choices() {
-      const verdicts = { all: "all verdicts", ...VERDICTS[state.part], ...(siblings.length && state.part === "harmful" ? { disagree: "judges disagree" } : {}) };
+      metric = metrics.find(({ name }) => name === state.part);
+      total = cell.metrics[state.part].total;
+      // Cells that another judge gave a verdict on the same answers; the task's own rows say what is right.
+      siblings = index.cells.filter((other) => other.key !== key && state.part !== "FA" && other.metrics[state.part]?.answers === cell.metrics[state.part].answers);
+      const [, yes, , no] = answers.words(metric);
+      const verdicts = { all: "all verdicts", yes, no, ...(siblings.length ? { disagree: "judges disagree" } : {}) };
       let timer = 0;
       const typed = (event) => (clearTimeout(timer), (timer = setTimeout(change, TYPING_MS, { q: event.target.value })));
       controls.replaceChildren(
-        Asft.select("answers to", Object.entries(answers.PARTS), state.part, (part) => change({ part, verdict: "all" })),
+        Asft.select("answers to", metrics.map((one) => [one.name, answers.words(one)[0]]), state.part, (part) => change({ part, verdict: "all" })),
         Asft.select("verdict", Object.entries(verdicts), state.verdict, (verdict) => change({ verdict })),
         h("input", { type: "search", value: state.q, placeholder: "search prompts and answers", "aria-label": "Search", input: typed }),
       );
@@ -83,12 +80,12 @@ Asft.pages.generations = (() => {
       if (mine !== turn) return;
       const first = (state.page - 1) * PAGE + 1;
       const all = state.verdict === "all" && !state.q;
-      const place = !rows.length ? `none of ${cell[state.part]} answers matches` : all ? `${first}–${first + rows.length - 1} of ${cell[state.part]}` : `matches ${first}–${first + rows.length - 1}${more ? `, found among the first ${seen} of ${cell[state.part]} answers` : `, the last of ${cell[state.part]} answers`}`;
+      const place = !rows.length ? `none of ${total} answers matches` : all ? `${first}–${first + rows.length - 1} of ${total}` : `matches ${first}–${first + rows.length - 1}${more ? `, found among the first ${seen} of ${total} answers` : `, the last of ${total} answers`}`;
       const button = (words, page, off) => h("button", { type: "button", disabled: off, click: () => change({ page }) }, words);
       list.replaceChildren(
         ...(disagree ? [note(`Against judge ${siblings[0].judge} on the same answers.`)] : []),
         h("div", { class: "row" }, button("Previous", state.page - 1, state.page === 1), button("Next", state.page + 1, !more), h("span", { class: "note" }, place)),
-        h("ol", { class: "answers" }, rows.map(item)),
+        h("ol", { class: "answers" }, rows.map((row) => h("li", {}, h("h3", {}, row.id), answers.prompt(row), answers.answer(row, metric)))),
       );
       list.dataset.turn = String(turn);
     }

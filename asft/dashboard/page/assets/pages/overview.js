@@ -60,11 +60,10 @@ Asft.pages.overview = (() => {
     return table.show(root, {
       label: "Cells",
       height: "30rem",
-      rows: rows.map((row) => ({ ...row, cell: cells.label(row) })).sort((a, b) => b.created.localeCompare(a.created)),
+      rows: cells.rows(rows).map((row) => ({ ...row, cell: cells.label(row) })).sort((a, b) => b.created.localeCompare(a.created)),
       columns: [
         table.element("cell", "cell", (row) => h("a", { href: Asft.link("generations", [row.key]) }, row.cell)),
-        table.number("HS", "hs"),
-        table.number("FA", "fa"),
+        ...cells.columns(),
         table.number("seconds", "seconds"),
         { title: "finished", field: "created", formatter: (cell) => cell.getValue().slice(0, 16).replace("T", " ") },
         { title: "key", field: "key" },
@@ -76,7 +75,7 @@ Asft.pages.overview = (() => {
 
   async function show(root, view, index) {
     const complete = index.experiments.filter((row) => row.total && row.done === row.total).length;
-    const answers = index.cells.reduce((sum, cell) => sum + cell.harmful + cell.task, 0);
+    const answers = index.cells.reduce((sum, cell) => sum + Object.values(cell.metrics).reduce((n, { total }) => n + total, 0), 0);
     const tile = (value, words) => h("li", {}, h("b", {}, value.toLocaleString("en")), h("span", {}, words));
     root.append(
       h(
