@@ -7,11 +7,11 @@ more.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from statistics import median
+from typing import Any
 
 from torch import Tensor
 
@@ -131,7 +131,7 @@ def summary(spectra: Sequence[ModuleSpectrum]) -> str:
     )
 
 
-def to_json(spectra: Sequence[ModuleSpectrum]) -> str:
-    """All spectra with their verdicts and the summary, as indented JSON."""
+def as_plain(spectra: Sequence[ModuleSpectrum]) -> dict[str, Any]:
+    """All spectra with their verdicts and the summary, as JSON holds them."""
     modules = [{**asdict(spectrum), "verdict": spectrum.verdict} for spectrum in spectra]
-    return json.dumps({"summary": summary(spectra), "modules": modules}, indent=1)
+    return {"summary": summary(spectra), "modules": modules}

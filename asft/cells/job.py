@@ -11,7 +11,7 @@ from typing import Any
 from asft.cells.cell import Cell
 from asft.cells.keys import Plan, plan
 from asft.config import ExperimentConfig, Options, as_plain
-from asft.store.entries import Entry, Store
+from asft.store.entries import Entry, Store, content_key
 from asft.trackers.base import Tracker
 
 
@@ -50,6 +50,12 @@ class Job:
     def find(self) -> Entry | None:
         """The finished cell, if it is finished."""
         return self.store.find(self.plan.kind, self.key)
+
+    def answered(self) -> dict[str, Entry]:
+        """The metrics' answers that are stored."""
+        keys = {name: content_key(settings) for name, settings in self.plan.generate.items()}
+        found = {name: self.store.find("stages/generate", key, whole=True) for name, key in keys.items()}
+        return {name: entry for name, entry in found.items() if entry}
 
     def of(self, cell: Cell) -> Job:
         """Another cell, run in the same way."""

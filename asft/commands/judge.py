@@ -56,7 +56,10 @@ def _judge_all(cells: dict[str, Job], terminal: Console) -> list[Job]:
         if item.find():
             before += 1
             continue
-        from asft.pipeline.run import rejudge_cell  # loads torch, which a look at what was judged before needs not
+        if len(item.answered()) < len(item.plan.generate):
+            open_cells.append(item)
+            continue
+        from asft.pipeline.run import rejudge_cell  # loads torch, which a look at what there is needs not
 
         quiet_libraries()
         started = time.monotonic()

@@ -157,10 +157,7 @@ class _Run:
                 questions_of(self.cell, metric, self.pair, self.data)
 
     def answered(self) -> dict[str, Entry]:
-        """The metrics' answers that are stored."""
-        keys = {name: content_key(settings) for name, settings in self.plan.generate.items()}
-        found = {name: self.store.find("stages/generate", key, whole=True) for name, key in keys.items()}
-        return {name: entry for name, entry in found.items() if entry}
+        return team().first(self.job.answered)
 
     def mixture_stage(self) -> Entry:
         """The rows the fine-tune sees, with each row's harmful flag and a digest over all of them."""

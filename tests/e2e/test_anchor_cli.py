@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ pytestmark = pytest.mark.slow
 
 
 def test_inspect_answers_whether_it_is_more_than_weight_decay(
-    asft: Asft, pair_overrides: list[str], tmp_path: Path
+    asft: Asft, pair_overrides: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     code, shown, told = asft("anchor", "inspect", *pair_overrides)
     assert code == 0, told
@@ -27,6 +28,8 @@ def test_inspect_answers_whether_it_is_more_than_weight_decay(
     page = (folder / "spectrum.html").read_text()
     assert "vegaEmbed" in page
     assert "<script src=" not in page, "the page opens offline"
+    monkeypatch.setattr("asft.pipeline.prepare.prepare_pair", Mock(side_effect=AssertionError))
+    assert asft("anchor", "inspect", *pair_overrides)[1] == shown, "what was measured is read"
 
 
 def test_project_repairs_an_adapter_on_disk(asft: Asft, random_pair: Path, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import torch
 from asft import Anchor
 from asft.anchor.forms import AnchoredModule
 from asft.anchor.spec import AnchorSpec, build_form
-from asft.anchor.spectrum import inspect, summary, to_json
+from asft.anchor.spectrum import as_plain, inspect, summary
 from asft.report import charts
 
 
@@ -73,7 +73,7 @@ def test_control_and_truncation() -> None:
 
 def test_json_and_figure() -> None:
     spectra = inspect(anchor_with([1.0, 0.5]))
-    written = json.loads(to_json(spectra))
+    written = json.loads(json.dumps(as_plain(spectra)))
     (module,) = written["modules"]
     assert (module["name"], module["verdict"]) == ("m", spectra[0].verdict)
     assert written["summary"] == summary(spectra)
