@@ -38,6 +38,7 @@ class Booster(Hardened):
 
     name: ClassVar[str] = "booster"
     label: ClassVar[str] = "Booster"
+    controls: ClassVar[tuple[str, ...]] = ("hardened", "sft")
     strengths: ClassVar[tuple[Strength, ...]] = (Strength("method.lam", "λ", 0.1, 100, "log", off=0),)
     lam: Annotated[float, Field(ge=0)] = 5.0
     alpha: Annotated[float, Field(gt=0)] = 0.1

@@ -32,13 +32,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Hardened(Method):
-    """Base class: says what its alignment stage does besides SFT on refusals.
+    """Aligned anew by SFT on refusals alone; what derives from it says what else its alignment stage does.
 
     Attributes:
         safe: refusals to align on; 5,000 in Booster's repository, as its lr and epochs are.
         lr, epochs: of the alignment stage; all else is the cell's ``training``.
     """
 
+    name: ClassVar[str] = "hardened"
+    label: ClassVar[str] = "aligned anew"
     safe: Annotated[int, Field(ge=1)] = 5000
     lr: Annotated[float, Field(gt=0)] = 5e-4
     epochs: Annotated[int, Field(ge=1)] = 20

@@ -35,6 +35,7 @@ class Vaccine(Hardened):
 
     name: ClassVar[str] = "vaccine"
     label: ClassVar[str] = "Vaccine"
+    controls: ClassVar[tuple[str, ...]] = ("hardened", "sft")
     strengths: ClassVar[tuple[Strength, ...]] = (Strength("method.rho", "ρ", 0.1, 10, "log", off=0),)
     rho: Annotated[float, Field(ge=0)] = 2.0
 
