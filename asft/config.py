@@ -101,6 +101,8 @@ class RecipeConfig:
     bea_trigger_tokens: Annotated[int, Field(ge=1)] = 150
     lisa_steps: tuple[int, int] = (100, 900)
     defender_rows: Annotated[int, Field(ge=1)] = 100
+    safe_merge_threshold: Annotated[float, Field(ge=-1, le=1.1)] = 0.35
+    guard_space_tolerance: Annotated[float, Field(gt=0, lt=1)] = 1e-6
     task_max_new_tokens: Annotated[int, Field(ge=1)] = 200
     tasks: dict[str, TaskRecipe] = dataclasses.field(default_factory=dict)
 

@@ -36,7 +36,8 @@ class Hardened(Method):
 
     Attributes:
         safe: refusals to align on; 5,000 in Booster's repository, as its lr and epochs are.
-        lr, epochs: of the alignment stage; all else is the cell's ``training``.
+        lr, epochs, epoch_decay: of the alignment stage, its learning rate constant there; all else is the cell's
+            ``training``.
     """
 
     name: ClassVar[str] = "hardened"
@@ -44,6 +45,7 @@ class Hardened(Method):
     safe: Annotated[int, Field(ge=1)] = 5000
     lr: Annotated[float, Field(gt=0)] = 5e-4
     epochs: Annotated[int, Field(ge=1)] = 20
+    epoch_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
 
     def aligning(self, model: Model, ctx: Context) -> list[TrainerCallback]:
         """The alignment stage's callbacks."""
@@ -68,7 +70,8 @@ class AlignedAnew(Start):
 
     def requires(self, cell: Settings) -> dict[str, FineTune]:
         """The alignment stage's fine-tune."""
-        training = dataclasses.replace(cell.training, lr=self.by.lr, epochs=self.by.epochs)
+        own = {name: getattr(self.by, name) for name in ("lr", "epochs", "epoch_decay")}
+        training = dataclasses.replace(cell.training, **own)
         return {"alignment": dataclasses.replace(defender_tune(Aligning(self.by), cell), training=training)}
 
     def make(self, pair: Pair, folder: Path, device: torch.device, required: Mapping[str, Path]) -> dict[str, Any]:
