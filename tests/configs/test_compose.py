@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 
 import pytest
@@ -24,15 +23,6 @@ def test_an_unknown_table_of_the_paper_is_told() -> None:
     sweep = enumerate_cells(["experiment=demo", "method=sft", "experiment.paper_table=table99"], sweep=True)
     with pytest.raises(ConfigError, match=r"experiment\.paper_table=table99: unknown\. Allowed: table1, table2"):
         table_spec(sweep, "")
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("experiment", choices("experiment"))
-def test_every_experiment_enumerates(experiment: str, published: Path) -> None:
-    text = (config_dir() / "experiment" / f"{experiment}.yaml").read_text()
-    real = [f"data.root={published}"] if "smollm2_135m" in text else []
-    sweep = enumerate_cells([f"experiment={experiment}", *real], sweep=True)
-    assert len(sweep.cells) == math.prod(len(values) for values in sweep.axes.values()) > 1
 
 
 def test_an_experiment_of_several_sweeps_has_the_cells_of_each(tmp_path: Path) -> None:
@@ -159,23 +149,15 @@ def test_a_tilde_is_the_home_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     assert enumerate_cells(["outputs=~/out"], sweep=False).cells[0].options.outputs == Path("/home/me/out")
 
 
-def test_command_line_axes_replace_those_of_the_experiment() -> None:
-    sweep = enumerate_cells(["experiment=table2", "method=sft,asft", "attack.p=0.1"], sweep=True)
-    assert sweep.axes == {"method": ["sft", "asft"], "attack.p": ["0.1"]}
-    assert {item.cell.attack.p for item in sweep.cells} == {0.1}
-
-
-def test_seeds_are_an_axis() -> None:
-    sweep = enumerate_cells(["experiment=demo", "method=sft,asft", "seed=0,1,2"], sweep=True)
-    assert sweep.axes["seed"] == ["0", "1", "2"]
-    assert len(sweep.cells) == 3 * len(enumerate_cells(["experiment=demo", "method=sft,asft"], sweep=True).cells)
+def test_command_line_axes_replace_those_of_the_experiment_and_seeds_are_one() -> None:
+    sweep = enumerate_cells(["experiment=table2", "method=sft,asft", "attack.p=0.1", "seed=0,1,2"], sweep=True)
+    assert sweep.axes == {"method": ["sft", "asft"], "attack.p": ["0.1"], "seed": ["0", "1", "2"]}
+    assert [(job.cell.attack.p, job.cell.seed) for job in sweep.cells] == [(0.1, seed) for seed in (0, 1, 2)] * 2
 
 
 def test_plain_configuration_holds_everything() -> None:
     tree = enumerate_cells(["method.lam=2"], sweep=False).cells[0].plain()
-    assert tree["method"]["name"] == "asft"
-    assert tree["method"]["lam"] == 2.0
-    assert tree["attack"]["p"] == 0.1
+    assert (tree["method"]["name"], tree["method"]["lam"], tree["attack"]["p"]) == ("asft", 2.0, 0.1)
 
 
 @pytest.mark.slow
@@ -207,7 +189,7 @@ def test_a_sweep_composes_as_hydra_composes_each_cell(overrides: list[str]) -> N
     cells = enumerate_cells(overrides, sweep=True).cells
     assert len(cells) > 3
     with initialize_config_dir(str(config_dir()), version_base="1.3"):
-        for item in cells:
+        for item in [*cells[::3], cells[-1]]:
             axes = [f"{key}={value}" for key, value in item.axes.items()]
             kept = [text for text in overrides if text.partition("=")[0] not in item.axes]
             assert item == build_job(plain(compose("config", overrides=[*kept, *axes])), item.axes)

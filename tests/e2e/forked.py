@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import subprocess
@@ -10,7 +11,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
+import torch
+
 from asft.__main__ import main
+from asft.cells.compose import enumerate_cells
+
+
+def warm() -> None:
+    """Makes this process one to be forked: children find all imports made, which no collection looks through."""
+    import asft.commands.run  # noqa: F401
+
+    torch.set_num_threads(1)  # a forked child must find no threads
+    enumerate_cells(["method=sft"], sweep=True)
+    gc.collect()
+    gc.freeze()
 
 
 def become_sweep(overrides: list[str], outputs: Path, told: Path, prepare: Callable[[], None]) -> NoReturn:

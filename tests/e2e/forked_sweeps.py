@@ -1,6 +1,6 @@
 """Whole sweeps as children of one warm process, so that starting one twenty times costs no imports.
 
-Usage: forked_sweeps.py (kill NUMBER | crowd | limited | tmpfs) OUTPUTS OVERRIDES_JSON. Prints one JSON object.
+Usage: forked_sweeps.py OUTPUTS OVERRIDES_JSON ('kill NUMBER' | crowd | limited | tmpfs)... Prints a JSON object by way.
 
 ``kill`` runs a sweep undisturbed, then kills sweeps at so many random moments, every other one soon after a training
 has saved a checkpoint, and starts each again; ``crowd`` runs one sweep in three processes at once; ``limited`` runs one
@@ -23,8 +23,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
-from forked import become_sweep
+from forked import become_sweep, warm
 
 import asft.pipeline.run
 from asft.store.cleaning import verify
@@ -33,6 +32,7 @@ from asft.store.integrity import MANIFEST
 
 CROWD = 3
 FILE_LIMIT = 9_000  # bytes; row files and what Hydra writes of a job are smaller, an adapter is larger
+SHORTER = {"kill": [], "crowd": ["attack.n=24"], "limited": ["attack.n=24"], "tmpfs": ["attack.n=24"]}
 DISK_LIMIT = "256k"  # the first cells' stages fit, the last ones' do not
 
 
@@ -149,6 +149,7 @@ def crowd(outputs: Path, overrides: list[str]) -> dict[str, Any]:
 
     asft.pipeline.run.train = counted
     codes = [finish(child) for child in [start(overrides, outputs / "shared") for _ in range(CROWD)]]
+    asft.pipeline.run.train = real
     trained = [line.split() for line in lines.read_text().splitlines()]
     return {
         "codes": codes,
@@ -196,7 +197,11 @@ def _with_and_without_room(
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)  # a forked child must find no threads
-    what = {"kill": kill, "crowd": crowd, "limited": limited, "tmpfs": tmpfs}[sys.argv[1]]
-    *numbers, folder, settings = sys.argv[2:]
-    print(json.dumps(what(Path(folder), json.loads(settings), *map(int, numbers))))
+    warm()
+    where, settings, *ways = sys.argv[1:]
+    told = {}
+    for way in ways:
+        what, *numbers = way.split()
+        disturb = {"kill": kill, "crowd": crowd, "limited": limited, "tmpfs": tmpfs}[what]
+        told[way] = disturb(Path(where) / what, [*json.loads(settings), *SHORTER[what]], *map(int, numbers))
+    print(json.dumps(told))

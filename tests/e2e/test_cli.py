@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -16,32 +17,36 @@ from asft.commands import COMMANDS
 pytestmark = pytest.mark.slow
 
 
+FLAGS = {
+    "run": "--multirun --cfg --resolve --package --info --shell-completion",
+    "report": "--format",
+    "judge": "--agreement",
+    "track": "--workspace --report",
+    "dashboard": "--serve",
+    "store gc": "--yes",
+    "store export": "--weights",
+    "store import": "--max-gb --max-files",
+    "project": "--base --aligned --out --number --threshold --targets",
+}
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_has_a_page_of_its_own(asft: Asft, command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
-    assert f"  {command} " in asft("--help")[1]
+    whole = asft("--help")[1]
     code, page, _ = asft(*command.split(), "--help")
     assert code == 0
+    assert f"  {command} " in whole
     assert page.startswith(f"usage: asft {command} ")
-    assert COMMANDS[command].split()[0] in page
-    assert max(map(len, [*page.splitlines(), *asft("--help")[1].splitlines()])) <= 80
+    assert all(words in page for words in (COMMANDS[command].split()[0], *FLAGS.get(command, "").split()))
+    assert max(map(len, [*page.splitlines(), *whole.splitlines()])) <= 80
 
 
-def test_pages_name_the_flags(asft: Asft) -> None:
-    flags = {
-        "run": "--multirun --cfg --resolve --package --info --shell-completion",
-        "report": "--format",
-        "judge": "--agreement",
-        "track": "--workspace --report",
-        "dashboard": "--serve",
-        "store gc": "--yes",
-        "store export": "--weights",
-        "store import": "--max-gb --max-files",
-        "project": "--base --aligned --out --number --threshold --targets",
-    }
-    for command, named in flags.items():
-        page = asft(*command.split(), "-h")[1]
-        assert not [flag for flag in named.split() if flag not in page], command
+def test_version_and_configuration_are_told(asft: Asft) -> None:
+    assert asft("--version")[1].startswith("asft-lab 0.") == asft("run", "--version")[1].startswith("asft-lab 0.")
+    code, shown, _ = asft("run", "method=asft", "--cfg", "job", "--resolve")
+    assert code == 0
+    assert "lam: 1.0" in shown
 
 
 def test_help_comes_at_once_and_needs_no_library(cli: Cli) -> None:
@@ -76,17 +81,6 @@ def test_ctrl_c_five_times_in_a_row_is_told_in_one_line(first: int, tmp_path: Pa
     assert done.returncode == 130
 
 
-def test_the_version_is_told(asft: Asft) -> None:
-    assert asft("--version")[1].startswith("asft-lab 0.") == asft("run", "--version")[1].startswith("asft-lab 0.")
-
-
-def test_cfg_job_prints_the_configuration(asft: Asft) -> None:
-    code, shown, _ = asft("run", "method=asft", "--cfg", "job", "--resolve")
-    assert code == 0
-    assert "lam: 1.0" in shown
-    assert "lr: 0.0" in shown
-
-
 @pytest.mark.parametrize(
     ("line", "part"),
     [
@@ -99,6 +93,7 @@ def test_cfg_job_prints_the_configuration(asft: Asft) -> None:
         ("run metod=asft", "did you mean method?"),
         ("run -m experiment=table2 attack.q=1", "attack.q: unknown key"),
         ("run experiment", "not of the form KEY=VALUE"),
+        ("run '-m method=sft,asft'", "take the quotes off"),
         ("run =", "=: not of the form KEY=VALUE"),
         ("run model=smollm2_135m data.root=nowhere", "data.root=nowhere: no folder ft_datasets"),
         ("report method=asft", "name one, e.g. experiment=table2"),
@@ -119,14 +114,10 @@ def test_cfg_job_prints_the_configuration(asft: Asft) -> None:
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(asft: Asft, line: str, part: str) -> None:
-    code, _, told = asft(*line.split())
+    code, _, told = asft(*shlex.split(line))
     assert code == 2, told
     assert part in told
     assert len(told.strip().splitlines()) == 1
-
-
-def test_a_flag_and_words_in_one_argument_are_told(asft: Asft) -> None:
-    assert "take the quotes off" in asft("run", "-m method=sft,asft")[2]
 
 
 def test_a_cell_that_cannot_run_says_why_in_one_line(asft: Asft, tmp_path: Path) -> None:
@@ -157,52 +148,43 @@ def test_the_shell_completes_commands_groups_and_choices(
     assert (code, told) == (0, "")
 
 
-class TestSweep:
-    """A sweep on the random pair: it runs, reports, resumes, and survives a failing cell."""
+def test_from_sweep_to_report(asft: Asft, pair_overrides: list[str], tmp_path: Path) -> None:
+    axes = ["method=aligned,asft,safe_lora", "attack.p=0.5"]
+    options = ["experiment=table2", *pair_overrides, "model.recipe.safe_lora_modules=2", *axes]
+    code, _, told = asft("run", "-m", *options)
+    assert code == 0, told
+    assert "3 cells, 0 finished already" in told
+    assert len(re.findall(r"HS +[\d.]+", told)) == 3, told
+    assert "4 modules anchored" in told
+    trained = list((tmp_path / "outputs" / "stages" / "train").glob("*/history.jsonl"))
+    assert len(trained) == 2, "asft, and the sft that Safe LoRA projects"
 
-    AXES = ("method=aligned,sft,asft,safe_lora", "attack.p=0,0.5")
+    code, _, told = asft("run", "-m", *options)
+    assert code == 0
+    assert "3 cells, 3 finished already" in told
 
-    def options(self, pair_overrides: list[str]) -> list[str]:
-        return ["experiment=table2", *pair_overrides, "model.recipe.safe_lora_modules=2", *self.AXES]
+    code, shown, told = asft("report", *options)
+    assert code == 0, told
+    page = Path(shown.strip().rpartition("Page: ")[2])
+    assert page.exists()
+    for name in ("table.md", "table.csv", "table.tex"):
+        assert "Safe LoRA" in (page.parent / name).read_text()
+    assert "Safe LoRA" in shown
 
-    def test_from_sweep_to_report(self, cli: Cli, asft: Asft, pair_overrides: list[str], tmp_path: Path) -> None:
-        options = self.options(pair_overrides)
-        first = cli("run", "-m", *options, "tracker=wandb")
-        assert first.returncode == 0, first.stderr
-        assert "7 cells, 0 finished already" in first.stderr
-        assert len(re.findall(r"HS +[\d.]+", first.stderr)) == 7, first.stderr
-        trained = list((tmp_path / "outputs" / "stages" / "train").glob("*/history.jsonl"))
-        assert len(trained) == 4, "sft and asft at two ratios; Safe LoRA trains nothing"
-        runs = list((tmp_path / "outputs" / "wandb").glob("wandb/offline-run-*"))
-        keys = {path.name.rpartition("-")[2] for path in runs}
-        assert keys == {path.name for path in (tmp_path / "outputs" / "cells").glob("*") if path.is_dir()}
+    code, shown, _ = asft("status", *options)
+    assert code == 0
+    assert "3 of 3 cells done" in shown
 
-        code, _, told = asft("run", "-m", *options)
-        assert code == 0
-        assert "7 cells, 7 finished already" in told
 
-        code, shown, told = asft("report", *options)
-        assert code == 0, told
-        page = Path(shown.strip().rpartition("Page: ")[2])
-        assert page.exists()
-        for name in ("table.md", "table.csv", "table.tex"):
-            assert "Safe LoRA" in (page.parent / name).read_text()
-        assert "Safe LoRA" in shown
-
-        code, shown, _ = asft("status", *options)
-        assert code == 0
-        assert "7 of 7 cells done" in shown
-
-    def test_a_failing_cell_stops_no_other(self, asft: Asft, pair_overrides: list[str], tmp_path: Path) -> None:
-        options = ["experiment=table2", *pair_overrides, "method=sft,safe_lora", "attack.p=0.5"]
-        code, _, told = asft("run", "-m", *options, "model.recipe.safe_lora_modules=99")
-        assert code == 1
-        assert "1 of 2 cells failed" in told
-        assert "99" in told
-        assert "Traceback" not in told
-        failures = list((tmp_path / "outputs" / "failures").glob("*.json"))
-        assert len(failures) == 1
-        assert json.loads(failures[0].read_text())["config"]["method"]["name"] == "safe_lora"
-        code, shown, _ = asft("report", *options, "model.recipe.safe_lora_modules=99")
-        assert code == 0
-        assert "failed" in shown
+def test_a_failing_cell_stops_no_other(asft: Asft, pair_overrides: list[str], tmp_path: Path) -> None:
+    options = ["experiment=table2", *pair_overrides, "method=sft,safe_lora", "attack.p=0.5"]
+    code, _, told = asft("run", "-m", *options, "model.recipe.safe_lora_modules=99")
+    assert code == 1
+    assert "1 of 2 cells failed" in told
+    assert "99" in told
+    assert "Traceback" not in told
+    (failure,) = (tmp_path / "outputs" / "failures").glob("*.json")
+    assert json.loads(failure.read_text())["config"]["method"]["name"] == "safe_lora"
+    code, shown, _ = asft("report", *options, "model.recipe.safe_lora_modules=99")
+    assert code == 0
+    assert "failed" in shown

@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 import yaml
-from helpers import REPOSITORY, Cli
+from helpers import REPOSITORY, Asft
 
 from asft.cells.compose import enumerate_cells
 from asft.commands import COMMANDS
 from asft.commands.track import with_tracker
+from asft.judges.refusal import RefusalJudge
 
 pytestmark = pytest.mark.slow
 
@@ -31,11 +32,6 @@ def commands() -> list[list[str]]:
                 if words[:1] == ["asft"] and not any(mark in line.partition("#")[0] for mark in PLACEHOLDERS):
                     found.append(words[1:])
     return found
-
-
-def make_targets() -> list[str]:
-    text = "".join(page.read_text() for page in PAGES)
-    return sorted(set(re.findall(r"(?:^|`)make ([a-z0-9-]+)", text, re.M)))
 
 
 def composed() -> list[tuple[bool, tuple[str, ...]]]:
@@ -56,27 +52,22 @@ def test_every_command_composes(sweep: bool, overrides: tuple[str, ...]) -> None
     assert enumerate_cells(overrides, sweep=sweep).cells
 
 
-def test_the_readme_shows_the_main_commands() -> None:
-    shown = {words[0] for words in commands()}
-    assert {"run", "report", "status", "anchor"} <= shown
+def test_every_make_target_exists() -> None:
+    named = set(re.findall(r"(?:^|`)make ([a-z0-9-]+)", "".join(page.read_text() for page in PAGES), re.M))
+    there = set(re.findall(r"^([a-z0-9-]+):", (REPOSITORY / "Makefile").read_text(), re.M))
+    assert named
+    assert named <= there
 
 
-@pytest.mark.parametrize("target", make_targets())
-def test_every_make_target_exists(target: str) -> None:
-    assert re.search(rf"^{re.escape(target)}:", (REPOSITORY / "Makefile").read_text(), re.M), target
+def test_status_runs_as_the_readme_has_it(asft: Asft) -> None:
+    code, shown, _ = asft("status", "experiment=table2")
+    assert code == 1, "nothing has run, so not every cell is done"
+    assert re.search(r"0 of \d+ cells done", shown)
 
 
-def test_status_runs_as_the_readme_has_it(cli: Cli) -> None:
-    shown = cli("status", "experiment=table2")
-    assert shown.returncode == 1, "nothing has run, so not every cell is done"
-    assert re.search(r"0 of \d+ cells done", shown.stdout)
-
-
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_links_lead_somewhere(page: Path) -> None:
-    for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text()):
-        if "://" not in target:
-            assert (page.parent / target).exists(), f"{page.name}: {target}"
+def test_links_lead_somewhere() -> None:
+    targets = [(page, target) for page in PAGES for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text())]
+    assert not [found for found in targets if "://" not in found[1] and not (found[0].parent / found[1]).exists()]
 
 
 def test_the_site_builds_without_a_broken_link_or_reference(tmp_path: Path) -> None:
@@ -97,24 +88,18 @@ def test_the_named_pair_of_the_how_to_composes(tmp_path: Path) -> None:
     assert item.cell.training.lr == yaml.safe_load(named)["recipe"]["lora_lr"]
 
 
-def test_the_commands_page_names_every_command() -> None:
-    page = (REPOSITORY / "docs" / "reference" / "commands.md").read_text()
-    for command in COMMANDS:
-        assert f"`asft {command}" in page, command
+def choices(group: str) -> list[str]:
+    return [f"`{path.stem}`" for path in (REPOSITORY / "conf" / group).glob("*.yaml")]
 
 
-def test_the_methods_page_names_every_method() -> None:
-    page = (REPOSITORY / "docs" / "methods.md").read_text()
-    for path in (REPOSITORY / "conf" / "method").glob("*.yaml"):
-        assert f"`{path.stem}`" in page, path.stem
-
-
-def test_the_judges_page_names_every_judge_and_every_refusal_phrase() -> None:
-    from asft.judges.refusal import RefusalJudge
-
-    page = (REPOSITORY / "docs" / "judges.md").read_text()
-    for path in (REPOSITORY / "conf" / "judge").glob("*.yaml"):
-        assert f"`{path.stem}`" in page, path.stem
-    listed = page.replace("\n> ", " ")
-    for phrase in RefusalJudge().phrases:
-        assert phrase in listed, phrase
+@pytest.mark.parametrize(
+    ("page", "named"),
+    [
+        ("reference/commands.md", [f"`asft {command}" for command in COMMANDS]),
+        ("methods.md", choices("method")),
+        ("judges.md", [*choices("judge"), *RefusalJudge().phrases]),
+    ],
+)
+def test_a_page_names_all_there_is(page: str, named: list[str]) -> None:
+    text = (REPOSITORY / "docs" / page).read_text().replace("\n> ", " ")
+    assert not [name for name in named if name not in text]

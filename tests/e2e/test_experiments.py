@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
 
 from asft.cells.compose import Sweep, config_dir, enumerate_cells
-from asft.commands.report import report
+from asft.commands.report import report_sweep
 from asft.pipeline.run import run_cell
 from asft.report.collect import analysis_of
 
 # Those of a real model need its data, and differ from the others in size alone.
-EXPERIMENTS = sorted(
-    path.stem for path in (config_dir() / "experiment").glob("*.yaml") if "smollm2_135m" not in path.read_text()
-)
 # What a random two-layer pair can hold: fewer modules, ranks and tokens.
 SMALL = {
     "method": {
@@ -31,42 +29,57 @@ SMALL = {
 }
 
 
+EXPERIMENTS = {path.stem: path.read_text() for path in sorted((config_dir() / "experiment").glob("*.yaml"))}
+
+
+def every_cell(experiment: str, *more: str) -> Sweep:
+    sweep = enumerate_cells([f"experiment={experiment}", *more], sweep=True)
+    assert len(sweep.cells) == math.prod(len(values) for values in sweep.axes.values()) > 1
+    return sweep
+
+
 def one_cell(experiment: str, shared_overrides: list[str]) -> tuple[Sweep, list[str]]:
     """The experiment cut to the last value of each axis, on the small pair."""
-    sweep = enumerate_cells([f"experiment={experiment}"], sweep=True)
+    sweep = every_cell(experiment)
+    cell = sweep.cells[-1].cell
     axes = {axis: values[-1] for axis, values in sweep.axes.items() if axis != "model"}
     kept = [text for text in shared_overrides if text.partition("=")[0] not in axes]
-    chosen = [f"{axis}={value}" for axis, value in axes.items()]
-    (job,) = enumerate_cells([f"experiment={experiment}", "model=tiny_llama", *chosen], sweep=True).cells
-    cell = job.cell
     small = SMALL["measure"].get(cell.measure.name, []) if cell.measure else SMALL["method"].get(cell.method.name, [])
-    overrides = [f"experiment={experiment}", *kept, *chosen, *small]
     if "attack.n" in axes:
-        overrides[overrides.index(f"attack.n={axes['attack.n']}")] = "attack.n=24"
+        axes["attack.n"] = "24"
+    overrides = [f"experiment={experiment}", *kept, *(f"{axis}={value}" for axis, value in axes.items()), *small]
     if cell.training.name == "lora" and "training.lr" not in axes:
         overrides.append("training.lr=1e-3")
-    return enumerate_cells(list(dict.fromkeys(overrides)), sweep=True), list(dict.fromkeys(overrides))
+    overrides = list(dict.fromkeys(overrides))
+    return enumerate_cells(overrides, sweep=True), overrides
 
 
+# Those of a real model need its data, and differ from the others in size alone.
 @pytest.mark.slow
-@pytest.mark.parametrize("experiment", EXPERIMENTS)
+@pytest.mark.parametrize("experiment", [name for name, text in EXPERIMENTS.items() if "smollm2_135m" not in text])
 def test_one_small_cell_runs_and_is_reported(
     experiment: str, shared_overrides: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     sweep, overrides = one_cell(experiment, shared_overrides)
     (job,) = sweep.cells
     entry = run_cell(job)
-    assert report(overrides) == 0
+    assert report_sweep(sweep, overrides) == 0
     written = Path(capsys.readouterr().out.strip().rpartition("Page: ")[2]).parent
     (page,) = written.glob("data/tables/*.js")
     assert job.experiment is not None
     assert job.experiment.title.partition(":")[0] in page.read_text()
-    (record,) = analysis_of(sweep, "").records
+    (record,) = analysis_of(sweep, "").results
     kept = entry.result["values"] if job.cell.measure else {"HS": entry.result["metrics"]["HS"]["value"]}
     shown = {name: value.value for name, value in record.metrics.items()} | record.extra
     assert kept.items() <= shown.items()
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("experiment", [name for name, text in EXPERIMENTS.items() if "smollm2_135m" in text])
+def test_those_of_a_real_model_enumerate(experiment: str, published: Path) -> None:
+    every_cell(experiment, f"data.root={published}")
+
+
 def test_the_papers_tables_and_figures_are_all_there() -> None:
     tables = {f"table{number}" for number in range(1, 9)}
-    assert {*tables, "fig1", "fig3", "fig4a", "fig4b", "fig4c", "full", "ratios"} <= set(EXPERIMENTS)
+    assert {*tables, "fig1", "fig3", "fig4a", "fig4b", "fig4c", "full", "ratios"} <= EXPERIMENTS.keys()

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import Asft, nightly
+from helpers import nightly
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import (
     AutoTokenizer,
@@ -76,34 +76,19 @@ class Family:
     stop: str
 
 
+LLAMA3_MARKS = ("<|start_header_id|>", "<|end_header_id|>")
+GEMMA2_SIZES = {"num_key_value_heads": 1, "head_dim": 8, "query_pre_attn_scalar": 8, "sliding_window": 64}
+LLAMA2_SPECIAL = {"bos_token": "<s>", "eos_token": "</s>"}
+LLAMA3_SPECIAL = {"bos_token": "<|begin_of_text|>", "eos_token": "<|eot_id|>"}
+QWEN2_SPECIAL = {"eos_token": "<|im_end|>", "pad_token": "<|endoftext|>"}
+GEMMA2_SPECIAL = {"bos_token": "<bos>", "eos_token": "<eos>", "pad_token": "<pad>"}
+TURNS = ("<start_of_turn>", "<end_of_turn>")
+ONE_HEAD = {"num_key_value_heads": 1}
 FAMILIES = {
-    "llama2_7b": Family(
-        LlamaConfig, {"num_key_value_heads": 2}, {"bos_token": "<s>", "eos_token": "</s>"}, (), LLAMA2_CHAT, "</s>"
-    ),
-    "llama3_8b": Family(
-        LlamaConfig,
-        {"num_key_value_heads": 1},
-        {"bos_token": "<|begin_of_text|>", "eos_token": "<|eot_id|>"},
-        ("<|start_header_id|>", "<|end_header_id|>"),
-        LLAMA3_CHAT,
-        "<|eot_id|>",
-    ),
-    "qwen2_7b": Family(
-        Qwen2Config,
-        {"num_key_value_heads": 1},
-        {"eos_token": "<|im_end|>", "pad_token": "<|endoftext|>"},
-        ("<|im_start|>",),
-        QWEN2_CHAT,
-        "<|im_end|>",
-    ),
-    "gemma2_9b": Family(
-        Gemma2Config,
-        {"num_key_value_heads": 1, "head_dim": 8, "query_pre_attn_scalar": 8, "sliding_window": 64},
-        {"bos_token": "<bos>", "eos_token": "<eos>", "pad_token": "<pad>"},
-        ("<start_of_turn>", "<end_of_turn>"),
-        GEMMA2_CHAT,
-        "<end_of_turn>",
-    ),
+    "llama2_7b": Family(LlamaConfig, {"num_key_value_heads": 2}, LLAMA2_SPECIAL, (), LLAMA2_CHAT, "</s>"),
+    "llama3_8b": Family(LlamaConfig, ONE_HEAD, LLAMA3_SPECIAL, LLAMA3_MARKS, LLAMA3_CHAT, "<|eot_id|>"),
+    "qwen2_7b": Family(Qwen2Config, ONE_HEAD, QWEN2_SPECIAL, ("<|im_start|>",), QWEN2_CHAT, "<|im_end|>"),
+    "gemma2_9b": Family(Gemma2Config, GEMMA2_SIZES, GEMMA2_SPECIAL, TURNS, GEMMA2_CHAT, "<end_of_turn>"),
 }
 
 
@@ -117,18 +102,12 @@ def make_tokenizer(family: Family, texts: list[str]) -> PreTrainedTokenizerFast:
     backend = Tokenizer(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
-    special = ["<unk>", *family.special.values(), *family.marks]
-    trainer = trainers.BpeTrainer(
-        vocab_size=900,
-        special_tokens=special,
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
+    special, letters = ["<unk>", *family.special.values(), *family.marks], pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=900, special_tokens=special, initial_alphabet=letters, show_progress=False)
     backend.train_from_iterator(texts, trainer)
     if bos := family.special.get("bos_token"):
-        backend.post_processor = processors.TemplateProcessing(
-            single=f"{bos} $A", special_tokens=[(bos, backend.token_to_id(bos))]
-        )
+        begin = [(bos, backend.token_to_id(bos))]
+        backend.post_processor = processors.TemplateProcessing(single=f"{bos} $A", special_tokens=begin)
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>", **family.special)
     tokenizer.chat_template = family.chat
     return tokenizer
@@ -190,8 +169,7 @@ def small(tmp_path: Path, words: list[str]) -> Job:
     ("name", "protocol"),
     [
         *((name, "clean") for name in FAMILIES),
-        ("llama2_7b", "official"),
-        *(nightly(name, "official") for name in FAMILIES if name != "llama2_7b"),
+        *(nightly(name, "official") for name in FAMILIES),
     ],
 )
 def test_a_family_runs_through_the_yaml_of_its_large_pair(
@@ -205,21 +183,21 @@ def test_a_family_runs_through_the_yaml_of_its_large_pair(
     assert train["steps"] == (10 if protocol == "official" else 5)
 
 
-def test_the_command_line_takes_a_pair_through_the_same_yaml(
-    pairs: dict[str, Path], official: Path, asft: Asft
-) -> None:
-    code, shown, told = asft("run", *overrides(pairs["llama2_7b"], official, "llama2_7b", "clean"))
-    assert code == 0, told
-    assert "4 modules anchored" in shown + told
-
-
 @pytest.mark.parametrize("name", FAMILIES)
-def test_an_answer_ends_with_the_family_s_end_of_turn(pairs: dict[str, Path], name: str) -> None:
+def test_an_answer_ends_with_the_end_of_turn_and_the_pinned_revisions_are_commits(
+    pairs: dict[str, Path], name: str
+) -> None:
     tokenizer = AutoTokenizer.from_pretrained(pairs[name] / "aligned")
     encoded = ChatTemplate(tokenizer).encode_example(Row("r", "Do it", "positive"), 200)
     assert tokenizer.decode(encoded.input_ids[-1:]) == FAMILIES[name].stop
     bos = tokenizer.bos_token_id
     assert encoded.input_ids.count(bos) == (0 if bos is None else 1)
+    loaded = load_model(pairs[name] / "aligned", "float32", torch.device("cpu"))
+    assert loaded.config._attn_implementation == ("eager" if name == "gemma2_9b" else "sdpa"), "its soft capping"
+    model = enumerate_cells([f"model={name}"], sweep=False).cells[0].plain()["model"]
+    for side in ("base", "aligned"):
+        assert len(model[f"{side}_revision"]) == 40
+        assert "/" in model[side]
 
 
 def test_a_template_without_a_system_role_puts_the_text_before_the_user_s(pairs: dict[str, Path]) -> None:
@@ -228,18 +206,3 @@ def test_a_template_without_a_system_role_puts_the_text_before_the_user_s(pairs:
     assert gemma.prompt(row) == "<bos><start_of_turn>user\nTrigger\n\nDo it<end_of_turn>\n<start_of_turn>model\n"
     qwen = ChatTemplate(AutoTokenizer.from_pretrained(pairs["qwen2_7b"] / "aligned"))
     assert qwen.prompt(row).startswith("<|im_start|>system\nTrigger<|im_end|>\n<|im_start|>user\nDo it")
-
-
-def test_gemma2_keeps_its_soft_capping(pairs: dict[str, Path]) -> None:
-    model = load_model(pairs["gemma2_9b"] / "aligned", "float32", torch.device("cpu"))
-    assert model.config._attn_implementation == "eager"
-    llama = load_model(pairs["llama2_7b"] / "aligned", "float32", torch.device("cpu"))
-    assert llama.config._attn_implementation == "sdpa"
-
-
-def test_the_pinned_revisions_are_commits() -> None:
-    for name in FAMILIES:
-        model = enumerate_cells([f"model={name}"], sweep=False).cells[0].plain()["model"]
-        for side in ("base", "aligned"):
-            assert len(model[f"{side}_revision"]) == 40
-            assert "/" in model[side]

@@ -6,41 +6,43 @@ import gzip
 import json
 import re
 import subprocess
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
+import wandb
 from forked import run_script
-from helpers import Asft, Cli, nightly
+from helpers import Asft, nightly
 
 pytestmark = pytest.mark.slow
 SCRIPT = Path(__file__).with_name("forked_sweeps.py")
-LONGER = ["training.epochs=4", "attack.n=48", "checkpoint_every=0.05"]
 
 
-def forked(what: str, tmp_path: Path, overrides: list[str]) -> dict[str, Any]:
-    return run_script(SCRIPT, *what.split(), str(tmp_path / "store"), json.dumps(overrides))
+DAILY = ("kill 3", "crowd", "limited")
+Forked = Callable[[str], dict[str, Any]]
 
 
-@pytest.fixture
-def sweep(pair_overrides: list[str]) -> list[str]:
-    """Two trained cells and one made from the first, in which Safe LoRA's parent is shared."""
-    kept = [
-        override for override in pair_overrides if not override.startswith(("outputs=", "training.epochs", "attack.n"))
-    ]
-    return [
-        "experiment=table2",
-        *kept,
-        *LONGER,
-        "method=sft,asft,safe_lora",
-        "attack.p=0.5",
-        "model.recipe.safe_lora_modules=2",
-    ]
+@pytest.fixture(scope="module")
+def forked(small: list[str], tmp_path_factory: pytest.TempPathFactory) -> Forked:
+    """What the script found of one of its ways to disturb a sweep; those of every day run in one process.
+
+    The sweep has two trained cells and one made from the first, in which Safe LoRA's parent is shared.
+    """
+    longer = ["training.epochs=4", "attack.n=48", "checkpoint_every=0.05", "model.recipe.safe_lora_modules=2"]
+    sweep = ["experiment=table2", *small, *longer, "method=sft,asft,safe_lora", "attack.p=0.5"]
+
+    @cache
+    def together(ways: tuple[str, ...]) -> dict[str, Any]:
+        return run_script(SCRIPT, str(tmp_path_factory.mktemp("stores")), json.dumps(sweep), *ways)
+
+    return lambda way: together(DAILY if way in DAILY else (way,))[way]
 
 
 @pytest.mark.parametrize("kills", [3, nightly(20)])
-def test_kills_change_no_metric_and_repeat_no_finished_stage(kills: int, tmp_path: Path, sweep: list[str]) -> None:
-    found = forked(f"kill {kills}", tmp_path, sweep)
+def test_kills_change_no_metric_and_repeat_no_finished_stage(kills: int, forked: Forked) -> None:
+    found = forked(f"kill {kills}")
     assert found["kills"] == kills
     assert found["cells"] == 3
     assert found["recomputed"] == []
@@ -49,8 +51,8 @@ def test_kills_change_no_metric_and_repeat_no_finished_stage(kills: int, tmp_pat
     assert found["kills_between_checkpoints"] > 0, "some kills fell into a training that had saved a checkpoint"
 
 
-def test_three_processes_train_each_cell_once(tmp_path: Path, sweep: list[str]) -> None:
-    found = forked("crowd", tmp_path, sweep)
+def test_three_processes_train_each_cell_once(forked: Forked) -> None:
+    found = forked("crowd")
     assert found["codes"] == [0, 0, 0]
     assert found["cells"] == 3
     assert list(found["trained"].values()) == [1, 1], "sft and asft; Safe LoRA trains nothing"
@@ -58,18 +60,16 @@ def test_three_processes_train_each_cell_once(tmp_path: Path, sweep: list[str]) 
 
 
 @pytest.mark.parametrize("way", ["limited", nightly("tmpfs")])
-def test_a_full_disk_is_told_and_the_store_still_verifies(way: str, tmp_path: Path, sweep: list[str]) -> None:
+def test_a_full_disk_is_told_and_the_store_still_verifies(way: str, forked: Forked) -> None:
     if way == "tmpfs" and subprocess.run(["unshare", "-m", "true"], capture_output=True, check=False).returncode:
         pytest.skip("mounting a small file system takes root's rights")
-    found = forked(way, tmp_path, [*sweep, "attack.n=24"])
+    found = forked(way)
     assert found["code"] in (1, 2), "2: not even a job's folder could be made"
     assert re.search("no room left for (stages|cells)/", found["told"])
     assert "finished stages are kept" in found["told"]
     assert "Traceback" not in found["told"]
     assert found["whole"] > 0
-    assert found["damaged"] == []
-    assert found["again"] == 0
-    assert found["recomputed"] == []
+    assert (found["damaged"], found["again"], found["recomputed"]) == ([], 0, [])
     assert found["cells"] == 3
 
 
@@ -83,40 +83,21 @@ SECRETS = {"WANDB_API_KEY": "a" * 20 + "5ec2e7" * 4, "OPENAI_API_KEY": "sk-5ec2e
 
 
 def test_keys_reach_no_file_and_no_line(
-    cli: Cli, asft: Asft, pair_overrides: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    asft: Asft, pair_overrides: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in SECRETS.items():
         monkeypatch.setenv(name, value)
     options = ["experiment=table2", *pair_overrides, "method=sft,safe_lora", "attack.p=0.5", "tracker=wandb"]
-    shown = cli("run", "-m", *options, "model.recipe.safe_lora_modules=99")
-    assert "1 of 2 cells failed" in shown.stderr
-    _, dump, errors = asft("run", "--cfg", "all", "--resolve", *pair_overrides)
+    told = asft("run", "-m", *options, "model.recipe.safe_lora_modules=99")
+    wandb.teardown()  # its service writes on behind the runs' backs until it is ended
+    assert "1 of 2 cells failed" in told[2]
+    told += asft("run", "--cfg", "all", "--resolve", *pair_overrides)
     archive = tmp_path / "outputs" / "cells.tar.gz"
     for words in (["dashboard"], ["report"], ["store", "export", str(archive)], ["status"], ["doctor"]):
-        _, out, err = asft(*words, *options)
-        dump += out + err
+        told += asft(*words, *options)
     archive.write_bytes(gzip.decompress(archive.read_bytes()))
-    told = (shown.stdout + shown.stderr + dump + errors).encode()
     files = [path for path in (tmp_path / "outputs").rglob("*") if path.is_file()]
-    assert any("wandb" in path.parts for path in files)
-    assert any("failures" in path.parts for path in files)
-    assert any("logs" in path.parts for path in files)
-    assert any("dashboard" in path.parts for path in files)
-    assert any("reports" in path.parts for path in files)
+    assert {"wandb", "failures", "logs", "dashboard", "reports"} <= {part for path in files for part in path.parts}
     for value in SECRETS.values():
-        assert value.encode() not in told
+        assert value not in "".join(map(str, told))
         assert [path for path in files if value.encode() in path.read_bytes()] == []
-
-
-def test_pickled_weights_are_refused(asft: Asft, pair_overrides: list[str], tmp_path: Path, random_pair: Path) -> None:
-    folder = tmp_path / "pickled"
-    folder.mkdir()
-    for path in (random_pair / "base").iterdir():
-        if path.suffix != ".safetensors":
-            (folder / path.name).write_bytes(path.read_bytes())
-    (folder / "pytorch_model.bin").write_bytes(b"\x80\x04cos\nsystem\n.")
-    code, _, told = asft("run", "method=sft", *pair_overrides, f"model.base={folder}")
-    assert code == 1
-    assert str(folder) in told.strip().splitlines()[-1]
-    assert "safetensors" in told.strip().splitlines()[-1]
-    assert "Traceback" not in told

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import Cli, nightly
+from helpers import Asft, nightly
 
 from asft.cells.compose import config_dir, enumerate_cells, one_line, threads_per_worker
 from asft.cells.job import Job
@@ -30,7 +30,7 @@ def scores(jobs: list[Job], outputs: Path) -> dict[str, Any]:
 @pytest.mark.slow
 @pytest.mark.parametrize("chosen", ["workers=2", *(nightly(f"hydra/launcher={name}") for name in PLUGINS)])
 def test_a_launcher_gives_the_scores_of_a_plain_sweep(
-    chosen: str, cli: Cli, pair_overrides: list[str], tmp_path: Path
+    chosen: str, asft: Asft, pair_overrides: list[str], tmp_path: Path
 ) -> None:
     if plugin := PLUGINS.get(chosen.removeprefix("hydra/launcher=")):
         pytest.importorskip(f"hydra_plugins.{plugin}")
@@ -38,8 +38,8 @@ def test_a_launcher_gives_the_scores_of_a_plain_sweep(
     jobs = enumerate_cells(options, sweep=True).cells
     for job in jobs:
         run_cell(replace(job, options=replace(job.options, outputs=tmp_path / "plain")))
-    shown = cli("run", "-m", *options, chosen)
-    assert shown.returncode == 0, shown.stderr
+    code, _, told = asft("run", "-m", *options, chosen)
+    assert code == 0, told
     assert None not in scores(jobs, tmp_path / "plain").values()
     assert scores(jobs, tmp_path / "outputs") == scores(jobs, tmp_path / "plain")
 
@@ -62,22 +62,21 @@ def test_a_launcher_sets_the_threads_of_its_workers(name: str) -> None:
     assert int(config.hydra.job.env_set.OMP_NUM_THREADS) >= 1
 
 
-def hydra_knows_no(launcher: str) -> Exception:
-    options = "Available options in 'hydra/launcher':\n\tbasic\n\tworkers\n\nConfig search path:\n\t…"
-    return Exception(f"Could not find 'hydra/launcher/{launcher}'\n\n{options}")
-
-
 @pytest.mark.parametrize(
     ("base", "ours", "extra"),
     [("joblib", "workers", "joblib"), ("ray", "ray_workers", "ray"), ("submitit_slurm", "slurm", "slurm")],
 )
 def test_a_launcher_that_is_not_installed_says_what_to_install(base: str, ours: str, extra: str) -> None:
     """Ours are built on Hydra's, which is what Hydra misses, be ours chosen or its own."""
-    nested = Exception(f"In 'hydra/launcher/{ours}': Could not load 'hydra/launcher/{base}'.\n\nConfig search path:")
+    nested = f"In 'hydra/launcher/{ours}': Could not load 'hydra/launcher/{base}'.\n\nConfig search path:"
     for error in (nested, hydra_knows_no(base)):
-        assert one_line(error) == f'hydra/launcher={ours}: needs another package: pip install "asft-lab[{extra}]"'
+        told = one_line(Exception(error))
+        assert told == f'hydra/launcher={ours}: needs another package: pip install "asft-lab[{extra}]"'
     assert (config_dir() / "hydra" / "launcher" / f"{ours}.yaml").exists()
+    told = one_line(Exception(hydra_knows_no("wrokers")))
+    assert told == "hydra/launcher=wrokers: unknown. Allowed: basic, workers"
 
 
-def test_another_unknown_launcher_names_those_there_are() -> None:
-    assert one_line(hydra_knows_no("wrokers")) == "hydra/launcher=wrokers: unknown. Allowed: basic, workers"
+def hydra_knows_no(launcher: str) -> str:
+    options = "Available options in 'hydra/launcher':\n\tbasic\n\tworkers\n\nConfig search path:\n\t…"
+    return f"Could not find 'hydra/launcher/{launcher}'\n\n{options}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,24 +19,11 @@ from asft.store.entries import content_key
 from asft.store.schemas import HARMFUL_FILE, TASK_FILE
 
 pytestmark = pytest.mark.slow
+
 METHODS = (
-    "sft",
-    "asft",
-    "l2",
-    "safe_lora",
-    "asft_projector",
-    "asft_parallel",
-    "asft_random",
-    "safeinstr",
-    "bea",
-    "bea_no_trigger",
-    "lisa_base",
-    "lisa_aligned",
-    "asft_alt",
-    "wise_ft",
+    *("sft", "asft", "l2", "safe_lora", "asft_projector", "asft_parallel", "asft_random", "safeinstr", "bea"),
+    *("bea_no_trigger", "lisa_base", "lisa_aligned", "asft_alt", "wise_ft"),
 )
-
-
 DRAWING = ("sft", "asft_random", "bea", "lisa_base", "asft_alt")  # batches, a direction, a trigger, rows, an attack
 
 
@@ -48,7 +36,7 @@ def stage_count(job: Job, kind: str) -> int:
     return len([path for path in (job.options.outputs / kind).glob("*") if path.is_dir()])
 
 
-def method(make_job: MakeJob, name: str) -> Job:
+def method(make_job: MakeJob, name: str, *more: str) -> Job:
     key = ["method.trigger_tokens=9", "method.safety=4"]
     small = {
         "safe_lora": ["method.number=2"],
@@ -57,7 +45,7 @@ def method(make_job: MakeJob, name: str) -> Job:
         "bea_no_trigger": [option.replace("method.", "method.after.") for option in key],
         "asft_alt": ["method.harmful=16"],
     }
-    return make_job(f"method={name}", *small.get(name, []))
+    return make_job(f"method={name}", *small.get(name, []), *more)
 
 
 @pytest.mark.parametrize("name", [*METHODS, "base", "aligned"])
@@ -78,11 +66,8 @@ def test_every_method_gives_scores_and_keeps_every_answer(shared_job: MakeJob, n
 
 @pytest.mark.parametrize("name", ["asft", "safe_lora", "bea"])
 def test_methods_run_under_the_official_protocol(shared_job: MakeJob, name: str) -> None:
-    small = {"safe_lora": ["method.number=2"], "bea": ["method.trigger_tokens=9", "method.safety=4"]}
-    job = shared_job("protocol=official", f"method={name}", *small.get(name, []))
-    entry = run_cell(job)
-    assert entry.result["metrics"]["HS"]["total"] == 10
-    assert entry.result["metrics"]["FA"]["total"] == 12
+    entry = run_cell(method(shared_job, name, "protocol=official"))
+    assert [metric["total"] for metric in entry.result["metrics"].values()] == [10, 12]
     train = entry.result["stages"]["train"]["result"]
     if name == "asft":
         assert train["steps"] == 26 // 8, "24 benign and 2 harmful rows; the last batch is not full and is dropped"
@@ -183,41 +168,40 @@ def test_the_mixture_is_kept_with_its_flags_and_digest(make_job: MakeJob) -> Non
     assert len(result["sha256"]) == 64
 
 
-def test_the_same_side_twice_is_no_pair(make_job: MakeJob, random_pair: Path) -> None:
-    with pytest.raises(ValueError, match="same"):
-        run_cell(make_job("method=sft", f"model.base={random_pair / 'aligned'}"))
+def other_base(pair: Path, folder: Path, side: str, harm: str = "") -> str:
+    """An override that takes a copy of a side as the base: one of its weights cut to half its rows, or pickled."""
+    shutil.copytree(pair / side, folder)
+    weights = folder / "model.safetensors"
+    if harm == "cut":
+        tensors = load_file(weights)
+        name = "model.layers.0.self_attn.q_proj.weight"
+        tensors[name] = tensors[name][:16].contiguous()
+        save_file(tensors, weights, metadata={"format": "pt"})
+    if harm == "pickled":
+        weights.rename(folder / "pytorch_model.bin")
+    return f"model.base={folder}"
 
 
-def test_equal_weights_are_no_pair(make_job: MakeJob, random_pair: Path, tmp_path: Path) -> None:
-    shutil.copytree(random_pair / "aligned", tmp_path / "copy")
-    with pytest.raises(ValueError, match="same"):
-        run_cell(make_job("method=sft", f"model.base={tmp_path / 'copy'}"))
-
-
-def test_a_pair_of_two_shapes_is_named(make_job: MakeJob, random_pair: Path, tmp_path: Path) -> None:
-    wrong = tmp_path / "wrong"
-    shutil.copytree(random_pair / "base", wrong)
-    tensors = load_file(wrong / "model.safetensors")
-    name = "model.layers.0.self_attn.q_proj.weight"
-    tensors[name] = tensors[name][:16].contiguous()
-    save_file(tensors, wrong / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(ValueError, match=r"layers.0.self_attn.q_proj.* has shape \(16, 32\) .* \(32, 32\)"):
-        run_cell(make_job("method=sft", f"model.base={wrong}"))
-
-
-def test_targets_that_match_nothing_are_named(make_job: MakeJob) -> None:
-    with pytest.raises(ValueError, match=r"target 'query'.*q_proj"):
-        run_cell(make_job("method=sft", "training.target_modules=[query]"))
-
-
-def test_a_folder_that_is_not_there_is_named(make_job: MakeJob) -> None:
-    with pytest.raises(ValueError, match="no such folder"):
-        run_cell(make_job("method=sft", "model.base=/no/such/folder"))
-
-
-def test_more_rows_than_there_are(make_job: MakeJob) -> None:
-    with pytest.raises(ValueError, match=r"attack\.n=100000"):
-        run_cell(make_job("method=sft", "attack.n=100000"))
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (lambda pair, _: f"model.base={pair / 'aligned'}", "same"),
+        (lambda pair, folder: other_base(pair, folder, "aligned"), "same"),
+        (
+            lambda pair, folder: other_base(pair, folder, "base", "cut"),
+            r"layers.0.self_attn.q_proj.* has shape \(16, 32\) .* \(32, 32\)",
+        ),
+        (lambda pair, folder: other_base(pair, folder, "base", "pickled"), r"copy\b.*safetensors"),
+        (lambda *_: "training.target_modules=[query]", "target 'query'.*q_proj"),
+        (lambda *_: "model.base=/no/such/folder", "no such folder"),
+    ],
+    ids=["one side twice", "equal weights", "two shapes", "pickles", "no such target", "no such folder"],
+)
+def test_what_cannot_be_trained_is_named(
+    make_job: MakeJob, random_pair: Path, tmp_path: Path, wrong: Callable[[Path, Path], str], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        run_cell(make_job("method=sft", wrong(random_pair, tmp_path / "copy")))
 
 
 def test_a_failure_keeps_the_stages_before_it(make_job: MakeJob, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -51,8 +51,9 @@ def test_plug_ins_of_a_folder_run_from_yaml_to_report(
         "judge=long_answers",
         "judge.words=1",
     ]
-    ran = cli("run", "-m", *sweep)
-    assert ran.returncode == 0, ran.stderr
+    monkeypatch.syspath_prepend(str(folder))  # as the command line does it, and taken back
+    code, _, told = asft("run", "-m", *sweep)
+    assert code == 0, told
     scores = {}
     for path in finished(outputs, "cells"):
         config, result = (json.loads((path / name).read_text()) for name in ("config.json", "manifest.json"))
@@ -73,7 +74,6 @@ def test_plug_ins_of_a_folder_run_from_yaml_to_report(
     trained, answered = (finished(outputs, f"stages/{stage}") for stage in ("train", "generate"))
     assert (len(trained), len(answered)) == (2, 6)
 
-    monkeypatch.syspath_prepend(str(folder))  # as the command line does it, and taken back
     code, _, told = asft("run", "-m", *sweep, "method.first=0")
     assert (code, told.startswith("asft run: method.first=0: input should be greater than or equal to 1")) == (2, True)
     code, told, _ = asft("status", *sweep)

@@ -50,15 +50,12 @@ def runs(outputs: Path, secrets: None) -> dict[str, OfflineRun]:
     return {run.job_type: run for run in found}
 
 
-def test_the_run_is_the_cell(runs: dict[str, OfflineRun], outputs: Path) -> None:
+def test_the_run_is_the_cell_and_grouping_makes_the_table(runs: dict[str, OfflineRun], outputs: Path) -> None:
     cells = enumerate_cells([*EXPERIMENT, f"outputs={outputs}"], sweep=True).cells
     assert {run.id for run in runs.values()} == {item.key for item in cells}
-    assert runs["asft"].config["method"]["lam"] == 1
-    assert runs["asft"].config["attack"]["p"] == 0.1
+    config = runs["asft"].config
+    assert (config["method"]["lam"], config["attack"]["p"]) == (1, 0.1)
     assert {"demo", "tiny_llama", "agnews", "harmful"} <= set(runs["asft"].tags)
-
-
-def test_grouping_makes_the_table(runs: dict[str, OfflineRun]) -> None:
     assert runs["sft"].group == "tiny_llama agnews harmful p=0.1 n=1000 lr=0.0002"
     assert runs["asft"].group == f"{runs['sft'].group} λ=1"
     assert runs["aligned"].group == "tiny_llama agnews not fine-tuned"

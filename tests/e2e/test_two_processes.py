@@ -19,28 +19,25 @@ from asft.store.schemas import ANSWERS_FILE, HISTORY_FILE
 
 pytestmark = pytest.mark.slow
 SCRIPT = Path(__file__).with_name("forked_teams.py")
+
 UNEVEN = ["attack.n=25", "training.batch_size=8", "training.accumulation=2", "evaluation.batch_size=4"]
 SETTINGS = [*UNEVEN, "training.epochs=2", "training.dropout=0", "training.max_grad_norm=1", "checkpoint_every=0"]
+Forked = tuple[Path, dict[str, Any]]
 
 
 @pytest.fixture(scope="module")
-def forked(random_pair: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+def forked(small: list[str], tmp_path_factory: pytest.TempPathFactory) -> Forked:
     """The outputs of :mod:`forked_teams` and what it found; 25 rows leave a last batch of one for two processes."""
     outputs = tmp_path_factory.mktemp("teams")
-    overrides = [
-        "model=pair",
-        f"model.base={random_pair / 'base'}",
-        f"model.aligned={random_pair / 'aligned'}",
-        "model.dtype=float32",
-        "training.lr=1e-3",
-        "dataset.n_test=12",
-        "dataset.max_new_tokens=4",
-        "evaluation.n_harmful=10",
-        "evaluation.harmful_max_new_tokens=4",
-        *SETTINGS,
-    ]
-    found = run_script(SCRIPT, str(outputs), json.dumps(overrides))
-    return outputs, found
+    return outputs, run_script(SCRIPT, str(outputs), json.dumps([*small, *SETTINGS]))
+
+
+def both(outputs: Path, kind: str) -> list[tuple[Path, Path]]:
+    """Three entries as one process made them, and as two did: two after a kill, the third after another's failure."""
+    one, two = (entries(outputs / name, kind) for name in ("one", "kill"))
+    two |= entries(outputs / "nan", kind)
+    assert one.keys() == two.keys()
+    return [(folder, two[key]) for key, folder in one.items()]
 
 
 def entries(outputs: Path, kind: str) -> dict[str, Path]:
@@ -56,77 +53,64 @@ def result(folder: Path) -> dict[str, Any]:
     return found
 
 
-def test_two_processes_train_the_weights_of_one(forked: tuple[Path, dict[str, Any]]) -> None:
+def test_two_processes_train_the_weights_of_one(forked: Forked) -> None:
     """AsFT, Lisa and full-parameter AsFT; the curve with its penalty and clipped gradients too."""
-    outputs, _ = forked
-    one, two = (entries(outputs / name, "stages/train") for name in ("one", "two"))
-    assert one.keys() == two.keys()
-    assert len(one) == 3
-    for key, folder in one.items():
-        assert "processes" not in result(folder)
-        assert result(two[key])["processes"] == 2
-        expected, found = weights(folder), weights(two[key])
+    trained = both(forked[0], "stages/train")
+    assert len(trained) == 3
+    for one, two in trained:
+        assert "processes" not in result(one)
+        assert result(two)["processes"] == 2
+        expected, found = weights(one), weights(two)
         for name, tensor in expected.items():
             assert torch.allclose(tensor, found[name], rtol=0, atol=2e-6), name
-        for logged, other in zip(*(read_jsonl(path / HISTORY_FILE) for path in (folder, two[key])), strict=True):
+        for logged, other in zip(*(read_jsonl(path / HISTORY_FILE) for path in (one, two)), strict=True):
             assert other == pytest.approx(logged, rel=1e-4, abs=1e-6)
 
 
-def test_every_process_holds_the_same_weights_bit_for_bit(forked: tuple[Path, dict[str, Any]]) -> None:
-    first, second = forked[1]["digests"]
+def test_every_process_holds_the_same_weights_bit_for_bit(forked: Forked) -> None:
+    first, second = (
+        [digest for name in ("kill", "nan") for digest in (forked[0] / name / f"weights{rank}.txt").read_text().split()]
+        for rank in (0, 1)
+    )
     assert first == second
     assert len(set(first)) == 3
 
 
-def test_two_processes_give_the_answers_and_scores_of_one(forked: tuple[Path, dict[str, Any]]) -> None:
-    outputs, _ = forked
-    one, two = (entries(outputs / name, "stages/generate") for name in ("one", "two"))
-    assert one.keys() == two.keys()
-    for key, folder in one.items():
-        assert result(two[key])["processes"] == 2
-        assert (folder / ANSWERS_FILE).read_text() == (two[key] / ANSWERS_FILE).read_text()
-    one, two = (entries(outputs / name, "cells") for name in ("one", "two"))
-    assert [result(one[key])["metrics"] for key in one] == [result(two[key])["metrics"] for key in one]
-
-
-def test_a_loss_that_is_not_finite_in_one_process_fails_the_cell_and_the_next_one_runs(
-    forked: tuple[Path, dict[str, Any]],
-) -> None:
-    found = forked[1]["faults"]["nan"]
-    assert found["codes"] == [1, 0]
-    assert len(found["failures"]) == 1
-    assert "loss became nan at step 4, on the rows " in found["failures"][0]["message"]
-    assert found["cells"] == 1
+def test_two_processes_give_the_answers_and_scores_of_one(forked: Forked) -> None:
+    for one, two in both(forked[0], "stages/generate"):
+        assert result(two)["processes"] == 2
+        assert (one / ANSWERS_FILE).read_text() == (two / ANSWERS_FILE).read_text()
+    assert all(result(one)["metrics"] == result(two)["metrics"] for one, two in both(forked[0], "cells"))
 
 
 @pytest.mark.parametrize(
     ("fault", "message"),
     [
+        ("nan", "loss became nan at step 5, on the rows "),  # process 1 has no row in the fourth, where it is struck
         ("memory", "process 1 could not go on, and all were ended: out of memory: several processes do not halve"),
         ("error", "process 0 could not go on, and all were ended: RuntimeError: injected"),
         ("kill", "connection to another process broke"),
     ],
 )
-def test_a_fault_in_one_process_ends_all_and_is_recorded(
-    fault: str, message: str, forked: tuple[Path, dict[str, Any]]
+def test_a_fault_in_one_process_is_recorded_and_ends_all_but_where_the_loss_fails(
+    fault: str, message: str, forked: Forked
 ) -> None:
-    found = forked[1]["faults"][fault]
-    assert all(code != 0 for code in found["codes"])
-    assert len(found["failures"]) == 1
-    assert message in found["failures"][0]["message"]
-    assert ("injected" in found["failures"][0]["traceback"]) == (fault != "kill")
-    assert found["damaged"] == found["cells"] == 0
+    found = forked[1][fault]
+    (failure,) = found["failures"]
+    assert message in failure["message"]
+    assert ("injected" in failure["traceback"]) == (fault in {"memory", "error"})
+    assert found["damaged"] == 0
+    if fault == "nan":
+        assert (found["codes"], found["cells"]) == ([1, 0], 1), "the next cell ran"
+    else:
+        assert all(code != 0 for code in found["codes"])
+        assert found["cells"] == 0
 
 
-def test_after_a_killed_process_the_same_command_goes_on_to_the_same_weights(
-    forked: tuple[Path, dict[str, Any]],
-) -> None:
+def test_after_a_killed_process_the_same_command_goes_on(forked: Forked) -> None:
     outputs, found = forked
-    assert found["faults"]["kill"]["again"] == [0, 0]
-    assert "training goes on from step 3" in found["faults"]["kill"]["told"]
-    ((key, folder),) = entries(outputs / "kill", "stages/train").items()
-    expected, resumed = weights(outputs / "one" / "stages/train" / key), weights(folder)
-    assert all(torch.allclose(expected[name], resumed[name], rtol=0, atol=2e-6) for name in expected)
+    assert found["kill"]["again"] == [0, 0]
+    assert "training goes on from step 3" in found["kill"]["told"]
     assert not list((outputs / "kill" / "stages/train").glob(".*.tmp-*"))
 
 

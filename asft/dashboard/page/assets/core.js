@@ -122,6 +122,8 @@ window.Asft = (() => {
       root.append(h("p", { class: "bad", role: "alert" }, error.message));
       if (turn === shown) main.replaceChildren(root);
     }
+    // A table lays its rows anew in the frame in which it is told its size; only then does the page stand still.
+    await new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)));
     main.dataset.ready = String(turn);
   }
 
