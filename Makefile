@@ -77,10 +77,10 @@ bench-dashboard: $(DEV) ## 2,000 cells with 500,000 answers: build below 60 s, o
 docs: $(DEV) ## the site, into site/; any broken link or reference is an error
 	$(BIN)/mkdocs build --strict --quiet
 
-screenshots: $(DEV) ## every page of the dashboard, light and dark, into docs/images/dashboard
-	$(BIN)/asft anchor inspect
-	$(BIN)/asft dashboard
-	$(BIN)/python scripts/screenshots.py
+OUTPUTS ?= outputs
+screenshots: $(DEV) ## the pages of the dashboard that the docs show, from the store in OUTPUTS, into docs/images/dashboard
+	$(BIN)/asft dashboard outputs=$(OUTPUTS)
+	$(BIN)/python scripts/screenshots.py outputs=$(OUTPUTS)
 
 bench-processes: $(RUN) ## one cell in one process against two, on two cores
 	$(BIN)/python scripts/bench_processes.py

@@ -1,6 +1,6 @@
-"""Screenshots of every dashboard page, light and dark, from the store that the command line names.
+"""Screenshots of the dashboard's pages from whatever store the command line names: those that the docs show, or others.
 
-    python scripts/screenshots.py outputs=outputs out=docs/images/dashboard [page=pareto,table] [width=390]
+    python scripts/screenshots.py [outputs=FOLDER] [out=docs/images/dashboard] [page=table-dark] [width=390]
 
 Needs the ``browser`` extra and a Chromium on the path (or in ``CHROMIUM``).
 """
@@ -20,7 +20,7 @@ from urllib.parse import urlencode
 from PIL import Image
 from playwright.sync_api import Browser, Page, sync_playwright
 
-PAGES = ("overview", "table", "pareto", "curves", "compare", "generations", "landscape", "anchor")
+SHOWN = "table-light,pareto-dark"  # in README.md and docs/how-to/dashboard.md
 
 
 def chromium_path() -> str | None:
@@ -42,33 +42,22 @@ def browser() -> Iterator[Browser]:
             started.close()
 
 
-def views(page: Page) -> dict[str, str]:
-    """Each page's view: Table 2 and the cells in it where the store has them, else what the page opens with."""
+def view(page: Page, name: str) -> str:
+    """What a page shows: the table with the most cells, trained cells in the plots, the two safest and least safe."""
     index: dict[str, Any] = page.evaluate("Asft.load('index')")
-    found = {name: f"#/{name}" for name in PAGES}
-    if any(line["name"] == "table2" and line["done"] for line in index["experiments"]):
-        found["table"] = "#/table/table2"
-    table = [cell for cell in index["cells"] if _in_table2(cell)]
-    shown = {cell["method"]: cell["key"] for cell in table if cell["p"] == 0.1}
-    if {"sft", "asft"} <= shown.keys():
-        found["compare"] = f"#/compare/{shown['sft']}/{shown['asft']}"
-        found["generations"] = f"#/generations/{shown['sft']}"
-        setting = {name: table[0][name] for name in ("model", "dataset", "source", "n", "training", "lr", "seed")}
-        found["pareto"] = "#/pareto?" + urlencode({**setting, "lam": "1,–"})
-        found["curves"] = "#/curves?" + urlencode(
-            {**setting, "p": 0.1, "lam": "1,–", "method": "asft,asft_parallel,sft"}
-        )
-    planes = [plane["key"] for plane in index["landscapes"] if plane["title"].startswith("alignment × harmful:")]
-    if planes:
-        found["landscape"] = f"#/landscape/{planes[0]}"
-    return found
-
-
-def _in_table2(cell: dict[str, Any]) -> bool:
-    """Whether a finished cell is a trained one of Table 2 on the embedded pair."""
-    task = {"model": "tiny_llama", "dataset": "agnews", "source": "harmful", "n": 1000}
-    wanted = {**task, "training": "lora", "lr": 2e-4, "seed": 0}
-    return cell["lam"] in (None, 1) and all(cell[name] == value for name, value in wanted.items())
+    trained = [cell for cell in index["cells"] if cell["p"] is not None]
+    methods = {"method": ",".join(sorted({cell["method"] for cell in trained}))}
+    begun = [line for line in index["experiments"] if line["done"]]
+    # Whole tables first, the larger of two.
+    begun.sort(key=lambda line: (line["done"] == line["total"], line["done"]), reverse=True)
+    by_harm = sorted(trained, key=lambda cell: cell["metrics"]["HS"]["value"])
+    links = {
+        "table": begun and f"#/table/{begun[0]['name']}",
+        "pareto": f"#/pareto?{urlencode(methods)}",
+        "compare": by_harm and f"#/compare/{by_harm[0]['key']}/{by_harm[-1]['key']}",
+        "generations": by_harm and f"#/generations/{by_harm[-1]['key']}",
+    }
+    return links.get(name) or f"#/{name}"
 
 
 def open_view(page: Page, index: Path, view: str) -> None:
@@ -81,32 +70,27 @@ def open_view(page: Page, index: Path, view: str) -> None:
 def save(screenshot: bytes, path: Path) -> None:
     """Writes a PNG of 256 colours: a page has few, and the file is a third as large."""
     image = Image.open(BytesIO(screenshot)).convert("RGB")
-    image.quantize(256, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).save(path, optimize=True)
+    image.quantize(256, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE).save(path, optimize=True)
 
 
 def main(arguments: list[str]) -> None:
-    """Writes ``<page>-<theme>.png`` for every page and theme."""
+    """Writes ``<page>-<theme>.png`` for every page and theme asked for."""
     options = dict(argument.split("=", 1) for argument in arguments)
     index = Path(options.get("outputs", "outputs")).resolve() / "dashboard" / "index.html"
     if not index.exists():
         raise SystemExit(f"{index} is not there: first `asft dashboard outputs=…`")
-    folder, width = Path(options.get("out", "docs/images/dashboard")), int(options.get("width", "1200"))
-    names = options.get("page", ",".join(PAGES)).split(",")
+    folder, size = Path(options.get("out", "docs/images/dashboard")), {"width": int(options.get("width", "1000"))}
     folder.mkdir(parents=True, exist_ok=True)
     with browser() as started:
-        for theme in ("light", "dark"):
-            context = started.new_context(
-                viewport={"width": width, "height": 800}, color_scheme="light" if theme == "light" else "dark"
-            )
-            page = context.new_page()
+        for shown in options.get("page", SHOWN).split(","):
+            name, _, theme = shown.rpartition("-")
+            page = started.new_page(viewport={**size, "height": 720}, color_scheme=theme)
             open_view(page, index, "")
-            shown = views(page)
-            for name in names:
-                page.goto("about:blank")
-                open_view(page, index, shown[name])
-                save(page.screenshot(), folder / f"{name}-{theme}.png")
-            context.close()
-    print(f"{len(names)} pages, light and dark: {folder}")
+            link = view(page, name)
+            page.goto("about:blank")
+            open_view(page, index, link)
+            save(page.screenshot(), folder / f"{shown}.png")
+            page.close()
 
 
 if __name__ == "__main__":

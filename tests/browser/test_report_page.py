@@ -48,8 +48,8 @@ def test_the_page_holds_every_section_in_order_and_asks_nobody(phone: Page, tmp_
     text = phone.inner_text("main")
     order = [
         "The controls are in order.",
-        "What differs from the paper",
         "HS, harmful score in % (lower is better)",
+        "What differs from the paper",
         "Plots",
         "Differences that hold",
         "Controls",

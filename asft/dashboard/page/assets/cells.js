@@ -98,7 +98,8 @@ Asft.cells = (() => {
     const title = h("summary", {});
     const details = h("details", {}, title);
     const rename = () => {
-      title.textContent = `${DIMENSIONS[name]}: ${wanted.size ? [...wanted].join(", ") : "all"}`;
+      const several = wanted.size > 3 ? `${wanted.size} of ${options.length}` : [...wanted].join(", ");
+      title.textContent = `${DIMENSIONS[name]}: ${several || "all"}`;
       details.classList.toggle("on", wanted.size > 0);
     };
     const tick = (event) => {

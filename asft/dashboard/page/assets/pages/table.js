@@ -90,11 +90,11 @@ Asft.pages.table = (() => {
     if (data.finding) root.append(h("p", {}, data.finding));
     const save = ([file, text]) => h("button", { type: "button", click: () => Asft.download(`${data.name}-${file}`, text) }, file);
     root.append(h("p", { class: "tools" }, "Download:", Object.entries(data.downloads).map(save)));
-    list(root, `${health ? "What" : "How to read it, and what"} differs from the paper`, data.notes);
     if (data.glossary.length) root.append(h("ul", { class: "note" }, data.glossary.map((line) => h("li", {}, line))));
     for (const one of data.panels) await panel(root, one, index.pages.includes("generations"));
     for (const words of data.legend) root.append(note(words));
     list(root, "Places without a result", data.gaps);
+    list(root, `${health ? "What" : "How to read it, and what"} differs from the paper`, data.notes);
     if (data.figures.length) root.append(h("h2", {}, "Plots"));
     for (const one of data.figures) await figure(root, one);
     list(root, "Differences that hold", data.differences);
