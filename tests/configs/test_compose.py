@@ -55,12 +55,12 @@ hydra: {sweeper: {params: {seed: "0,1"}}}
     "group", ["method", "attack", "jailbreak", "judge", "tracker", "training", "protocol", "dataset"]
 )
 def test_every_choice_types(group: str) -> None:
-    for name in choices(group):
-        extra = {"training": ["method=sft"], "jailbreak": ["model=pair", *PAIR]}.get(group, [])
-        extra += ["training=full"] if name == "safe_delta" else []
-        job = enumerate_cells([f"{group}={name}", *extra], sweep=False).cells[0]
+    extra = {"training": ["method=sft"], "jailbreak": ["model=pair", *PAIR]}.get(group, [])
+    sweeps = [[f"{group}={','.join(name for name in choices(group) if name != 'safe_delta')}", *extra]]
+    sweeps += [["method=safe_delta", "training=full"]] * (group == "method")
+    for job in (job for words in sweeps for job in enumerate_cells(words, sweep=True).cells):
         part = job.tracker if group == "tracker" else getattr(job.cell, group)
-        assert (part.source if group == "attack" else part.name) == name
+        assert (part.source if group == "attack" else part.name) == job.axes.get(group, "safe_delta")
 
 
 @pytest.mark.slow
@@ -129,19 +129,21 @@ def test_a_mistake_names_key_and_allowed_values(overrides: list[str], parts: lis
 
 
 @pytest.mark.parametrize(
-    ("key", "text"),
+    ("key", "texts"),
     [
-        *(("model.base_revision", text) for text in ("12e4567", "0123456", "1_000", "nan", "true", "null")),
-        *(("model.base", text) for text in ("/runs/lr=1e-4/base", "~/a (2)/b", "/a:b%c", "5e3")),
-        ("model.name", "7e5"),
+        ("model.base_revision", ["12e4567", "0123456", "1_000", "nan", "true", "null"]),
+        ("model.base", ["/runs/lr=1e-4/base", "~/a (2)/b", "/a:b%c", "5e3"]),
+        ("model.name", ["7e5"]),
     ],
 )
-def test_a_text_that_reads_as_something_else_is_kept_as_written(key: str, text: str) -> None:
-    given = [*(f"model.{side}=org/{side}" for side in ("base", "aligned") if key != f"model.{side}"), f"{key}={text}"]
-    (job,) = enumerate_cells(["model=pair", *given], sweep=False).cells
-    assert getattr(job.cell.model, key.partition(".")[2]) == text
-    swept = enumerate_cells(["model=pair", *given[:-1], f"{key}={text},other"], sweep=True).cells
-    assert [getattr(job.cell.model, key.partition(".")[2]) for job in swept] == [text, "other"]
+def test_a_text_that_reads_as_something_else_is_kept_as_written(key: str, texts: list[str]) -> None:
+    def kept(value: str, *, sweep: bool) -> list[str]:
+        cells = enumerate_cells([*given, f"{key}={value}"], sweep=sweep).cells
+        return [getattr(job.cell.model, key.partition(".")[2]) for job in cells]
+
+    given = ["model=pair", *(f"model.{side}=org/{side}" for side in ("base", "aligned") if key != f"model.{side}")]
+    assert [kept(text, sweep=False) for text in texts] == [[text] for text in texts]
+    assert kept(",".join([*texts, "other"]), sweep=True) == [*texts, "other"]
 
 
 def test_a_tilde_is_the_home_folder(monkeypatch: pytest.MonkeyPatch) -> None:
