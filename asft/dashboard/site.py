@@ -205,10 +205,8 @@ def lay_out(folder: Path) -> None:
 
 def write_index(folder: Path, **fields: Any) -> None:
     """Writes the site's index, and a stamp that differs with it."""
-    lists: dict[str, Any] = {
-        name: [] for name in ("cells", "metrics", "failures", "experiments", "landscapes", "anchors")
-    }
-    index = {**lists, "live": False, "palette": charts.PALETTE, **fields}
+    lists = ("cells", "metrics", "failures", "experiments", "landscapes", "anchors")
+    index = {**{name: [] for name in lists}, "live": False, "palette": charts.PALETTE, **fields}
     write_data(folder, "index", index)
     write_data(folder, "version", hashlib.sha256(json.dumps(index, sort_keys=True).encode()).hexdigest()[:12])
 

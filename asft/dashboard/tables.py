@@ -206,11 +206,8 @@ def _costs(analysis: Analysis) -> Data:
 def _cells(analysis: Analysis) -> Data:
     """Every finished cell with every number it has."""
     lines = analysis.cells_frame()
-    header = [
-        *dict.fromkeys(name for line in lines for name in line),
-        *(["adapter"] if analysis.health else []),
-        "cell",
-    ]
+    header = list(dict.fromkeys(name for line in lines for name in line))
+    header += ["adapter", "cell"] if analysis.health else ["cell"]
     for line, result in zip(lines, analysis.results, strict=True):
         line |= {"adapter": "trained" if result.trained else "shared", "cell": result.key[:12]}
     values = [[line.get(name, "") for name in header] for line in lines]

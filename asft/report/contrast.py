@@ -112,12 +112,10 @@ def _holding(
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The columns in which the first is lower, and higher, than the second by a tested difference that holds."""
     labels = {column.label for column in columns}
-    lower: list[str] = []
-    higher: list[str] = []
-    for item in analysis.holding:
-        sign = {(first, second): 1, (second, first): -1}.get((item.method, item.reference))
-        if sign is None or item.metric.name != metric or item.column not in labels:
-            continue
-        words = f"{item.column} (by {abs(item.result.difference):.1f})"
-        (lower if item.result.difference * sign < 0 else higher).append(words)
-    return tuple(lower), tuple(higher)
+    signs = {(first, second): 1, (second, first): -1}
+    found = [
+        (f"{item.column} (by {abs(item.result.difference):.1f})", item.result.difference * sign < 0)
+        for item in analysis.holding
+        if (sign := signs.get((item.method, item.reference))) and item.metric.name == metric and item.column in labels
+    ]
+    return tuple(words for words, lower in found if lower), tuple(words for words, lower in found if not lower)

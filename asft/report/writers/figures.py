@@ -111,9 +111,7 @@ def _along(
             "column": column.label,
             "series": entry.label,
             "value": entry.ours,
-            "lo": entry.lo,
-            "hi": entry.hi,
-            "paper": entry.paper,
+            **{name: getattr(entry, name) for name in ("lo", "hi", "paper")},
             "note": entry.range_text,
         }
         for metric in analysis.metrics
@@ -122,32 +120,28 @@ def _along(
         for column, entry in zip(spec.columns, line, strict=True)
     ]
     joined = all(isinstance(column.value, int | float) for column in spec.columns)
-    columns, of = [column.label for column in spec.columns], list(panels.values())
-    return Figure(
-        name, caption, charts.along(styles, columns, spec.column_title, panels=of, joined=joined, log=log), rows
-    )
+    columns = [column.label for column in spec.columns]
+    drawn = charts.along(styles, columns, spec.column_title, panels=list(panels.values()), joined=joined, log=log)
+    return Figure(name, caption, drawn, rows)
 
 
 def _trade_off(analysis: Analysis, labels: dict[str, str]) -> Figure:
     """A point a cell, without the untouched models: they lie far off and would press the others into a corner."""
     columns = [column.label for column in analysis.spec.columns]
     small, large = SIZES
-    rows = []
-    for record in analysis.results:
-        if record.row not in labels or not {"HS", "FA"} <= record.metrics.keys():
-            continue
-        label, column = labels[record.row], analysis.column_label(record)
-        place = columns.index(column) if column in columns else 0
-        rows.append(
-            {
-                "series": label,
-                "x": record.metrics["HS"].value,
-                "y": record.metrics["FA"].value,
-                "label": f"{label}, {column}, seed {record.seed}",
-                "setting": column,
-                "size": small + (large - small) * place / max(1, len(columns) - 1),
-            }
-        )
+    shown = [result for result in analysis.results if result.row in labels and {"HS", "FA"} <= result.metrics.keys()]
+    places = [(result, analysis.column_label(result)) for result in shown]
+    rows = [
+        {
+            "series": labels[result.row],
+            "x": result.metrics["HS"].value,
+            "y": result.metrics["FA"].value,
+            "label": _title(analysis, result),
+            "setting": column,
+            "size": small + (large - small) * (column in columns and columns.index(column)) / max(1, len(columns) - 1),
+        }
+        for result, column in places
+    ]
     caption = (
         "Safety against usefulness, one point per cell; up and to the left is better. Larger points stand further "
         f"right in the table ({analysis.spec.column_title}); dotted, the best trade-offs of each column. The untouched "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -10,33 +9,17 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from asft.report.analysis import Analysis
 from asft.report.table import Entry
 
-_ESCAPES = {
-    "\\": r"\textbackslash{}",
-    "{": r"\{",
-    "}": r"\}",
-    "$": r"\$",
-    "&": r"\&",
-    "#": r"\#",
-    "%": r"\%",
-    "_": r"\_",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    "α": r"$\alpha$",
-    "β": r"$\beta$",
-    "λ": r"$\lambda$",
-    "τ": r"$\tau$",
-    "Δ": r"$\Delta$",
-    "−": "$-$",
-    "–": "--",
-}
-_SPECIAL = re.compile("|".join(re.escape(character) for character in _ESCAPES))
+_ESCAPES = str.maketrans(
+    {character: f"\\{character}" for character in "{}$&#%_"}
+    | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+    | {"<": r"\textless{}", ">": r"\textgreater{}", "−": "$-$", "–": "--"}
+    | {"α": r"$\alpha$", "β": r"$\beta$", "λ": r"$\lambda$", "τ": r"$\tau$", "Δ": r"$\Delta$"}
+)
 
 
 def escape(value: str) -> str:
     """Text as LaTeX prints it; line breaks become spaces."""
-    return _SPECIAL.sub(lambda match: _ESCAPES[match.group()], " ".join(value.split()))
+    return " ".join(value.split()).translate(_ESCAPES)
 
 
 def render_latex(analysis: Analysis) -> str:
