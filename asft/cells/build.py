@@ -87,14 +87,15 @@ def admit(folder: Path) -> None:
 
 def _admitted(root: str) -> bool:
     """Whether a top-level module may be imported for a plug-in; found out without importing it."""
-    if root in {"asft", *(found.value.partition(".")[0] for found in entry_points(group="asft.plugins"))}:
+    if root == "asft" or any(found.value.partition(".")[0] == root for found in entry_points(group="asft.plugins")):
         return True
     try:
         spec = importlib.util.find_spec(root)
     except (ImportError, ValueError):
         return False
     places = [spec.origin or "", *(spec.submodule_search_locations or [])] if spec else []
-    return any(Path(place).resolve().is_relative_to(folder) for place in places for folder in _folders)
+    files = [Path(place).resolve() for place in places if Path(place).is_absolute()]  # not "built-in" or "frozen"
+    return any(file.is_relative_to(folder) for file in files for folder in _folders)
 
 
 def _nested(key: str, value: Any) -> Any:

@@ -50,6 +50,9 @@ def test_a_folder_that_the_user_names_is_asked(stranger: Path, monkeypatch: pyte
             [f"hydra.searchpath=[file://{stranger.parent}]", "method._target_=stranger.Method"], sweep=False
         )
     assert stranger.exists(), "its module may run"
+    monkeypatch.chdir(stranger.parent)
+    with refuses("nothing else is imported"):  # what is compiled into Python lies in no folder
+        build._plugin("method", {"_target_": "_ast.AST"}, PLUGINS["method"])
 
 
 @pytest.mark.parametrize(
