@@ -64,8 +64,7 @@ def test_each_number_format_of_the_protocol_has_an_engine_of_its_own(
     make_job: MakeJob, engines: list[fake_vllm.LLM]
 ) -> None:
     run_cell(make_job("method=aligned", "protocol=official", "backend=vllm"))
-    assert [str(engine.model.dtype) for engine in engines] == ["torch.float16", "torch.bfloat16"]
-    assert [engine.asked for engine in engines] == [10, 12]
+    assert {str(engine.model.dtype): engine.asked for engine in engines} == {"torch.float16": 10, "torch.bfloat16": 12}
 
 
 def test_answers_of_an_interrupted_run_are_not_asked_for_again(
