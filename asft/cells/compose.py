@@ -179,7 +179,8 @@ def launch(sweep: Sweep, keys: Sequence[str], task: Callable[[DictConfig], None]
     with _hydra(sweep.overrides):
         hydra = GlobalHydra.instance().hydra
         config = hydra.compose_config(CONFIG_NAME, list(sweep.overrides), run_mode=RunMode.MULTIRUN)
-        check_ours(config.hydra)
+        # Where a job's log lies is known when the job runs.
+        check_ours(OmegaConf.merge(config, {"hydra": {"runtime": {"output_dir": "."}}}).hydra)
         context = HydraContext(config_loader=hydra.config_loader, callbacks=Callback())
         launcher = Plugins.instance().instantiate_launcher(context, task, config)
         for done in launcher.launch([[f"+job='{key}'"] for key in keys], initial_job_idx=0):

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import Asft, nightly
+from helpers import Cli, nightly
 
 from asft.cells.compose import config_dir, enumerate_cells, one_line, threads_per_worker
 from asft.cells.job import Job
@@ -28,18 +28,25 @@ def scores(jobs: list[Job], outputs: Path) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("chosen", ["workers=2", *(nightly(f"hydra/launcher={name}") for name in PLUGINS)])
+@pytest.mark.parametrize(
+    "chosen",
+    [
+        "workers=2",
+        "hydra/launcher=workers hydra.launcher.n_jobs=1",
+        *(nightly(f"hydra/launcher={name}") for name in PLUGINS),
+    ],
+)
 def test_a_launcher_gives_the_scores_of_a_plain_sweep(
-    chosen: str, asft: Asft, pair_overrides: list[str], tmp_path: Path
+    chosen: str, cli: Cli, pair_overrides: list[str], tmp_path: Path
 ) -> None:
-    if plugin := PLUGINS.get(chosen.removeprefix("hydra/launcher=")):
+    if plugin := PLUGINS.get(chosen.split()[0].removeprefix("hydra/launcher=")):
         pytest.importorskip(f"hydra_plugins.{plugin}")
     options = ["experiment=table2", *pair_overrides, "method=sft,asft", "attack.p=0.5"]
     jobs = enumerate_cells(options, sweep=True).cells
     for job in jobs:
         run_cell(replace(job, options=replace(job.options, outputs=tmp_path / "plain")))
-    code, _, told = asft("run", "-m", *options, chosen)
-    assert code == 0, told
+    shown = cli("run", "-m", *options, *chosen.split())
+    assert shown.returncode == 0, shown.stderr
     assert None not in scores(jobs, tmp_path / "plain").values()
     assert scores(jobs, tmp_path / "outputs") == scores(jobs, tmp_path / "plain")
 
