@@ -45,16 +45,16 @@ class Extrapolated(Start):
 
         from asft.models.pair import load_model
 
-        base, aligned = (load_model(side, "float32", device) for side in (pair.base, pair.aligned))
-        made = load_model(pair.aligned, pair.dtype, device)
+        base, made = (load_model(side, pair.dtype, device) for side in (pair.base, pair.aligned))
         changed = total = 0
         with torch.no_grad():
-            for weight, before, after in zip(made.parameters(), base.parameters(), aligned.parameters(), strict=True):
+            for weight, before in zip(made.parameters(), base.parameters(), strict=True):
                 if weight.dim() < 2:
                     continue
-                if before.shape != after.shape:
-                    raise ValueError(f"method=lox: weights of shapes {tuple(before.shape)} and {tuple(after.shape)}")
-                moved = (after + self.alpha * leading(after - before, self.rank)).to(weight.dtype)
+                if weight.shape != before.shape:
+                    raise ValueError(f"method=lox: weights of shapes {tuple(before.shape)} and {tuple(weight.shape)}")
+                after = weight.float()
+                moved = (after + self.alpha * leading(after - before.float(), self.rank)).to(weight.dtype)
                 changed, total = changed + int((moved != weight).sum()), total + weight.numel()
                 weight.copy_(moved)
         made.save_pretrained(folder)

@@ -22,6 +22,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from asft.methods.base import Context, Method, Strength
+from asft.methods.data_mixing import safety_rows
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -68,13 +69,15 @@ class Spard(Method):
         """The projection after every step."""
         from asft.methods.own_pass import OwnPass, batches, examples
 
+        count = self.safety_rows(ctx.cell)
+        safety_rows(ctx, count, self.name)  # refuses more than there are
         pool = examples(ctx.data.safety, ctx)
         own_states, user_states = (
             [state for part in batches(rows, ctx, 64, model.device) for state in mean_states(model, part)]
             for rows in (pool, ctx.encoded)
         )
         kernel, quality = similarities(own_states, user_states)
-        chosen = diverse(kernel, quality**self.relevance, self.safety_rows(ctx.cell))
+        chosen = diverse(kernel, quality**self.relevance, count)
         given = batches([pool[index] for index in chosen], ctx, self.batch, model.device)
 
         def after(step: int, optimizer: Any) -> None:

@@ -92,6 +92,7 @@ class TestHardened:
         assert torch.equal(made["lm_head.weight"], base["lm_head.weight"])
         alignment = run.cell.required()["alignment"]
         assert isinstance(alignment.method, Aligning)
+        assert alignment.method.start() == "base"
         assert (alignment.training.lr, alignment.training.epochs, alignment.attack.p) == (1e-3, 2, 0.0)
         rows = alignment.method.mixture([], run.context)
         assert len(rows) == 8

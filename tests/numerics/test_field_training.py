@@ -435,6 +435,10 @@ class TestSpard:
             assert tuned.model(**rows).loss.item() < loss
             assert gradient @ (after - before) < 0
 
+    def test_more_rows_than_there_are_is_an_error(self, shared_job: MakeJob) -> None:
+        with pytest.raises(ValueError, match="method=spard needs 60 safety rows; the data holds 50"):
+            Tuned(shared_job("method=spard", "method.share=1", "attack.n=60"), rows=4)
+
     def test_rows_are_the_greedy_determinant(self) -> None:
         torch.manual_seed(0)
         states = functional.normalize(torch.randn(8, 5, dtype=torch.float64), dim=-1)
@@ -475,6 +479,10 @@ class TestGuardSpace:
         torch.testing.assert_close(b @ a, weight)
         b, a = smallest_part(weight, inputs.mT @ inputs, 2, 0.01)
         assert (b @ a @ inputs.mT).norm() < 0.1 * (weight @ inputs.mT).norm(), "what harmful inputs use least"
+        loaded = inputs.mT @ inputs + 0.01 * inputs.square().mean(0).sum() * 4 / 9 * torch.eye(9).double()
+        sizes = torch.linalg.svdvals(weight @ loaded)
+        torch.testing.assert_close(torch.linalg.svdvals((weight - b @ a) @ loaded)[:4], sizes[:4])
+        torch.testing.assert_close(torch.linalg.svdvals(b @ a @ loaded)[:2], sizes[4:])
         with pytest.raises(ValueError, match=r"training.rank=7: a weight of shape \(6, 9\) has 6 components"):
             smallest_part(weight, inputs.mT @ inputs, 7, 0.01)
 
