@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import os
+import shutil
 import sys
 from collections.abc import Sequence
 
@@ -46,7 +47,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         module = importlib.import_module(f"asft.commands.{command.split()[0]}")  # torch takes seconds to load
         raise SystemExit(getattr(module, command.replace(" ", "_"))(rest))
     except (ValueError, OSError) as error:  # OSError: a path that cannot be read or written names itself
-        console.print(Text.assemble((f"asft {first}:", "bold red"), f" {error}"), soft_wrap=True)
+        # Copying a folder gathers what befell each file; on a full disk it is the same of all.
+        told = error.args[0][0][-1] if isinstance(error, shutil.Error) else error
+        console.print(Text.assemble((f"asft {first}:", "bold red"), f" {told}"), soft_wrap=True)
         raise SystemExit(2) from None
 
 

@@ -222,7 +222,19 @@ class AttackConfig(Plugin):
 
 @dataclass(frozen=True, config=STRICT)
 class TrainingConfig:
-    """The fine-tune. ``epoch_decay`` multiplies the learning rate after each epoch (paper's code: 0.85)."""
+    """The fine-tune.
+
+    Attributes:
+        name: which parameters are trained: those of a LoRA adapter, or all.
+        lr, epochs: by default the model's own, ``model.recipe``.
+        batch_size, accumulation: rows at once, and how many such batches make a step.
+        epoch_decay: multiplies the learning rate after each epoch (paper's code: 0.85).
+        max_grad_norm: gradients are clipped to it; 0 clips none.
+        max_length: tokens of a row, cut on the right.
+        pad_to_max_length: rows are padded to ``max_length``, not to the longest of their batch.
+        gradient_checkpointing: less memory for more time; changes no result.
+        rank, alpha, dropout, target_modules: of the adapter; its update is (alpha / rank) · BA.
+    """
 
     name: Literal["lora", "full"]
     lr: Annotated[float, Field(gt=0)]
@@ -243,7 +255,13 @@ class TrainingConfig:
 
 @dataclass(frozen=True, config=STRICT)
 class EvaluationConfig:
-    """How answers are generated (greedy) for the harmful score and for the task."""
+    """How answers are generated (greedy).
+
+    Attributes:
+        n_harmful: malicious prompts behind the harmful score.
+        harmful_max_new_tokens: of an answer to one of them; those of the task's answers are ``dataset.max_new_tokens``.
+        batch_size: answers generated at once; changes no result.
+    """
 
     n_harmful: Annotated[int, Field(ge=1)] = 250
     harmful_max_new_tokens: Annotated[int, Field(ge=1)] = 512

@@ -236,7 +236,10 @@ def _selection(mode: Mode | None, number: int | None, threshold: float | None, m
     number = min(NUMBER, modules) if number is None else number
     threshold = THRESHOLD if threshold is None else threshold
     if mode == "number" and not 1 <= number <= modules:
-        raise ValueError(f"number={number} must lie between 1 and {modules}, the number of adapted modules.")
+        raise ValueError(
+            f"number={number} must lie between 1 and {modules}, the number of adapted modules (of a cell: "
+            "method.number, by default model.recipe.safe_lora_modules)."
+        )
     if mode == "threshold" and not -1 <= threshold <= 1:
         raise ValueError(f"threshold={threshold} must lie between -1 and 1: it is compared with a cosine.")
     return mode, number, threshold

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 from asft.cells.cell import Cell
-from asft.config import ConfigError, Options, OrganismModel, PretrainedModel, SafetyTunedModel
+from asft.config import ConfigError, Options, OrganismModel, PretrainedModel, SafetyTunedModel, Side
 from asft.data.base import PARTS, Attack, DataSource, Task, attack_of, source_of, task_of
 from asft.data.files import Files
 from asft.data.hub import Hub
+from asft.methods.base import Start
 
 ON_THE_WORLD = (
     "is trained and asked on the embedded world's synthetic rows; for real ones set data=hub, or data.root to a folder "
@@ -41,6 +43,10 @@ def cross_checks(cell: Cell, options: Options) -> None:
         elif isinstance(source, Files):
             _check_data(cell, source)
         cell.method.check(cell)
+        if (start := cell.method.start()) not in get_args(Side) and not isinstance(start, Start):
+            raise ValueError(
+                f"method={cell.method.name}: start() gives {start!r}; allowed: {', '.join(get_args(Side))}, or a Start"
+            )
         if attack.source == "none" and (rows := cell.method.defender_rows(cell)):
             raise ValueError(f"attack=none: method={cell.method.name} needs {rows} harmful rows; name a source")
         _check_backend(cell, options)

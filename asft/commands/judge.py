@@ -88,7 +88,7 @@ def _print_agreement(first: Sweep, second: Sweep, terminal: Console) -> None:
         flags = cells_agreement(one, other)
         pooled[0].extend(flags[0])
         pooled[1].extend(flags[1])
-        table.add_row(describe(item), *_columns(*flags))
+        table.add_row(" ".join(item.axes.values()) or item.cell.method.name, *_columns(*flags))
     if not pooled[0]:
         terminal.print(f"{names[0]} and {names[1]} have judged no cell in common")
         return

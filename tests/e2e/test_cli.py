@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from helpers import Asft, Cli
@@ -188,3 +190,9 @@ def test_a_failing_cell_stops_no_other(asft: Asft, pair_overrides: list[str], tm
     code, shown, _ = asft("report", *options, "model.recipe.safe_lora_modules=99")
     assert code == 0
     assert "failed" in shown
+
+
+def test_a_folder_that_cannot_be_copied_is_told_once(asft: Asft, monkeypatch: pytest.MonkeyPatch) -> None:
+    errors = [(f"a/{index}", f"b/{index}", f"[Errno 28] No space left on device: 'b/{index}'") for index in range(99)]
+    monkeypatch.setattr("asft.commands.status.status", Mock(side_effect=shutil.Error(errors)))
+    assert asft("status")[::2] == (2, "asft status: [Errno 28] No space left on device: 'b/0'\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import shutil
 import time
@@ -13,6 +14,9 @@ import torch
 from helpers import MakeJob
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
+from asft.cells.checks import cross_checks
+from asft.config import ConfigError
+from asft.methods.sft import SFT
 from asft.models.checkpoints import fetch_checkpoint
 from asft.models.pair import load_model, require_quantization
 from asft.pipeline.prepare import prepare_pair
@@ -39,6 +43,16 @@ def test_a_side_with_fewer_embeddings_than_the_tokenizer_has_tokens_is_told(
     size = model.get_input_embeddings().num_embeddings
     with pytest.raises(ValueError, match=rf"its vocabulary has {size} embeddings, and the .* has the id {size}\."):
         run_cell(job)
+
+
+def test_a_start_that_is_neither_side_nor_made_of_one_is_refused(make_job: MakeJob) -> None:
+    class Elsewhere(SFT):
+        def start(self) -> str:  # type: ignore[override]
+            return "middle"
+
+    job = make_job("method=sft")
+    with pytest.raises(ConfigError, match=r"method=sft: start\(\) gives 'middle'; allowed: base, aligned"):
+        cross_checks(dataclasses.replace(job.cell, method=Elsewhere()), job.options)
 
 
 def test_a_device_map_changes_no_result_and_no_key_and_quantised_weights_have_one(
