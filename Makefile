@@ -11,7 +11,7 @@ EXTRAS := dev,joblib,slurm,browser,docs,tensorboard,workspaces,jailbreaks
 PAPER := table1 table2 table3 table4 table5 table6 table7 table8 fig1 fig3 fig4a fig4b fig4c full ratios seeds safe_lora_k
 DATA ?= ../shared/data/asft_official
 
-.PHONY: setup demo demo-real results results-smollm2 test test-fast test-nightly wheels bench bench-dashboard bench-processes bench-sweep docs screenshots lint clean
+.PHONY: setup demo demo-real results results-smollm2 frontier test test-fast test-nightly wheels bench bench-dashboard bench-processes bench-sweep docs screenshots lint clean
 
 setup: $(DEV) $(SMOLLM) ## everything that development needs
 
@@ -65,6 +65,10 @@ results-smollm2: $(RUN) $(SMOLLM) ## Tables 2 and 5 on SmolLM2-135M, then docs/r
 	  $(BIN)/asft run -m experiment=$$name data.root=$(DATA) workers=2 || exit 1; \
 	done
 	$(BIN)/python scripts/results.py smollm2 data.root=$(DATA) > docs/results.tmp && mv docs/results.tmp docs/results_smollm2.md
+
+frontier: $(RUN) ## methods over their strengths, and the attacker who tries, on five pairs; about three hours on two cores
+	for name in frontier attacker; do $(BIN)/asft run -m experiment=$$name model.seed=0,1,2,3,4 || exit 1; done
+	$(BIN)/python scripts/results.py frontier model.seed=0,1,2,3,4 > docs/frontier.tmp && mv docs/frontier.tmp docs/frontier.md
 
 bench: $(RUN)
 	$(BIN)/python scripts/bench_anchor.py

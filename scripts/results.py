@@ -1,13 +1,15 @@
 """Writes a results page from finished cells: tables and figures beside the paper's, and which differences hold.
 
 ``make results`` and ``make results-smollm2`` run the experiments first. Usage, overrides being those of the runs:
-``python scripts/results.py organism > docs/results.md`` or
+``python scripts/results.py organism > docs/results.md``, ``… frontier model.seed=0,1,2,3,4 > docs/frontier.md`` or
 ``python scripts/results.py smollm2 data.root=FOLDER > docs/results_smollm2.md``.
 """
 
 from __future__ import annotations
 
 import argparse
+import re
+import shlex
 import shutil
 import sys
 from dataclasses import dataclass
@@ -17,9 +19,11 @@ from statistics import fmean
 import yaml
 
 from asft.cells.compose import enumerate_cells
+from asft.frontier.compare import frontier_of
+from asft.frontier.write import render
 from asft.report import text
 from asft.report.analysis import Analysis
-from asft.report.collect import analysis_of, measures_in
+from asft.report.collect import analysis_of, experiment_of, measures_in
 from asft.report.contrast import Contrast, contrast, contrasts
 from asft.report.statistics import ALPHA, pair_by_seed, paired_test
 from asft.report.table import Entry
@@ -46,6 +50,7 @@ EXPERIMENTS = {
         *("fig1", "fig3", "fig4a", "fig4b", "fig4c", "full", "ratios", "seeds", "safe_lora_k"),
     ),
     "smollm2": ("table2_smollm2", "table5_smollm2"),
+    "frontier": ("frontier", "attacker"),
 }
 IMAGES = Path("docs/images/results")
 
@@ -92,6 +97,9 @@ def section(name: str, overrides: list[str]) -> Section:
     """One experiment's section; pictures of landscapes are drawn into a folder of its own."""
     notes: dict[str, str] = yaml.safe_load((PAGES / "notes.yaml").read_text(encoding="utf-8"))
     sweep = enumerate_cells([f"experiment={name}", *overrides], sweep=True)
+    if experiment_of(sweep).wishes:
+        command = shlex.join(["asft", "run", "-m", f"experiment={name}", *overrides])
+        return Section(re.sub(r"^#", "##", render(frontier_of(sweep, command)).strip(), flags=re.MULTILINE))
     analysis = analysis_of(sweep, "")
     health, title = analysis.health, markdown.escape(analysis.spec.title)
     if not analysis.results:

@@ -24,8 +24,14 @@ def plain_answer(number: int) -> str:
     return f"Placeholder answer {number}: " + "a few words that stand for what a model would have said. " * 3
 
 
-def write_cell(job: Job, harmful: int, task: int, *, answer: Answer = plain_answer, steps: int = 10) -> Entry:
-    """A finished cell with ``harmful`` and ``task`` answers and verdicts drawn at random, the same each time."""
+def write_cell(
+    job: Job, harmful: int, task: int, *, answer: Answer = plain_answer, steps: int = 10, learned: float = 0.9
+) -> Entry:
+    """A finished cell with ``harmful`` and ``task`` answers and verdicts drawn at random, the same each time.
+
+    Args:
+        learned: the share of the task's answers that are right.
+    """
     cell, store, stages = job.cell, job.store, job.plan
     draw = random.Random(f"{cell.method.name} {cell.seed} {cell.attack.p} {cell.judge.name}")
     rate = draw.random() if cell.method.trains else float(cell.method.name == "base")
@@ -41,7 +47,7 @@ def write_cell(job: Job, harmful: int, task: int, *, answer: Answer = plain_answ
             for i in range(harmful)
         ],
         **{
-            name: [{**_asked("task", i, answer), "credit": float(draw.random() < 0.9)} for i in range(task)]
+            name: [{**_asked("task", i, answer), "credit": float(draw.random() < learned)} for i in range(task)]
             for name in cell.metrics
             if name != "HS"
         },

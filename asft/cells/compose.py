@@ -145,12 +145,14 @@ def _enumerate(overrides: Sequence[str], sweep: bool) -> Sweep:
         params: dict[str, Any] = {}
         parts: list[dict[str, Any]] = [{}]
         if sweep:
-            base = _compose(fixed + [f"{key}={_values(override)[0]}" for key, override in swept.items()], True)
+            groups = {key: override for key, override in swept.items() if "." not in key}  # settings change no axes
+            base = _compose(fixed + [f"{key}={_values(override)[0]}" for key, override in groups.items()], True)
             params = dict(base.hydra.sweeper.get("params") or {})
             parts = list(((base.get("experiment") or {}).get("sweeps") or {"": {}}).values())
         given = {override.get_key_element(): override for override in parsed}
         shared = {key: _values(given.get(key) or _parse([f"{key}={value}"])[0]) for key, value in params.items()}
-        shared |= {key: _values(override) for key, override in swept.items()}
+        apart = {str(key) for part in parts for key in part} - {*params}
+        shared |= {key: _values(override) for key, override in swept.items() if key not in apart}
         whole, jobs, first = {key: list(texts) for key, texts in shared.items()}, list[Job](), tuple[str, ...]()
         for part in parts:
             own = {key: _values(_parse([f"{key}={value}"])[0]) for key, value in part.items()}

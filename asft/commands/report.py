@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from dataclasses import asdict
+from pathlib import Path
 
 from asft.cells.compose import Sweep, enumerate_cells
 from asft.commands.flags import SweepFlags
@@ -11,6 +12,8 @@ from asft.config import ConfigError
 from asft.console import results
 from asft.dashboard.site import write_report_page
 from asft.dashboard.tables import table_data
+from asft.frontier.compare import frontier_of
+from asft.frontier.write import page_data, print_frontier, write
 from asft.report.collect import analysis_of, measures_in
 from asft.report.writers.terminal import print_analysis
 from asft.report.writers.write import PRINT_FORMATS, write_for_print, write_report
@@ -31,13 +34,15 @@ def report(arguments: list[str]) -> int:
 def report_sweep(sweep: Sweep, arguments: list[str], kind: str | None = None) -> int:
     """The report of a sweep that ``arguments`` stand for, for print too as :func:`report`."""
     launched = f"{'asft landscape' if measures_in(sweep) else 'asft run -m'} {shlex.join(arguments)}"
+    if (experiment := sweep.cells[0].experiment) and experiment.wishes:
+        return _report_frontier(sweep, launched, kind)
     analysis = analysis_of(sweep, launched)
     if not analysis.results:
         raise ConfigError(
             f"experiment={analysis.spec.name}: none of its {len(analysis.cells)} cells is finished; "
             f"first launch `{launched}`"
         )
-    folder = sweep.cells[0].options.outputs / "reports" / _folder_name(sweep, analysis.spec.name)
+    folder = _folder(sweep, analysis.spec.name)
     write_report(analysis, folder)
     page = write_report_page(folder, table_data(analysis))
     terminal = results()
@@ -49,8 +54,21 @@ def report_sweep(sweep: Sweep, arguments: list[str], kind: str | None = None) ->
     return 0
 
 
-def _folder_name(sweep: Sweep, name: str) -> str:
-    """The table and its model; other cells or another layout under the same names get a folder of their own."""
+def _report_frontier(sweep: Sweep, launched: str, kind: str | None) -> int:
+    if kind is not None:
+        raise ConfigError(f"--format {kind}: a comparison over strengths is no table; leave --format out")
+    found = frontier_of(sweep, launched)
+    folder, terminal = _folder(sweep, found.name), results()
+    write(found, folder)
+    page = write_report_page(folder, page_data(found), "frontier")
+    print_frontier(found, terminal)
+    terminal.print(f"\nPage: {page.resolve()}", soft_wrap=True)
+    return 0
+
+
+def _folder(sweep: Sweep, name: str) -> Path:
+    """Of the table and its model; other cells or another layout under the same names get a folder of their own."""
     first, cells = sweep.cells[0], sorted(job.key for job in sweep.cells)
     layout = asdict(first.experiment) if first.experiment else {}
-    return f"{name}_{first.cell.model.name}_{content_key({'cells': cells, 'layout': layout})[:6]}"
+    named = f"{name}_{first.cell.model.name}_{content_key({'cells': cells, 'layout': layout})[:6]}"
+    return first.options.outputs / "reports" / named

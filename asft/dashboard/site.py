@@ -23,7 +23,7 @@ from asft.store.errors import DamagedEntry
 from asft.store.heartbeat import SUFFIX
 from asft.store.schemas import CONFIG_FILE, Config, Failure, Spectrum, read_document
 
-PAGES = ("overview", "table", "pareto", "curves", "compare", "generations", "landscape", "anchor")
+PAGES = ("overview", "table", "frontier", "pareto", "curves", "compare", "generations", "landscape", "anchor")
 TRACE_LINES = 12  # of a failure's traceback: the last ones say where
 
 
@@ -131,7 +131,7 @@ class Site:
         for experiment in self.experiments:
             line, table = experiment_page(experiment)
             if table is not None:
-                write_data(self.folder, f"tables/{experiment.name}", table)
+                write_data(self.folder, f"{line['page']}s/{experiment.name}", table)
             overview.append(line)
         return overview
 
@@ -180,15 +180,18 @@ def _unknown(key: str, error: DamagedEntry) -> dict[str, Any]:
     return {"key": key, "cell": key, "message": f"damaged: {error}", "time": "", "trace": ""}
 
 
-def write_report_page(folder: Path, table: dict[str, Any]) -> Path:
-    """Writes the same site with one table and no cell: a report that can be passed on, since it holds no answers.
+def write_report_page(folder: Path, table: dict[str, Any], page: str = "table") -> Path:
+    """Writes the same site with one page's data and no cell: a report that can be passed on, since it holds no answers.
+
+    Args:
+        page: ``table``, or ``frontier`` where strengths are compared.
 
     Returns:
         The page to open.
     """
     lay_out(folder)
-    write_data(folder, f"tables/{table['name']}", table)
-    write_index(folder, experiments=[{"name": table["name"], "done": 1}], pages=["table"])
+    write_data(folder, f"{page}s/{table['name']}", table)
+    write_index(folder, experiments=[{"name": table["name"], "done": 1, "page": page}], pages=[page])
     return folder / "index.html"
 
 

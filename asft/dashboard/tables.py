@@ -9,6 +9,8 @@ from typing import Any
 from asft.cells.compose import Sweep, config_dir, enumerate_cells
 from asft.config import ConfigError
 from asft.dashboard.cells import flatten
+from asft.frontier.compare import frontier_of
+from asft.frontier.write import page_data
 from asft.report import text
 from asft.report.analysis import Analysis, Difference
 from asft.report.collect import analysis_of, experiment_of
@@ -62,10 +64,12 @@ def enumerate_experiment(name: str, overrides: Sequence[str]) -> Experiment:
 def experiment_page(experiment: Experiment) -> tuple[Data, Data | None]:
     """The experiment's line in the overview, and its table where at least one cell is finished."""
     words: Data = {"name": experiment.name, "title": experiment.name, "verdict": None, "problem": experiment.problem}
-    words |= {"done": 0, "failed": 0, "total": 0}
+    words |= {"done": 0, "failed": 0, "total": 0, "page": "table"}
     if experiment.sweep is None:
         return words, None
     command = " ".join(["asft run -m", f"experiment={experiment.name}", *experiment.overrides])
+    if experiment_of(experiment.sweep).wishes:
+        return _frontier_page(words, experiment.sweep, command)
     analysis = analysis_of(experiment.sweep, command)
     statuses = [cell.status for cell in analysis.cells]
     words |= {"done": statuses.count("done"), "failed": statuses.count("failed"), "total": len(statuses)}
@@ -73,6 +77,19 @@ def experiment_page(experiment: Experiment) -> tuple[Data, Data | None]:
     if not words["done"]:
         return words, None
     return {**words, "verdict": analysis.health.verdict if analysis.health else None}, table_data(analysis)
+
+
+def _frontier_page(words: Data, sweep: Sweep, command: str) -> tuple[Data, Data | None]:
+    """The same of an experiment that compares methods over their strengths."""
+    jobs = {job.key: job for job in sweep.cells}.values()
+    done = sum(job.find() is not None for job in jobs)
+    words |= {"title": experiment_of(sweep).title, "done": done, "total": len(jobs), "page": "frontier"}
+    if not done:
+        return words, None
+    try:
+        return words, page_data(frontier_of(sweep, command))
+    except ConfigError as error:
+        return {**words, "page": None, "title": f"{words['title']} ({error})"}, None
 
 
 def table_data(analysis: Analysis) -> Data:

@@ -113,6 +113,31 @@ def trade_off(styles: Styles, x: Metric, y: Metric) -> Spec:
     return {"width": 420, "height": 340, "encoding": axes, "layer": [front, points]}
 
 
+def fronts(styles: Styles) -> Spec:
+    """FA against HS of every point with its intervals; a method's corners are joined.
+
+    Rows: ``series``, ``setting``, ``corner`` and ``hs``, ``fa`` with ``_lo`` and ``_hi``.
+    """
+    axes = {
+        "x": _number("hs", "HS, % (lower is better)", nice=False, padding=12),
+        "y": _number("fa", "FA, % (higher is better)", nice=False, padding=12),
+    }
+    ends = {"": "", "_lo": ", 95% from", "_hi": " to"}
+    numbers = [(f"{of}{end}", f"{of.upper()}{words}", ".1f") for of in ("hs", "fa") for end, words in ends.items()]
+    told = _tip(("series", "method"), ("setting", "setting"), *numbers)
+    colour, marked, faint = _series(styles), _series(styles, shapes=True), {"type": "rule", "opacity": 0.35}
+    joined = {**colour, "order": {"field": "fa", "type": "quantitative"}}
+    layers = [
+        _layer(faint, {**colour, axis: {"field": f"{name}_lo"}, f"{axis}2": {"field": f"{name}_hi"}})
+        for axis, name in (("x", "hs"), ("y", "fa"))
+    ]
+    layers += [
+        _layer({"type": "line", "strokeWidth": 1.3}, joined, transform=[{"filter": "datum.corner"}]),
+        _layer({"type": "point", "filled": True, "size": 55}, {**marked, "tooltip": told}, params=ZOOM),
+    ]
+    return {"width": 420, "height": 340, "encoding": axes, "layer": layers}
+
+
 def along(
     styles: Styles, columns: Sequence[str], title: str, *, panels: Sequence[str], joined: bool, log: bool = False
 ) -> Spec:

@@ -24,7 +24,7 @@ from asft.store.schemas import HARMFUL_FILE, TASK_FILE
 pytestmark = pytest.mark.slow
 
 PATIENCE_MS = 30_000  # on a busy machine; nothing waits that long where it is right
-PAGES = ("overview", "table", "pareto", "curves", "compare", "generations", "landscape", "anchor")
+PAGES = ("overview", "table", "frontier", "pareto", "curves", "compare", "generations", "landscape", "anchor")
 
 
 @dataclass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,16 @@ import pytest
 
 pytest.importorskip("playwright", reason="the browser extra is not installed")
 
+import numpy as np
+from frontier_simulation import CONTROLS, WISHES, cells
 from playwright.sync_api import Page
 from report_cells import analysis, cell, sound_cells
 from screenshots import browser, chromium_path
 
 from asft.dashboard.site import write_report_page
 from asft.dashboard.tables import table_data
+from asft.frontier.compare import compare
+from asft.frontier.write import page_data
 from asft.report.analysis import Analysis
 from asft.report.records import Column, Result
 
@@ -84,3 +89,20 @@ def test_hostile_text_stays_text(phone: Page, tmp_path: Path) -> None:
     point.hover()
     phone.wait_for_selector("#vg-tooltip-element.visible")
     assert phone.locator("#vg-tooltip-element img, #vg-tooltip-element script").count() == 0
+
+
+def test_a_comparison_over_strengths_tells_the_winner_of_a_wish(phone: Page, tmp_path: Path) -> None:
+    found = compare(cells(2, np.random.default_rng(0))[0], WISHES, CONTROLS, 50)
+    problems: list[str] = []
+    phone.on("pageerror", lambda error: problems.append(str(error)))
+    phone.goto(write_report_page(tmp_path, page_data(replace(found, name="frontier")), "frontier").as_uri())
+    phone.wait_for_selector("main[data-ready]")
+    assert "winner: better than control, sft." in phone.inner_text("main")
+    for wish, chosen in page_data(found)["winners"].items():
+        phone.get_by_label("wish").select_option(wish)
+        phone.get_by_text(chosen).wait_for()
+    for method, points in (("", 14), ("control", 7)):
+        phone.get_by_label("method").select_option(method)
+        phone.wait_for_function(f"document.querySelectorAll('.plot .mark-symbol.role-mark path').length === {points}")
+    assert phone.evaluate("document.documentElement.scrollWidth") <= 390
+    assert not problems

@@ -46,6 +46,8 @@ hydra: {sweeper: {params: {seed: "0,1"}}}
     assert sweep.cells[-1].key == alone.key
     one = enumerate_cells([*words, "method=l2", "seed=1"], sweep=True)
     assert [job.axes["method.lam"] for job in one.cells] == ["1", "3"]
+    some = enumerate_cells([*words, "method.lam=3,10", "seed=0"], sweep=True)
+    assert [job.axes.get("method.lam") for job in some.cells] == [None, None, "3", "3"], "other sweeps have no λ"
     with pytest.raises(ConfigError, match="none of the experiment's sweeps has such cells"):
         enumerate_cells([*words, "method=bea"], sweep=True)
 

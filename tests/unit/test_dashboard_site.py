@@ -170,7 +170,7 @@ def test_no_link_is_followed_and_no_folder_listed(site: Site, server: Server, tm
     [
         ("--port", "--port: unknown flag; allowed: -m, --multirun, --serve"),
         ("--serve=x", "--serve or --serve=PORT"),
-        ("experiment=table99", "experiment=table99: unknown. Allowed: demo"),
+        ("experiment=table99", "experiment=table99: unknown. Allowed: attacker, demo"),
     ],
 )
 def test_a_mistake_names_what_is_allowed(argument: str, message: str, tmp_path: Path) -> None:

@@ -21,13 +21,13 @@ def texts(analysis: Analysis) -> dict[str, str]:
     """File name to content: ``table.csv`` has a line a place and metric, ``values.csv`` one a finished cell."""
     return {
         "table.md": render_markdown(analysis),
-        "table.csv": _csv(analysis.frame()),
-        "values.csv": _csv(analysis.cells_frame()),
+        "table.csv": as_csv(analysis.frame()),
+        "values.csv": as_csv(analysis.cells_frame()),
         "table.tex": render_latex(analysis),
     }
 
 
-def _csv(lines: list[dict[str, Any]]) -> str:
+def as_csv(lines: list[dict[str, Any]]) -> str:
     """Lines that need not have the same fields, as CSV; what a spreadsheet would compute becomes text."""
     out = io.StringIO()
     writer = csv.DictWriter(out, dict.fromkeys(name for line in lines for name in line), lineterminator="\n")

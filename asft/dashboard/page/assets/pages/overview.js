@@ -11,7 +11,7 @@ Asft.pages.overview = (() => {
   async function experiments(root, rows) {
     const begun = rows.filter((row) => row.done || row.failed);
     root.append(h("h2", {}, "Experiments"));
-    const name = (row) => (row.done ? h("a", { href: Asft.link("table", [row.name]) }, row.name) : h("span", {}, row.name));
+    const name = (row) => (row.done && row.page ? h("a", { href: Asft.link(row.page, [row.name]) }, row.name) : h("span", {}, row.name));
     await table.show(root, {
       label: "Experiments",
       rows: begun,

@@ -62,10 +62,11 @@ Asft.pages.table = (() => {
   }
 
   /** Which experiment is shown; a name that has no table is told why. */
-  function chosen(root, view, index) {
-    const begun = index.experiments.filter((row) => row.done).map((row) => row.name);
+  function chosen(root, view, { experiments }) {
+    const tables = experiments.filter((row) => row.page === "table");
+    const begun = tables.filter((row) => row.done).map((row) => row.name);
     const name = view.parts[0] ?? begun[0];
-    const open = index.experiments.filter((row) => !row.done).map((row) => row.name);
+    const open = tables.filter((row) => !row.done).map((row) => row.name);
     if (begun.length + open.length > 1) {
       const go = (picked) => (location.hash = Asft.link("table", [picked]));
       const options = begun.includes(name) ? begun : ["", ...begun];

@@ -1,0 +1,194 @@
+"""The comparison in words and tables: the same in the terminal, in Markdown, on the page and as data."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from asft.frontier.compare import Choice, Frontier, Verdict
+from asft.frontier.front import Estimate
+from asft.report.charts import fronts, method_styles
+from asft.report.table import signed
+from asft.report.text import p_value
+from asft.report.writers.markdown import escape, section, table
+from asft.report.writers.write import as_csv
+
+HOW = (
+    "Prompts and task rows are split by their text: a strength is chosen on the validation half, told by the test "
+    "half. A front's corners are chosen on one half and scored on the other, both ways round.",
+    "The front is the lower convex hull of FA and HS from the untouched aligned model to SFT: handing a share of the "
+    "queries to one of two models has the scores between theirs, so nothing is assumed of strengths that were not run.",
+    "Volume: how much of the box between those two ends the front leaves beneath it, in percent: 50 is what mixing the "
+    "two ends gives, 100 SFT's FA at the untouched model's HS.",
+    "Verdicts are on the difference in volume, p after Holm's correction over all of them; a gain is in the method's "
+    "favour.",
+)
+
+
+@dataclass(frozen=True)
+class Part:
+    """One table with its title and what is said of it."""
+
+    title: str
+    note: str
+    header: tuple[str, ...]
+    rows: list[tuple[str, ...]]
+
+
+def covers(found: Frontier) -> str:
+    """What the intervals are about."""
+    rows = f"{found.rows[0]} prompts and {found.rows[1]} task rows"
+    if found.pairs == 1:
+        return f"One model pair: the 95% intervals cover the choice of {rows} alone, not another pair or its training."
+    seeds = f", {found.units} trainings" if found.units > found.pairs else ""
+    return f"{found.pairs} model pairs{seeds}: the 95% intervals are over pairs (Student's t) and {rows}."
+
+
+def verdict_lines(found: Frontier) -> list[str]:
+    """Each method against its plainest controls in a sentence."""
+    by_method: dict[str, dict[str, list[str]]] = {}
+    for item in found.verdicts:
+        by_method.setdefault(item.label, {}).setdefault(item.word, []).append(item.control_label)
+    says = {"better": "better than", "worse": "worse than", "not shown": "not shown to differ from"}
+    told = {
+        label: [f"{says[w]} {', '.join(words[w])}" for w in says if w in words] for label, words in by_method.items()
+    }
+    return [f"{label}: {'; '.join(clauses)}." for label, clauses in told.items()]
+
+
+def flattery(found: Frontier) -> str:
+    """How much choosing on the reported half would have flattered, over all methods and wishes."""
+    hs, fa = (sum(choice.flattered[i] for choice in found.choices) / len(found.choices) for i in (0, 1))
+    return (
+        f"A choice told by the half that it was made on would have flattered HS by {signed(hs)} and FA by {signed(fa)} "
+        "points, mean over methods, wishes and both ways round."
+    )
+
+
+def parts(found: Frontier) -> list[Part]:
+    """The tables, the most read first."""
+    losses = sorted({loss for row in found.methods for loss in row.at})
+    tables = []
+    if found.methods:
+        rows = sorted(found.methods, key=lambda row: -row.volume.value)
+        told = [(r.label, _shown(r.volume), *(_shown(r.at[loss]) for loss in losses)) for r in rows]
+        at = [f"HS at FA = SFT − {loss:g}" for loss in losses]
+        tables.append(Part("Fronts", "Best volume first.", ("method", "volume", *at), told))
+    told = [
+        (v.label, v.control_label, v.word, _shown(v.gain, signed), p_value(v.p_holm), *_gains(v, losses))
+        for v in found.verdicts
+    ]
+    of, at = "volume" if found.methods else "HS", [f"gain in HS at SFT − {loss:g}" for loss in losses]
+    header = ("method", "control", "verdict", f"gain in {of}", "p", *at)
+    tables.append(Part("Against the plainest controls", "", header, told))
+    header = ("method", "chosen", "HS", "FA", "HS / FA if chosen on test")
+    for wish in dict.fromkeys(choice.wish for choice in found.choices):
+        told = [
+            ("* " * c.best + c.label, c.setting, _shown(c.hs), _shown(c.fa), " / ".join(f"{of:.1f}" for of in c.told))
+            for c in found.choices
+            if c.wish == wish
+        ]
+        note = "Chosen on validation, told by the test half; * is the one that validation puts first."
+        tables.append(Part(_title(wish), note, header, told))
+    told = [(p.label, p.setting or "as it is", _shown(p.hs), _shown(p.fa)) for p in found.points]
+    return [*tables, Part("Every point", "On all rows.", ("method", "setting", "HS", "FA"), told)]
+
+
+def _gains(verdict: Verdict, losses: Sequence[float]) -> list[str]:
+    return [_shown(verdict.at[loss], signed) for loss in losses if loss in verdict.at]
+
+
+def _title(wish: str) -> str:
+    return wish[0].upper() + wish[1:]
+
+
+def render(found: Frontier) -> str:
+    """The whole comparison as Markdown."""
+    done = [
+        f"# {escape(found.title)}",
+        escape(covers(found)),
+        section("In words", map(escape, [*verdict_lines(found), flattery(found)])),
+        *("\n\n".join(filter(None, (f"## {escape(p.title)}", escape(p.note), _markdown(p)))) for p in parts(found)),
+        section("How it is compared", map(escape, HOW)),
+        section("Left out", map(escape, found.left_out)),
+        f"## How this was made\n\n    {found.command}",
+    ]
+    return "\n\n".join(part for part in done if part) + "\n"
+
+
+def print_frontier(found: Frontier, console: Console) -> None:
+    """The same in a terminal, without the list of every point."""
+    console.print(Text(found.title, style="bold"))
+    for line in (covers(found), *verdict_lines(found), flattery(found), *found.left_out):
+        console.print(Text(f"- {line}"))
+    for part in parts(found)[:-1]:
+        shown = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
+        for index, name in enumerate(part.header):
+            shown.add_column(name, overflow="fold", justify="left" if index == 0 else "right")
+        for row in part.rows:
+            shown.add_row(*map(Text, row))
+        console.print(Text(f"\n{part.title}", style="bold"), Text(part.note, style="dim"), shown, sep="\n")
+
+
+def texts(found: Frontier) -> dict[str, str]:
+    """File name to content."""
+    return {
+        "frontier.md": render(found),
+        "frontier.json": json.dumps(asdict(found), ensure_ascii=False, indent=1),
+        "points.csv": as_csv(_point_rows(found)),
+    }
+
+
+def write(found: Frontier, folder: Path) -> None:
+    """Writes the :func:`texts` into ``folder``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in texts(found).items():
+        (folder / name).write_text(content, encoding="utf-8")
+
+
+def page_data(found: Frontier) -> dict[str, Any]:
+    """What the page shows: the chart, the wishes with their winners, and the tables."""
+    return {
+        "name": found.name,
+        "title": found.title,
+        "lines": [covers(found), *verdict_lines(found), flattery(found)],
+        "how": HOW,
+        "left_out": found.left_out,
+        "chart": {"spec": fronts(method_styles({p.method: p.label for p in found.points})), "rows": _point_rows(found)},
+        "winners": {
+            choice.wish[0].upper() + choice.wish[1:]: _winner(choice) for choice in found.choices if choice.best
+        },
+        "tables": [asdict(part) for part in parts(found)],
+        "downloads": texts(found),
+        "command": found.command,
+    }
+
+
+def _point_rows(found: Frontier) -> list[dict[str, Any]]:
+    return [
+        {"method": p.method, "series": p.label, "setting": p.setting or "as it is", "corner": p.corner}
+        | {"hs": p.hs.value, "hs_lo": p.hs.lo, "hs_hi": p.hs.hi, "fa": p.fa.value, "fa_lo": p.fa.lo, "fa_hi": p.fa.hi}
+        for p in found.points
+    ]
+
+
+def _winner(choice: Choice) -> str:
+    return f"{choice.label}, {choice.setting}: HS {_shown(choice.hs)}, FA {_shown(choice.fa)} on the test half."
+
+
+def _shown(found: Estimate, write: Callable[[float], str] = "{:.1f}".format) -> str:
+    """``37.2 (35.0 to 39.4)``."""
+    return f"{write(found.value)} ({write(found.lo)} to {write(found.hi)})"
+
+
+def _markdown(part: Part) -> str:
+    words = [0] + [i for i, name in enumerate(part.header) if name in ("control", "verdict", "chosen", "setting")]
+    return table([escape(name) for name in part.header], [[escape(cell) for cell in row] for row in part.rows], words)
