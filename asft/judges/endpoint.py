@@ -15,7 +15,8 @@ import logging
 import os
 import re
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from dataclasses import dataclass as plain_dataclass
 from pathlib import Path
@@ -56,6 +57,16 @@ _LARGEST = 16 << 20  # bytes of a reply
 _MOST_TOKENS = 10**8  # of one request
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _FILTER_CODES = {"content_filter", "content_policy_violation", "invalid_prompt"}  # of HTTP 400
+
+
+def _run(asking: Coroutine[Any, Any, dict[str, Answered]]) -> dict[str, Answered]:
+    """Runs it to its end; in a notebook, whose own loop is running already, in a thread."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(asking)
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(asyncio.run, asking).result()
 
 
 def _endpoint_url(value: str) -> str:
@@ -177,7 +188,7 @@ class ChatQuestion(Plugin):
         found = {name: reply for name, reply in kept.load(Answered).items() if name in by_id}
         if missing := {name: messages for name, messages in by_id.items() if name not in found}:
             asked = _Round(self, parse, kept, len(missing))
-            found |= asyncio.run(asked.run(missing))
+            found |= _run(asked.run(missing))
             self._tell(len(by_id), list(asked.answered.values()))
             if unanswered := len(by_id) - len(found):
                 whole = sum(reply.value is not None for reply in found.values())

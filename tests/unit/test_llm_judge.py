@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 from pathlib import Path
@@ -76,6 +77,14 @@ def test_equal_questions_are_asked_once_and_never_again(tmp_path: Path) -> None:
         assert len(server.asked) == 6, "practical settings change no key"
         assert flags(judge(server, tmp_path, request={"temperature": 0.5})) == WANTED
         assert len(server.asked) == 12, "another temperature is another judge"
+
+
+def test_a_notebook_whose_loop_is_running_can_judge(tmp_path: Path) -> None:
+    async def cell() -> list[bool]:
+        return flags(judge(server, tmp_path))
+
+    with serve(honest) as server:
+        assert asyncio.run(cell()) == WANTED
 
 
 @pytest.fixture(autouse=True)
