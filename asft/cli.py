@@ -46,9 +46,11 @@ def main(argv: Sequence[str] | None = None) -> None:
             raise ValueError(f"only asft run works in several processes ({processes} were started); start one")
         module = importlib.import_module(f"asft.commands.{command.split()[0]}")  # torch takes seconds to load
         raise SystemExit(getattr(module, command.replace(" ", "_"))(rest))
-    except (ValueError, OSError) as error:  # OSError: a path that cannot be read or written names itself
+    except (ValueError, OSError) as error:
         # Copying a folder gathers what befell each file; on a full disk it is the same of all.
-        told = error.args[0][0][-1] if isinstance(error, shutil.Error) else error
+        told: object = error.args[0][0][-1] if isinstance(error, shutil.Error) else error
+        if isinstance(error, OSError) and error.filename:
+            told = f"{error.filename}: {error.strerror}"
         console.print(Text.assemble((f"asft {first}:", "bold red"), f" {told}"), soft_wrap=True)
         raise SystemExit(2) from None
 
