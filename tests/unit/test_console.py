@@ -20,7 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from asft.console import ConsoleHandler, Terminal
-from asft.report.writers.write import _csv
+from asft.report.writers.write import as_csv
 from asft.store.celllog import cell_log
 from asft.store.entries import Store
 
@@ -100,7 +100,7 @@ def test_an_entry_with_half_a_letter_is_kept_and_read(tmp_path: Path) -> None:
 def test_a_cell_that_a_spreadsheet_would_compute_is_a_text() -> None:
     run = ["=1+1", "+cmd|' /C calc'!A0", "-2+3", "@SUM(1)", "\t=1", "\r=1", " =1", "＝1", "\n=1"]
     plain = ["a=1", "−1.5", "", "λ=1", "'x", "1-2"]
-    (header, *lines) = csv.reader(io.StringIO(_csv([{"text": text, "number": -1.5} for text in [*run, *plain]])))
+    (header, *lines) = csv.reader(io.StringIO(as_csv([{"text": text, "number": -1.5} for text in [*run, *plain]])))
     assert header == ["text", "number"]
     assert [line[0] for line in lines] == [*(f"'{text}".replace("\r", " ") for text in run), *plain]
     assert {line[1] for line in lines} == {"-1.5"}, "a number is one"
