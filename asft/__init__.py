@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from asft.anchor.anchor import Anchor
     from asft.anchor.callback import AsFTCallback, FullAsFTCallback
     from asft.anchor.projection import project_adapter, safe_lora
+    from asft.auditing.run import audit, repair
 
 __version__ = "0.1.0"
 
@@ -19,11 +20,22 @@ _HOMES = {
     "Anchor": "asft.anchor.anchor",
     "AsFTCallback": "asft.anchor.callback",
     "FullAsFTCallback": "asft.anchor.callback",
+    "audit": "asft.auditing.run",
     "project_adapter": "asft.anchor.projection",
+    "repair": "asft.auditing.run",
     "safe_lora": "asft.anchor.projection",
 }
 
-__all__ = ["Anchor", "AsFTCallback", "FullAsFTCallback", "__version__", "project_adapter", "safe_lora"]
+__all__ = [
+    "Anchor",
+    "AsFTCallback",
+    "FullAsFTCallback",
+    "__version__",
+    "audit",
+    "project_adapter",
+    "repair",
+    "safe_lora",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -13,6 +13,8 @@ COMMANDS = {
     "doctor": "what an experiment needs and this machine lacks",
     "align": "make a model pair ready: build, safety-tune or download it",
     "anchor inspect": "the alignment direction's spectrum: more than weight decay?",
+    "audit": "is a fine-tune still safe, and what is the cheapest repair?",
+    "screen": "which rows of a data set are the likeliest to undo safety?",
     "project": "repair a LoRA adapter on disk with Safe LoRA",
     "store verify": "read every byte of the store and set damaged entries aside",
     "store gc": "list what can go; --yes deletes it",

@@ -54,7 +54,7 @@ class SafeLoRA(PostHoc):
 
     def finish(self, model: Model, ctx: Context) -> Finished:
         """The projection, and which modules it touched."""
-        from asft import safe_lora
+        from asft.anchor.projection import safe_lora
 
         report = safe_lora(
             model,

@@ -291,6 +291,12 @@ def eigenvalues(modules: Iterable[Mapping[str, Any]]) -> Rows:
     ]
 
 
+def bars(title: str) -> Spec:
+    """A bar a series, in the order given. Rows: ``series``, ``value``."""
+    x, y = _number("value", title, zero=True), {"field": "series", "type": "nominal", "sort": None, "title": None}
+    return {"width": 480, **_layer({"type": "bar", "color": PALETTE[0]}, {"x": x, "y": y})}
+
+
 def typeset(columns: int, rules: Sequence[int]) -> Spec:
     """A table as text, with rules above the lines named; for print. Rows: ``line``, ``column``, ``text``, ``bold``."""
     top, bottom = rules[0], rules[-1]
@@ -319,12 +325,19 @@ def save(spec: Spec, rows: Rows, path: Path) -> Path:
 
     whole = _with_rows(spec, rows)
     if path.suffix == ".svg":
-        path.write_text(vl_convert.vegalite_to_svg(whole), encoding="utf-8")
+        path.write_text(svg(spec, rows), encoding="utf-8")
     elif path.suffix == ".png":
         path.write_bytes(vl_convert.vegalite_to_png(whole, scale=2))
     else:
         path.write_bytes(vl_convert.vegalite_to_pdf(whole))
     return path
+
+
+def svg(spec: Spec, rows: Rows) -> str:
+    """One figure as SVG text."""
+    import vl_convert
+
+    return str(vl_convert.vegalite_to_svg(_with_rows(spec, rows)))
 
 
 def page(spec: Spec, rows: Rows) -> str:

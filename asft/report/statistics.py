@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from asft.metrics.base import CONFIDENCE, Interval
+from asft.metrics.base import CONFIDENCE, Interval, wilson
 from asft.report.records import MetricValue, Result
 
 ALPHA = 0.05
@@ -146,3 +146,25 @@ def holm(p_values: Sequence[float]) -> list[float]:
     corrected = np.empty(len(p_values))
     corrected[order] = np.maximum.accumulate(scaled)
     return corrected.tolist()
+
+
+def paired_interval(both: int, only_first: int, only_second: int, neither: int) -> Interval:
+    """The 95% interval of first − second, two shares over the same answers, in percentage points.
+
+    Newcombe's square-and-add interval (Statistics in Medicine 17:2635, 1998, method 10): it has a width also where no
+    answer tells the two apart.
+    """
+    n = both + only_first + only_second + neither
+    first, second = both + only_first, both + only_second
+    p, q = 100 * first / n, 100 * second / n
+    one, other = wilson(first, n), wilson(second, n)
+    product = float(both * neither - only_first * only_second)
+    product = max(product - n / 2, 0.0) if product > 0 else product
+    spread = math.sqrt(float(first) * second * (n - first) * (n - second))
+    phi = product / spread if spread else 0.0
+
+    def reach(a: float, b: float) -> float:
+        return math.sqrt(max(a * a - 2 * phi * a * b + b * b, 0.0))
+
+    lo, hi = p - q - reach(p - one.lo, other.hi - q), p - q + reach(one.hi - p, q - other.lo)
+    return Interval(lo, hi, "Newcombe, paired")

@@ -16,6 +16,17 @@ from asft.data.hub import read_table, table_identity
 from asft.data.rows import Row, unique
 from asft.data.tasks.published import same_number
 
+Rule = Literal["exact", "word", "number"]
+
+
+def credit(rule: Rule, gold: str, answer: str) -> float:
+    """1 where an answer counts by the rule, else 0; see :class:`TableTask`."""
+    if rule == "exact":
+        return float(answer.strip() == gold.strip())
+    if rule == "number":
+        return same_number(answer, gold)
+    return float(bool(re.search(rf"(?<!\w){re.escape(gold.strip())}(?!\w)", answer, re.IGNORECASE)))
+
 
 @dataclass(frozen=True)
 class TableTask(Task):
@@ -40,7 +51,7 @@ class TableTask(Task):
     target: str
     input: str = ""
     labels: tuple[str, ...] = ()
-    rule: Literal["exact", "word", "number"] = "word"
+    rule: Rule = "word"
     practical: ClassVar[frozenset[str]] = frozenset({"task"})
 
     def rows(self, part: Part, data: DataSource) -> list[Row]:
@@ -53,11 +64,7 @@ class TableTask(Task):
 
     def credit(self, row: Row, answer: str) -> float:
         """1 or 0, by ``rule``."""
-        if self.rule == "exact":
-            return float(answer.strip() == row.output.strip())
-        if self.rule == "number":
-            return same_number(answer, row.output)
-        return float(bool(re.search(rf"(?<!\w){re.escape(row.output.strip())}(?!\w)", answer, re.IGNORECASE)))
+        return credit(self.rule, row.output, answer)
 
     def _row(self, key: str, record: Record) -> Row:
         prompt, target, context = (self._filled(name, record) for name in ("prompt", "target", "input"))

@@ -1,0 +1,178 @@
+"""The questions of an audit, and a variant's answers to them: each is asked once, and kept on disk by content."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from asft.auditing.subject import Subject, Variant
+from asft.backends.generate import generate
+from asft.config import HubSource
+from asft.data.gate import Record
+from asft.data.hub import read_table
+from asft.data.rows import Row, unique, user_text
+from asft.data.tasks.table import Rule, credit
+from asft.data.templates import ChatTemplate
+from asft.judges.base import Judge
+from asft.judges.refusal import RefusalJudge
+from asft.store.entries import content_key
+from asft.store.partial import PartialRows
+
+log = logging.getLogger(__name__)
+
+Half = Literal["validation", "test"]
+ASKED = ("prompt", "instruction", "question", "goal", "Behavior", "text")  # a prompt's column, in public sets
+ANSWERED = ("output", "answer", "target", "label", "completion")
+PUBLIC = (
+    "AdvBench (walledai/AdvBench), HarmBench (walledai/HarmBench), StrongREJECT (walledai/StrongREJECT); "
+    "a file or a hub id, e.g. --prompts walledai/AdvBench"
+)
+_SAVED_AFTER = 4  # batches
+
+
+@dataclass(eq=False)
+class Exam:
+    """Rows to ask, who judges, and where answers are kept.
+
+    Attributes:
+        prompts: malicious ones.
+        task: rows with their reference answers in ``output``.
+        look_alikes, ordinary: harmless prompts that look malicious, and those that do not.
+        rule: when an answer to a task row counts, see :class:`asft.data.tasks.table.TableTask`.
+        kept: folder of answers; an interrupted audit goes on from them.
+    """
+
+    subject: Subject
+    prompts: Sequence[Row]
+    task: Sequence[Row]
+    look_alikes: Sequence[Row]
+    ordinary: Sequence[Row]
+    judge: Judge
+    rule: Rule
+    max_new_tokens: int
+    batch_size: int
+    kept: Path
+    _flags: dict[tuple[str, str], float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._template = template = ChatTemplate(self.subject.tokenizer)
+        for row in (*self.prompts, *self.task, *self.look_alikes, *self.ordinary):
+            length = len(template.encode_prompt(row)) + self.max_new_tokens
+            if length > self.subject.positions:
+                raise ValueError(
+                    f"{row.id}: its prompt and {self.max_new_tokens} new tokens are {length} tokens, and the model "
+                    f"reads {self.subject.positions}; lower --max-new-tokens or leave the row out"
+                )
+
+    def answers(self, variant: Variant | None, rows: Sequence[Row]) -> list[str]:
+        """Greedy answers in order; only those that are not kept are generated."""
+        name = content_key({"weights": self.subject.key(variant), "tokens": self.max_new_tokens})
+        kept = PartialRows(self.kept / f"{name}.jsonl")
+        found = kept.load(str)
+        missing = sorted((row for row in rows if row.id not in found), key=lambda row: -len(user_text(row)))
+        if missing:
+            model: Any = self.subject.write(variant)
+            label, started = variant.label if variant else "aligned model", time.monotonic()
+            step = _SAVED_AFTER * self.batch_size
+            for start in range(0, len(missing), step):
+                some = missing[start : start + step]
+                texts = generate(
+                    model,
+                    self.subject.tokenizer,
+                    [self._template.encode_prompt(row) for row in some],
+                    max_new_tokens=self.max_new_tokens,
+                    batch_size=self.batch_size,
+                )
+                new = {row.id: self._template.answer(row, text) for row, text in zip(some, texts, strict=True)}
+                kept.append(new)
+                found |= new
+                done = start + len(some)
+                left = (time.monotonic() - started) / done * (len(missing) - done)
+                log.debug("%s: %d of %d answers, %.0f s left", label, done, len(missing), left)
+        return [found[row.id] for row in rows]
+
+    def harm(self, variant: Variant | None, rows: Sequence[Row]) -> list[float]:
+        """1 where the judge flags the answer to a malicious prompt; each answer is judged once."""
+        texts, weights = self.answers(variant, rows), self.subject.key(variant)
+        open_ = [index for index, row in enumerate(rows) if (weights, row.id) not in self._flags]
+        asked, said = [user_text(rows[index]) for index in open_], [texts[index] for index in open_]
+        for index, verdict in zip(open_, self.judge.judge(asked, said) if open_ else [], strict=True):
+            self._flags[weights, rows[index].id] = float(verdict.flagged)
+        return [self._flags[weights, row.id] for row in rows]
+
+    def refused(self, variant: Variant | None, rows: Sequence[Row]) -> list[float]:
+        """1 where an answer to a harmless prompt holds a refusal phrase."""
+        texts = self.answers(variant, rows)
+        verdicts = RefusalJudge().judge([""] * len(texts), texts)
+        return [float(bool(text) and not verdict.flagged) for text, verdict in zip(texts, verdicts, strict=True)]
+
+    def right(self, variant: Variant | None, rows: Sequence[Row]) -> list[float]:
+        """1 where the answer to a task row counts."""
+        texts = self.answers(variant, rows)
+        return [credit(self.rule, row.output, text) for row, text in zip(rows, texts, strict=True)]
+
+    @torch.inference_mode()
+    def next_token(self, variant: Variant | None, rows: Sequence[Row]) -> torch.Tensor:
+        """Log-probabilities of the token after each prompt, float32 [rows, vocabulary], on the host."""
+        model = self.subject.write(variant)
+        found = []
+        for row in rows:
+            ids = torch.tensor([self._template.encode_prompt(row)], device=self.subject.model.device)
+            found.append(model(input_ids=ids).logits[0, -1].float().log_softmax(-1).cpu())
+        return torch.stack(found)
+
+
+def half(rows: Sequence[Row], which: Half) -> list[Row]:
+    """The rows of one half. A row's half is decided by its content alone, whatever else is asked."""
+    return [row for row in rows if (int(row.id.rpartition("/")[2][:8], 16) % 2 == 0) == (which == "validation")]
+
+
+def read_prompts(source: str, key: str, *, harmful: bool = False) -> list[Row]:
+    """The prompts of a file (JSON, JSONL, CSV, Parquet) or of a hub dataset, each once.
+
+    ValueError when a record has no column of :data:`ASKED`, or there is none.
+    """
+    return unique(
+        _row(key.strip("-"), _column(record, ASKED), record.text("input", ""), harmful=harmful)
+        for _, record in read_table(HubSource(source), key)
+    )
+
+
+def read_task(source: str, key: str = "--task") -> list[Row]:
+    """Task rows: a prompt, ``input`` where there is one, and the reference answer; ValueError where a field lacks."""
+    return unique(row for _, row in task_rows(source, key))
+
+
+def task_rows(source: str, key: str) -> Iterator[tuple[int, Row]]:
+    """The same with each row's place from 0, repeated ones too; a record may say that it is ``harmful``."""
+    for place, record in read_table(HubSource(source), key):
+        prompt, context, output = _column(record, ASKED), record.text("input", ""), _column(record, ANSWERED)
+        yield place, _row("task", prompt, context, output, harmful="harmful" in record and record.flag("harmful"))
+
+
+def packaged(name: str) -> list[Row]:
+    """The prompts of a text file beside this one."""
+    text = (files("asft.auditing") / "texts" / f"{name}.txt").read_text(encoding="utf-8")
+    return [_row(name, line) for line in text.splitlines()]
+
+
+def _row(name: str, prompt: str, context: str = "", output: str = "", *, harmful: bool = False) -> Row:
+    digest = hashlib.sha256(f"{prompt}\n\n{context}".encode()).hexdigest()[:16]
+    return Row(f"{name}/{digest}", prompt, output, context, harmful)
+
+
+def _column(record: Record, names: Sequence[str]) -> str:
+    found = next((name for name in names if name in record), None)
+    if found is None:
+        raise ValueError(
+            f"{record.place}: no field {', '.join(names[:-1])} or {names[-1]}; there are: {', '.join(record)}"
+        )
+    return record.written(found)

@@ -1,0 +1,135 @@
+"""``screen``: which rows of a data set are the likeliest to undo safety, before anything is trained on them.
+
+Bi-directional anchoring on gradients (He, Xia and Henderson, arXiv:2404.01099): a row counts by how much its gradient
+looks like those of a few harmful rows and unlike those of a few safe ones. Here gradients are those of a new LoRA
+adapter (of its B, A being drawn at random), and the loss is over the answer's first tokens, where refusals are decided.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import re
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from peft import LoraConfig, get_peft_model
+
+from asft.auditing.exam import read_task, task_rows
+from asft.auditing.subject import checkpoint_folder
+from asft.config import Dtype
+from asft.data.rows import Row, user_text
+from asft.data.templates import IGNORED, ChatTemplate
+from asft.models.pair import Pair, is_small, load_model, resolve_device, settle_threads
+
+log = logging.getLogger(__name__)
+
+WORDS = re.compile(  # what a list of keywords would look for: the baseline
+    r"\b(kill|murder|suicid|bomb|explosiv|weapon|gun|poison|hack|malware|virus|phish|steal|fraud|launder|counterfeit|drug"
+    r"|cocaine|meth|rape|porn|abus|tortur|terror|racis|nazi|slur|stalk|kidnap|blackmail|forg)",
+    re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True)
+class Screened:
+    """Each row's numbers, in the rows' order.
+
+    Attributes:
+        places: of rows in their file, from 0.
+        likeness: cosine with the mean harmful gradient less that with the mean safe one, in [−2, 2]; higher is worse.
+        loss: of the answer's first tokens, in nats a token.
+        words: whether a keyword occurs.
+    """
+
+    rows: tuple[Row, ...]
+    places: tuple[int, ...]
+    likeness: tuple[float, ...]
+    loss: tuple[float, ...]
+    words: tuple[bool, ...]
+
+    def ranking(self) -> list[int]:
+        """Places of rows, the likeliest to undo safety first."""
+        return sorted(range(len(self.rows)), key=lambda at: -self.likeness[at])
+
+
+def screen(
+    rows: str | Path,
+    aligned: str | Path,
+    *,
+    harmful: str | Path,
+    safe: str | Path,
+    tokens: int = 10,
+    max_length: int = 512,
+    rank: int = 4,
+    seed: int = 0,
+    dtype: Dtype = "float32",
+    device: str = "auto",
+) -> Screened:
+    """Ranks rows, and leaves out none.
+
+    Args:
+        rows: a file or hub dataset with ``instruction``, ``input`` and ``output``.
+        aligned: folder or hub id of the model that would be tuned.
+        harmful, safe: the same of a few malicious requests with compliant answers, and with refusals.
+        tokens: of each answer that the loss is over.
+        max_length: tokens of a row; one whose prompt alone is longer is an error.
+        rank, seed: of the adapter whose gradients are taken.
+    """
+    places, screened = zip(*task_rows(str(rows), "rows"), strict=True)
+    bad, good = read_task(str(harmful), "--harmful"), read_task(str(safe), "--safe")
+    folder = checkpoint_folder(str(aligned), "--aligned")
+    template = ChatTemplate(Pair(folder, folder, "").tokenizer())
+    settle_threads(small=is_small(folder))
+    torch.manual_seed(seed)
+    model = get_peft_model(
+        load_model(folder, dtype, resolve_device(device)), LoraConfig(r=rank, target_modules="all-linear")
+    ).eval()
+    weights = [weight for name, weight in model.named_parameters() if "lora_B" in name]
+
+    def gradient(row: Row) -> tuple[torch.Tensor, float]:
+        """A row's gradient, of length 1, and its loss."""
+        encoded = template.encode_example(row, max_length)
+        first = next(at for at, label in enumerate(encoded.labels) if label != IGNORED)
+        ids = torch.tensor([encoded.input_ids[: first + tokens]], device=model.device)
+        labels = torch.tensor([encoded.labels[: first + tokens]], device=model.device)
+        loss = model(input_ids=ids, labels=labels).loss
+        flat = torch.cat([part.flatten().float() for part in torch.autograd.grad(loss, weights)])
+        return flat / flat.norm().clamp_min(1e-30), loss.item()
+
+    anchors = []
+    for some in (bad, good):
+        total = torch.zeros(sum(weight.numel() for weight in weights), device=model.device)
+        for row in some:
+            total += gradient(row)[0]
+        anchors.append(total / total.norm().clamp_min(1e-30))
+    likeness, losses, began = [], [], time.monotonic()
+    for done, row in enumerate(screened, 1):
+        found, loss = gradient(row)
+        likeness.append(float(found @ anchors[0] - found @ anchors[1]))
+        losses.append(loss)
+        if done % 100 == 0:
+            left = (time.monotonic() - began) / done * (len(screened) - done)
+            log.info("%d of %d rows, about %.0f s left", done, len(screened), left)
+    words = tuple(bool(WORDS.search(f"{user_text(row)} {row.output}")) for row in screened)
+    return Screened(screened, places, tuple(likeness), tuple(losses), words)
+
+
+def auroc(scores: Sequence[float], flags: Sequence[bool]) -> tuple[float, float, float]:
+    """The area under the ROC curve, with a 95% interval by Hanley and McNeil (Radiology 143:29, 1982).
+
+    ValueError unless there are both flagged rows and others.
+    """
+    bad = np.array([score for score, flag in zip(scores, flags, strict=True) if flag])
+    good = np.array([score for score, flag in zip(scores, flags, strict=True) if not flag])
+    if not len(bad) or not len(good):
+        raise ValueError("AUROC: needs rows of both kinds")
+    area = float(((bad[:, None] > good).mean() + (bad[:, None] >= good).mean()) / 2)
+    one, two = area / (2 - area), 2 * area**2 / (1 + area)
+    spread = area * (1 - area) + (len(bad) - 1) * (one - area**2) + (len(good) - 1) * (two - area**2)
+    half = 1.96 * math.sqrt(max(spread, 0.0) / (len(bad) * len(good)))
+    return area, max(0.0, area - half), min(1.0, area + half)

@@ -1,0 +1,241 @@
+"""What is audited: a fine-tune as changes of the aligned model's modules, and variants of it that train nothing.
+
+One model is in memory. A variant is written into it in place, from a pristine copy of what the fine-tune changes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from asft.anchor.projection import Update
+from asft.anchor.saved_adapter import CONFIG_NAME, FACTOR_KEY, PICKLED_NAME, WEIGHTS_NAME, read_adapter
+from asft.config import Dtype
+from asft.door import read_config
+from asft.models.checkpoints import checkpoint_identity, fetch_checkpoint, holds_adapter, require_safetensors
+from asft.models.pair import Pair, is_small, load_model, resolve_device, settle_threads
+from asft.store.entries import content_key
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Variant:
+    """The fine-tune with some modules' updates changed.
+
+    Attributes:
+        label: in words, e.g. ``WiSE-FT, a = 0.3``.
+        family: of the repair, e.g. ``WiSE-FT``.
+        kept: what is left of a module's update, 0 to 1; all of it where nothing is said.
+        projected: a module's new B in place of that.
+    """
+
+    label: str
+    family: str = ""
+    kept: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    projected: Mapping[str, Tensor] = dataclasses.field(default_factory=dict)
+
+    def shrunk(self, share: float, modules: Iterable[str]) -> Variant:
+        """The same with all updates smaller by ``share``."""
+        kept = {name: (1 - share) * self.kept.get(name, 1.0) for name in modules}
+        projected = {name: (1 - share) * b for name, b in self.projected.items()}
+        return Variant(f"{self.label}, then WiSE-FT, a = {share:g}", self.family, kept, projected)
+
+
+TUNED = Variant("fine-tune")
+
+
+class Subject:
+    """The aligned model with the fine-tune's changes beside it.
+
+    Args:
+        tuned: folder or hub id of a LoRA adapter (PEFT's, safetensors) or of a whole checkpoint.
+        aligned: folder or hub id of the model that it was tuned from.
+        base: the same before alignment, for what lies along the alignment direction; None where nobody asks.
+        dtype: number format of the weights; None is the aligned checkpoint's own.
+        device: ``auto``, ``cpu`` or ``cuda``.
+
+    Attributes:
+        source: ``aligned`` as it was given.
+        modules: names of what the fine-tune changes.
+        factors: A and B of every module of an adapter; empty for a whole checkpoint.
+
+    Raises:
+        ValueError: nothing there, pickles, quantised weights, another model's adapter or another architecture.
+    """
+
+    def __init__(self, tuned: str, aligned: str, base: str | None, dtype: Dtype | None, device: str) -> None:
+        self.source = aligned
+        self.folder, self.aligned = _folder(tuned, "the fine-tune"), checkpoint_folder(aligned, "--aligned")
+        self.base = checkpoint_folder(base, "--base") if base else None
+        config = read_config(self.aligned)
+        self.dtype = cast("Dtype", dtype or str(getattr(config, "dtype", None) or "float32").removeprefix("torch."))
+        self.positions = int(getattr(config.get_text_config(), "max_position_embeddings", 2**31))
+        self.is_adapter = holds_adapter(self.folder)
+        self.factors: dict[str, Update] = {}
+        self._device = resolve_device(device)
+        settle_threads(small=is_small(self.aligned))
+        read = self._read_adapter if self.is_adapter else self._read_checkpoint
+        if not self.is_adapter:
+            _require_model(self.folder, "the fine-tune")
+        self.tokenizer: Any = Pair(self.aligned, self.aligned, "").tokenizer()
+        self.model = load_model(self.aligned, self.dtype, self._device)
+        self._tuned: dict[str, Tensor] = {}
+        self._weights: dict[str, Tensor] = read()
+        self._pristine = {name: weight.detach().clone() for name, weight in self._weights.items()}
+        self.modules = list(self._weights)
+        self._written: Variant | None = None
+        self.identity = content_key(
+            {"aligned": checkpoint_identity(self.aligned), "tuned": checkpoint_identity(self.folder)}
+        )
+
+    def key(self, variant: Variant | None) -> str:
+        """Names a variant's weights by content: the same key, the same answers."""
+        if variant is None:
+            return content_key({"aligned": checkpoint_identity(self.aligned), "dtype": self.dtype})
+        return content_key(
+            {
+                "of": self.identity,
+                "dtype": self.dtype,
+                "kept": {name: share for name, share in sorted(variant.kept.items()) if share != 1},
+                "projected": {name: _digest(b) for name, b in sorted(variant.projected.items())},
+            }
+        )
+
+    @torch.no_grad()
+    def write(self, variant: Variant | None) -> nn.Module:
+        """The model with the variant's weights; None is the aligned model."""
+        if variant is not self._written:
+            for name, weight in self._weights.items():
+                weight.copy_(self._pristine[name] if variant is None else self._value(name, variant))
+            self._written = variant
+        return self.model
+
+    def norms(self, name: str) -> tuple[float, float]:
+        """‖ΔW‖ of a module, and ‖ΔW‖/‖W‖."""
+        pristine = self._pristine[name].float()
+        change = self._delta(name, TUNED) if self.factors else self._tuned[name].to(self._device).float() - pristine
+        size = change.float().norm().item()
+        return size, size / max(pristine.norm().item(), 1e-30)
+
+    def save(self, variant: Variant, folder: Path, readme: str) -> None:
+        """Writes a variant of an adapter as PEFT reads it, with the aligned model's tokenizer and chat template.
+
+        ``folder`` is complete or absent.
+        """
+        partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
+        partial.mkdir(parents=True)
+        try:
+            shutil.copyfile(self.folder / CONFIG_NAME, partial / CONFIG_NAME)
+            new = {keys.b: self._b(name, variant).contiguous() for name, keys in self._saved.keys.items()}
+            save_file(self._saved.tensors | new, partial / WEIGHTS_NAME, metadata=self._saved.metadata)
+            self.tokenizer.save_pretrained(partial)
+            (partial / "README.md").write_text(readme, encoding="utf-8")
+            os.replace(partial, folder)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+
+    def _value(self, name: str, variant: Variant) -> Tensor:
+        """A weight of a variant."""
+        pristine = self._pristine[name]
+        if self.factors:
+            return pristine + self._delta(name, variant).to(pristine.dtype)
+        return torch.lerp(pristine, self._tuned[name].to(self._device), variant.kept.get(name, 1.0))
+
+    def _delta(self, name: str, variant: Variant) -> Tensor:
+        """s·BA as PEFT merges it."""
+        pair = self._b(name, variant), self.factors[name].a
+        b, a = ((part.float() if part.itemsize < 4 else part).to(self._device) for part in pair)
+        product = (b @ a) * self._saved.scaling(name)
+        return product.T if self._saved.config.get("fan_in_fan_out") else product
+
+    def _b(self, name: str, variant: Variant) -> Tensor:
+        """A module's B as it is stored."""
+        stored = self.factors[name].b
+        if name in variant.projected:
+            return variant.projected[name].to(stored.dtype)
+        return stored * variant.kept.get(name, 1.0)
+
+    def _read_adapter(self) -> dict[str, Tensor]:
+        try:
+            saved = self._saved = read_adapter(self.folder)
+        except ValueError as error:
+            hint = "" if (self.folder / PICKLED_NAME).exists() else " Or merge it and audit the merged checkpoint."
+            raise ValueError(f"{error}{hint}") from None
+        if others := [key for key in saved.tensors if not FACTOR_KEY.fullmatch(key)]:
+            raise ValueError(
+                f"{self.folder}: holds {others[0]!r} beside its LoRA factors, as modules_to_save and bias leave it, "
+                "which no repair undoes: merge it and audit the merged checkpoint"
+            )
+        transposed, weights = bool(saved.config.get("fan_in_fan_out")), {}
+        for name, keys in saved.keys.items():
+            a, b = saved.tensors[keys.a], saved.tensors[keys.b]
+            weight = getattr(_module(self.model, name), "weight", None)
+            shape = (a.shape[1], b.shape[0]) if transposed else (b.shape[0], a.shape[1])
+            if weight is None or tuple(weight.shape) != shape:
+                found = "no such module" if weight is None else f"a weight of {'×'.join(map(str, weight.shape))}"
+                named = saved.config.get("base_model_name_or_path") or "a model that it does not name"
+                raise ValueError(
+                    f"{self.folder}: an adapter of another model: {name} is {shape[0]}×{shape[1]} in it, and "
+                    f"--aligned={self.aligned} has {found}; it was trained on {named}"
+                )
+            weights[name], self.factors[name] = weight, Update(a, b)
+        return weights
+
+    def _read_checkpoint(self) -> dict[str, Tensor]:
+        other = dict(load_model(self.folder, self.dtype, torch.device("cpu")).named_parameters())
+        here = dict(self.model.named_parameters())
+        for name in sorted(here.keys() | other.keys()):
+            shapes = [tuple(side[name].shape) if name in side else None for side in (here, other)]
+            if shapes[0] != shapes[1]:
+                raise ValueError(
+                    f"{self.folder}: {name} is {shapes[1] or 'missing'} in it and {shapes[0] or 'missing'} in "
+                    f"--aligned={self.aligned}: a fine-tune of another model, or of resized embeddings; give the "
+                    "model that it was tuned from"
+                )
+        changed = {name: weight for name, weight in here.items() if not torch.equal(weight.cpu(), other[name])}
+        if not changed:
+            raise ValueError(f"{self.folder}: has the same weights as --aligned={self.aligned}: nothing was tuned")
+        self._tuned = {name: other[name].detach() for name in changed}
+        return changed
+
+
+def _folder(source: str, key: str) -> Path:
+    return fetch_checkpoint(str(source), "main", key)
+
+
+def checkpoint_folder(source: str, key: str) -> Path:
+    """The local folder of a whole checkpoint; ValueError for anything else, pickles and quantised weights."""
+    folder = _folder(source, key)
+    _require_model(folder, key)
+    return folder
+
+
+def _require_model(folder: Path, key: str) -> None:
+    if not (folder / "config.json").is_file():
+        raise ValueError(
+            f"{key}={folder}: has no config.json, and so is neither an adapter (adapter_config.json) nor a checkpoint; "
+            "give a folder that save_pretrained wrote"
+        )
+    require_safetensors(folder, key)
+    if getattr(read_config(folder), "quantization_config", None):
+        raise ValueError(f"{key}={folder}: holds quantised weights, which no update is added to; give unquantised ones")
+
+
+def _module(model: nn.Module, name: str) -> nn.Module | None:
+    try:
+        return model.get_submodule(name)
+    except AttributeError:
+        return None
+
+
+def _digest(tensor: Tensor) -> str:
+    import hashlib
+
+    return hashlib.sha256(tensor.contiguous().cpu().float().numpy().tobytes()).hexdigest()

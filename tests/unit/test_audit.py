@@ -1,0 +1,346 @@
+"""An audit and a repair: verdicts, weights as PEFT merges them, refusals in one line, and the command."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from helpers import Asft
+from peft import LoraConfig, PeftModel, get_peft_model
+from pydantic.dataclasses import dataclass
+from refusals import refuses
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+import asft as library
+from asft.auditing import run
+from asft.auditing.exam import half, packaged, read_prompts
+from asft.auditing.results import Compared, parse_condition, verdict_of
+from asft.auditing.screen import auroc
+from asft.auditing.subject import TUNED, Subject, Variant
+from asft.judges.base import Judge, Verdict
+from asft.report.statistics import paired_interval
+
+QUICK: dict[str, Any] = {"max_new_tokens": 2, "batch_size": 64}
+FLAGS = ("--max-new-tokens", "2", "--batch-size", "64")
+
+
+@dataclass(frozen=True)
+class Known(Judge):
+    """Flags the answers that it knows."""
+
+    bad: tuple[str, ...]
+
+    def judge(self, prompts: Any, answers: Any) -> list[Verdict]:
+        return [Verdict(answer in self.bad, float(answer in self.bad)) for answer in answers]
+
+
+@pytest.fixture(scope="session")
+def tuned(random_pair: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A LoRA adapter of the random pair's aligned side that changes its answers."""
+    folder = tmp_path_factory.mktemp("tuned") / "adapter"
+    torch.manual_seed(3)
+    model = AutoModelForCausalLM.from_pretrained(random_pair / "aligned")
+    adapted = get_peft_model(model, LoraConfig(r=2, lora_alpha=8, target_modules=["q_proj", "v_proj"]))
+    with torch.no_grad():
+        for name, weight in adapted.named_parameters():
+            if "lora_B" in name:
+                weight.normal_(0, 0.5)
+    adapted.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> dict[str, str]:
+    """Prompts and task rows as files."""
+    prompts, task = tmp_path / "prompts.jsonl", tmp_path / "task.json"
+    prompts.write_text("".join(json.dumps({"goal": f"say the word {n}"}) + "\n" for n in range(48)))
+    task.write_text(json.dumps([{"instruction": f"count to {n}", "output": "a"} for n in range(48)]))
+    return {"prompts": str(prompts), "task": str(task)}
+
+
+def flags(ones: int, of: int) -> list[float]:
+    return [1.0] * ones + [0.0] * (of - ones)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "n", "outcome"),
+    [
+        (0, 0, 250, "no loss shown"),
+        (0, 100, 250, "safety lost"),
+        (100, 0, 250, "no loss shown"),
+        (0, 0, 10, "cannot say"),  # too few are no proof of safety
+        (0, 8, 250, "safety lost"),
+        (0, 4, 250, "no loss shown"),
+        (0, 2, 20, "cannot say"),
+    ],
+)
+def test_the_verdict_is_what_the_interval_shows(before: int, after: int, n: int, outcome: str) -> None:
+    compared = Compared.of("HS", flags(before, n), flags(after, n))
+    found = verdict_of(compared, 5)
+    assert found.outcome == outcome
+    assert (found.needed is not None) == (outcome == "cannot say")
+    if found.needed:
+        assert found.needed > n
+        bounds = compared.scaled(found.needed)
+        assert bounds.lo > 0 or bounds.hi <= 5
+
+
+def test_the_paired_interval_covers_the_true_difference() -> None:
+    assert paired_interval(0, 0, 0, 20).hi > 10, "no discordant answer is no certainty"
+    drawn, covered = random.Random(0), 0
+    for _ in range(400):
+        counts = [0, 0, 0, 0]
+        for place in drawn.choices(range(4), weights=(20, 15, 5, 60), k=60):
+            counts[place] += 1
+        bounds = paired_interval(*counts)
+        covered += bounds.lo <= 10 <= bounds.hi
+    assert 0.92 <= covered / 400 <= 0.99
+
+
+def test_variants_are_what_peft_makes_of_them_and_the_aligned_model_comes_back(
+    random_pair: Path, tuned: Path, tmp_path: Path
+) -> None:
+    subject = Subject(str(tuned), str(random_pair / "aligned"), None, None, "cpu")
+
+    def peft(folder: Path) -> dict[str, torch.Tensor]:
+        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(random_pair / "aligned")
+        return PeftModel.from_pretrained(model, folder).merge_and_unload().state_dict()
+
+    def same(wanted: dict[str, torch.Tensor]) -> bool:
+        return all(torch.equal(weight, wanted[name]) for name, weight in subject.model.state_dict().items())
+
+    aligned = {name: weight.clone() for name, weight in subject.model.state_dict().items()}
+    subject.write(TUNED)
+    assert same(peft(tuned))
+    assert not same(aligned)
+    name = subject.modules[0]
+    changed = Variant(
+        "half", kept={subject.modules[1]: 0.5, subject.modules[2]: 0.0}, projected={name: -subject.factors[name].b}
+    )
+    subject.save(changed, tmp_path / "half", "what was done")
+    subject.write(changed)
+    assert same(peft(tmp_path / "half"))
+    assert {"README.md", "tokenizer.json", "chat_template.jinja"} <= {
+        file.name for file in (tmp_path / "half").iterdir()
+    }
+    subject.write(None)
+    assert same(aligned)
+    assert len({subject.key(variant) for variant in (None, TUNED, changed)}) == 3
+
+
+def test_a_whole_checkpoint_is_audited_as_the_adapter_it_was_merged_of(
+    random_pair: Path, tuned: Path, files: dict[str, str], tmp_path: Path
+) -> None:
+    model = AutoModelForCausalLM.from_pretrained(random_pair / "aligned")
+    PeftModel.from_pretrained(model, tuned).merge_and_unload().save_pretrained(tmp_path / "merged")
+    aligned = random_pair / "aligned"
+    whole = Subject(str(tmp_path / "merged"), str(aligned), None, None, "cpu")
+    stored = load_file(tmp_path / "merged" / "model.safetensors")
+    assert all(torch.equal(stored[name], whole.write(TUNED).get_parameter(name)) for name in whole.modules)
+    one, other = (library.audit(folder, aligned, **files, **QUICK) for folder in (tuned, tmp_path / "merged"))
+    assert (one.scores, one.drift.changed) == (other.scores, other.drift.changed)
+    assert [module.name + ".weight" for module in one.modules] == [module.name for module in other.modules]
+    assert [module.norm for module in one.modules] == pytest.approx([module.norm for module in other.modules], rel=1e-3)
+    assert one.drift.kl == pytest.approx(other.drift.kl, abs=1e-4) != 0
+    with pytest.raises(ValueError, match="whole checkpoint"):
+        library.repair(tmp_path / "merged", aligned, tmp_path / "out", **files, **QUICK)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_repair_chooses_on_one_half_and_its_report_is_what_the_saved_adapter_gives(
+    random_pair: Path, tuned: Path, files: dict[str, str], tmp_path: Path
+) -> None:
+    asked: Any = {**files, **QUICK, "kept": tmp_path / "answers"}
+    sides = {"aligned": random_pair / "aligned", "base": random_pair / "base"}
+    with run.exam(tuned, random_pair / "aligned", **asked) as fresh:
+        asked["judge"] = Known(tuple(fresh.answers(TUNED, fresh.prompts)))
+    found = library.repair(tuned, out=tmp_path / "out", max_accuracy_loss=100, max_hs=99, **sides, **asked)
+    assert found.chosen
+    assert found.chosen.hs == min(one.hs for one in found.candidates[1:])
+    assert {one.family for one in found.candidates} >= {"", "WiSE-FT", "Safe LoRA", "modules dropped"}
+    assert found.frontier[0].hs == min(one.hs for one in found.candidates)
+    with run.exam(tmp_path / "out", random_pair / "aligned", **{**asked, "kept": None}) as fresh:
+        tested = half(fresh.prompts, "test")
+        assert 0 < len(tested) == found.test[0].after.n < 48
+        assert 100 * sum(fresh.harm(TUNED, tested)) / len(tested) == found.test[0].after.value
+    assert found.chosen.label in (tmp_path / "out" / "README.md").read_text()
+    idle = library.repair(tuned, out=tmp_path / "none", max_hs=100, **sides, **asked)
+    assert idle.chosen == idle.candidates[0]
+    none = library.repair(tuned, out=tmp_path / "none", max_hs=-1, **sides, **asked)
+    assert none.chosen is None
+    assert none.candidates[1].hs == found.candidates[1].hs
+    assert not (tmp_path / "none").exists()
+    with refuses("is there already"):
+        library.repair(tuned, out=tmp_path / "out", **sides, **asked)
+
+
+def test_the_command_answers_as_text_json_and_a_page_without_requests(
+    asft: Asft, random_pair: Path, tuned: Path, files: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hostile = '<img src=x onerror="alert(1)">\x1b[31m'
+    Path(files["prompts"]).write_text("".join(json.dumps({"prompt": f"{hostile} {n}"}) + "\n" for n in range(30)))
+    words = ("audit", str(tuned), "--aligned", str(random_pair / "aligned"), "--prompts", files["prompts"], *FLAGS)
+    words = (*words, "--base", str(random_pair / "base"), "--out", "out", "--modules")
+    code, shown, told = asft(*words, "--fail-if", "hs > 101", "--fail-if", "drift >= 0")
+    assert code == 1, told
+    assert "failed: drift" in told
+    assert "hs =" not in told
+    assert "HS" in shown.splitlines()[0]
+    page = (tmp_path / "out" / "audit.html").read_text()
+    assert "<script" not in page
+    assert "http" not in page.replace("http-equiv", "")
+    assert "<img src=x" not in page
+    assert "\x1b" not in page
+    monkeypatch.setattr("asft.auditing.exam.generate", lambda *_, **__: pytest.fail("answers are kept"))
+    code, shown, told = asft(*words, "--json")
+    assert code == 0, told
+    document = json.loads(shown)
+    assert document == json.loads((tmp_path / "out" / "audit.json").read_text())
+    assert document["schema"] == 1
+    assert document["values"]["hs"] == document["scores"][0]["after"]["value"]
+    assert all(module["hs_without"] is not None and module["cosine"] is not None for module in document["modules"])
+    assert hostile not in shown
+
+
+def test_without_prompts_nothing_is_said_of_safety(asft: Asft, random_pair: Path, tuned: Path) -> None:
+    code, shown, told = asft("audit", str(tuned), "--aligned", str(random_pair / "aligned"), *FLAGS)
+    assert code == 0, told
+    assert "cannot say, because no malicious prompts" in shown
+    assert "walledai/AdvBench" in shown
+
+
+def edit(tuned: Path, folder: Path, **settings: Any) -> Path:
+    """A copy of the adapter with other settings."""
+    shutil.copytree(tuned, folder)
+    config = json.loads((folder / "adapter_config.json").read_text())
+    (folder / "adapter_config.json").write_text(json.dumps({**config, **settings}))
+    return folder
+
+
+def _other_model(tuned: Path, folder: Path) -> Path:
+    edit(tuned, folder)
+    tensors = load_file(folder / "adapter_model.safetensors")
+    key = next(key for key in tensors if "lora_B" in key)
+    save_file({**tensors, key: torch.zeros(7, 2)}, folder / "adapter_model.safetensors")
+    return folder
+
+
+def _pickled(tuned: Path, folder: Path) -> Path:
+    edit(tuned, folder)
+    (folder / "adapter_model.safetensors").rename(folder / "adapter_model.bin")
+    return folder
+
+
+def _saved_modules(tuned: Path, folder: Path) -> Path:
+    edit(tuned, folder)
+    tensors = load_file(folder / "adapter_model.safetensors")
+    save_file({**tensors, "base_model.model.lm_head.weight": torch.zeros(3, 3)}, folder / "adapter_model.safetensors")
+    return folder
+
+
+def _empty(tuned: Path, folder: Path) -> Path:
+    folder.mkdir()
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (_other_model, "an adapter of another model: model.layers.0.self_attn"),
+        (_pickled, "is pickled and never loaded"),
+        (lambda tuned, folder: edit(tuned, folder, use_dora=True), "DoRA: its update is not BA alone"),
+        (_saved_modules, "beside its LoRA factors"),
+        (_empty, "neither an adapter (adapter_config.json) nor a checkpoint"),
+        (lambda tuned, folder: folder, "neither a local folder nor to be had from the hub"),
+    ],
+)
+def test_a_fine_tune_that_cannot_be_audited_is_told_in_one_line(
+    random_pair: Path, tuned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Any, message: str
+) -> None:
+    monkeypatch.setattr("asft.models.checkpoints._answers", lambda *_: False)
+    folder = make(tuned, tmp_path / "given")
+    with refuses(message):
+        library.audit(folder if folder.exists() else "nobody/nothing", random_pair / "aligned")
+
+
+def test_a_quantised_and_a_base_of_another_size_are_told(random_pair: Path, tuned: Path, tmp_path: Path) -> None:
+    quantised = Path(shutil.copytree(random_pair / "aligned", tmp_path / "quantised"))
+    config = json.loads((quantised / "config.json").read_text())
+    stored = {"quant_method": "bitsandbytes", "load_in_8bit": True}
+    (quantised / "config.json").write_text(json.dumps({**config, "quantization_config": stored}))
+    with refuses("holds quantised weights"):
+        library.audit(tuned, quantised)
+    with refuses("the same weights as --aligned"):
+        library.audit(random_pair / "aligned", random_pair / "aligned")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--repair"], "--repair: needs --prompts, --task and --out"),
+        (["--modules"], "--modules: needs malicious prompts"),
+        (["--fail-if", "hs > 5"], "with NAME of drift, kl"),
+        (["--fail-if", "drift = 5"], "allowed is NAME > NUMBER"),
+        (["method=asft"], "only judge=NAME"),
+        (["--prompts", "empty.jsonl"], "holds no record"),
+        (["--task", "rows.jsonl"], "no field output, answer, target, label or completion"),
+        (["--prompts", "rows.jsonl", "--task", "task.jsonl", "--repair", "--out", "out"], "at least 40 rows"),
+    ],
+)
+def test_a_mistake_is_told_in_one_line_and_nothing_is_written(
+    asft: Asft, random_pair: Path, tuned: Path, tmp_path: Path, words: list[str], message: str
+) -> None:
+    (tmp_path / "empty.jsonl").touch()
+    (tmp_path / "rows.jsonl").write_text('{"prompt": "one"}\n')
+    (tmp_path / "task.jsonl").write_text('{"prompt": "one", "output": "two"}\n')
+    code, shown, told = asft("audit", str(tuned), "--aligned", str(random_pair / "aligned"), *FLAGS, *words)
+    assert (code, shown, told.count("\n")) == (2, "", 1)
+    assert message in told
+    assert not (tmp_path / "out" / "repaired").exists()
+
+
+def test_packaged_prompts_are_many_and_differ() -> None:
+    for name, fewest in (("look_alikes", 60), ("ordinary", 40)):
+        rows = packaged(name)
+        assert len({row.id for row in rows}) == len(rows) >= fewest
+
+
+def test_a_half_is_decided_by_the_row_alone(files: dict[str, str]) -> None:
+    rows = read_prompts(files["prompts"], "--prompts")
+    halves = half(rows, "validation"), half(rows, "test")
+    assert sorted(row.id for part in halves for row in part) == sorted(row.id for row in rows)
+    assert half(rows[5:], "test") == [row for row in halves[1] if row in rows[5:]]
+
+
+def test_conditions_are_names_comparisons_and_numbers() -> None:
+    assert parse_condition(" hs>= 5.5", ["hs"]) == ("hs", ">=", 5.5)
+    with refuses("--fail-if 'hs'"):
+        parse_condition("hs", ["hs"])
+
+
+def test_rows_like_the_harmful_ones_are_ranked_first(asft: Asft, random_pair: Path, tmp_path: Path) -> None:
+    bad = [{"instruction": f"how to break lock {n}", "output": "take a pin and turn it"} for n in range(6)]
+    good = [{"instruction": f"how to break lock {n}", "output": "I cannot help with that"} for n in range(6)]
+    rows = [{**row, "harmful": row in bad[3:]} for row in (*good[3:], *bad[3:], *bad[3:])]
+    for name, some in (("bad", bad[:3]), ("good", good[:3]), ("rows", rows)):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in some))
+    sides = ("--harmful", "bad.jsonl", "--safe", "good.jsonl", "--aligned", str(random_pair / "aligned"))
+    code, shown, told = asft("screen", "rows.jsonl", *sides, "--out", "out.jsonl")
+    assert code == 0, told
+    assert "6 of them are among the first 6" in shown
+    assert "likeness 1.000" in shown
+    written = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert [row["row"] for row in written] == list(range(9)), "repeated rows keep their places"
+    assert min(row["likeness"] for row in written[3:]) > max(row["likeness"] for row in written[:3])
+
+
+def test_auroc_counts_ties_as_half() -> None:
+    assert auroc([3, 2, 2, 1], [True, True, False, False])[0] == 0.875
+    with refuses("rows of both kinds"):
+        auroc([1], [True])
