@@ -35,6 +35,7 @@ PUBLIC = (
     "AdvBench (walledai/AdvBench), HarmBench (walledai/HarmBench), StrongREJECT (walledai/StrongREJECT); "
     "a file or a hub id, e.g. --prompts walledai/AdvBench"
 )
+FILES = (".json", ".jsonl", ".csv", ".parquet")
 _SAVED_AFTER = 4  # batches
 
 
@@ -63,6 +64,8 @@ class Exam:
     _flags: dict[tuple[str, str], float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if min(self.max_new_tokens, self.batch_size) < 1:
+            raise ValueError(f"--max-new-tokens {self.max_new_tokens} --batch-size {self.batch_size}: at least 1 each")
         self._template = template = ChatTemplate(self.subject.tokenizer)
         for row in (*self.prompts, *self.task, *self.look_alikes, *self.ordinary):
             length = len(template.encode_prompt(row)) + self.max_new_tokens
@@ -142,7 +145,7 @@ def read_prompts(source: str, key: str, *, harmful: bool = False) -> list[Row]:
     """
     return unique(
         _row(key.strip("-"), _column(record, ASKED), record.text("input", ""), harmful=harmful)
-        for _, record in read_table(HubSource(source), key)
+        for _, record in _table(source, key)
     )
 
 
@@ -153,9 +156,17 @@ def read_task(source: str, key: str = "--task") -> list[Row]:
 
 def task_rows(source: str, key: str) -> Iterator[tuple[int, Row]]:
     """The same with each row's place from 0, repeated ones too; a record may say that it is ``harmful``."""
-    for place, record in read_table(HubSource(source), key):
+    for place, record in _table(source, key):
         prompt, context, output = _column(record, ASKED), record.text("input", ""), _column(record, ANSWERED)
         yield place, _row("task", prompt, context, output, harmful="harmful" in record and record.flag("harmful"))
+
+
+def _table(source: str, key: str) -> Iterator[tuple[int, Record]]:
+    """A file's or a hub dataset's records; what looks like a file is not asked for on the hub."""
+    path = Path(source).expanduser()
+    if not path.exists() and (path.suffix in FILES or source.startswith((".", "/", "~"))):
+        raise ValueError(f"{key} {source}: no such file")
+    return read_table(HubSource(source), key)
 
 
 def packaged(name: str) -> list[Row]:

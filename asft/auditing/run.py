@@ -169,6 +169,7 @@ def audited(exam: Exam, *, margin: float = MARGIN, leave_out: bool = False) -> A
     told = {
         "fine-tune": str(subject.folder),
         "kind": "LoRA adapter" if subject.is_adapter else "whole checkpoint",
+        "trained on": subject.trained_on,
         "aligned": str(subject.aligned),
         "base": str(subject.base) if subject.base else None,
         "judge": exam.judge.name,

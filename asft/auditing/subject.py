@@ -6,6 +6,7 @@ One model is in memory. A variant is written into it in place, from a pristine c
 from __future__ import annotations
 
 import dataclasses
+import logging
 import os
 import shutil
 from collections.abc import Iterable, Mapping
@@ -23,6 +24,8 @@ from asft.door import read_config
 from asft.models.checkpoints import checkpoint_identity, fetch_checkpoint, holds_adapter, require_safetensors
 from asft.models.pair import Pair, is_small, load_model, resolve_device, settle_threads
 from asft.store.entries import content_key
+
+log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -64,6 +67,7 @@ class Subject:
     Attributes:
         source: ``aligned`` as it was given.
         modules: names of what the fine-tune changes.
+        trained_on: the model that an adapter names as its own.
         factors: A and B of every module of an adapter; empty for a whole checkpoint.
 
     Raises:
@@ -79,6 +83,7 @@ class Subject:
         self.positions = int(getattr(config.get_text_config(), "max_position_embeddings", 2**31))
         self.is_adapter = holds_adapter(self.folder)
         self.factors: dict[str, Update] = {}
+        self.trained_on = ""
         self._device = resolve_device(device)
         settle_threads(small=is_small(self.aligned))
         read = self._read_adapter if self.is_adapter else self._read_checkpoint
@@ -174,13 +179,15 @@ class Subject:
                 "which no repair undoes: merge it and audit the merged checkpoint"
             )
         transposed, weights = bool(saved.config.get("fan_in_fan_out")), {}
+        self.trained_on = named = str(saved.config.get("base_model_name_or_path") or "a model that it does not name")
+        if Path(named).name != Path(self.source).name:  # models of one shape cannot be told apart by their weights
+            log.warning(f"{self.folder}: was trained on {named}, and --aligned={self.source}: are they the same model?")
         for name, keys in saved.keys.items():
             a, b = saved.tensors[keys.a], saved.tensors[keys.b]
             weight = getattr(_module(self.model, name), "weight", None)
             shape = (a.shape[1], b.shape[0]) if transposed else (b.shape[0], a.shape[1])
             if weight is None or tuple(weight.shape) != shape:
                 found = "no such module" if weight is None else f"a weight of {'×'.join(map(str, weight.shape))}"
-                named = saved.config.get("base_model_name_or_path") or "a model that it does not name"
                 raise ValueError(
                     f"{self.folder}: an adapter of another model: {name} is {shape[0]}×{shape[1]} in it, and "
                     f"--aligned={self.aligned} has {found}; it was trained on {named}"

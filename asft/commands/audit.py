@@ -60,7 +60,7 @@ def audit(arguments: list[str]) -> int:
         _write(out / "audit.html", report.html(found))
     failed = broken(report, options.fail_if)
     if options.json:
-        print(json.dumps(document, ensure_ascii=False, default=str))
+        print(json.dumps(document, default=str))  # a terminal obeys no escape in ASCII
     else:
         _show(terminal, report, found, options.aligned)
         if not options.prompts:

@@ -134,6 +134,16 @@ def test_variants_are_what_peft_makes_of_them_and_the_aligned_model_comes_back(
     assert len({subject.key(variant) for variant in (None, TUNED, changed)}) == 3
 
 
+def test_an_adapter_that_names_another_model_is_told(
+    random_pair: Path, tuned: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    Subject(str(tuned), str(random_pair / "aligned"), None, None, "cpu")
+    assert not caplog.messages
+    other = edit(tuned, tmp_path / "other", base_model_name_or_path="meta-llama/Llama-3-8B")
+    Subject(str(other), str(random_pair / "aligned"), None, None, "cpu")
+    assert "was trained on meta-llama/Llama-3-8B" in caplog.text
+
+
 def test_a_whole_checkpoint_is_audited_as_the_adapter_it_was_merged_of(
     random_pair: Path, tuned: Path, files: dict[str, str], tmp_path: Path
 ) -> None:
@@ -198,7 +208,7 @@ def test_the_command_answers_as_text_json_and_a_page_without_requests(
     assert "<img src=x" not in page
     assert "\x1b" not in page
     monkeypatch.setattr("asft.auditing.exam.generate", lambda *_, **__: pytest.fail("answers are kept"))
-    code, shown, told = asft(*words, "--json")
+    code, shown, told = asft(*words, "--json", "judge=refusal")
     assert code == 0, told
     document = json.loads(shown)
     assert document == json.loads((tmp_path / "out" / "audit.json").read_text())
@@ -288,7 +298,10 @@ def test_a_quantised_and_a_base_of_another_size_are_told(random_pair: Path, tune
         (["--fail-if", "hs > 5"], "with NAME of drift, kl"),
         (["--fail-if", "drift = 5"], "allowed is NAME > NUMBER"),
         (["method=asft"], "only judge=NAME"),
+        (["judge=nobody"], "judge=nobody"),
+        (["--batch-size", "0"], "at least 1 each"),
         (["--prompts", "empty.jsonl"], "holds no record"),
+        (["--prompts", "absent.csv"], "--prompts absent.csv: no such file"),
         (["--task", "rows.jsonl"], "no field output, answer, target, label or completion"),
         (["--prompts", "rows.jsonl", "--task", "task.jsonl", "--repair", "--out", "out"], "at least 40 rows"),
     ],
