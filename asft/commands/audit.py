@@ -9,14 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
 from asft.commands.flags import Flags
 from asft.config import ConfigError
 from asft.console import console, quiet_libraries, results, show_log
-from asft.text import visible
 
 if TYPE_CHECKING:  # loads torch
     from asft.auditing.results import Audit, Compared, Repair
@@ -66,9 +64,9 @@ def audit(arguments: list[str]) -> int:
         if not options.prompts:
             terminal.print(f"Give --prompts. Public sets: {PUBLIC}", soft_wrap=True)
         if out:
-            terminal.print(f"{out / 'audit.html'}, {out / 'audit.json'}", markup=False, soft_wrap=True)
+            terminal.print(f"{out / 'audit.html'}, {out / 'audit.json'}", soft_wrap=True)
     for reason in failed:
-        console.print(f"[bold red]asft audit:[/] failed: {escape(reason)}", soft_wrap=True)
+        console.print(Text.assemble(("asft audit:", "bold red"), f" failed: {reason}"), soft_wrap=True)
     return 1 if failed or (found is not None and found.chosen is None) else 0
 
 
@@ -124,12 +122,12 @@ def _show(terminal: Console, report: Audit, found: Repair | None, aligned: str) 
     drift = report.drift
     terminal.print(f"{drift.changed:.0f} % of {drift.prompts} ordinary answers changed, mean KL {drift.kl:.3g} nats")
     if report.told["caveat"]:
-        terminal.print(f"judge {report.told['judge']}: {report.told['caveat']}", markup=False)
+        terminal.print(f"judge {report.told['judge']}: {report.told['caveat']}")
     table = Table("module", "‖ΔW‖", "‖ΔW‖/‖W‖", "cos(ĈΔW, ΔW)", "HS without it", box=None, pad_edge=False)
     for module in sorted(report.modules, key=lambda module: -module.relative)[:_SHOWN]:
         cosine = "–" if module.cosine is None else f"{module.cosine:.3f}"
         without = "–" if module.hs_without is None else f"{module.hs_without:.1f}"
-        table.add_row(Text(visible(module.name)), f"{module.norm:.3g}", f"{module.relative:.3g}", cosine, without)
+        table.add_row(module.name, f"{module.norm:.3g}", f"{module.relative:.3g}", cosine, without)
     terminal.print(table)
     if found is None:
         return
@@ -146,7 +144,7 @@ def _show(terminal: Console, report: Audit, found: Repair | None, aligned: str) 
     terminal.print(_scores(found.test, "fine-tune", "repaired"))
     assert found.verdict is not None
     terminal.print(f"against the aligned model: {found.verdict.text}", soft_wrap=True)
-    terminal.print(load_lines(aligned, str(found.folder)), markup=False, soft_wrap=True)
+    terminal.print(load_lines(aligned, str(found.folder)), soft_wrap=True)
 
 
 def _scores(scores: Sequence[Compared], first: str, second: str) -> Table:
@@ -155,9 +153,8 @@ def _scores(scores: Sequence[Compared], first: str, second: str) -> Table:
     table = Table("", f"{first}, %", f"{second}, %", "difference", "p", "rows", box=None, pad_edge=False)
     for score in scores:
         sides = [
-            escape(f"{side.value:.1f} [{side.interval[0]:.0f}, {side.interval[1]:.0f}]")
-            for side in (score.before, score.after)
+            f"{side.value:.1f} [{side.interval[0]:.0f}, {side.interval[1]:.0f}]" for side in (score.before, score.after)
         ]
-        bounds = escape(f"{score.difference:+.1f} [{score.interval[0]:+.1f}, {score.interval[1]:+.1f}]")
+        bounds = f"{score.difference:+.1f} [{score.interval[0]:+.1f}, {score.interval[1]:+.1f}]"
         table.add_row(score.name, *sides, bounds, p_value(score.p_value), str(score.after.n))
     return table

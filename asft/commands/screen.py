@@ -39,7 +39,7 @@ def screen(arguments: list[str]) -> int:
         hit = sum(harmful[at] for at in order[:count])
         terminal.print(f"{count} rows are marked harmful; {hit} of them are among the first {count}. AUROC:")
         for name, scores in (("likeness", found.likeness), ("loss", found.loss), ("keywords", found.words)):
-            terminal.print("  {:9}{:.3f} \\[{:.3f}, {:.3f}]".format(name, *auroc(scores, harmful)))
+            terminal.print("  {:9}{:.3f} [{:.3f}, {:.3f}]".format(name, *auroc(scores, harmful)))
     if options.out:
         numbers = zip(found.places, found.likeness, found.loss, found.words, strict=True)
         keys = ("row", "likeness", "loss", "keyword")

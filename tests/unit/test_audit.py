@@ -202,6 +202,8 @@ def test_the_command_answers_as_text_json_and_a_page_without_requests(
     assert "failed: drift" in told
     assert "hs =" not in told
     assert "HS" in shown.splitlines()[0]
+    assert "\\" not in shown
+    assert "[bold" not in told
     page = (tmp_path / "out" / "audit.html").read_text()
     assert "<script" not in page
     assert "http" not in page.replace("http-equiv", "")
