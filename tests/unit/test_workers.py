@@ -25,7 +25,6 @@ CORES = set(range(8))
 def machine(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     """Eight cores, no GPU, memory for all."""
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    monkeypatch.setenv("ASFT_WORKERS", "auto")
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: CORES)
     monkeypatch.setattr(shutil, "which", lambda _: None)
     monkeypatch.setattr(psutil, "virtual_memory", lambda: type("Memory", (), {"available": 2**40}))
@@ -50,11 +49,11 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
 def test_small_cells_are_shared_by_all_cores(
     machine: pytest.MonkeyPatch, make_job: MakeJob, overrides: list[str], count: int, threads: int
 ) -> None:
-    assert workers.workers([make_job(*overrides)] * 20) == (count, threads)
+    assert workers.workers([make_job("workers=auto", *overrides)] * 20) == (count, threads)
 
 
 def test_cells_memory_threads_and_gpus_bound_the_workers(machine: pytest.MonkeyPatch, make_job: MakeJob) -> None:
-    job = make_job()
+    job = make_job("workers=auto")
     assert workers.workers([job] * 3) == (3, 1)
     machine.setenv("OMP_NUM_THREADS", "4")
     assert workers.workers([job] * 20)[0] == 2
