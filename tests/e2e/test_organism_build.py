@@ -59,11 +59,14 @@ def test_progress_rises_to_one(built: Built) -> None:
 
 
 @pytest.mark.nightly
-def test_one_seed_gives_one_pair_and_another_seed_another(tmp_path: Path) -> None:
+def test_one_seed_gives_one_pair_on_any_number_of_threads_and_another_seed_another(tmp_path: Path) -> None:
     torch.manual_seed(7)
     state = torch.get_rng_state()
-    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+    for name, seed, threads in (("a", 0, 1), ("b", 0, 2), ("c", 1, 1)):
+        torch.set_num_threads(threads)
         build_pair("llama", tmp_path / name, seed=seed, recipe=SHORT)
+        assert torch.get_num_threads() == threads
+    torch.set_num_threads(1)
     assert torch.equal(torch.get_rng_state(), state)
     a, b, c = (load_file(tmp_path / name / "aligned" / "model.safetensors") for name in "abc")
     assert all(torch.equal(a[key], b[key]) for key in a)

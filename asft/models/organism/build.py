@@ -75,8 +75,9 @@ def build_pair(
     """Train and save ``out_dir/base`` and ``out_dir/aligned``, each a complete Hugging Face checkpoint.
 
     ``base`` learns to answer every request; ``aligned`` goes on from it and learns to refuse harmful ones.
-    One seed gives the same weights again on one machine with one number of threads. The global state of
-    torch's random numbers is left as it was.
+    One seed gives the same weights again on one kind of processor. One thread computes them: with another number of
+    threads sums are taken in another order, and 900 steps make another pair of it (SFT's HS at p = 0.1 was 43.2 with
+    two, 78.4 with one). Torch's number of threads and its random numbers are left as they were.
 
     Args:
         architecture: one of ``ARCHITECTURES``, else ValueError.
@@ -85,7 +86,7 @@ def build_pair(
     Returns:
         The build record: settings, row counts, parameter count, wall seconds and last losses; JSON-ready.
     """
-    recipe = recipe or BuildRecipe()
+    recipe, threads = recipe or BuildRecipe(), torch.get_num_threads()
     report(0.0, "writing the synthetic world")
     spelled = [
         *pretraining_rows(),
@@ -97,6 +98,7 @@ def build_pair(
     share = recipe.pretraining.steps / (recipe.pretraining.steps + recipe.alignment.steps)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
+        torch.set_num_threads(1)
         model = fresh_model(architecture, tokenizer)
         stages = {}
         for name, rows, run, start, end in (
@@ -110,6 +112,7 @@ def build_pair(
             )
             model.save_pretrained(out_dir / name)
             tokenizer.save_pretrained(out_dir / name)
+    torch.set_num_threads(threads)
     return {
         "architecture": architecture,
         "seed": seed,
