@@ -35,7 +35,7 @@ PUBLIC = (
     "AdvBench (walledai/AdvBench), HarmBench (walledai/HarmBench), StrongREJECT (walledai/StrongREJECT); "
     "a file or a hub id, e.g. --prompts walledai/AdvBench"
 )
-FILES = (".json", ".jsonl", ".csv", ".parquet")
+FILES = (".json", ".jsonl", ".csv", ".tsv", ".parquet")
 _SAVED_AFTER = 4  # batches
 
 

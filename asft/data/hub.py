@@ -16,12 +16,12 @@ from pydantic.dataclasses import dataclass
 
 from asft.config import HubSource, as_plain
 from asft.data.base import DataSource, Part, Task
-from asft.data.gate import Record, read_records
+from asft.data.gate import DELIMITERS, Record, read_records
 from asft.data.rows import Row, unique
 from asft.hub import first_commit
 from asft.store.digest import file_digest
 
-_BUILDERS = {".json": "json", ".jsonl": "json", ".csv": "csv", ".parquet": "parquet"}
+_BUILDERS = {".json": "json", ".jsonl": "json", ".csv": "csv", ".tsv": "csv", ".parquet": "parquet"}
 
 
 def read_table(source: HubSource, key: str) -> Iterator[tuple[int, Record]]:
@@ -35,7 +35,7 @@ def read_table(source: HubSource, key: str) -> Iterator[tuple[int, Record]]:
         record = fields if isinstance(fields, Record) else Record(fields, f"{key} ({source.path}), row {index}")
         if unknown := [column for column in source.only if record[column] is None]:
             raise record.wrong(unknown[0], f"known, since {key}.only asks for it")
-        if all(record[column] == value for column, value in source.only.items()):
+        if all(record.holds(column, value) for column, value in source.only.items()):
             there = True
             yield index, record
     if not there:
@@ -51,36 +51,58 @@ def table_identity(source: HubSource) -> dict[str, Any]:
         return settings
     files = [folder] if folder.is_file() else sorted(path for path in folder.rglob("*") if path.is_file())
     named = {str(path.relative_to(folder)): file_digest(path) for path in files}
-    return {**settings, "path": named}
+    text = {"cells": "text"} if any(path.suffix in DELIMITERS for path in files) else {}  # 0.1.0 guessed their types
+    return {**settings, "path": named, **text}
 
 
 @functools.lru_cache(maxsize=16)
 def _load(path: str, config: str | None, split: str, revision: str, file: str | None, key: str) -> Any:
-    """The records of one local JSON file, or the ``datasets.Dataset`` of another source."""
+    """The records of local JSON, CSV or TSV files, or the ``datasets.Dataset`` of another source."""
     from datasets import load_dataset
     from datasets.exceptions import DatasetsError
 
     folder = Path(path).expanduser()
+    local = folder.exists()
+    if not local and (folder.is_absolute() or path.startswith((".", "~")) or folder.suffix in _BUILDERS):
+        raise ValueError(f"{key}.path={path}: there is no such file or folder")
     place = folder / file if file is not None and folder.is_dir() and split == "train" else folder
-    if place.is_file() and _builder(place.name, key) == "json":
+    if place.is_file() and _builder(place.name, key) != "parquet":
         return read_records(place)
-    commit = None if folder.exists() else first_commit(path, revision, "dataset")
+    commit = None if local else first_commit(path, revision, "dataset")
     try:
         if folder.is_file():
-            kind = _builder(folder.name, key)
-            words = {"keep_default_na": False, "na_values": [""]} if kind == "csv" else {}  # the word NA is a word
-            return load_dataset(kind, data_files=str(folder), split="train", **words)
+            return load_dataset("parquet", data_files=str(folder), split="train")
         if file is not None:
-            where = str(folder / file) if folder.is_dir() else f"hf://datasets/{path}@{commit}/{file}"
-            return load_dataset(_builder(file, key), data_files=where, split=split)
-        return load_dataset(str(folder) if folder.is_dir() else path, config, split=split, revision=commit)
+            where = str(folder / file) if local else f"hf://datasets/{path}@{commit}/{file}"
+            words = {"sep": "\t"} if file.endswith(".tsv") else {}
+            return load_dataset(_builder(file, key), data_files=where, split=split, **words)
+        if local and (tables := _tables(folder, config, split)):
+            return [record for table in tables for record in read_records(table)]
+        return load_dataset(str(folder) if local else path, config, split=split, revision=commit)
     except (OSError, ValueError, RuntimeError, DatasetsError) as error:
         cause = error.__cause__ if isinstance(error, DatasetsError) and error.__cause__ else error
         reason = (str(cause).strip().splitlines() or [type(cause).__name__])[0]
+        advice = (
+            " A gated dataset needs its terms accepted on the hub and HF_TOKEN set; without a network point the path "
+            "at a local copy."
+        )
         raise ValueError(
-            f"{key}.path={path} (split {split}): cannot be read: {reason} A gated dataset needs its "
-            "terms accepted on the hub and HF_TOKEN set; without a network point the path at a local copy."
+            f"{key}.path={path} (split {split}): cannot be read: {reason}{'' if local else advice}"
         ) from error
+
+
+def _tables(folder: Path, config: str | None, split: str) -> list[Path]:
+    """The CSV and TSV files of a local folder's split, in its order; none where it is made of others."""
+    if not any(path.suffix in DELIMITERS for path in folder.rglob("*")):
+        return []
+    from datasets import load_dataset_builder
+
+    splits = load_dataset_builder(str(folder), config).config.data_files or {}
+    if not all(Path(path).suffix in DELIMITERS for paths in splits.values() for path in paths):
+        return []
+    if split not in splits:
+        raise ValueError(f"there is no such split; there are: {', '.join(map(str, splits))}")
+    return [Path(path) for path in splits[split]]
 
 
 def _builder(name: str, key: str) -> str:

@@ -12,8 +12,8 @@ import pytest
 
 from asft.config import HubSource
 from asft.data.files import PUBLISHED, training_rows
-from asft.data.gate import Record, read_records
-from asft.data.hub import read_table
+from asft.data.gate import Cells, Record, read_records
+from asft.data.hub import read_table, table_identity
 from asft.data.tasks.table import TableTask
 
 RECORDS: list[dict[str, Any]] = [
@@ -80,7 +80,7 @@ def test_a_file_that_cannot_be_read_is_named_in_one_line(tmp_path: Path, content
         *[(lambda record: record.written("f"), value, "text or a number") for value in (None, float("nan"), ["x"])],
         *[
             (lambda record: record.label("f", ("no", "yes")), value, r"0 \(no\), 1 \(yes\)")
-            for value in (-1, 2, "-1", "7", None, 1.0, "yes")
+            for value in (-1, 2, "-1", "7", None, 1.0, True, "Yes", "yes ", "maybe", "true")
         ],
         *[(lambda record: record.flag("f"), value, "true or false") for value in (None, 1, "true")],
     ],
@@ -146,6 +146,46 @@ class TestTables:
         task = TableTask(name="mine", train=source, test=source, n_test=1, max_new_tokens=1, **texts)
         return [(row.instruction, row.output, row.input) for row in task.rows("train", None)]  # type: ignore[arg-type]
 
+    @pytest.mark.parametrize("folder", [False, True])
+    @pytest.mark.parametrize(("suffix", "tab"), [("csv", ","), ("tsv", "\t")])
+    def test_cells_are_text_as_written(self, tmp_path: Path, suffix: str, tab: str, folder: bool) -> None:
+        lines = [["text", "label", "more"], ["007", "1.50", "TRUE"], ["0120", "12", ""], ['"two\nlines"', "1e3", "x"]]
+        path = tmp_path / f"train.{suffix}"
+        path.write_text("\r\n".join(tab.join(cells) for cells in lines), encoding="utf-8-sig", newline="")
+        expected = [("Rate: 007", "1.50", "TRUE"), ("Rate: 0120", "12", ""), ("Rate: two\nlines", "1e3", "x")]
+        source = tmp_path if folder else path
+        assert self.rows(source) == expected
+        assert self.rows(source, only={"label": 12}) == expected[1:2]
+        with pytest.raises(ValueError, match=rf"train.{suffix}, line 3: more=null is not allowed"):
+            self.rows(source, prompt="{more}")
+
+    def test_a_cell_says_true_in_any_case(self) -> None:
+        cells = Cells({"yes": "TRUE", "no": "false", "neither": "1"}, "place")
+        assert (cells.flag("yes"), cells.flag("no")) == (True, False)
+        assert (cells.holds("yes", True), cells.holds("neither", True)) == (True, False)
+        with pytest.raises(ValueError, match=r'neither="1".*true or false'):
+            cells.flag("neither")
+
+    def test_a_key_tells_tables_of_text_from_those_whose_types_were_guessed(self, tmp_path: Path) -> None:
+        for name, more in (("rows.json", {}), ("rows.tsv", {"cells": "text"})):
+            (tmp_path / name).write_text("{}")
+            settings = {"split": "train", "revision": "main", "config": None, "file": None, "prompt": "prompt"}
+            wanted = {**settings, "answer": None, "only": {}, **more}
+            found = table_identity(HubSource(str(tmp_path / name)))
+            assert {key: value for key, value in found.items() if key != "path"} == wanted
+
+    def test_a_class_is_its_name_or_its_number(self, tmp_path: Path) -> None:
+        path = tmp_path / "rows.csv"
+        path.write_text("text,label,more\na,sports,x\nb,1,x\n")
+        assert [row[1] for row in self.rows(path, labels=("sports", "business"))] == ["sports", "business"]
+
+    def test_a_number_is_an_answer_by_the_rule_for_numbers_alone(self, tmp_path: Path) -> None:
+        path = tmp_path / "rows.json"
+        path.write_text('[{"text": "t", "label": 7, "more": null}]')
+        assert self.rows(path, rule="number") == [("Rate: t", "7", "")]
+        with pytest.raises(ValueError, match="record 0: label=7 is not allowed; it must be text"):
+            self.rows(path)
+
     def test_words_that_look_like_nothing_stay_words(self, tmp_path: Path) -> None:
         path = tmp_path / "rows.csv"
         path.write_text("text,label,more\nNA,0,\nnull,1,None\n")
@@ -158,6 +198,11 @@ class TestTables:
             ({"text": None}, {}, r"record 0: text=null"),
             ({"label": None}, {"labels": ("no", "yes")}, r"record 0: label=null"),
             ({"label": -1}, {"labels": ("no", "yes")}, r"label=-1 .*0 \(no\), 1 \(yes\)"),
+            ({"label": "Yes"}, {"labels": ("no", "yes")}, r'record 0: label="Yes" .*name.*0 \(no\), 1 \(yes\)'),
+            ({"label": False}, {"labels": ("no", "yes")}, r"record 0: label=false"),
+            ({"text": 5}, {}, r"record 0: text=5 is not allowed; it must be text"),
+            ({"text": " "}, {}, r'record 0: text=" " .*not empty'),
+            ({"label": ""}, {}, r'record 0: label="" .*not empty'),
             ({"label": "7"}, {"labels": ("no", "yes")}, r'label="7"'),
             ({}, {"prompt": "{txt}"}, r"no field txt; there are: text, label, more, kept"),
             ({}, {"prompt": "{text"}, r"dataset.prompt='\{text'"),
@@ -173,11 +218,28 @@ class TestTables:
             self.rows(path, **changes)
 
     @pytest.mark.parametrize(
-        ("name", "content"), [("rows.csv", "text\né\n".encode("latin-1")), ("rows.parquet", b"PAR1 half a file")]
+        ("name", "content", "reason"),
+        [
+            ("rows.csv", "text\né\n".encode("latin-1"), "line 2: is no utf-8 text; save it as UTF-8"),
+            ("rows.csv", b"", "holds no record; a line of column names"),
+            ("rows.tsv", b"text\tlabel\n", "holds no record; a line of column names"),
+            ("rows.csv", b'text,label\n"open,0\nb,1\n', "line 2: is no CSV: .*quote not closed"),
+            ("rows.csv", b"text,label,text\na,0,b\n", 'line 1: two columns are named "text"'),
+            ("rows.csv", b"text,label\na,0\n\nb,1,2\n", "line 4: has 3 cells; .* 2 columns"),
+            ("rows.parquet", b"PAR1 half a file", r"\(split train\): cannot be read"),
+        ],
     )
-    def test_a_damaged_file_is_one_line(self, tmp_path: Path, name: str, content: bytes) -> None:
+    def test_a_damaged_file_is_one_line(self, tmp_path: Path, name: str, content: bytes, reason: str) -> None:
         path = tmp_path / name
         path.write_bytes(content)
-        with pytest.raises(ValueError, match=rf"dataset.train.path=.*{name}.*cannot be read") as caught:
+        with pytest.raises(ValueError, match=rf"{name}.*{reason}") as caught:
             self.rows(path)
         assert "\n" not in str(caught.value)
+        assert "HF_TOKEN" not in str(caught.value), "advice about the hub helps with no file"
+
+    def test_a_file_or_split_that_is_not_there_is_told_without_the_hub(self, tmp_path: Path) -> None:
+        with pytest.raises(ValueError, match=r"dataset.train.path=.*none.csv: there is no such file"):
+            self.rows(tmp_path / "none.csv")
+        (tmp_path / "test.csv").write_text("text\na\n")
+        with pytest.raises(ValueError, match=r"cannot be read: there is no such split; there are: test$"):
+            self.rows(tmp_path)

@@ -37,7 +37,7 @@ class TableTask(Task):
         train, test: where the rows are.
         prompt, target: templates with ``{column}``; the target is trained on, and is a test row's gold answer.
         input: further context after a blank line, a template as well.
-        labels: names of the classes where a column of the target holds their numbers, from 0.
+        labels: names of the classes: a column of the target holds one of them, or its number from 0.
         rule: ``exact`` (the stripped answer is the target), ``word`` (the target occurs as whole words, in any
             case), ``number`` (the last number, or the one after "The final answer is: ", equals the target's).
     """
@@ -76,13 +76,18 @@ class TableTask(Task):
             columns = [column for _, column, _, _ in Formatter().parse(template) if column is not None]
         except ValueError as error:
             raise ValueError(f"dataset.{name}={template!r}: {error}; a brace of the text's own is doubled") from None
-        if name == "input" and [template] == [f"{{{column}}}" for column in columns] and record[columns[0]] is None:
+        if (
+            name == "input"
+            and [template] == [f"{{{column}}}" for column in columns]
+            and record[columns[0]] in (None, "")
+        ):
             return ""
-        return template.format_map({column: self._value(column, record) for column in columns})
+        return template.format_map({column: self._value(column, record, name) for column in columns})
 
-    def _value(self, column: str, record: Record) -> str:
-        """A column as text; the class's name where a target holds its number."""
-        value = record[column]
-        is_word = isinstance(value, str) and not value.lstrip("-").isdecimal()
-        labelled = self.labels and f"{{{column}}}" in self.target
-        return record.label(column, self.labels) if labelled and not is_word else record.written(column)
+    def _value(self, column: str, record: Record, name: str) -> str:
+        """A column as text; the class's name where a target holds a class."""
+        if self.labels and f"{{{column}}}" in self.target:
+            return record.label(column, self.labels)
+        if name == "target" and self.rule == "number" and type(record[column]) in (int, float):
+            return record.written(column)
+        return record.filled(column)
