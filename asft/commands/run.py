@@ -19,10 +19,11 @@ from omegaconf import DictConfig
 from asft.cells.checks import ON_THE_WORLD, check_together, on_the_world
 from asft.cells.compose import CONFIG_NAME, Sweep, config_dir, enumerate_cells, launch, one_line
 from asft.cells.job import Job
+from asft.cells.naming import method_name
 from asft.commands.flags import asked_of_hydra, run_flags
 from asft.commands.progress import SweepProgress
 from asft.commands.workers import in_workers, workers
-from asft.config import ConfigError
+from asft.config import ConfigError, as_plain
 from asft.console import console, quiet_libraries, show_log
 from asft.distributed.team import started_together, team, together
 from asft.store.celllog import cell_log
@@ -218,8 +219,7 @@ def describe(job: Job) -> str:
     if cell.measure is not None:
         return f"{cell.measure.describe()}  {cell.model.name} n={attack.n} seed={cell.seed}"
     poison = f"{attack.source} p={attack.p:g} n={attack.n}" if cell.method.trains else "not fine-tuned"
-    lam = cell.method.settings().get("lam")
-    method = cell.method.name if lam is None else f"{cell.method.name} λ={lam:g}"
+    method = method_name(cell.method.settings(), as_plain(cell.model))
     rate = f" lr={cell.training.lr:g}" if cell.method.trains else ""
     asked = unusual({part: getattr(cell, part).name for part in USUAL})
     return f"{method:<14} {cell.model.name} {cell.dataset.name} {poison}{rate}{asked} seed={cell.seed}"

@@ -8,6 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from asft.cells.naming import variant
 from asft.report.charts import CURVES
 from asft.store.entries import Entry, Store
 from asft.store.schemas import HISTORY_FILE, Judged, Logged, read_rows
@@ -47,6 +48,7 @@ def cell_row(entry: Entry, config: dict[str, Any]) -> Row:
         "key": entry.manifest["key"],
         **{name: attack.get(name) for name in ("source", "p", "n")},
         "lam": config["method"].get("lam"),
+        "variant": variant(config["method"], config["model"]) or None,
         **{name: config[name]["name"] for name in ("model", "dataset", "method", "protocol", "jailbreak", "backend")},
         "training": training.get("name"),
         "lr": training.get("lr"),

@@ -14,6 +14,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+from asft.cells.naming import method_name
 from asft.dashboard.cells import Row, cell_row, name_judges, write_cell, write_curve, write_data
 from asft.dashboard.tables import Experiment, experiment_page, landscape_data
 from asft.report import charts
@@ -147,7 +148,8 @@ class Site:
                 continue
             if failure["key"] not in self.rows:
                 config, attack = failure["config"], failure["config"]["attack"]
-                names = " · ".join(config[name]["name"] for name in ("method", "model", "dataset"))
+                method = method_name(config["method"], config["model"])
+                names = " · ".join((method, config["model"]["name"], config["dataset"]["name"]))
                 cell = f"{names} {attack['source']} p={attack['p']} n={attack['n']} seed={config['seed']}"
                 trace = "\n".join(failure.get("traceback", "").rstrip().splitlines()[-TRACE_LINES:])
                 found.append({"cell": cell, "trace": trace, **{k: failure[k] for k in ("key", "message", "time")}})

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from asft.cells.job import Job
+from asft.cells.naming import variant
+from asft.config import as_plain
 from asft.store.entries import Entry, Store
 from asft.store.schemas import HISTORY_FILE, Judged, Logged, read_rows
 from asft.trackers.base import CellRun, TrackedCell
@@ -29,9 +31,10 @@ def tracked_cell(entry: Entry, job: Job) -> TrackedCell:
 
 def _identity(job: Job) -> dict[str, Any]:
     cell = job.cell
+    method = " ".join((cell.method.name, variant(cell.method.settings(), as_plain(cell.model)))).strip()
     return {
         "key": job.key,
-        "row": cell.measure.describe() if cell.measure else cell.method.name,
+        "row": cell.measure.describe() if cell.measure else method,
         "trained": cell.method.trains,
         "config": job.plain(),
         "folder": job.options.outputs / job.tracker.name,

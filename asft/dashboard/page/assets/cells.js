@@ -3,7 +3,7 @@
 Asft.cells = (() => {
   const { h } = Asft;
   const DIMENSIONS = {
-    model: "model", dataset: "dataset", source: "source", p: "p", n: "n", lam: "λ", method: "method", seed: "seed",
+    model: "model", dataset: "dataset", source: "source", p: "p", n: "n", lam: "λ", method: "method", variant: "variant", seed: "seed",
     training: "training", lr: "lr",
     protocol: "protocol", judge: "judge", jailbreak: "jailbreak", backend: "backend",
   };
@@ -18,12 +18,13 @@ Asft.cells = (() => {
   /** What a cell is, in a line. */
   function label(cell) {
     const lam = cell.lam === null ? "" : ` λ=${cell.lam}`;
+    const variant = cell.variant === null ? "" : ` ${cell.variant}`;
     const training = cell.training === "full" ? " full" : "";
     const place = cell.p === null ? "" : ` ${cell.source} p=${cell.p} n=${cell.n}${training} lr=${cell.lr} seed=${cell.seed}`;
     const asked = cell.jailbreak === "none" ? "" : ` asked by ${cell.jailbreak}`;
     const answered = cell.backend === "hf" ? "" : ` answered by ${cell.backend}`;
     const judged = judges > 1 && cell.judge ? ` judged by ${cell.judge}` : "";
-    return `${cell.method}${lam} · ${cell.model} · ${cell.dataset}${place}${asked}${answered}${judged}`;
+    return `${cell.method}${lam}${variant} · ${cell.model} · ${cell.dataset}${place}${asked}${answered}${judged}`;
   }
 
   /** A cell's score in a metric; null where it was not scored by it. */

@@ -1,0 +1,44 @@
+"""Cells that differ in a method's settings have different names, and defaults are not named."""
+
+from __future__ import annotations
+
+import pytest
+
+from asft.cells.compose import config_dir, enumerate_cells
+from asft.cells.naming import method_name, variant
+from asft.commands.run import describe
+from asft.config import as_plain
+from asft.pipeline.tracked import cell_run
+
+
+@pytest.mark.parametrize(
+    ("words", "name"),
+    [
+        ("method=asft lam=3", "asft λ=3"),
+        ("method=safe_lora", "safe_lora"),
+        ("method=safe_lora method@method.after=asft method.after.lam=3", "safe_lora ∘ asft λ=3"),
+        ("method=safe_lora method.number=2", "safe_lora K=2"),
+        ("method=safe_lora_random method.mode=threshold method.threshold=0.1", "safe_lora_random mode=threshold τ=0.1"),
+        ("method=wise_ft method.share=0.3 method@method.after=lisa_base", "wise_ft a=0.3 ∘ lisa_base"),
+        ("method=bea_no_trigger method.after.safety=3", "bea_no_trigger ∘ bea rows=3"),
+        ("method=guard_space method.damping=0.1", "guard_space damping=0.1"),
+    ],
+)
+def test_a_name_holds_what_is_not_as_usual(words: str, name: str) -> None:
+    (job,) = enumerate_cells(words.split(), sweep=False).cells
+    assert method_name(job.cell.method.settings(), as_plain(job.cell.model)) == name
+    assert describe(job).startswith(f"{name} ")
+    assert cell_run(job).row == ("asft" if name == "asft λ=3" else name), "a tracker's place holds λ"
+
+
+def test_no_method_as_its_yaml_has_it_has_a_variant() -> None:
+    full = {"antidote", "safe_delta"}  # they edit full weights
+    lora = {path.stem for path in (config_dir() / "method").glob("*.yaml")} - full
+    for names, training in ((lora, "lora"), (full, "full")):
+        words = [f"method={','.join(sorted(names))}", f"training={training}"]
+        for job in enumerate_cells(words, sweep=True).cells:
+            assert variant(job.cell.method.settings(), as_plain(job.cell.model)) == "", job.cell.method.name
+
+
+def test_a_method_that_no_yaml_names_tells_all_its_settings() -> None:
+    assert method_name({"name": "mine", "code": 1, "strength": 0.5, "kind": "a"}, {}) == "mine strength=0.5 kind=a"
