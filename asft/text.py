@@ -29,11 +29,16 @@ def visible(text: str) -> str:
 def masked(text: str, *secrets: str) -> str:
     """The text without the secrets, nor those in the environment by their variables' names.
 
-    Each is found as it is, percent-encoded, with escapes of JSON, Python or HTML, in hexadecimal and in base64.
+    Each is found as it is, percent-encoded, with escapes of JSON, Python, C or HTML, in hexadecimal and in base64.
     """
-    environment = (value for name, value in os.environ.items() if _SECRET_NAME.search(name))
-    known = {stripped for value in (*secrets, *environment) if len(stripped := value.strip()) >= _SHORTEST}
+    known = {stripped for value in (*secrets, *_environment().values()) if len(stripped := value.strip()) >= _SHORTEST}
     return _pattern(frozenset(known)).sub("***", text) if known else text
+
+
+def _environment() -> dict[str, str]:
+    """Values of variables whose names say that they are secret, but for paths of files that hold one."""
+    named = {name: value.strip() for name, value in os.environ.items() if _SECRET_NAME.search(name)}
+    return {name: value for name, value in named.items() if not (os.path.isabs(value) and os.path.exists(value))}
 
 
 @functools.lru_cache(maxsize=64)
@@ -44,18 +49,24 @@ def _pattern(secrets: frozenset[str]) -> re.Pattern[str]:
 
 def _forms(secret: str) -> list[str]:
     """Patterns of a secret's encodings."""
-    return ["".join(map(_character, secret)), *(_base64(secret, before) for before in range(3))]
+    code = secret.encode("utf-8", "surrogatepass")
+    hexadecimal = r"[\s,:-]{0,2}(?:0x)?".join(f"{byte:02x}" for byte in code)
+    return ["".join(map(_character, secret)), f"(?i:{hexadecimal})", *(_base64(code, before) for before in range(3))]
 
 
 def _character(character: str) -> str:
-    code = f"{ord(character):02x}"
-    named = re.escape(html.escape(character))
-    escapes = rf"%(?:25)*{code}|\\+u0*{code}|\\+u\{{0*{code}\}}|\\+x{code}|&#0*{ord(character)};|&#x0*{code};|{code}"
-    return f"(?:{named}|{re.escape(character)}|(?i:{escapes}))"
+    """Spellings that no two can match the same text, and none without end: matching stays linear in both lengths."""
+    code, escape = f"{ord(character):02x}", r"\\{1,8}"
+    named = {re.escape(character), re.escape(html.escape(character))}
+    escapes = (
+        rf"%(?:25){{0,4}}{code}|{escape}(?:u0{{0,8}}{code}|u\{{0{{0,8}}{code}\}}|x{code}|0?{ord(character):03o})"
+        rf"|&#(?:0{{0,8}}{ord(character)}|x0{{0,8}}{code});"
+    )
+    return f"(?:{'|'.join(sorted(named))}|(?i:{escapes}))"
 
 
-def _base64(secret: str, before: int) -> str:
-    """The base64 digits, of either alphabet, that ``secret`` alone decides where ``before`` mod 3 bytes precede it."""
-    digits = base64.b64encode(bytes(before) + secret.encode())
-    inside = digits[-(-before * 8 // 6) : (before + len(secret.encode())) * 8 // 6].decode()
+def _base64(code: bytes, before: int) -> str:
+    """The base64 digits, of either alphabet, that ``code`` alone decides where ``before`` mod 3 bytes precede it."""
+    digits = base64.b64encode(bytes(before) + code)
+    inside = digits[-(-before * 8 // 6) : (before + len(code)) * 8 // 6].decode()
     return re.escape(inside).replace(r"\+", "[+-]").replace("/", "[/_]")

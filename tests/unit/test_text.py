@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import json
+import time
 from collections.abc import Callable
 from urllib.parse import quote
 
@@ -24,11 +25,14 @@ SPELLINGS: dict[str, Callable[[str], str]] = {
     "JSON in JSON": lambda text: json.dumps("".join(f"\\u{ord(letter):04x}" for letter in text)),
     "JavaScript": lambda text: "".join(f"\\u{{{ord(letter):x}}}" for letter in text),
     "Python": lambda text: "".join(f"\\x{ord(letter):02x}" for letter in text),
+    "octal": lambda text: "".join(f"\\{ord(letter):03o}" for letter in text),
     "HTML": lambda text: "".join(f"&#{ord(letter)};" for letter in text),
     "HTML, hexadecimal": lambda text: "".join(f"&#x{ord(letter):x};" for letter in text),
     "HTML, by names": html.escape,
     "hexadecimal": lambda text: text.encode().hex(),
     "capitals": lambda text: text.encode().hex().upper(),
+    "hexadecimal, apart": lambda text: text.encode().hex(" "),
+    "hexadecimal, a list": lambda text: ", ".join(map(hex, text.encode()))[2:],
 }
 
 
@@ -47,6 +51,18 @@ def test_a_secret_is_found_inside_base64(encode: Callable[[bytes], bytes], befor
     assert "***" in shown
     pieces = [base64.urlsafe_b64decode(part[: len(part) // 4 * 4]) for part in shown.replace("+", "-").split("***")]
     assert not any(KEY[2:-2].encode() in piece for piece in pieces)
+
+
+@pytest.mark.parametrize("unit", ["a", "/x", "3", "%", "%25", "&amp;", "\\", "\\x5c"])
+def test_what_begins_like_a_secret_costs_no_time(unit: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    secret = (unit * 200)[:199]
+    started = time.perf_counter()
+    assert masked(secret + "y", secret + "z") == secret + "y"
+    for text in (unit * 10_000, "&#" + "0" * 50_000, "\\u" + "0" * 50_000):
+        assert masked(text, KEY) == text
+    assert time.perf_counter() - started < 1
+    monkeypatch.setenv("TLS_KEY_FILE", __file__)
+    assert masked(__file__) == __file__, "a file's path is no secret"
 
 
 @given(st.text(alphabet=st.characters(exclude_categories=[])))
