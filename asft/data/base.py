@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
 from typing import Any, ClassVar, Literal
 
@@ -10,7 +11,7 @@ from pydantic.dataclasses import dataclass
 
 from asft.config import AttackConfig, DataConfig, Dtype, Settings, TaskConfig
 from asft.data.gate import Record
-from asft.data.rows import Row, digest
+from asft.data.rows import Row, digest, question
 
 Identity = dict[str, Any]
 Part = Literal["train", "test"]
@@ -220,6 +221,12 @@ def benign_identity(settings: Settings) -> Identity:
     return task.identity("train", source) if own else source.benign_identity(task, settings.attack.benign_count())
 
 
+@functools.cache
+def _warn_once(message: str) -> None:
+    """A sweep loads the same rows for many cells."""
+    log.warning(message)
+
+
 def load_data(settings: Settings) -> Data:
     """The rows of a cell; ValueError when a file is missing or there are fewer malicious prompts than asked for."""
     source, task = source_of(settings), task_of(settings)
@@ -231,9 +238,16 @@ def load_data(settings: Settings) -> Data:
     harmful, test = attack_of(settings).rows(source), task.rows("test", source)
     if task.n_test > len(test):
         log.info("dataset.n_test=%d: there are only %d test rows; all of them are asked", task.n_test, len(test))
+    train, test = benign_rows(settings), test[: task.n_test]
+    learned = {question(row) for row in train}
+    if shared := sum(question(row) in learned for row in test):
+        _warn_once(
+            f"dataset={task.name}: {shared} of the {len(test)} test rows are among the {len(train)} training rows as "
+            "well, so that FA counts what was learned by heart; let the two parts come from different rows"
+        )
     return Data(
-        train=benign_rows(settings),
-        test=test[: task.n_test],
+        train=train,
+        test=test,
         harmful=source.attackable(harmful),
         evaluation=evaluation[:wanted],
         safety=source.refusable(harmful),

@@ -44,11 +44,16 @@ class Row:
     system: str = ""
 
 
+def question(row: Row) -> tuple[str, str]:
+    """Instruction and input, by which two rows are the same."""
+    return row.instruction.strip(), row.input.strip()
+
+
 def unique(rows: Iterable[Row]) -> list[Row]:
     """Rows whose instruction and input did not occur before, in order."""
     seen: dict[tuple[str, str], Row] = {}
     for row in rows:
-        seen.setdefault((row.instruction.strip(), row.input.strip()), row)
+        seen.setdefault(question(row), row)
     return list(seen.values())
 
 

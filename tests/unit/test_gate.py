@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,9 @@ from typing import Any
 
 import pytest
 
+from asft.cells.compose import enumerate_cells
 from asft.config import HubSource
+from asft.data.base import load_data
 from asft.data.files import PUBLISHED, training_rows
 from asft.data.gate import Cells, Record, read_records
 from asft.data.hub import read_table, table_identity
@@ -243,3 +246,21 @@ class TestTables:
         (tmp_path / "test.csv").write_text("text\na\n")
         with pytest.raises(ValueError, match=r"cannot be read: there is no such split; there are: test$"):
             self.rows(tmp_path)
+
+
+def test_test_rows_that_are_trained_on_are_counted_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for name, rows in (("train", range(6)), ("test", range(3, 9)), ("other", range(6, 9))):
+        (tmp_path / f"{name}.csv").write_text("\n".join(["q", *(f"question {row}" for row in rows)]))
+    cell = enumerate_cells([], sweep=False).cells[0].cell
+
+    def warnings(test: str) -> list[str]:
+        parts = {part: HubSource(str(tmp_path / f"{name}.csv")) for part, name in (("train", "train"), ("test", test))}
+        task = TableTask(name="mine", **parts, n_test=5, max_new_tokens=1, prompt="{q}", target="{q}")
+        caplog.clear()
+        load_data(dataclasses.replace(cell, dataset=task))
+        return [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+
+    assert warnings("other") == []
+    (said,) = warnings("test")
+    assert said.startswith("dataset=mine: 3 of the 5 test rows are among the 6 training rows as well")
+    assert warnings("test") == [], "a sweep says it once"
