@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
+import functools
 import hashlib
 import inspect
 from collections.abc import Iterable, Mapping
@@ -40,7 +42,8 @@ class Plugin:
         """The plug-in's identity for content keys: its name, its code and the fields that can change a result."""
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         kept = {name: as_plain(value) for name, value in fields.items() if name not in self.practical}
-        return {"name": self.name, "code": _code(type(self)), **kept}
+        cls: Any = type(self)  # mypy does not see that a class can be hashed
+        return {"name": self.name, "code": _code(cls), **kept}
 
 
 def as_plain(value: Any) -> Any:
@@ -56,16 +59,63 @@ def as_plain(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
+@functools.cache
 def _code(cls: type[Plugin]) -> int | str:
     """The class's ``code``; for one from outside this package a digest of its source too, so that an edit counts."""
     outside = [base for base in cls.__mro__ if issubclass(base, Plugin) and not base.__module__.startswith("asft.")]
     if not outside:
         return cls.code
+    helpers: dict[str, str] = {}
     try:
         text = "".join(inspect.getsource(inspect.getmodule(base) or base) for base in outside)
+        for base in outside:
+            helpers |= _helpers(base.__module__, Path(inspect.getfile(base)))
     except (OSError, TypeError):  # typed in at a prompt
         return cls.code
+    text += "".join(helpers[name] for name in sorted(helpers.keys() - {base.__module__ for base in outside}))
     return f"{cls.code}/{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+
+
+def _helpers(module: str, file: Path) -> dict[str, str]:
+    """Source by name of the modules that one imports, directly or not, from its own folder; none of them is run.
+
+    Of what lies in site-packages, only modules of the same package.
+    """
+    file = file.absolute()
+    path = file.parent if file.name == "__init__.py" else file.with_suffix("")
+    if list(path.parts[-module.count(".") - 1 :]) != module.split("."):  # a script, which is called __main__
+        module = path.name
+    folder, own = path.parents[module.count(".")], module.partition(".")[0]
+    shared = folder.name in {"site-packages", "dist-packages"}
+    texts: dict[str, str] = {}
+    left, seen = [module], {""}
+    while left:
+        name = left.pop()
+        top = name.partition(".")[0]
+        if name in seen or top == "asft" or (shared and top != own):
+            continue
+        seen.add(name)
+        left.append(name.rpartition(".")[0])  # a package's __init__ is run before its modules
+        place = folder.joinpath(*name.split("."))
+        package = (place / "__init__.py").is_file()
+        source = place / "__init__.py" if package else place.with_suffix(".py")
+        if not source.is_file():
+            continue
+        texts[name] = source.read_text(encoding="utf-8", errors="replace")
+        try:
+            nodes = list(ast.walk(ast.parse(texts[name])))
+        except (SyntaxError, ValueError):  # nobody can import it
+            continue
+        around = name.split(".") if package else name.split(".")[:-1]
+        for node in nodes:
+            if isinstance(node, ast.Import):
+                left += [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                parts = around[: len(around) + 1 - node.level] if node.level else []
+                origin = [*parts, *([node.module] if node.module else [])]
+                left += [".".join(origin), *(".".join([*origin, alias.name]) for alias in node.names)]
+    texts.pop(module, None)
+    return texts
 
 
 class ConfigError(ValueError):

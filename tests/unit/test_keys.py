@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
+import sys
 from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -47,6 +50,52 @@ def of(*overrides: str) -> Plan:
 def test_a_setting_changes_its_stages_alone(override: str, changed: tuple[str, ...]) -> None:
     before, after = of("method=asft"), of("method=asft", override)
     assert tuple(stage for stage in STAGES if stage_of(before, stage) != stage_of(after, stage)) == changed
+
+
+PLUG_IN = """
+from typing import ClassVar
+from pydantic.dataclasses import dataclass
+from asft.judges.base import Judge
+
+@dataclass(frozen=True)
+class Helped(Judge):
+    name: ClassVar[str] = "helped"
+
+    def judge(self, prompts, answers):
+        """
+
+
+@pytest.mark.parametrize(
+    ("module", "statement", "edited", "counts"),
+    [
+        ("plug", "import aid", "aid.py", True),
+        ("plug", "from aid import W", "deep.py", True),  # aid imports deep
+        ("plug", "from inner import part", "inner/part.py", True),
+        ("plug", "import inner.part as p", "inner/__init__.py", True),
+        ("plug", "import math, json, asft.text", "aid.py", False),
+        ("inner.plug", "from . import part", "inner/part.py", True),
+        ("inner.plug", "import inner.part", "inner/part.py", True),
+        ("inner.plug", "from .part import W", "inner/__init__.py", True),
+        ("inner.plug", "from .part import W", "inner/other.py", False),
+    ],
+)
+def test_what_a_plug_in_imports_from_its_folder_is_keyed(
+    module: str, statement: str, edited: str, counts: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digests = []
+    for folder, change in (("a", False), ("b", False), ("c", True)):  # where the folder lies is no matter
+        (inner := tmp_path / folder / "inner").mkdir(parents=True)
+        texts = dict.fromkeys(["deep.py", "inner/__init__.py", "inner/part.py", "inner/other.py"], "W = 1")
+        texts |= {"aid.py": "def f():\n    import deep\nW = 1", f"{module.replace('.', '/')}.py": PLUG_IN + statement}
+        for name, text in texts.items():
+            (inner.parent / name).write_text(f"{text}\n# edited" if change and name == edited else text)
+        with monkeypatch.context() as alone:
+            alone.syspath_prepend(str(inner.parent))
+            digests.append(importlib.import_module(module).Helped().settings()["code"])
+        for name in {module, "inner"} & set(sys.modules):
+            del sys.modules[name]
+    assert digests[0] == digests[1]
+    assert (digests[1] != digests[2]) == counts
 
 
 def test_of_a_protocol_the_name_alone_is_keyed() -> None:
