@@ -10,9 +10,11 @@ import dataclasses
 import difflib
 import functools
 import importlib.util
+import math
 import os
 import sys
 import textwrap
+import traceback
 from collections.abc import Mapping
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -23,7 +25,7 @@ from pydantic import TypeAdapter, ValidationError
 from asft.cells.cell import OPTIONAL, PLUGINS, Cell
 from asft.cells.checks import cross_checks
 from asft.cells.job import Job
-from asft.config import ConfigError, ExperimentConfig, Options, Plugin
+from asft.config import ConfigError, ExperimentConfig, Options, Plugin, as_plain
 
 _folders: set[Path] = set()  # of plug-ins, that the user named
 T = TypeVar("T")
@@ -47,8 +49,18 @@ def build_job(tree: Mapping[str, Any], axes: Mapping[str, str] | None = None) ->
     run = {field.name: values.pop(field.name) for field in dataclasses.fields(Options) if field.name in values}
     options = _validate(Options, run, "")
     cell = _validate(Cell, values, "")
+    _check_finite("", as_plain(cell))
     cross_checks(cell, options)
     return Job(cell, options, tracker, laid_out, dict(axes or {}))
+
+
+def _check_finite(key: str, value: Any) -> None:
+    """Refuses inf and nan, which no key of a result can hold."""
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ConfigError(f"{key}={value}: must be a finite number")
+    inside = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list) else ()
+    for name, part in inside:
+        _check_finite(f"{key}.{name}".lstrip("."), part)
 
 
 def _plugin(key: str, node: Any, kind: type[P]) -> P:
@@ -66,8 +78,8 @@ def _plugin(key: str, node: Any, kind: type[P]) -> P:
         )
     try:
         cls = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ConfigError(f"{key}._target_={target}: cannot be imported ({error})") from error
+    except Exception as error:  # whatever the plug-in's own code raises
+        raise ConfigError(f"{key}._target_={target}: cannot be imported ({_where(error)})") from error
     if not (isinstance(cls, type) and issubclass(cls, kind)):
         raise ConfigError(f"{key}._target_={target}: must be a class derived from {kind.__module__}.{kind.__name__}")
     if not cls.name:
@@ -75,6 +87,19 @@ def _plugin(key: str, node: Any, kind: type[P]) -> P:
     if isinstance(cls.name, str) and values.get("name") == cls.name:  # it is there for other groups' YAML to read
         del values["name"]
     return _validate(cls, values, key)
+
+
+def _where(error: Exception) -> str:
+    """An error met while a plug-in was imported, behind the file and the line of the plug-in that it comes from."""
+    if isinstance(error, SyntaxError):
+        return f"{error.filename}, line {error.lineno}: {type(error).__name__}: {error.msg}"
+    told = " ".join(str(error).split())
+    passed = (__file__, importlib.__file__, "<")  # our call, and Python's import machinery
+    frames = [at for at in traceback.extract_tb(error.__traceback__) if not at.filename.startswith(passed)]
+    if not frames:
+        return told
+    last = [at for at in frames if Path(at.filename).is_relative_to(Path(frames[0].filename).parent)][-1]
+    return f"{last.filename}, line {last.lineno}: {type(error).__name__}: {told}"
 
 
 def admit(folder: Path) -> None:
@@ -113,8 +138,12 @@ def _validate(cls: type[T], values: Mapping[str, Any], prefix: str) -> T:
         typed: T = _adapter(kind).validate_python(values)
     except ValidationError as error:
         items = error.errors()
-        told = "; ".join(_sentence(item, prefix, cls) for item in items)
-        raise ConfigError(told, [_key(item, prefix) for item in items if item["type"] == "string_type"]) from None
+        told: dict[str, str] = {}
+        for item in items:  # a key of several types has an error for each
+            key, sentence = _sentence(item, _key(item, prefix, values), cls)
+            told[key] = f"{told[key]}, or {sentence}" if key in told else sentence
+        texts = [_key(item, prefix, values) for item in items if item["type"] == "string_type"]
+        raise ConfigError("; ".join(f"{key}: {sentence}" for key, sentence in told.items()), texts) from None
     return typed
 
 
@@ -124,27 +153,32 @@ def _adapter(cls: Any) -> TypeAdapter[Any]:
     return TypeAdapter(cls)
 
 
-def _sentence(item: Any, prefix: str, cls: type[Any]) -> str:
-    """One pydantic error as ``key=value: what is allowed``."""
-    key = _key(item, prefix)
+def _sentence(item: Any, key: str, cls: type[Any]) -> tuple[str, str]:
+    """One pydantic error as ``key=value`` and what is allowed."""
     name = key.rpartition(".")[2]
     if item["type"] == "unexpected_keyword_argument":
         allowed = _fields_at(cls, [str(part) for part in item["loc"]][:-1])
         close = difflib.get_close_matches(name, allowed, n=1)
         hint = f"; did you mean {close[0]}?" if close else "."
-        return f"{key}: unknown key{hint} Allowed: {', '.join(allowed)}"
+        return key, f"unknown key{hint} Allowed: {', '.join(allowed)}"
     if item["type"] in {"missing", "missing_argument"}:
-        return f"{key}: is missing"
+        return key, "is missing"
     message = item["msg"].removeprefix("Value error, ")
-    message = message[0].lower() + message[1:]
     value = "(hidden)" if name in _MAY_HOLD_SECRETS else textwrap.shorten(str(item["input"]), 80, placeholder=" …")
-    return f"{key}={value}: {message}"
+    return f"{key}={value}", message[0].lower() + message[1:]
 
 
-def _key(item: Any, prefix: str) -> str:
-    """The key that a pydantic error is about, as a user writes it."""
-    path = [str(part) for part in item["loc"] if str(part) not in {"organism", "pretrained", "smollm2"}]
-    return ".".join([prefix, *path] if prefix else path)
+def _key(item: Any, prefix: str, values: Any) -> str:
+    """The key that a pydantic error is about, as a user writes it: where it leads nowhere, it names one of types."""
+    path, lacks = [prefix] if prefix else [], item["type"] in {"missing", "missing_argument"}
+    for place, part in enumerate(item["loc"], 1):
+        listed = isinstance(values, list | tuple) and isinstance(part, int) and part < len(values)
+        if listed or (isinstance(values, Mapping) and part in values):
+            values = values[part]
+        elif not (lacks and place == len(item["loc"])):
+            continue
+        path.append(str(part))
+    return ".".join(path)
 
 
 def _fields_at(cls: Any, path: list[str]) -> list[str]:

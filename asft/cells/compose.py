@@ -426,7 +426,9 @@ def one_line(error: Exception) -> str:
     ):
         return f"{match[1]}={match[2]}: unknown. Allowed: {', '.join(match[3].split())}"
     if leads_nowhere := re.match(r"Interpolation key '(.+?)' not found\s+full_key: (\S+)", text):
-        return f"{leads_nowhere[2]}: is taken from {leads_nowhere[1]}, which is not set"
+        group, _, name = leads_nowhere[1].rpartition(".")
+        where = f"; write `{name}: …` into the YAML of {group}" if group else ""
+        return f"{leads_nowhere[2]}: is taken from {leads_nowhere[1]}, which is not set{where}"
     if isinstance(error, MissingMandatoryValue):
         return f"{error.full_key}: must be given"
     return " ".join(text.split())

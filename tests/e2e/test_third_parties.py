@@ -9,19 +9,25 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 from pathlib import Path
 
 import pytest
 from helpers import REPOSITORY, Asft, Cli, read_jsonl
 
-pytestmark = pytest.mark.slow
+from asft.cells.compose import enumerate_cells
+
+PAGES = ("method", "dataset", "judge", "metric")
+
+
+def shown(page: str) -> str:
+    return (REPOSITORY / "docs" / "how-to" / f"{page}.md").read_text()
 
 
 def write_examples(folder: Path) -> None:
     """Every file that the pages show as ``FOLDER/…``, and the rows that the task by one YAML names."""
-    for page in ("method", "dataset", "judge", "metric"):
-        text = (REPOSITORY / "docs" / "how-to" / f"{page}.md").read_text()
-        for block in re.findall(r"```(?:python|yaml)\n(.*?)```", text, re.S):
+    for page in PAGES:
+        for block in re.findall(r"```(?:python|yaml)\n(.*?)```", shown(page), re.S):
             if named := re.search(r"^# FOLDER/(\S+)$", block, re.M):
                 path = folder / named[1]
                 path.parent.mkdir(parents=True, exist_ok=True)
@@ -31,10 +37,20 @@ def write_examples(folder: Path) -> None:
         (folder / f"{part}.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
 
 
+def test_each_example_composes_as_the_page_has_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_examples(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    commands = [line for page in PAGES for line in re.findall(r"^asft run (.*=\[file.*)$", shown(page), re.M)]
+    assert len(commands) >= 5
+    for words in [*map(shlex.split, commands), ["hydra.searchpath=[file:///FOLDER]", "dataset=sums"]]:
+        assert enumerate_cells([word.replace("/FOLDER", str(tmp_path)) for word in words], sweep=False).cells
+
+
 def finished(outputs: Path, kind: str) -> list[Path]:
     return sorted(path for path in (outputs / kind).iterdir() if re.fullmatch("[0-9a-f]{20}", path.name))
 
 
+@pytest.mark.slow
 def test_plug_ins_of_a_folder_run_from_yaml_to_report(
     cli: Cli, asft: Asft, pair_overrides: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -92,6 +108,7 @@ def test_plug_ins_of_a_folder_run_from_yaml_to_report(
     assert (finished(outputs, "stages/train"), finished(outputs, "stages/generate")) == (trained, answered)
 
 
+@pytest.mark.slow
 def test_an_installed_package_brings_its_plug_ins(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_examples(examples := tmp_path / "examples")
     site = tmp_path / "site"

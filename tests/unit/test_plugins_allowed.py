@@ -56,6 +56,29 @@ def test_a_folder_that_the_user_names_is_asked(stranger: Path, monkeypatch: pyte
 
 
 @pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("import os\nclass (", "{at}.py, line 2: SyntaxError"),
+        ("\nimport absent_library", "{at}.py, line 2: ModuleNotFoundError: No module named 'absent_library'"),
+        ("class X(Judge): pass", "{at}.py, line 1: NameError: name 'Judge' is not defined"),
+        ("import json\njson.loads('a\\nb')", "{at}.py, line 2: JSONDecodeError"),
+        ("from {at}_b import y", "{at}_b.py, line 3: ZeroDivisionError"),
+        ("", "has no attribute 'X'"),
+    ],
+)
+def test_a_plug_in_that_cannot_be_imported_is_told_by_file_and_line(
+    text: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(build, "_folders", {tmp_path})
+    monkeypatch.syspath_prepend(str(tmp_path))
+    name = f"broken_{abs(hash(text))}"
+    (tmp_path / f"{name}.py").write_text(text.replace("{at}", name))
+    (tmp_path / f"{name}_b.py").write_text("\n\n1 / 0\n")
+    with refuses(told.replace("{at}", str(tmp_path / name))):
+        build._plugin("judge", {"_target_": f"{name}.X"}, PLUGINS["judge"])
+
+
+@pytest.mark.parametrize(
     "handler",
     [
         {"()": "stranger.Method"},
