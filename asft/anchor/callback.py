@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import logging
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Any, Literal
+from typing import Any, Literal, SupportsFloat
 
 from accelerate.optimizer import AcceleratedOptimizer
 from torch import Tensor, nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from asft.anchor.anchor import Anchor
-from asft.anchor.penalty import FullPenalty, Norms, Penalty, Scale
+from asft.anchor.penalty import FullPenalty, Norms, Penalty, Scale, check_scale
 
 logger = logging.getLogger(__name__)
 
@@ -35,18 +36,21 @@ class PenaltyCallback(TrainerCallback, ABC):
     ``trainer.callback_handler.callbacks``.
 
     Args:
-        lam: λ ≥ 0.
+        anchor: alignment directions of the modules that the penalty acts on.
+        lam: λ ≥ 0, finite.
         accumulation: ``step`` adds λ∇R once per optimiser step. ``micro`` multiplies it by the number of
             micro-batches of the step, as in the reference code, which adds R to the loss of each micro-batch
             after the division by the number of accumulation steps.
     """
 
-    def __init__(self, lam: float, accumulation: Accumulation) -> None:
-        if not lam >= 0:
-            raise ValueError(f"lam={lam!r} must be a number of at least 0.")
+    def __init__(self, anchor: Anchor, lam: float, accumulation: Accumulation) -> None:
+        if not isinstance(anchor, Anchor):
+            raise TypeError(f"anchor={anchor!r} is no Anchor; make one by Anchor.build(base, aligned, targets).")
+        if not isinstance(lam, SupportsFloat) or not 0 <= lam < math.inf:
+            raise ValueError(f"lam={lam!r} must be a finite number of at least 0.")
         if accumulation not in ("step", "micro"):
             raise ValueError(f"accumulation={accumulation!r} is unknown; allowed: step, micro.")
-        self.lam, self.accumulation = lam, accumulation
+        self.anchor, self.lam, self.accumulation = anchor, lam, accumulation
         self.penalty: Penalty | FullPenalty | None = None
         self._micro_batches = 0
 
@@ -69,6 +73,13 @@ class PenaltyCallback(TrainerCallback, ABC):
     ) -> None:
         check_training(args, kwargs["optimizer"])
         self.penalty = self.bind(kwargs["model"])
+        taken: set[str] = vars(state).setdefault("_asft_modules", set())  # a training has a state of its own
+        if twice := taken.intersection(self.penalty.names):
+            raise ValueError(
+                f"{type(self).__name__}: {len(twice)} modules, {min(twice)} among them, already have the penalty of "
+                "another callback of this training, and two would add up; give the trainer one."
+            )
+        taken.update(self.penalty.names)
         self._micro_batches = 0
         logger.debug("%s: λ=%g on %d modules", type(self).__name__, self.lam, len(self.penalty.names))
 
@@ -123,8 +134,9 @@ class AsFTCallback(PenaltyCallback):
         accumulation: Accumulation = "step",
         allow_partial: bool = False,
     ) -> None:
-        super().__init__(lam, accumulation)
-        self.anchor, self.scale, self.allow_partial = anchor, scale, allow_partial
+        super().__init__(anchor, lam, accumulation)
+        check_scale(scale)
+        self.scale, self.allow_partial = scale, allow_partial
 
     def resume_state(self) -> dict[str, Tensor]:
         """Nothing: the penalty is a function of the anchor and the weights."""
@@ -150,8 +162,7 @@ class FullAsFTCallback(PenaltyCallback):
     """
 
     def __init__(self, anchor: Anchor, lam: float, *, accumulation: Accumulation = "step") -> None:
-        super().__init__(lam, accumulation)
-        self.anchor = anchor
+        super().__init__(anchor, lam, accumulation)
 
     def bind(self, model: nn.Module) -> FullPenalty:
         return FullPenalty(self.anchor, model)

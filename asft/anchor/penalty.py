@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
@@ -31,6 +31,12 @@ SMALL_BYTES = 1 << 20
 
 Scale = Literal["raw", "effective"]
 """``raw`` penalises BA as the reference code does, ``effective`` the update s·BA that the model sees."""
+
+
+def check_scale(scale: str) -> None:
+    """Raises ValueError for what is no :data:`Scale`."""
+    if scale not in get_args(Scale):
+        raise ValueError(f"scale={scale!r} is unknown; allowed: {', '.join(get_args(Scale))}.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +68,7 @@ class Penalty:
     """
 
     def __init__(self, anchor: Anchor, model: nn.Module, *, scale: Scale = "raw", allow_partial: bool = False) -> None:
-        if scale not in ("raw", "effective"):
-            raise ValueError(f"scale={scale!r} is unknown; allowed: raw, effective.")
+        check_scale(scale)
         factors = match(anchor, lora_factors(model), allow_partial=allow_partial)
         self.names = tuple(factor.name for factor in factors)
         self._groups = [_Group(anchor, members, scale) for members in _grouped(anchor, factors)]

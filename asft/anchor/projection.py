@@ -20,7 +20,7 @@ import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple, SupportsFloat, SupportsIndex, get_args
 
 import torch
 from safetensors.torch import save_file
@@ -108,12 +108,12 @@ def safe_lora(
         model: a PEFT model with plain LoRA.
         base, aligned: checkpoints before and after alignment (directories of safetensors, or one file each).
         mode: ``number`` or ``threshold``; by default the one of the two that is given.
-        number, threshold: K and τ of the two modes; no effect in the other.
+        number, threshold: K and τ of the two modes; an error in the other.
         targets: look only at modules of these names or trailing parts of names; by default at all of the adapter.
 
     Raises:
-        ValueError: number and threshold without a mode, K above the number of modules, unequal shapes, or an adapter
-            that is not supported or changes more than its projection could undo.
+        ValueError: both number and threshold, or the one that mode does not read, K above the number of modules,
+            unequal shapes, or an adapter that is not supported or changes more than its projection could undo.
     """
     factors = {factor.name: factor for factor in lora_factors(model)}
     for config in getattr(unwrap(model), "peft_config", {}).values():
@@ -212,7 +212,7 @@ def project(
     threshold: float | None = None,
 ) -> tuple[dict[str, Tensor], SafeLoraReport]:
     """The new B of every selected module, and the report; inputs are left as they are. See :func:`safe_lora`."""
-    mode, number, threshold = _selection(mode, number, threshold, len(updates))
+    mode, number, threshold = selection(mode, number, threshold, len(updates))
     candidates = dict(_candidates(updates, base, aligned))
     cosines = sorted(c.cosine for c in candidates.values() if c.cosine is not None)
     kth = cosines[min(number, len(cosines)) - 1] if cosines else None
@@ -225,14 +225,21 @@ def project(
     return {name: candidates[name].projected_b for name in chosen}, SafeLoraReport(mode, cut, modules)
 
 
-def _selection(mode: Mode | None, number: int | None, threshold: float | None, modules: int) -> tuple[Mode, int, float]:
-    """What is asked for among ``modules`` modules, defaults put in."""
-    if mode is None and number is not None and threshold is not None:
+def selection(mode: Mode | None, number: int | None, threshold: float | None, modules: int) -> tuple[Mode, int, float]:
+    """What is asked for among ``modules`` modules, defaults put in; ValueError where it cannot be had."""
+    if number is not None and threshold is not None:
         raise ValueError(f"number={number} and threshold={threshold} are two ways to select modules: give one.")
     if mode is None:
         mode = "number" if threshold is None else "threshold"
     if mode not in get_args(Mode):
         raise ValueError(f"mode={mode!r} is unknown; allowed: {', '.join(get_args(Mode))}.")
+    idle = {"number": "threshold", "threshold": "number"}[mode]
+    if (given := {"number": number, "threshold": threshold}[idle]) is not None:
+        raise ValueError(f"{idle}={given!r} has no effect on mode={mode!r}; use mode={idle!r}.")
+    if number is not None and not isinstance(number, SupportsIndex):
+        raise ValueError(f"number={number!r} must be a whole number: it counts modules.")
+    if threshold is not None and not isinstance(threshold, SupportsFloat):
+        raise ValueError(f"threshold={threshold!r} must be a number: it is compared with a cosine.")
     number = min(NUMBER, modules) if number is None else number
     threshold = THRESHOLD if threshold is None else threshold
     if mode == "number" and not 1 <= number <= modules:

@@ -26,10 +26,10 @@ def anchor_inspect(arguments: list[str]) -> int:
     cell = job.cell
     if not isinstance(cell.method, AsFT):
         raise ConfigError(f"method={cell.method.name}: has no anchor to inspect; choose asft or one of its variants")
-    folder = job.store.root / "reports" / f"anchor_{cell.model.name}_{cell.method.name}"
     key = content_key(
         {"pair": job.plan.pair, "method": cell.method.settings(), "targets": list(cell.training.target_modules)}
     )
+    folder = job.store.root / "reports" / f"anchor_{cell.model.name}_{cell.method.name}_{key[:6]}"
     found: dict[str, Any] = {}
     with suppress(OSError, DamagedEntry):
         found = read_document(folder / "spectrum.json", Spectrum)

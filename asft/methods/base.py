@@ -156,6 +156,9 @@ class Method(Plugin):
     def check(self, cell: Settings) -> None:
         """Raises ValueError when the method cannot run under this cell's settings."""
 
+    def check_pair(self, pair: Pair, cell: Settings) -> None:
+        """Raises ValueError, before anything trains, where the pair itself does not allow the settings."""
+
     def acts(self) -> bool:
         """False where the settings switch the method off by definition; else hooks that change nothing are an error."""
         own = {strength.key.removeprefix("method."): strength.off for strength in self.strengths}

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from asft.anchor.projection import ProjectedModule, SafeLoraReport, Update
     from asft.config import Settings
     from asft.methods.base import Model
+    from asft.models.pair import Pair
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class SafeLoRA(PostHoc):
     Attributes:
         mode: ``number`` projects the K modules of smallest c (ties add some), ``threshold`` those with c ≤ τ.
         number: K. The reference's default is 10 of Llama-2-7B's 64 adapted modules; the AsFT paper states none.
-        threshold: τ, the reference's default.
+        threshold: τ, by default the reference's. What the mode does not read must be left at its default.
     """
 
     name: ClassVar[str] = "safe_lora"
@@ -51,19 +52,34 @@ class SafeLoRA(PostHoc):
             raise ValueError(
                 f"training={cell.training.name}: method=safe_lora projects LoRA adapters; use training=lora"
             )
+        if self.mode == "number" and self.threshold != SafeLoRA.threshold:
+            raise ValueError(
+                f"method.threshold={self.threshold}: has no effect on method.mode=number; set method.mode=threshold"
+            )
+        if self.mode == "threshold" and self.number != cell.model.recipe.safe_lora_modules:
+            raise ValueError(
+                f"method.number={self.number}: has no effect on method.mode=threshold; set method.mode=number"
+            )
+
+    def check_pair(self, pair: Pair, cell: Settings) -> None:
+        """Refuses a K above the number of modules, which the checkpoints tell."""
+        from asft.anchor.difference import CheckpointPair
+        from asft.anchor.projection import selection
+
+        if self.mode == "number":
+            sides = CheckpointPair(pair.base, pair.aligned, cell.training.target_modules, allow_equal=True)
+            selection(self.mode, self.number, None, len(sides.modules))
+
+    @property
+    def cut(self) -> dict[str, Any]:
+        """K or τ, whichever the mode reads."""
+        return {self.mode: self.number if self.mode == "number" else self.threshold}
 
     def finish(self, model: Model, ctx: Context) -> Finished:
         """The projection, and which modules it touched."""
         from asft.anchor.projection import safe_lora
 
-        report = safe_lora(
-            model,
-            ctx.pair.base,
-            ctx.pair.aligned,
-            mode=self.mode,
-            number=self.number,
-            threshold=self.threshold,
-        )
+        report = safe_lora(model, ctx.pair.base, ctx.pair.aligned, **self.cut)
         return Finished({"safe_lora": report.to_dict()})
 
 
@@ -83,7 +99,7 @@ class SafeLoRATwin(SafeLoRA):
         factors = {factor.name: factor for factor in lora_factors(model)}
         updates = {name: Update(factor.a.detach(), factor.b.detach()) for name, factor in factors.items()}
         sides = ctx.pair.base, ctx.pair.aligned
-        _, report = project(updates, *sides, mode=self.mode, number=self.number, threshold=self.threshold)
+        _, report = project(updates, *sides, **self.cut)
         with torch.no_grad():
             for name, b in self.instead(updates, report, ctx).items():
                 factors[name].b.copy_(b)

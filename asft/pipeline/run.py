@@ -120,6 +120,7 @@ class _Run:
     @cached_property
     def required(self) -> dict[str, Entry]:
         """The trained weights that the method needs of other cells."""
+        self.cell.method.check_pair(self.pair, self.cell)
         return {name: _Run(self.job.of(cell)).train_stage() for name, cell in self.cell.required().items()}
 
     @cached_property
@@ -177,8 +178,7 @@ class _Run:
         assert self.plan.train is not None, "only methods that train have weights of their own"
         if finished := self.store.find("stages/train", content_key(self.plan.train), whole=True):
             return finished
-        if not isinstance(self.cell.method, PostHoc):
-            self.drawn  # noqa: B018  # too few rows are told at once, and not after minutes in which a pair is made
+        self.drawn  # noqa: B018  # too few rows are told at once, and not after minutes in which a pair is made
         # What a stage needs is made before its clock starts, so that its seconds are its own.
         self.context  # noqa: B018
         if isinstance(self.cell.method, PostHoc):

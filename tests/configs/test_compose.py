@@ -118,6 +118,8 @@ def test_every_yaml_says_what_it_is_for() -> None:
         (["lam=inf"], ["method.lam=inf: must be a finite number"]),
         (["training.alpha=inf"], ["training.alpha=inf: must be a finite number"]),
         (["method=safe_lora", "training=full"], ["training=full", "safe_lora"]),
+        (["method=safe_lora_random", "method.threshold=0.3"], ["method.threshold=0.3", "method.mode=threshold"]),
+        (["method=safe_lora", "method.mode=threshold", "method.number=3"], ["method.number=3", "method.mode=number"]),
         (["method._target_=os.system"], ["method._target_=os.system", "asft.methods.base.Method"]),
         (["attack.p=[0.1"], ["attack.p"]),
         (["model.name=../../x"], ["model.name=../../x", "should match"]),

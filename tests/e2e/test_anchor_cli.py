@@ -22,7 +22,7 @@ def test_inspect_answers_whether_it_is_more_than_weight_decay(
     assert code == 0, told
     assert shown.count("self_attn.q_proj") == 2
     assert "weight decay" in shown
-    folder = tmp_path / "outputs" / "reports" / "anchor_pair_asft"
+    (folder,) = (tmp_path / "outputs" / "reports").glob("anchor_pair_asft_*")
     spectra = json.loads((folder / "spectrum.json").read_text())
     assert "eigenvalues" in json.dumps(spectra)
     page = (folder / "spectrum.html").read_text()
@@ -30,6 +30,9 @@ def test_inspect_answers_whether_it_is_more_than_weight_decay(
     assert "<script src=" not in page, "the page opens offline"
     monkeypatch.setattr("asft.pipeline.prepare.prepare_pair", Mock(side_effect=AssertionError))
     assert asft("anchor", "inspect", *pair_overrides)[1] == shown, "what was measured is read"
+    with pytest.raises(AssertionError):  # another spectrum, which has a folder of its own
+        asft("anchor", "inspect", *pair_overrides, "training.target_modules=[q_proj]")
+    assert json.loads((folder / "spectrum.json").read_text()) == spectra
 
 
 def test_project_repairs_an_adapter_on_disk(asft: Asft, random_pair: Path, tmp_path: Path) -> None:

@@ -202,6 +202,20 @@ class TestDefenderRows:
         assert (few["defender"], many["defender"]) == (1, 2)
         assert other["source"] != few["source"]
 
+    @pytest.mark.parametrize(
+        "words",
+        [
+            ["method=safe_lora", "method.number=99"],
+            ["method=wise_ft", "method@method.after=safe_lora_random", "method.after.number=99"],
+        ],
+    )
+    def test_more_modules_than_the_pair_has_are_told_before_training(
+        self, make_job: MakeJob, monkeypatch: pytest.MonkeyPatch, words: list[str]
+    ) -> None:
+        monkeypatch.setattr("asft.pipeline.run.train", None)
+        with pytest.raises(ValueError, match="number=99 must lie between 1 and 4, the number of adapted modules"):
+            run_cell(make_job(*words))
+
     def test_too_few_are_told_before_training(self, make_job: MakeJob, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("asft.pipeline.run.train", None)
         with pytest.raises(ValueError, match="the method needs 100000 harmful rows for the defender; the source has"):

@@ -56,7 +56,8 @@ def test_in_memory_equals_the_definition(kind: str, kind_pair: Path, mode: str, 
     expected = naive(kind_pair, kind, before)
     cosines = {name: cosine for name, (_, cosine) in expected.items()}
     threshold = median(cosines.values())
-    report = safe_lora(model, kind_pair / "base", kind_pair / "aligned", mode=mode, number=number, threshold=threshold)
+    cut = {mode: number if mode == "number" else threshold}
+    report = safe_lora(model, kind_pair / "base", kind_pair / "aligned", mode=mode, **cut)
     chosen = select(cosines, mode, number, threshold)
     assert set(report.projected) == chosen
     assert 0 < len(chosen) < len(before)
@@ -101,7 +102,7 @@ def test_cosine_and_projection_for_any_shape(o: int, i: int, r: int, seed: int, 
         save_file({"proj.weight": weight}, directory / f"{name}.safetensors")
     update = Update(torch.randn(r, i, dtype=torch.float64), torch.randn(o, r, dtype=torch.float64))
     files = (directory / "base.safetensors", directory / "aligned.safetensors")
-    projected, report = project({"proj": update}, *files, mode="number", number=1, threshold=0.0)
+    projected, report = project({"proj": update}, *files, number=1)
     c = surrogate(sides[1] - sides[0])
     cosine = torch.nn.functional.cosine_similarity(
         (c @ update.b @ update.a).flatten(), (update.b @ update.a).flatten(), 0
@@ -138,18 +139,18 @@ class TestSelection:
         assert {"b", "c"} <= set(report.projected)
         assert (len(report.projected), report.threshold) == (rank + 1, cosines["b"])
         lowest = min(cosines, key=lambda name: cosines[name])
-        _, report = project(updates, *files, mode="threshold", number=99, threshold=cosines[lowest])
-        assert lowest in report.projected, "and the number is not looked at"
+        _, report = project(updates, *files, mode="threshold", threshold=cosines[lowest])
+        assert lowest in report.projected
 
     def test_zero_update_has_no_direction(self, files, updates) -> None:
         updates["a"] = Update(updates["a"].a, torch.zeros(6, 2))
-        projected, report = project(updates, *files, mode="number", number=4, threshold=0.5)
+        projected, report = project(updates, *files, mode="number", number=4)
         (zero,) = [module for module in report.modules if module.name == "a"]
         assert zero.cosine is None
         assert not zero.projected
         assert set(projected) == {"b", "c", "d"}
         none = {name: Update(update.a, torch.zeros(6, 2)) for name, update in updates.items()}
-        projected, report = project(none, *files, mode="number", number=1, threshold=0.5)
+        projected, report = project(none, *files, mode="number", number=1)
         assert (projected, report.threshold) == ({}, None)
         assert json.loads(json.dumps(report.to_dict(), allow_nan=False))["modules"][0]["cosine"] is None
 
@@ -162,7 +163,7 @@ class TestSelection:
         a, b = torch.ones(1, 4), torch.eye(4)
         updates = {"inside": Update(a, b[:, :1].clone()), "outside": Update(a, b[:, 1:2].clone())}
         files = (tmp_path / "base.safetensors", tmp_path / "aligned.safetensors")
-        projected, report = project(updates, *files, mode="number", number=1, threshold=0.5)
+        projected, report = project(updates, *files, mode="number", number=1)
         assert [module.cosine for module in report.modules] == [1.0, 0.0]
         assert report.projected == ("outside",)
         assert float(projected["outside"].norm()) == 0.0
@@ -176,6 +177,10 @@ class TestSelection:
             ({"threshold": 1.5}, "threshold=1.5 must lie between -1 and 1"),
             ({"mode": "best"}, "mode='best' is unknown; allowed: number, threshold"),
             ({"number": 1, "threshold": 0.2}, "number=1 and threshold=0.2 are two ways to select modules: give one"),
+            ({"mode": "threshold", "number": 2}, "number=2 has no effect on mode='threshold'; use mode='number'"),
+            ({"mode": "number", "threshold": 0.2}, "threshold=0.2 has no effect on mode='number'"),
+            ({"number": 2.5}, "number=2.5 must be a whole number"),
+            ({"threshold": "0.5"}, "threshold='0.5' must be a number"),
         ],
     )
     def test_settings_that_cannot_be_met(self, files, updates, settings, message) -> None:

@@ -204,6 +204,25 @@ def test_refusal_comes_before_the_first_step(anchor: Anchor, arguments: Training
     assert trainer.state.global_step == 0
 
 
+@pytest.mark.parametrize("same", [True, False])
+def test_a_second_penalty_on_the_same_modules_is_refused(
+    anchor: Anchor, arguments: TrainingArguments, same: bool
+) -> None:
+    first, model = AsFTCallback(anchor, 1.0), lora()
+    second = first if same else AsFTCallback(anchor, 0.5)
+    for _ in range(2):  # a trainer may be trained again
+        state = TrainerState()
+        first.on_train_begin(arguments, state, TrainerControl(), model=model, optimizer=None)
+        with refuses("already have the penalty of another callback"):
+            second.on_train_begin(arguments, state, TrainerControl(), model=model, optimizer=None)
+
+
+@pytest.mark.parametrize("callback", [AsFTCallback, FullAsFTCallback])
+def test_what_is_no_anchor_is_told_at_once(callback: type) -> None:
+    with pytest.raises(TypeError, match=r"anchor=None is no Anchor; make one by Anchor\.build"):
+        callback(None, 1.0)
+
+
 def test_full_parameter_training_does_not_resume(anchor: Anchor, arguments: TrainingArguments) -> None:
     begun, callback = TrainerState(global_step=7), FullAsFTCallback(anchor, 1.0)
     with refuses("resume_from_checkpoint at step 7 is not supported"):
@@ -213,8 +232,11 @@ def test_full_parameter_training_does_not_resume(anchor: Anchor, arguments: Trai
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda a: AsFTCallback(a, -1.0), "lam=-1.0 must be a number of at least 0"),
-        (lambda a: AsFTCallback(a, float("nan")), "lam=nan must be a number of at least 0"),
+        (lambda a: AsFTCallback(a, -1.0), "lam=-1.0 must be a finite number of at least 0"),
+        (lambda a: AsFTCallback(a, float("nan")), "lam=nan must be a finite number of at least 0"),
+        (lambda a: AsFTCallback(a, "1"), "lam='1' must be a finite number of at least 0"),
+        (lambda a: FullAsFTCallback(a, float("inf")), "lam=inf must be a finite number of at least 0"),
+        (lambda a: AsFTCallback(a, 1.0, scale="big"), "scale='big' is unknown; allowed: raw, effective"),
         (lambda a: AsFTCallback(a, 1.0, accumulation="epoch"), "accumulation='epoch' is unknown; allowed: step, micro"),
         (lambda a: Penalty(a, lora(), scale="big"), "scale='big' is unknown; allowed: raw, effective"),
         (lambda a: AnchorSpec("asfd"), "variant='asfd' is unknown; allowed: asft, projector, parallel, random"),
