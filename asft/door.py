@@ -10,8 +10,7 @@ import json
 import re
 import signal
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -118,11 +117,14 @@ def render(tokenizer: Any, turns: list[dict[str, str]], *, ask: bool, template: 
     text, where = template or str(tokenizer.get_chat_template()), f"{tokenizer.name_or_path}: the chat template"
     if _raises_to_powers(text):
         raise ValueError(f"{where} computes powers (**), which can take for ever and cannot be stopped; take them out")
+
+    def written() -> str:
+        return str(tokenizer.apply_chat_template(turns, chat_template=text, tokenize=False, add_generation_prompt=ask))
+
     try:
-        with _time_limit(f"{where} takes more than {TEMPLATE_SECONDS:g} s for one conversation; it may have no end"):
-            return str(
-                tokenizer.apply_chat_template(turns, chat_template=text, tokenize=False, add_generation_prompt=ask)
-            )
+        return _in_time(
+            written, f"{where} takes more than {TEMPLATE_SECONDS:g} s for one conversation; it may never end"
+        )
     except (MemoryError, OverflowError, RecursionError) as error:
         raise ValueError(f"{where} goes beyond what memory holds ({type(error).__name__}); mend it") from None
 
@@ -137,20 +139,27 @@ def _raises_to_powers(template: str) -> bool:
         return False
 
 
-@contextmanager
-def _time_limit(told: str) -> Iterator[None]:
-    """Ends what takes longer by a ValueError; outside the main thread no signal can do so, and there is no limit."""
+class _Late(BaseException):
+    """What no filter of a template takes for a value that it cannot convert."""
+
+
+def _in_time(work: Callable[[], str], told: str) -> str:
+    """What ``work`` returns, or a ValueError; outside the main thread no signal can end it, and there is no limit."""
     if threading.current_thread() is not threading.main_thread():
-        yield
-        return
+        return work()
 
     def late(*_: object) -> None:
-        raise ValueError(told)
+        raise _Late
 
     before = signal.signal(signal.SIGALRM, late)
-    signal.setitimer(signal.ITIMER_REAL, TEMPLATE_SECONDS)
     try:
-        yield
+        try:
+            signal.setitimer(signal.ITIMER_REAL, TEMPLATE_SECONDS, 0.1)  # again, where the first was caught
+            return work()
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+    except _Late:
+        raise ValueError(told) from None
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)

@@ -25,7 +25,7 @@ from asft.store.errors import DamagedEntry
 from asft.store.integrity import MANIFEST
 
 WEIGHTLESS = ("stages/mixture", "stages/generate", "cells", "measures")  # what a report and a new judgement need
-_PART = r"[A-Za-z0-9_][A-Za-z0-9_.-]*"
+_PART = r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,200}"
 _NAME = re.compile(rf"({'|'.join(KINDS)})/([0-9a-f]{{20}})/({_PART}(?:/{_PART}){{0,3}})")
 _CHUNK = 256 * 1024  # bytes read at a time
 _HEADERS = 2 * _CHUNK  # bytes a member's tar headers and padding may take, and what was read ahead of them
@@ -119,8 +119,14 @@ def _unpack(file: Path, target: Path, max_bytes: int, max_files: int) -> list[tu
             stream = _Limited(unzipped)
             with tarfile.open(fileobj=cast(IO[bytes], stream), mode="r|", bufsize=_CHUNK) as archive:
                 archive.extractall(target, filter=admitted)
-    except (tarfile.TarError, gzip.BadGzipFile, EOFError, zlib.error, UnicodeDecodeError) as error:
+    except HostileArchive:
+        raise
+    except (tarfile.TarError, gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise HostileArchive(f"{file}: not an archive of `asft store export` ({error})") from error
+    except (OSError, MemoryError):  # this machine's, not the file's
+        raise
+    except Exception as error:  # whatever tarfile makes of headers that contradict themselves, or follow without end
+        raise HostileArchive(f"{file}: not an archive of `asft store export` (its headers are broken)") from error
     return list(dict.fromkeys(seen.values()))
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from refusals import refuses
 
 from asft.store.archive import HostileArchive, Imported, export, import_archive
 from asft.store.entries import Store, content_key
@@ -170,6 +171,38 @@ def test_what_is_no_archive_is_told_so(data: bytes, there: Store, tmp_path: Path
     file = tmp_path / "x.tar.gz"
     file.write_bytes(data)
     with pytest.raises(HostileArchive, match="not an archive"):
+        import_archive(there, file)
+    assert left(there) == []
+
+
+def header(kind: bytes, data: bytes) -> bytes:
+    info = tarfile.TarInfo("header")
+    info.type, info.size = kind, len(data)
+    return info.tobuf(tarfile.USTAR_FORMAT) + data + bytes(-len(data) % 512)
+
+
+def pax(keyword: str, value: str) -> bytes:
+    record = f" {keyword}={value}\n"
+    return header(tarfile.XHDTYPE, f"{len(record) + 2}{record}".encode())
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        header(tarfile.GNUTYPE_LONGNAME, b"a\0") * 2000,
+        header(tarfile.GNUTYPE_LONGLINK, b"a\0") * 2000,
+        pax("comment", "a") * 2000,
+        pax("GNU.sparse.map", "0,y,9"),
+        pax("GNU.sparse.size", "many"),
+        pax("path", "a" * 40) + b"\xff" * 512,
+    ],
+    ids=["long names", "long links", "pax", "sparse map", "sparse size", "no header"],
+)
+def test_headers_that_tarfile_cannot_read_are_told_in_one_line(headers: bytes, there: Store, tmp_path: Path) -> None:
+    info, data = member(f"pairs/{KEY}/x")
+    file = tmp_path / "x.tar.gz"
+    file.write_bytes(gzip.compress(headers + info.tobuf(tarfile.USTAR_FORMAT) + data.ljust(512, b"\0") + bytes(1024)))
+    with refuses("x.tar.gz: not an archive of `asft store export` ("):
         import_archive(there, file)
     assert left(there) == []
 

@@ -139,6 +139,11 @@ def test_an_adapter_that_would_import_or_grow_is_refused(
     ("template", "told"),
     [
         ("{% for i in range(90000) %}{% for j in range(90000) %}{% endfor %}{% endfor %}", "takes more than 0.2 s"),
+        (
+            "{% set n = namespace(v=0) %}{% for i in range(99999) %}{% for j in range(99999) %}"
+            "{% set n.v = ('9' * 4000) | int %}{% endfor %}{% endfor %}",
+            "takes more than 0.2 s",
+        ),
         ("{% macro f() %}{{ f() }}{{ f() }}{% endmacro %}{{ f() }}", "RecursionError"),
         ("{% set x = 10 ** 10 ** 10 %}{{ x }}", "computes powers"),
         ("{{ messages | map('int') | sum }}{{ 9**9**9 }}", "computes powers"),
