@@ -11,6 +11,7 @@ import re
 import signal
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,10 +21,11 @@ if TYPE_CHECKING:  # torch and transformers take seconds to load
     from peft import PeftModel
     from transformers import PreTrainedModel
 
-_LAYERS = re.compile(r"(n|num)_(hidden_|encoder_|decoder_)?(layers?|blocks)|(en|de)coder_layers|depth")
+_LAYERS = re.compile(r"(n|num)_(hidden_|encoder_|decoder_)?(layers?|blocks)|(en|de)coder_layers|depths?")
 _COUNT = re.compile(r"num_\w+")
 _IMPLEMENTATION = re.compile(r"_?\w+_implementation\w*")
 TEMPLATE_SECONDS = 10.0
+INDEX_NAME = "model.safetensors.index.json"
 _SLACK = 2**26  # numbers that a model may hold beyond what its files can: masks, tables of positions
 
 
@@ -31,44 +33,71 @@ def read_config(folder: Path) -> Any:
     """The configuration of a local checkpoint.
 
     Raises:
-        ValueError: for one that names code of its own, or sizes that the checkpoint's files cannot have.
+        ValueError: for one that names code of its own, or sizes that the checkpoint's files cannot have, and for
+            whatever else transformers makes of it.
     """
     from transformers import AutoConfig
 
     _check_numbers(folder)
-    return AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    with _telling(folder / "config.json"):
+        return AutoConfig.from_pretrained(folder, trust_remote_code=False)
 
 
 def read_tokenizer(folder: Path, **options: Any) -> Any:
     """The tokenizer of a local checkpoint; ValueError for one that is code of the checkpoint's."""
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, **options)
+    with _telling(folder / "tokenizer_config.json"):
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, **options)
 
 
 def read_model(family: Any, folder: Path, **options: Any) -> Any:
     """``family.from_pretrained`` of a local checkpoint of safetensors.
 
     Raises:
-        ValueError: as :func:`read_config`, and for a model larger than the checkpoint's files.
+        ValueError: as :func:`read_config`, for a model larger than the checkpoint's files, and for files elsewhere.
     """
     import torch
 
     if "gguf_file" not in options:
-        config = read_config(folder)
-        try:
-            with torch.device("meta"):
-                built = build_model(family, config)
-        except RuntimeError as error:  # more numbers than 64 bits count
-            raise ValueError(f"{folder / 'config.json'}: no model has such sizes ({error})") from None
+        config, where = read_config(folder), folder / "config.json"
+        if (folder / "adapter_config.json").exists() or hasattr(config, "transformers_weights"):  # loads from elsewhere
+            raise ValueError(
+                f"{folder}: a checkpoint with adapter_config.json, or transformers_weights in its config.json, names "
+                "weights elsewhere, which are not loaded; take that out"
+            )
+        if (folder / INDEX_NAME).exists():
+            indexed_files(folder)
+        if (folder / "generation_config.json").exists():
+            read_generation_config(folder)
+        with _telling(where), torch.device("meta"):  # among others: more numbers than 64 bits count
+            built = build_model(family, config)
         numbers = sum(part.numel() for part in (*built.parameters(), *built.buffers()))
         held = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
         if numbers > 8 * held + _SLACK:  # a bit a number is the least that any quantisation keeps
             raise ValueError(
-                f"{folder / 'config.json'}: describes a model of {numbers:.3g} numbers, and the files have {held:.3g} "
+                f"{where}: describes a model of {numbers:.3g} numbers, and the files have {held:.3g} "
                 "bytes; download or save the checkpoint again"
             )
     return family.from_pretrained(folder, trust_remote_code=False, **{"use_safetensors": True, **options})
+
+
+def indexed_files(folder: Path) -> list[Path]:
+    """The files that a checkpoint's index names; ValueError unless each is a safetensors file of the same folder."""
+    where = folder / INDEX_NAME
+    names = read_json(where).get("weight_map")
+    if not isinstance(names, dict) or not names:
+        raise ValueError(f"{where}: names no file (no weight_map): download or save it again")
+    for name in names.values():
+        if not isinstance(name, str) or Path(name).name != name or not name.endswith(".safetensors"):
+            raise ValueError(f"{where}: names {name!r:.100}, and only safetensors files beside it are read")
+    files = [folder / name for name in sorted(set(names.values()))]
+    missing = [file.name for file in files if not file.is_file()]
+    if missing:
+        raise ValueError(
+            f"{where}: names {missing[0]!r}, which is not there ({len(missing)} missing): complete the download"
+        )
+    return files
 
 
 def build_model(family: Any, config: Any, **options: Any) -> PreTrainedModel:
@@ -81,10 +110,12 @@ def read_generation_config(folder: Path) -> Any:
     """What a local checkpoint sets for generation, as transformers has it once the model is loaded."""
     from transformers import GenerationConfig
 
-    try:
-        return GenerationConfig.from_pretrained(folder)
-    except OSError:  # no generation_config.json: the model's own configuration may name its end token
-        return GenerationConfig.from_model_config(read_config(folder))
+    if (where := folder / "generation_config.json").is_file():
+        with _telling(where):
+            return GenerationConfig.from_pretrained(folder)
+    config = read_config(folder)  # it may name the model's end token
+    with _telling(folder / "config.json"):
+        return GenerationConfig.from_model_config(config)
 
 
 def read_adapted(model: PreTrainedModel, folder: Path) -> PeftModel:
@@ -171,10 +202,12 @@ def _check_numbers(folder: Path) -> None:
     if not where.is_file():
         return
     shapes = list(_shapes(folder))
+    if not shapes:
+        raise ValueError(f"{folder}: its *.safetensors hold no numbers; download or save the checkpoint again")
     largest = max((dimension for shape in shapes for dimension in shape), default=0)
     for key, value in _settings(read_json(where)):
         most = len(shapes) if _LAYERS.fullmatch(key) else max(largest, len(shapes)) if _COUNT.fullmatch(key) else None
-        if shapes and most is not None and isinstance(value, int | float) and value > max(most, 64):
+        if most is not None and isinstance(value, int | float) and value > max(most, 64):
             raise ValueError(
                 f"{where}: {key}={value}, and the files hold {len(shapes)} tensors of at most {largest} rows or "
                 "columns; download or save the checkpoint again"
@@ -184,17 +217,19 @@ def _check_numbers(folder: Path) -> None:
 
 
 def _settings(node: Any) -> Iterator[tuple[str, Any]]:
-    """Every key of nested objects with its value."""
+    """Every key of nested objects with its value, or with each of a list's."""
     for key, value in node.items() if isinstance(node, dict) else ():
-        yield key, value
-        yield from _settings(value)
+        for each in value if isinstance(value, list) else [value]:
+            yield key, each
+            yield from _settings(each)
 
 
 def _shapes(folder: Path) -> Iterator[tuple[int, ...]]:
-    """The shapes of a folder's stored tensors, from the files' headers."""
+    """The shapes of a folder's stored tensors that hold a number, from the files' headers."""
     for file in folder.glob("*.safetensors"):
         with open_weights(file) as handle:
-            yield from (tuple(handle.get_slice(key).get_shape()) for key in handle.keys())  # noqa: SIM118 (no dict)
+            shapes = (tuple(handle.get_slice(key).get_shape()) for key in handle.keys())  # noqa: SIM118 (no dict)
+            yield from (shape for shape in shapes if 0 not in shape)
 
 
 def read_json(file: Path) -> dict[str, Any]:
@@ -214,6 +249,18 @@ def open_weights(file: Path) -> Any:
         return safe_open(file, "pt")
     except (SafetensorError, OSError) as error:
         raise _broken(file, f"is no whole safetensors file ({error})") from None
+
+
+@contextmanager
+def _telling(file: Path) -> Iterator[None]:
+    """Makes one line, with the file's name, of whatever a library raises at what others wrote."""
+    try:
+        yield
+    except MemoryError:
+        raise
+    except Exception as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ValueError(f"{file}: cannot be read ({reason:.300})") from error
 
 
 def _broken(file: Path, reason: str) -> ValueError:

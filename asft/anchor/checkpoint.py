@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from asft.anchor.names import spellings
-from asft.door import build_model, open_weights, read_config, read_json
+from asft.door import INDEX_NAME, build_model, indexed_files, open_weights, read_config, read_json
 
 
 @dataclass(slots=True)
@@ -126,7 +126,6 @@ class Architecture:
         return made[0] if isinstance(made, list) else made
 
 
-INDEX_NAME = "model.safetensors.index.json"
 SINGLE_NAME = "model.safetensors"
 PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 # Types whose numbers are the weights; float8 and integers need scales that other tensors hold.
@@ -183,7 +182,7 @@ class Checkpoint:
         if (self.path / SINGLE_NAME).is_file():
             return [self.path / SINGLE_NAME]
         if (self.path / INDEX_NAME).is_file():
-            return self._shards()
+            return indexed_files(self.path)
         pickled = sorted(file.name for pattern in PICKLED for file in self.path.glob(pattern))
         if pickled:
             raise ValueError(
@@ -193,18 +192,6 @@ class Checkpoint:
         raise ValueError(
             f"{self} has neither {SINGLE_NAME} nor {INDEX_NAME}: give a directory written by save_pretrained."
         )
-
-    def _shards(self) -> list[Path]:
-        files = sorted(set(read_json(self.path / INDEX_NAME).get("weight_map", {}).values()))
-        missing = [file for file in files if not (self.path / file).is_file()]
-        if not files:
-            raise ValueError(f"{self}: {INDEX_NAME} names no file (no weight_map): download or save it again.")
-        if missing:
-            raise ValueError(
-                f"{self}: {INDEX_NAME} names {missing[0]!r}, which is not there ({len(missing)} missing): "
-                "complete the download."
-            )
-        return [self.path / file for file in files]
 
     @cached_property
     def _sources(self) -> dict[str, Source]:

@@ -14,10 +14,11 @@ import pytest
 import torch
 from helpers import REPOSITORY
 from refusals import refuses
+from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM
 
 from asft.data.templates import ChatTemplate
-from asft.door import read_adapted, read_config, read_model, read_tokenizer, render
+from asft.door import INDEX_NAME, read_adapted, read_config, read_model, read_tokenizer, render
 
 LOADERS = re.compile(
     r"apply_chat_template|"
@@ -93,6 +94,15 @@ def test_generation_code_in_a_checkpoint_does_not_run(checkpoint: Path) -> None:
         ({"vocab_size": 10**8}, "describes a model of"),
         ({"intermediate_size": 10**8, "hidden_size": 10**4}, "describes a model of"),
         ({"vocab_size": 2**62, "hidden_size": 2**40}, "config.json: "),
+        ({"backbone_config": [{"num_hidden_layers": 10**9}]}, "num_hidden_layers=1000000000"),
+        ({"depths": [2, 10**9]}, "depths=1000000000"),
+        ({"transformers_weights": "other.safetensors"}, "names weights elsewhere"),
+        ({"num_attention_heads": 0}, "config.json: "),
+        ({"dtype": "__class__"}, "config.json: "),
+        ({"dtype": 5}, "config.json: "),
+        ({"hidden_act": "no such"}, "config.json: "),
+        ({"hidden_size": "big"}, "config.json: "),
+        ({"rope_parameters": 5}, "config.json: "),
         ({"attn_implementation": "someone/kernel"}, "names code of a repository"),
         ({"_attn_implementation": "someone/kernel@v1:x"}, "names code of a repository"),
         ({"text_config": {"_experts_implementation_internal": "a/b"}}, "names code of a repository"),
@@ -103,6 +113,42 @@ def test_what_the_files_cannot_hold_is_refused_before_memory_is_asked_for(
 ) -> None:
     edit(checkpoint, "config.json", **settings)
     with refuses(told):
+        load(checkpoint)
+
+
+@pytest.mark.parametrize(
+    "tensors", [{}, {"a": torch.zeros(0, 10**9)}, {f"{i}": torch.zeros(10**9, 0) for i in range(99)}]
+)
+def test_a_checkpoint_of_no_numbers_bounds_none(checkpoint: Path, tensors: dict[str, torch.Tensor]) -> None:
+    save_file(tensors, checkpoint / "model.safetensors")
+    edit(checkpoint, "config.json", num_hidden_layers=10**9)
+    with refuses("hold no numbers"):
+        load(checkpoint)
+
+
+@pytest.mark.parametrize("name", ["evil.bin", "../outside.safetensors", "a/b.safetensors", "..", "", 5, None])
+def test_an_index_names_only_safetensors_beside_it(checkpoint: Path, name: object) -> None:
+    weights = (checkpoint / "model.safetensors").rename(checkpoint / "part.safetensors")
+    for other in ("evil.bin", "../outside.safetensors"):
+        shutil.copy(weights, checkpoint / other)
+    index = {"metadata": {}, "weight_map": {"lm_head.weight": weights.name, "model.norm.weight": name}}
+    (checkpoint / INDEX_NAME).write_text(json.dumps(index))
+    with refuses(f"{INDEX_NAME}: names {name!r}, and only safetensors files beside it"):
+        load(checkpoint)
+
+
+def test_a_checkpoint_names_no_other_as_its_base(checkpoint: Path) -> None:
+    (checkpoint / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(checkpoint.parent)}))
+    with refuses("names weights elsewhere"):
+        load(checkpoint)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"watermarking_config": 5}, {"compile_config": "x"}, {"cache_config": 5, "watermarking_config": [1]}]
+)
+def test_a_generation_config_that_is_none_is_told_in_one_line(checkpoint: Path, settings: dict[str, object]) -> None:
+    (checkpoint / "generation_config.json").write_text(json.dumps(settings))
+    with refuses("generation_config.json: "):
         load(checkpoint)
 
 
