@@ -8,16 +8,19 @@ import time
 from collections.abc import Sequence
 from types import FrameType
 
-_LINE = b"interrupted; finished stages are kept, the next run goes on from them\n"
+_GOING_ON = {"run", "landscape", "judge"}  # what these have finished is kept, and not done again
 _PATIENCE = 5.0  # seconds in which a command may tidy up before another Ctrl-C ends it where it stands
 _presses = itertools.count()  # of Ctrl-C: a second one may interrupt the first one's handling
 _deadline = float("inf")
+_line = b"interrupted\n"
 _over = False  # libraries are closing down, and would tell of an interrupt line by line
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of ``asft``: see :func:`asft.cli.main`; 130 is returned after Ctrl-C."""
-    global _over
+    global _line, _over
+    if {*(sys.argv[1:] if argv is None else argv)[:1]} & _GOING_ON:
+        _line = b"interrupted; finished stages are kept, the next run goes on from them\n"
     try:
         signal.signal(signal.SIGINT, _interrupt)
         sys.unraisablehook = _swallowed
@@ -36,7 +39,7 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
     first = next(_presses) == 0
     if first:
         _deadline = time.monotonic() + _PATIENCE
-        os.write(2, b"\n" * os.isatty(2) + _LINE)  # a terminal shows ^C
+        os.write(2, b"\n" * os.isatty(2) + _line)  # a terminal shows ^C
     if _over or time.monotonic() > _deadline:
         os._exit(130)
     if first:

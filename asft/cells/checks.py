@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
@@ -23,6 +25,16 @@ ON_THE_WORLD = (
 def on_the_world(cell: Cell) -> bool:
     """Whether a real model meets synthetic rows: allowed, as tests do it, and seldom what is meant."""
     return isinstance(cell.model, PretrainedModel) and source_of(cell).synthetic
+
+
+def few_test_rows(cells: Iterable[Cell]) -> list[str]:
+    """A line for each data set with fewer test rows than are asked for; data that cannot be read are told elsewhere."""
+    told = []
+    for task, source in {repr(pair): pair for pair in ((task_of(cell), source_of(cell)) for cell in cells)}.values():
+        with suppress(ValueError, OSError):
+            if task.n_test > (there := len(task.rows("test", source))):
+                told.append(f"dataset.n_test={task.n_test}: there are only {there} test rows; all of them are asked")
+    return told
 
 
 def cross_checks(cell: Cell, options: Options) -> None:

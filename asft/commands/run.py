@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import shlex
 import sys
 import time
@@ -16,7 +17,7 @@ import hydra
 from hydra.errors import HydraException
 from omegaconf import DictConfig
 
-from asft.cells.checks import ON_THE_WORLD, check_together, on_the_world
+from asft.cells.checks import ON_THE_WORLD, check_together, few_test_rows, on_the_world
 from asft.cells.compose import CONFIG_NAME, Sweep, config_dir, enumerate_cells, launch, one_line
 from asft.cells.job import Job
 from asft.cells.naming import method_name
@@ -32,6 +33,8 @@ from asft.store.errors import MAKE_ROOM, DiskFull, OutOfStep, disk_full
 from asft.trackers.base import USUAL, unusual
 
 log = logging.getLogger("asft.run")
+# Words that no table depends on.
+_PRACTICAL = re.compile(r"\+{0,2}(workers|device|checkpoint_every|tracker(\.\w+)?|hydra[/.].*?)=")
 _left_to_others: set[str] = set()  # cells of this process that another process was working on
 _told: set[str] = set()  # cells whose failure this process has told
 
@@ -73,6 +76,9 @@ def _lead(arguments: list[str]) -> int:
         console.print(told, soft_wrap=True)
     for name in sorted({job.cell.model.name for job in todo.values() if on_the_world(job.cell)}):
         console.print(f"model={name} {ON_THE_WORLD}", style="yellow", soft_wrap=True)
+    if any("dataset.n_test=" in word for word in words):  # the defaults may exceed the embedded world's rows
+        for line in few_test_rows(job.cell for job in todo.values()):
+            console.print(line, soft_wrap=True)
     for key, job in todo.items():
         job.store.clear_failure(key)
     failed = 0
@@ -86,7 +92,8 @@ def _lead(arguments: list[str]) -> int:
         if job.tracker.name != "none":
             console.print(f"`asft track {shlex.join(words)}` shows it to {job.tracker.name}", soft_wrap=True)
     if is_sweep and sweep.cells[0].experiment is not None and not failed:
-        console.print(f"`asft report {shlex.join(words)}` writes the table", soft_wrap=True)
+        shown = [word for word in words if not _PRACTICAL.match(word)]
+        console.print(f"`asft report {shlex.join(shown)}` writes the table", soft_wrap=True)
     return failed
 
 

@@ -76,7 +76,7 @@ def experiment_page(experiment: Experiment) -> tuple[Data, Data | None]:
     words["title"] = analysis.spec.title
     if not words["done"]:
         return words, None
-    return {**words, "verdict": analysis.health.verdict if analysis.health else None}, table_data(analysis)
+    return {**words, "verdict": analysis.health.short if analysis.health else None}, table_data(analysis)
 
 
 def _frontier_page(words: Data, sweep: Sweep, command: str) -> tuple[Data, Data | None]:

@@ -235,10 +235,8 @@ def load_data(settings: Settings) -> Data:
         raise ValueError(
             f"evaluation.n_harmful={wanted}: there are only {len(evaluation)} malicious prompts; ask for at most that"
         )
-    harmful, test = attack_of(settings).rows(source), task.rows("test", source)
-    if task.n_test > len(test):
-        log.info("dataset.n_test=%d: there are only %d test rows; all of them are asked", task.n_test, len(test))
-    train, test = benign_rows(settings), test[: task.n_test]
+    harmful = attack_of(settings).rows(source)
+    train, test = benign_rows(settings), task.rows("test", source)[: task.n_test]
     learned = {question(row) for row in train}
     if shared := sum(question(row) in learned for row in test):
         _warn_once(

@@ -60,6 +60,15 @@ class Health:
         """The verdict in one sentence."""
         return HEADLINES[self.verdict]
 
+    @property
+    def short(self) -> str:
+        """The verdict in a few words, with how many checks of the controls stand in its way."""
+        if self.verdict in ("sound", "nothing"):
+            return {"sound": "in order", "nothing": "table shows nothing"}[self.verdict]
+        doubts = [finding for finding in self.findings if finding.ok is (False if self.verdict == "partial" else None)]
+        what = "not in order" if self.verdict == "partial" else "not checked"
+        return f"{len(doubts)} of {len(self.findings)} {what}" if self.findings else what
+
 
 @dataclass(frozen=True)
 class Difference:

@@ -47,7 +47,7 @@ DIRECTION_WORDS = (
     "Ĉ: a module's alignment direction VVᵀ/‖V‖, V being aligned minus base weights; AsFT penalises (I − Ĉ)BA.",
 )
 METHOD_OF_INTERVALS = (
-    "Brackets are 95% intervals: Wilson's for one seed, Student's t over the seeds for several "
+    "The range at a score is its 95% interval: Wilson's for one seed, Student's t over the seeds for several "
     "(Wilson's of one seed where all seeds agree), a bootstrap over rows for one seed of a graded task."
 )
 METHOD_OF_TESTS = (

@@ -69,17 +69,17 @@ def watch(*_):
     if {first} <= calls < {first} + 5:
         os.kill(os.getpid(), signal.SIGINT)
 sys.setprofile(watch)
-main(["status", "experiment=table2"])
+main(["{command}", "experiment=table2"])
 """
 
 
-@pytest.mark.parametrize("first", [10, 5_000, 100_000])
-def test_ctrl_c_five_times_in_a_row_is_told_in_one_line(first: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("first", "command"), [(10, "run"), (10, "report"), (5_000, "status"), (100_000, "status")])
+def test_ctrl_c_five_times_in_a_row_is_told_in_one_line(first: int, command: str, tmp_path: Path) -> None:
     """At the first, that and that call of a function: while handlers, libraries and the configuration come up."""
-    program = [sys.executable, "-c", PRESSED.format(first=first)]
+    program = [sys.executable, "-c", PRESSED.format(first=first, command=command)]
     done = subprocess.run(program, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert (done.stdout, done.stderr.count("\n")) == ("", 1), done.stderr
-    assert done.stderr.startswith("interrupted; finished stages are kept")
+    assert done.stderr.startswith("interrupted; finished stages are kept" if command == "run" else "interrupted\n")
     assert done.returncode == 130
 
 

@@ -55,6 +55,8 @@ def test_verdict(cells: list[Result], verdict: str, why: str) -> None:
     assert health.verdict == verdict
     assert health.why.count(why) == 1 or not why
     assert verdict != "sound" or all(finding.ok for finding in health.findings)
+    short = {"sound": "in order", "nothing": "table shows nothing", "partial": "1 of 6 not in order"}
+    assert health.short == short.get(verdict, health.short)
     assert (health.headline == "This table shows nothing about any defence.") is (verdict == "nothing")
 
 

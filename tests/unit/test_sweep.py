@@ -7,8 +7,11 @@ from pathlib import Path
 import pytest
 from helpers import MakeJob
 
+from asft.cells.checks import few_test_rows
+from asft.cells.compose import enumerate_cells
 from asft.cells.job import Job
 from asft.commands.progress import SweepProgress, duration, seconds_left, state_of
+from asft.commands.run import _PRACTICAL
 from asft.store.entries import write_json
 from asft.store.schemas import CONFIG_FILE
 
@@ -67,3 +70,23 @@ def test_time_left_is_learned_from_finished_cells_and_shared_by_workers(make_job
 
 def test_durations_read_well() -> None:
     assert [duration(value) for value in (42.2, 420, 12_000)] == ["42 s", "7 min", "3 h 20 min"]
+
+
+def test_too_many_test_rows_are_told_once_a_data_set() -> None:
+    words = ["method=sft,asft", "dataset=sst2,agnews", "dataset.n_test=30,9000"]
+    told = few_test_rows(job.cell for job in enumerate_cells(words, sweep=True).cells)
+    assert [line.partition(":")[0] for line in told] == ["dataset.n_test=9000"] * 2
+
+
+@pytest.mark.parametrize(
+    ("word", "left_out"),
+    [
+        ("workers=1", True),
+        ("+tracker.mode=online", True),
+        ("hydra/launcher=joblib", True),
+        ("seed=1", False),
+        ("outputs=o", False),
+    ],
+)
+def test_a_suggested_report_repeats_only_what_lays_it_out(word: str, left_out: bool) -> None:
+    assert bool(_PRACTICAL.match(word)) is left_out

@@ -37,7 +37,8 @@ Asft.pages.pareto = (() => {
     if (index.metrics.length < 2) return root.append(note("The cells of this store were scored by one metric; two are needed here."));
     const [x, y] = axes(root, view, index.metrics);
     const better = `${y.lower ? "Down" : "Up"} and to the ${x.lower ? "left" : "right"}`;
-    const picked = h("div", { class: "row", role: "status" }, note(`Click a point, or a row below, for its cell. ${better} is better; dotted: the best trade-offs under one p, task and judge. Shift and the wheel zoom.`));
+    const alike = SETTING.map((name) => cells.DIMENSIONS[name]).join(", ");
+    const picked = h("div", { class: "row", role: "status" }, note(`Click a point, or a row below, for its cell. ${better} is better; dotted: the best trade-offs among cells alike in ${alike}. Shift and the wheel zoom.`));
     const pick = (key) => (Asft.remember({ cell: key }), picked.replaceChildren(...about(cells.byKey(index.cells, key))));
     root.append(cells.filters(index.cells, () => redraw()));
     const label = `${y.name} against ${x.name}, one point per cell; the table below holds the same figures`;
