@@ -81,7 +81,7 @@ def _load(path: str, config: str | None, split: str, revision: str, file: str | 
         return load_dataset(str(folder) if local else path, config, split=split, revision=commit)
     except (OSError, ValueError, RuntimeError, DatasetsError) as error:
         cause = error.__cause__ if isinstance(error, DatasetsError) and error.__cause__ else error
-        reason = (str(cause).strip().splitlines() or [type(cause).__name__])[0]
+        reason = _broken(folder) or (str(cause).strip().splitlines() or [type(cause).__name__])[0]
         advice = (
             " A gated dataset needs its terms accepted on the hub and HF_TOKEN set; without a network point the path "
             "at a local copy."
@@ -89,6 +89,18 @@ def _load(path: str, config: str | None, split: str, revision: str, file: str | 
         raise ValueError(
             f"{key}.path={path} (split {split}): cannot be read: {reason}{'' if local else advice}"
         ) from error
+
+
+def _broken(folder: Path) -> str | None:
+    """The first data file of a local folder that does not open, and why."""
+    from pyarrow.parquet import read_metadata  # type: ignore[import-untyped]
+
+    for file in sorted(path for path in folder.rglob("*") if path.suffix in _BUILDERS and path.is_file()):
+        try:
+            read_metadata(file) if file.suffix == ".parquet" else read_records(file)
+        except (OSError, ValueError) as error:
+            return str(error) if str(file) in str(error) else f"{file}: {error}"
+    return None
 
 
 def _tables(folder: Path, config: str | None, split: str) -> list[Path]:

@@ -240,6 +240,14 @@ class TestTables:
         assert "\n" not in str(caught.value)
         assert "HF_TOKEN" not in str(caught.value), "advice about the hub helps with no file"
 
+    @pytest.mark.parametrize(("name", "content"), [("b.parquet", b"PAR1 half a file"), ("b.json", b'[{"text": "x"},')])
+    def test_a_folder_s_damaged_file_is_named(self, tmp_path: Path, name: str, content: bytes) -> None:
+        (tmp_path / name).write_bytes(content)
+        (tmp_path / "README.md").write_text("no data")
+        with pytest.raises(ValueError, match=rf"dataset.train.path=.*cannot be read: \S*{name}: .") as caught:
+            self.rows(tmp_path)
+        assert "\n" not in str(caught.value)
+
     def test_a_file_or_split_that_is_not_there_is_told_without_the_hub(self, tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=r"dataset.train.path=.*none.csv: there is no such file"):
             self.rows(tmp_path / "none.csv")
