@@ -26,11 +26,13 @@ class Terminal(Console):
         super().__init__(highlight=False, markup=False, emoji=False, **settings)
 
     def render_str(self, text: str, **settings: Any) -> Text:
-        """Makes room in tables for what is shown, where that is longer than the text."""
-        return super().render_str(visible(text), **settings)
+        """Makes room in tables for what is shown; a secret is masked before a width cuts or wraps it."""
+        return super().render_str(visible(masked(text)), **settings)
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         """Through this comes all that is printed; segments of control are rich's own."""
+        if isinstance(renderable, Text) and (shown := masked(renderable.plain)) != renderable.plain:
+            renderable = renderable.blank_copy(shown)
         for text, style, control in super().render(renderable, options):
             yield Segment(text if control else visible(masked(text)), style, control)
 

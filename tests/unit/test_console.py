@@ -49,6 +49,18 @@ def test_a_text_is_printed_as_it_is_and_obeyed_by_no_terminal(place: Any, text: 
     assert set(re.findall("\x1b.", styled)) <= {"\x1b["}, "what rich itself styles"
 
 
+@pytest.mark.parametrize("text", [str, Text])
+@pytest.mark.parametrize("place", [lambda text: text, in_a_table, Padding], ids=["alone", "table", "padding"])
+@pytest.mark.parametrize("width", [10, 13, 25])
+def test_a_secret_that_a_width_cuts_or_wraps_is_masked_before(
+    width: int, place: Any, text: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", SECRET * 3)
+    out = io.StringIO()
+    Terminal(file=out, width=width).print(place(text(f"key {SECRET * 3} end")))
+    assert SECRET[:6] not in out.getvalue()
+
+
 def test_a_progress_line_is_a_text() -> None:
     out = io.StringIO()
     with Progress(TextColumn("{task.description}", markup=False), console=Terminal(file=out, width=200)) as progress:

@@ -299,13 +299,25 @@ class TestKey:
 
     @pytest.mark.parametrize("status", [401, 500, 200])
     @pytest.mark.parametrize("spelt", [KEY, KEY.replace("S", "\\u0053"), KEY.encode().hex()])
-    def test_a_server_that_echoes_it_in_an_error(self, tmp_path: Path, status: int, spelt: str) -> None:
+    @pytest.mark.parametrize("before", [0, 140, 9_980], ids=lambda blanks: f"after {blanks}")
+    def test_a_server_that_echoes_it_in_an_error(
+        self, tmp_path: Path, status: int, spelt: str, before: int, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        body = f"{before * ' '}bad key {spelt}"
         with (
-            serve(lambda *_: Misbehaviour(status, f"bad key {spelt}")) as server,
+            serve(lambda *_: Misbehaviour(status, body)) as server,
+            caplog.at_level(logging.INFO),
             pytest.raises(ValueError, match=r"bad key \*\*\*") as caught,
         ):
-            flags(judge(server, tmp_path, api_key_env="JUDGE_TEST_KEY"))
-        assert spelt not in str(caught.value)
+            flags(judge(server, tmp_path, api_key_env="JUDGE_TEST_KEY", attempts=1))
+        assert spelt[:8] not in str(caught.value)
+        assert " 0 replies, 0 of 6 distinct answers were there before" in caplog.text
+
+    @pytest.mark.parametrize("charset", ["punycode", "rot13", "zlib", "utf-16", "no-such"])
+    def test_a_servers_charset_chooses_no_codec(self, tmp_path: Path, charset: str) -> None:
+        body = Misbehaviour(401, "Schlüssel " + 5_000 * "-é", {"Content-Type": f"text/plain; charset={charset}"})
+        with serve(lambda *_: body) as server, pytest.raises(ValueError, match="HTTP 401: Schlüssel -é-é"):
+            flags(judge(server, tmp_path))
 
     def test_a_variable_that_is_not_set_is_named_before_anything_is_asked(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
