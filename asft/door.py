@@ -13,8 +13,9 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, PositiveInt, StringConstraints, ValidationError
 from safetensors import SafetensorError, safe_open
 
 if TYPE_CHECKING:  # torch and transformers take seconds to load
@@ -24,6 +25,14 @@ if TYPE_CHECKING:  # torch and transformers take seconds to load
 _LAYERS = re.compile(r"(n|num)_(hidden_|encoder_|decoder_)?(layers?|blocks)|(en|de)coder_layers|depths?")
 _COUNT = re.compile(r"num_\w+")
 _IMPLEMENTATION = re.compile(r"_?\w+_implementation\w*")
+_FACTOR = re.compile(r"base_model\.model\.(.+)\.lora_(?:embedding_)?[AB](?:\.weight)?")
+_Name = Annotated[str, StringConstraints(pattern=r"\A[\w.]+\z")]
+_Pattern = Annotated[str, StringConstraints(pattern=r"\A\^?[\w.]+\z")]
+# Fields of an adapter's JSON that say where it came from, or belong to something else that it would have to name, too.
+_NO_MATTER = {
+    "auto_mapping", "base_model_name_or_path", "eva_config", "inference_mode", "loftq_config", "megatron_core",
+    "peft_version", "qalora_group_size", "revision", "runtime_config",
+}  # fmt: skip
 TEMPLATE_SECONDS = 10.0
 INDEX_NAME = "model.safetensors.index.json"
 _SLACK = 2**26  # numbers that a model may hold beyond what its files can: masks, tables of positions
@@ -118,26 +127,70 @@ def read_generation_config(folder: Path) -> Any:
         return GenerationConfig.from_model_config(config)
 
 
+class _PlainLora(BaseModel):
+    """What an adapter's JSON may say. Where names would be read as regular expressions, they are names.
+
+    The modules to adapt are those of the file's keys, whatever ``target_modules`` and its like say, and an
+    initialisation is of no effect where the file's weights follow; those that change the base's weights are refused.
+    """
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    peft_type: Literal["LORA"]
+    task_type: Literal["CAUSAL_LM"] | None = None
+    r: PositiveInt
+    lora_alpha: FiniteFloat = 8
+    lora_dropout: Annotated[float, Field(ge=0, le=1)] = 0.0
+    use_rslora: bool = False
+    fan_in_fan_out: bool = False
+    bias: Literal["none", "all", "lora_only"] = "none"
+    rank_pattern: dict[_Pattern, PositiveInt] | None = None
+    alpha_pattern: dict[_Pattern, FiniteFloat] | None = None
+    modules_to_save: list[_Name] | None = None
+    init_lora_weights: bool | Literal["gaussian", "eva", "orthogonal"] = Field(True, exclude=True)
+    target_modules: list[str] | str | None = Field(None, exclude=True)
+    exclude_modules: list[str] | str | None = Field(None, exclude=True)
+    layers_to_transform: list[int] | int | None = Field(None, exclude=True)
+    layers_pattern: list[str] | str | None = Field(None, exclude=True)
+
+
 def read_adapted(model: PreTrainedModel, folder: Path) -> PeftModel:
     """A model with the LoRA adapter of a local folder of safetensors.
 
     Raises:
         ValueError: for an adapter that is no plain LoRA, without safetensors, or of a rank that its file cannot have.
     """
-    from peft import PeftModel
+    from peft import LoraConfig, PeftModel
 
-    where = folder / "adapter_config.json"
-    config = read_json(where)
-    if config.get("peft_type") != "LORA" or config.get("megatron_config"):  # the latter names a module to import
-        raise ValueError(f"{where}: only plain LoRA is loaded")
-    if not (folder / "adapter_model.safetensors").is_file():
+    where, file = folder / "adapter_config.json", folder / "adapter_model.safetensors"
+    told = {key: value for key, value in read_json(where).items() if value is not None and key not in _NO_MATTER}
+    try:  # an unknown field that is empty says nothing
+        plain = _PlainLora.model_validate({k: v for k, v in told.items() if v or k in _PlainLora.model_fields})
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place = ".".join(map(str, first["loc"]))
+        raise ValueError(
+            f"{where}: {place}={first['input']!r:.100}: {first['msg']}; only plain LoRA is loaded"
+        ) from None
+    if not file.is_file():
         raise ValueError(f"{folder}: has no adapter_model.safetensors; no other format is read")
-    ranks = {"r": config.get("r"), **(config.get("rank_pattern") or {})}
+    with open_weights(file) as handle:
+        keys = list(handle.keys())
     largest = max((dimension for shape in _shapes(folder) for dimension in shape), default=0)
-    for name, rank in ranks.items():
-        if not isinstance(rank, int) or rank > largest:
+    for name, rank in {"r": plain.r, **(plain.rank_pattern or {})}.items():
+        if rank > largest:
             raise ValueError(f"{where}: rank {name}={rank}, and no tensor of the file has such a dimension")
-    return PeftModel.from_pretrained(model, str(folder))
+    for name in plain.modules_to_save or ():
+        if not any(f".{name}." in key for key in keys):
+            raise ValueError(f"{where}: modules_to_save names {name!r}, and {file.name} holds nothing of it")
+    targets = sorted({match[1] for key in keys if (match := _FACTOR.fullmatch(key))})
+    if not targets:
+        raise ValueError(
+            f"{file}: holds no weights of an adapter under PEFT's names (base_model.model.….lora_A.weight)"
+        )
+    with _telling(where):
+        config = LoraConfig(**plain.model_dump(exclude_none=True), target_modules=targets)
+        return PeftModel.from_pretrained(model, str(folder), config=config)
 
 
 def render(tokenizer: Any, turns: list[dict[str, str]], *, ask: bool, template: str | None = None) -> str:

@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 import torch
 from helpers import REPOSITORY
+from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
 from refusals import refuses
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from asft.data.templates import ChatTemplate
@@ -159,26 +160,68 @@ def test_a_configuration_that_is_none_is_refused(checkpoint: Path, text: str) ->
         read_config(checkpoint)
 
 
+@pytest.fixture(scope="module")
+def adapter(random_pair: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder: Path = tmp_path_factory.mktemp("adapter")
+    config = LoraConfig(target_modules=["q_proj"], r=2, init_lora_weights=False)
+    get_peft_model(load(random_pair / "aligned"), config).save_pretrained(folder)
+    return folder
+
+
 @pytest.mark.parametrize(
     ("settings", "told"),
     [
         ({"r": 10**9}, "rank r=1000000000"),
+        ({"r": "8"}, "r='8'"),
+        ({"r": 0}, "r=0"),
         ({"rank_pattern": {"q_proj": 10**9}}, "rank q_proj=1000000000"),
+        ({"rank_pattern": ["x"]}, "rank_pattern=['x']"),
+        ({"alpha_pattern": {"(x+)+y": 1}}, "only plain LoRA"),
+        ({"target_modules": 5}, "target_modules"),
+        ({"modules_to_save": ["(x+)+y"]}, "modules_to_save.0='(x+)+y'"),
+        ({"modules_to_save": ["embed_tokens"]}, "holds nothing of it"),
+        ({"init_lora_weights": "pissa_niter_1000000000"}, "init_lora_weights"),
+        ({"init_lora_weights": "olora"}, "init_lora_weights"),
+        ({"layer_replication": [[0, 10**9]]}, "layer_replication=[[0, 1000000000]]"),
+        ({"lora_alpha": float("inf")}, "lora_alpha=inf"),
+        ({"use_dora": True}, "use_dora=True"),
+        ({"made_up": [1]}, "made_up=[1]"),
         ({"peft_type": "IA3"}, "only plain LoRA"),
         ({"megatron_config": {"a": 1}, "megatron_core": "antigravity"}, "only plain LoRA"),
     ],
 )
-def test_an_adapter_that_would_import_or_grow_is_refused(
-    checkpoint: Path, tmp_path: Path, settings: dict[str, Any], told: str
+def test_an_adapter_that_is_no_plain_lora_is_refused(
+    random_pair: Path, adapter: Path, tmp_path: Path, settings: dict[str, Any], told: str
 ) -> None:
-    from peft import LoraConfig, get_peft_model
-
-    folder = tmp_path / "adapter"
-    get_peft_model(load(checkpoint), LoraConfig(target_modules=["q_proj"], r=2)).save_pretrained(folder)
-    read_adapted(load(checkpoint), folder)
+    folder = shutil.copytree(adapter, tmp_path / "adapter")
     edit(folder, "adapter_config.json", **settings)
     with refuses(told):
-        read_adapted(load(checkpoint), folder)
+        read_adapted(load(random_pair / "aligned"), folder)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"target_modules": "((.+)+)+no"},
+        {"target_modules": None, "exclude_modules": "((.+)+)+no", "init_lora_weights": "gaussian"},
+        {"layers_to_transform": [0], "layers_pattern": ["((.+)+)+no"], "rank_pattern": {"v_proj": 1}},
+    ],
+)
+def test_an_adapter_adapts_the_modules_of_its_file_and_leaves_the_base(
+    random_pair: Path, adapter: Path, tmp_path: Path, settings: dict[str, Any]
+) -> None:
+    folder = shutil.copytree(adapter, tmp_path / "adapter")
+    edit(folder, "adapter_config.json", **settings)
+    base, adapted = load(random_pair / "aligned").state_dict(), read_adapted(load(random_pair / "aligned"), folder)
+    found = {
+        key.removeprefix("base_model.model.").replace(".base_layer", ""): w for key, w in adapted.state_dict().items()
+    }
+    assert all(torch.equal(weight, found[key]) for key, weight in base.items())
+    stored = load_file(folder / "adapter_model.safetensors")
+    loaded = get_peft_model_state_dict(adapted)
+    assert stored.keys() == loaded.keys()
+    assert all(torch.equal(weight, loaded[key]) for key, weight in stored.items())
 
 
 @pytest.mark.parametrize(
