@@ -127,7 +127,7 @@ def read_generation_config(folder: Path) -> Any:
         return GenerationConfig.from_model_config(config)
 
 
-class _PlainLora(BaseModel):
+class PlainLora(BaseModel):
     """What an adapter's JSON may say. Where names would be read as regular expressions, they are names.
 
     The modules to adapt are those of the file's keys, whatever ``target_modules`` and its like say, and an
@@ -137,8 +137,10 @@ class _PlainLora(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
     peft_type: Literal["LORA"]
-    task_type: Literal["CAUSAL_LM"] | None = None
-    r: PositiveInt
+    task_type: (
+        Literal["CAUSAL_LM", "FEATURE_EXTRACTION", "QUESTION_ANS", "SEQ_2_SEQ_LM", "SEQ_CLS", "TOKEN_CLS"] | None
+    ) = None
+    r: PositiveInt = 8
     lora_alpha: FiniteFloat = 8
     lora_dropout: Annotated[float, Field(ge=0, le=1)] = 0.0
     use_rslora: bool = False
@@ -147,11 +149,26 @@ class _PlainLora(BaseModel):
     rank_pattern: dict[_Pattern, PositiveInt] | None = None
     alpha_pattern: dict[_Pattern, FiniteFloat] | None = None
     modules_to_save: list[_Name] | None = None
+    trainable_token_indices: list[int] | dict[_Name, list[int]] | None = None
+    ensure_weight_tying: bool = False
     init_lora_weights: bool | Literal["gaussian", "eva", "orthogonal"] = Field(True, exclude=True)
     target_modules: list[str] | str | None = Field(None, exclude=True)
     exclude_modules: list[str] | str | None = Field(None, exclude=True)
     layers_to_transform: list[int] | int | None = Field(None, exclude=True)
     layers_pattern: list[str] | str | None = Field(None, exclude=True)
+
+
+def read_lora(where: Path) -> PlainLora:
+    """What an ``adapter_config.json`` says; ValueError unless it is a plain LoRA's."""
+    told = {key: value for key, value in read_json(where).items() if value is not None and key not in _NO_MATTER}
+    try:  # an unknown field that is empty says nothing
+        return PlainLora.model_validate({k: v for k, v in told.items() if v or k in PlainLora.model_fields})
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place = ".".join(map(str, first["loc"]))
+        raise ValueError(
+            f"{where}: {place}={first['input']!r:.100}: {first['msg']}; only plain LoRA is loaded"
+        ) from None
 
 
 def read_adapted(model: PreTrainedModel, folder: Path) -> PeftModel:
@@ -163,15 +180,7 @@ def read_adapted(model: PreTrainedModel, folder: Path) -> PeftModel:
     from peft import LoraConfig, PeftModel
 
     where, file = folder / "adapter_config.json", folder / "adapter_model.safetensors"
-    told = {key: value for key, value in read_json(where).items() if value is not None and key not in _NO_MATTER}
-    try:  # an unknown field that is empty says nothing
-        plain = _PlainLora.model_validate({k: v for k, v in told.items() if v or k in _PlainLora.model_fields})
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        place = ".".join(map(str, first["loc"]))
-        raise ValueError(
-            f"{where}: {place}={first['input']!r:.100}: {first['msg']}; only plain LoRA is loaded"
-        ) from None
+    plain = read_lora(where)
     if not file.is_file():
         raise ValueError(f"{folder}: has no adapter_model.safetensors; no other format is read")
     with open_weights(file) as handle:

@@ -13,7 +13,7 @@ from peft.utils.other import get_pattern_key
 from torch import Tensor
 
 from asft.anchor.names import PEFT_PREFIX
-from asft.door import open_weights, read_json
+from asft.door import open_weights, read_json, read_lora
 
 CONFIG_NAME = "adapter_config.json"
 WEIGHTS_NAME = "adapter_model.safetensors"
@@ -69,6 +69,7 @@ def read_adapter(path: str | Path) -> SavedAdapter:
             raise ValueError(f"{where} has no {name}{_hint(path)}")
     config = read_json(path / CONFIG_NAME)
     check_config(config, where)
+    read_lora(path / CONFIG_NAME)
     with open_weights(path / WEIGHTS_NAME) as handle:
         tensors = {key: handle.get_tensor(key) for key in handle.keys()}  # noqa: SIM118 (not a dict)
         metadata = handle.metadata()

@@ -6,7 +6,6 @@ Written against the interface of vLLM 0.33 (``LLM``, ``SamplingParams``, ``LoRAR
 from __future__ import annotations
 
 import importlib.util
-import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +17,7 @@ from pydantic.dataclasses import dataclass
 from asft.backends.base import Answerer, Backend, Weights
 from asft.config import PretrainedModel, Settings
 from asft.distributed.team import team
-from asft.door import read_generation_config
+from asft.door import read_generation_config, read_lora
 from asft.store.heartbeat import tell
 from asft.store.meter import release_memory
 from asft.store.partial import PartialRows
@@ -151,7 +150,10 @@ class _Engine:
 
 def _allowed_rank(adapter: Path) -> int:
     """The smallest rank that vLLM can be told and that holds the adapter's."""
-    rank = int(json.loads((adapter / "adapter_config.json").read_text())["r"])
+    plain = read_lora(where := adapter / "adapter_config.json")
+    if isinstance(plain.target_modules, str):
+        raise ValueError(f"{where}: target_modules is an expression, which vLLM would match; use backend=hf")
+    rank = plain.r
     if rank > _RANKS[-1]:
         raise ValueError(f"training.rank={rank}: backend=vllm takes adapters up to rank {_RANKS[-1]}; use backend=hf")
     return next(allowed for allowed in _RANKS if allowed >= rank)

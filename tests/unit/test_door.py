@@ -18,6 +18,7 @@ from refusals import refuses
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
+from asft.anchor.saved_adapter import read_adapter
 from asft.data.templates import ChatTemplate
 from asft.door import INDEX_NAME, read_adapted, read_config, read_model, read_tokenizer, render
 
@@ -197,6 +198,13 @@ def test_an_adapter_that_is_no_plain_lora_is_refused(
     edit(folder, "adapter_config.json", **settings)
     with refuses(told):
         read_adapted(load(random_pair / "aligned"), folder)
+
+
+def test_no_expression_is_matched_where_an_adapter_is_read_without_a_model(adapter: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(adapter, tmp_path / "adapter")
+    edit(folder, "adapter_config.json", alpha_pattern={"((.+)+)+no": 1})
+    with refuses("alpha_pattern"):
+        read_adapter(folder)
 
 
 @pytest.mark.parametrize(
