@@ -35,6 +35,12 @@ def masked(text: str, *secrets: str) -> str:
     return _pattern(frozenset(known)).sub("***", text) if known else text
 
 
+def holds_secret(text: str) -> str | None:
+    """The variable of the environment whose name says that it is secret and whose value the text holds, or None."""
+    known = {name: value for name, value in _environment().items() if len(value) >= _SHORTEST}
+    return next((name for name, value in known.items() if _pattern(frozenset({value})).search(text)), None)
+
+
 def _environment() -> dict[str, str]:
     """Values of variables whose names say that they are secret, but for paths of files that hold one."""
     named = {name: value.strip() for name, value in os.environ.items() if _SECRET_NAME.search(name)}

@@ -15,7 +15,7 @@ import os
 import sys
 import textwrap
 import traceback
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, TypeVar
@@ -26,6 +26,7 @@ from asft.cells.cell import OPTIONAL, PLUGINS, Cell
 from asft.cells.checks import cross_checks
 from asft.cells.job import Job
 from asft.config import ConfigError, ExperimentConfig, Options, Plugin, as_plain
+from asft.text import holds_secret, masked
 
 _folders: set[Path] = set()  # of plug-ins, that the user named
 T = TypeVar("T")
@@ -37,6 +38,7 @@ _MAY_HOLD_SECRETS = {"api_key_env", "base_url"}
 
 def build_job(tree: Mapping[str, Any], axes: Mapping[str, str] | None = None) -> Job:
     """Checks a resolved configuration tree (plain dicts, as Hydra composed it) and types it, or raises ConfigError."""
+    without_secrets({key: f"{key}={value}" for key, value in leaves(tree)})
     values = dict(tree)
     values.pop("lam", None)  # read by the methods' YAML
     for key, kind in PLUGINS.items():
@@ -61,6 +63,27 @@ def _check_finite(key: str, value: Any) -> None:
     inside = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list) else ()
     for name, part in inside:
         _check_finite(f"{key}.{name}".lstrip("."), part)
+
+
+def without_secrets(lines: Mapping[str, str]) -> None:
+    """Refuses texts (by their keys) with a secret of the environment: they are saved with results, shown on pages."""
+    if holds_secret("\n".join(lines.values())):
+        for key, line in lines.items():
+            if name := holds_secret(line):
+                raise ConfigError(
+                    f"{masked(key)}: holds the value of the environment variable {name}, which would be saved with "
+                    f"results. Leave it out: what needs a key is told the variable's name (judge.api_key_env={name})"
+                )
+
+
+def leaves(node: Any, above: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted keys and values inside nested mappings and lists; a list's values have their positions as keys."""
+    for key, value in node.items() if isinstance(node, Mapping) else enumerate(node):
+        path = f"{above}{key}"
+        if isinstance(value, Mapping | list) and value:
+            yield from leaves(value, f"{path}.")
+        else:
+            yield path, value
 
 
 def _plugin(key: str, node: Any, kind: type[P]) -> P:

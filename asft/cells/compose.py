@@ -32,7 +32,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from omegaconf.resolvers import oc
 from yaml import YAMLError
 
-from asft.cells.build import admit, build_job
+from asft.cells.build import admit, build_job, leaves, without_secrets
 from asft.cells.job import Job
 from asft.config import ConfigError
 
@@ -61,14 +61,22 @@ def rows_below(root: str | None) -> str:
 OmegaConf.register_new_resolver("rows_below", rows_below, replace=True)
 
 
-def _own_variable(name: str, *default: Any) -> Any:
+def _refused(name: str, *_: Any) -> Any:
     """Stands for ``oc.env``: a variable's value comes to lie in manifests, pages and archives, and may be a secret."""
-    if not name.startswith("ASFT_"):
-        raise ConfigError(
-            f"${{oc.env:{name}}} would be saved with results and may be a secret: write ${{public_env:{name}}} if it "
-            "is none. Plug-ins are told a key's variable by its name, and read it when they need it"
-        )
-    return oc.env(name, *default)
+    raise ConfigError(
+        f"${{oc.env:{name}}} would be saved with results and may be a secret: write ${{public_env:{name}}} if it "
+        "is none. Plug-ins are told a key's variable by its name, and read it when they need it"
+    )
+
+
+@contextmanager
+def no_variables() -> Iterator[None]:
+    """Refuses ``oc.env`` in what is composed inside the block."""
+    OmegaConf.register_new_resolver("oc.env", _refused, replace=True)
+    try:
+        yield
+    finally:
+        OmegaConf.register_new_resolver("oc.env", oc.env, replace=True)
 
 
 OmegaConf.register_new_resolver("public_env", oc.env, replace=True)
@@ -294,12 +302,8 @@ def _hydra(overrides: Sequence[str]) -> Iterator[None]:
             for folder in re.findall(r"file://([^,\]'\"]+)", text):
                 admit(Path(folder).expanduser().resolve())
     GlobalHydra.instance().clear()
-    OmegaConf.register_new_resolver("oc.env", _own_variable, replace=True)
-    try:
-        with initialize_config_dir(str(config_dir()), version_base="1.3"):
-            yield
-    finally:
-        OmegaConf.register_new_resolver("oc.env", oc.env, replace=True)
+    with no_variables(), initialize_config_dir(str(config_dir()), version_base="1.3"):
+        yield
 
 
 class _Installed(SearchPathPlugin):
@@ -313,7 +317,13 @@ class _Installed(SearchPathPlugin):
 Plugins.instance().register(_Installed)
 
 
+def overrides_without_secrets(overrides: Sequence[str]) -> None:
+    """Refuses secrets before they are parsed: the parser's messages quote parts of a text, which no mask fits."""
+    without_secrets({text.partition("=")[0].lstrip("+~"): text for text in overrides})
+
+
 def _parse(overrides: Sequence[str]) -> list[Override]:
+    overrides_without_secrets(overrides)
     parser, parsed = OverridesParser.create(), []
     for text in overrides:
         try:
@@ -350,19 +360,11 @@ def check_ours(config: DictConfig) -> None:
     if config.get("callbacks"):
         raise ConfigError("hydra.callbacks: none are called; a tracker or a method is a plug-in of asft")
     for part in ("hydra_logging", "job_logging"):
-        for key, value in _leaves(OmegaConf.to_container(config[part], resolve=True) or {}):
+        for path, value in leaves(OmegaConf.to_container(config[part], resolve=True) or {}):
+            key = path.rpartition(".")[2]
             named = key in {"()", "class"} and not str(value).startswith(("logging.", "asft."))
             if named or (str(value).startswith("ext://") and value not in {"ext://sys.stdout", "ext://sys.stderr"}):
                 raise ConfigError(f"hydra.{part}: {key}={value}: only classes of logging and of asft are used")
-
-
-def _leaves(node: Any) -> Iterator[tuple[str, Any]]:
-    """Keys and values inside nested mappings and lists; a list's values bear no key."""
-    for key, value in node.items() if isinstance(node, dict) else (("", item) for item in node):
-        if isinstance(value, dict | list):
-            yield from _leaves(value)
-        else:
-            yield str(key), value
 
 
 def _compose(overrides: list[str], hydra_too: bool) -> DictConfig:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import re
@@ -10,15 +11,25 @@ import sys
 import time
 import traceback
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import redirect_stdout, suppress
 from functools import partial
 
 import hydra
 from hydra.errors import HydraException
 from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
 
 from asft.cells.checks import ON_THE_WORLD, check_together, few_test_rows, on_the_world
-from asft.cells.compose import CONFIG_NAME, Sweep, config_dir, enumerate_cells, launch, one_line
+from asft.cells.compose import (
+    CONFIG_NAME,
+    Sweep,
+    config_dir,
+    enumerate_cells,
+    launch,
+    no_variables,
+    one_line,
+    overrides_without_secrets,
+)
 from asft.cells.job import Job
 from asft.cells.naming import method_name
 from asft.commands.flags import asked_of_hydra, run_flags
@@ -30,6 +41,7 @@ from asft.distributed.team import started_together, team, together
 from asft.store.celllog import cell_log
 from asft.store.entries import Entry
 from asft.store.errors import MAKE_ROOM, DiskFull, OutOfStep, disk_full
+from asft.text import masked
 from asft.trackers.base import USUAL, unusual
 
 log = logging.getLogger("asft.run")
@@ -149,15 +161,20 @@ def _task(jobs: Mapping[str, Job], config: DictConfig, *, wait: bool) -> None:
 
 def _ask_hydra(arguments: list[str]) -> None:
     """Hands Hydra the command line as the user typed it: help, the composed configuration, shell completion."""
+    overrides_without_secrets(arguments)
     sys.argv = ["asft run", *arguments]
     if "COMP_LINE" in os.environ:  # Hydra's completion expects the overrides right after the program's name
         os.environ["COMP_LINE"] = os.environ["COMP_LINE"].replace(" run ", " ", 1)
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors come here instead of ending the process
     main = hydra.main(version_base="1.3", config_path=str(config_dir()), config_name=CONFIG_NAME)
+    shown = io.StringIO()
     try:
-        main(lambda config: None)()
-    except HydraException as error:
+        with no_variables(), redirect_stdout(shown):
+            main(lambda config: None)()
+    except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(one_line(error)) from error
+    finally:
+        sys.stdout.write(masked(shown.getvalue()))
 
 
 def _run_job(job: Job, *, wait: bool) -> None:
