@@ -10,6 +10,8 @@ import json
 import os
 import re
 import shlex
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -35,6 +37,15 @@ def write_examples(folder: Path) -> None:
     for part, count in (("train", 30), ("test", 12)):
         rows = ({"headline": f"{part} headline {n}", "section": n % 2} for n in range(count))
         (folder / f"{part}.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+
+
+@pytest.fixture(autouse=True)
+def unlearned(tmp_path: Path) -> Iterator[None]:
+    """Forgets the modules of a test's folder: another test's folder has modules of the same names."""
+    yield
+    for name, module in list(sys.modules.items()):
+        if str(getattr(module, "__file__", None)).startswith(str(tmp_path)):
+            del sys.modules[name]
 
 
 def test_each_example_composes_as_the_page_has_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
