@@ -53,7 +53,7 @@ def _build_organism(model: OrganismModel, folder: Path) -> dict[str, Any]:
 
     name, stage = (TextColumn(f"{{task.{part}}}", markup=False) for part in ("fields[pair]", "description"))
     if not console.is_terminal:
-        log.info("building %s: pretraining, then alignment; one to two minutes on two cores", model.name)
+        log.info("building %s: pretraining, then alignment; two to three minutes, once", model.name)
     with Progress(name, BarColumn(), stage, TimeElapsedColumn(), console=console) as progress:
         task = progress.add_task("starting", total=1.0, pair=f"building {model.name}")
         return build_pair(
