@@ -56,9 +56,7 @@ class Booster(Hardened):
         given = batches(examples(ctx.defender, ctx), ctx, self.batch, model.device)
 
         def before(step: int) -> None:
-            batch = given[step % len(given)]
-            here, there = own.gradients_nearby(lambda: model(**batch).loss, -self.alpha)
-            own.add([one - other for one, other in zip(here, there, strict=True)], self.lam)
+            own.add_change(lambda: model(**given[step % len(given)]).loss, -self.alpha, self.lam)
 
         own = OwnPass(model, before=before)
         return [own]

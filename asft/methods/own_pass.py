@@ -99,14 +99,14 @@ class OwnPass(TrainerCallback):
         """``.grad`` over ``weights``."""
         return [_grad(weight) for weight in self.weights]
 
-    def gradients_nearby(self, loss: Callable[[], Tensor], distance: float) -> tuple[list[Tensor], list[Tensor]]:
-        """g = ∇loss at the weights, and ∇loss at distance · g/(‖g‖ + 1e-7) from them, where they do not stay."""
+    def add_change(self, loss: Callable[[], Tensor], distance: float, factor: float) -> None:
+        """Adds factor · (g − g') to ``.grad``: g = ∇loss at the weights, g' at distance · g/(‖g‖ + 1e-7) from them."""
         here, kept = self.gradient(loss()), [weight.detach().clone() for weight in self.weights]
         self.shift(here, distance)
         there = self.gradient(loss())
         with torch.no_grad():
             torch._foreach_copy_(self.weights, kept)  # subtracting what was added would leave its rounding
-        return here, there
+        self.add([one - other for one, other in zip(here, there, strict=True)], factor)
 
     @torch.no_grad()
     def shift(self, direction: Sequence[Tensor], distance: float) -> None:

@@ -54,9 +54,7 @@ class Panacea(Method):
         given = batches(examples(ctx.defender, ctx), ctx, self.batch, model.device)
 
         def before(step: int) -> None:
-            batch = given[step % len(given)]
-            here, there = own.gradients_nearby(lambda: model(**batch).loss, self.rho)
-            own.add([one - other for one, other in zip(here, there, strict=True)], self.lam)
+            own.add_change(lambda: model(**given[step % len(given)]).loss, self.rho, self.lam)
 
         def end() -> None:
             own.shift(own.gradient(model(**given[0]).loss), self.rho)
