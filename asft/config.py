@@ -154,6 +154,7 @@ class RecipeConfig:
     safe_merge_threshold: Annotated[float, Field(ge=-1, le=1.1)] = 0.35
     guard_space_tolerance: Annotated[float, Field(gt=0, lt=1)] = 1e-6
     task_max_new_tokens: Annotated[int, Field(ge=1)] = 200
+    label_logits: bool = False
     tasks: dict[str, TaskRecipe] = dataclasses.field(default_factory=dict)
 
 
@@ -283,6 +284,8 @@ class TrainingConfig:
         max_length: tokens of a row, cut on the right.
         pad_to_max_length: rows are padded to ``max_length``, not to the longest of their batch.
         gradient_checkpointing: less memory for more time; changes no result.
+        label_logits: logits are computed where a label is, not at every position; equal but for rounding.
+        autocast: number format of matrix products, whose weights stay as they are; None is the weights' own.
         rank, alpha, dropout, target_modules: of the adapter; its update is (alpha / rank) · BA.
     """
 
@@ -297,6 +300,8 @@ class TrainingConfig:
     max_length: Annotated[int, Field(ge=8)] = 512
     pad_to_max_length: bool = False
     gradient_checkpointing: bool = False
+    label_logits: bool = False
+    autocast: Literal["bfloat16"] | None = None
     rank: Annotated[int, Field(ge=1)] = 8
     alpha: Annotated[float, Field(gt=0)] = 32
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.05

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from asft.cells.cell import Cell
-from asft.config import OrganismModel, PretrainedModel, as_plain
+from asft.config import OrganismModel, PretrainedModel, TrainingConfig, as_plain
 from asft.data.base import attack_of, benign_identity, source_of, task_of
 from asft.data.files import PUBLISHED
 from asft.data.world.source import VERSION
@@ -175,10 +175,16 @@ def train_settings(cell: Cell, pair: Settings) -> Settings:
     return settings | {
         "pair": content_key(pair),
         "mixture": content_key(mixture_settings(cell)),
-        "training": asdict(cell.training),
+        "training": _training_settings(cell.training),
         "protocol": PROTOCOL[cell.protocol.name],
         "seed": cell.seed,
     }
+
+
+def _training_settings(training: TrainingConfig) -> Settings:
+    """What changes rounding alone is left out where it is off."""
+    settings = asdict(training)
+    return {name: value for name, value in settings.items() if value or name not in {"label_logits", "autocast"}}
 
 
 def pair_settings(cell: Cell) -> Settings:

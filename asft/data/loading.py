@@ -101,13 +101,24 @@ class EncodedRows(Dataset[Encoded]):
 
 
 class Collator:
-    """Pads a batch on the right, to its longest row or to a fixed length."""
+    """Pads a batch on the right, to its longest row or to a fixed length.
 
-    def __init__(self, pad_token: int, fixed_length: int | None = None) -> None:
+    With ``label_logits`` a model given the batch computes logits at the positions that are about a label, and no
+    others; transformers before 5.23 computes all.
+    """
+
+    def __init__(self, pad_token: int, fixed_length: int | None = None, label_logits: bool = False) -> None:
+        from transformers import modeling_utils  # heavy
+
         self.pad_token, self.fixed_length = pad_token, fixed_length
+        self.label_logits = label_logits and hasattr(modeling_utils, "slice_logits_to_keep")
 
     def __call__(self, rows: Sequence[Encoded]) -> dict[str, Any]:
-        """``input_ids``, ``attention_mask`` and ``labels``, each int64 of shape (batch, length); ``row_ids``."""
+        """``input_ids``, ``attention_mask`` and ``labels``, each int64 of shape (batch, length); ``row_ids``.
+
+        With ``label_logits`` also ``logits_to_keep``, bool of that shape, and ``shift_labels``, the label after each
+        position that it marks, (labels,): logits then have the shape (labels, vocabulary).
+        """
         width = self.fixed_length or max(len(row.input_ids) for row in rows)
         shape = (len(rows), width)
         batch = {
@@ -120,6 +131,10 @@ class Collator:
             batch["input_ids"][index, :length] = torch.tensor(row.input_ids)
             batch["attention_mask"][index, :length] = 1
             batch["labels"][index, :length] = torch.tensor(row.labels)
+        if self.label_logits:
+            following = torch.nn.functional.pad(batch["labels"], (0, 1), value=IGNORED)[:, 1:]
+            batch["logits_to_keep"] = following != IGNORED
+            batch["shift_labels"] = following[batch["logits_to_keep"]]
         return {**batch, "row_ids": [row.id for row in rows]}
 
 

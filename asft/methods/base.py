@@ -202,8 +202,9 @@ class Method(Plugin):
     def token_weights(self, model: Model, ctx: Context) -> TokenWeights | None:
         """A function of batch and logits that gives each label's weight in the loss, a tensor like ``labels``.
 
-        The batch holds ``input_ids``, ``attention_mask``, ``labels`` and the ``row_ids`` of its rows; logits at one
-        position are about the label at the next. No gradient flows through the weights.
+        The batch holds ``input_ids``, ``attention_mask``, ``labels`` and the ``row_ids`` of its rows. The logits are
+        those about its labels, (labels, vocabulary), row by row; a label at a row's first token has none. No gradient
+        flows through the weights.
         """
         return None
 

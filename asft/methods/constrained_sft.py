@@ -51,14 +51,13 @@ class ConstrainedSFT(Method):
         """The weights, given log π₀ of every training row."""
         import torch
 
-        from asft.methods.own_pass import batches, evaluating
+        from asft.methods.own_pass import answer_logits, batches, evaluating
 
         start: dict[str, Tensor] = {}
         with evaluating(model), torch.no_grad():
             for index, batch in enumerate(batches(ctx.encoded, ctx, self.batch, model.device)):
-                logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
-                rows = ctx.encoded[index * self.batch :]
-                for row, known in zip(rows, log_probabilities(batch["labels"], logits), strict=False):
+                rows, found = ctx.encoded[index * self.batch :], answer_logits(model, batch)
+                for row, known in zip(rows, log_probabilities(batch["labels"], found), strict=False):
                     start[row.id] = known[: len(row.labels)].cpu()
         if len(start) < len(ctx.encoded):
             raise ValueError(f"method={self.name}: two training rows have one id; rows are told apart by it")
@@ -85,12 +84,16 @@ class ConstrainedSFT(Method):
 
 
 def log_probabilities(labels: Tensor, logits: Tensor) -> Tensor:
-    """log π of each label given what stands before it (rows, length), at least float32; 0 where there is no label."""
+    """log π of each label given what stands before it (rows, length), at least float32; 0 where there is no label.
+
+    ``logits`` are those about the labels, (labels, vocabulary).
+    """
     import torch
 
     from asft.data.templates import IGNORED
 
-    following = labels[:, 1:]
-    logits = logits[:, :-1].to(torch.promote_types(logits.dtype, torch.float32))
-    found = logits.log_softmax(-1).gather(-1, following.clamp(min=0)[..., None])[..., 0]
-    return torch.nn.functional.pad(found.masked_fill(following == IGNORED, 0.0), (1, 0))
+    labelled = torch.nn.functional.pad(labels[:, 1:] != IGNORED, (1, 0))  # nothing stands before a row's first token
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    found = torch.zeros(labels.shape, dtype=logits.dtype, device=logits.device)
+    found[labelled] = logits.log_softmax(-1).gather(-1, labels[labelled][:, None])[:, 0]
+    return found

@@ -41,9 +41,19 @@ def prompts(rows: Sequence[Row], ctx: Context) -> list[Encoded]:
 
 def batches(encoded: Sequence[Encoded], ctx: Context, size: int, device: torch.device) -> list[Batch]:
     """Fixed batches of ``size`` rows, padded on the right; the last may be smaller."""
-    collate = Collator(protocol_of(ctx.cell).padding(ctx.pair.tokenizer()))
+    padding = protocol_of(ctx.cell).padding(ctx.pair.tokenizer())
+    collate = Collator(padding, label_logits=ctx.cell.training.label_logits)
     parts = [collate(encoded[start : start + size]) for start in range(0, len(encoded), size)]
-    return [{name: part[name].to(device) for name in ("input_ids", "attention_mask", "labels")} for part in parts]
+    return [{name: held.to(device) for name, held in part.items() if name != "row_ids"} for part in parts]
+
+
+def answer_logits(model: Model, batch: Batch) -> Tensor:
+    """The logits about every label, (labels, vocabulary), at least float32."""
+    inputs = {name: part for name, part in batch.items() if name not in {"labels", "shift_labels"}}
+    logits: Tensor = model(**inputs).logits
+    if logits.dim() == 3:  # at all positions
+        logits = logits[:, :-1][batch["labels"][:, 1:] != IGNORED]
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
 @contextmanager

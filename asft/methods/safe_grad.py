@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
     from asft.config import Settings
     from asft.methods.base import Model
-    from asft.methods.own_pass import Batch
 
 
 @dataclass(frozen=True)
@@ -55,7 +54,7 @@ class SafeGrad(Method):
 
     def callbacks(self, model: Model, ctx: Context) -> list[TrainerCallback]:
         """The surgery."""
-        from asft.methods.own_pass import OwnPass, batches, evaluating, examples
+        from asft.methods.own_pass import OwnPass, answer_logits, batches, evaluating, examples
 
         rows = examples(safety_rows(ctx, self.safe, self.name), ctx)
         given = batches(rows, ctx, self.batch, model.device)
@@ -70,17 +69,6 @@ class SafeGrad(Method):
 
         own = OwnPass(model, before=before)
         return [own]
-
-
-def answer_logits(model: Model, batch: Batch) -> Tensor:
-    """The logits about every labelled token, (tokens, vocabulary), at least float32."""
-    import torch
-
-    from asft.data.templates import IGNORED
-
-    logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
-    chosen: Tensor = logits[:, :-1][batch["labels"][:, 1:] != IGNORED]
-    return chosen.to(torch.promote_types(chosen.dtype, torch.float32))
 
 
 def divergence(logits: Tensor, start: Tensor) -> Tensor:

@@ -126,7 +126,9 @@ def train(
         model=model,
         args=_arguments(training, steps_per_epoch * training.epochs, seed, device, folder),
         train_dataset=EncodedRows(rows),
-        data_collator=Collator(pad_token, training.max_length if training.pad_to_max_length else None),
+        data_collator=Collator(
+            pad_token, training.max_length if training.pad_to_max_length else None, training.label_logits
+        ),
         callbacks=[_Watch(), *callbacks, *([keeper] if keeper else [])],
         order=order,
         epoch_decay=training.epoch_decay,
@@ -258,7 +260,8 @@ class TokenLoss:
     Weights of 1 give the gradients of the model's own loss, bit for bit.
 
     Args:
-        weigh: from a batch with its ``row_ids`` and the logits to a weight for each label, in the labels' shape.
+        weigh: from a batch with its ``row_ids`` and the logits about its labels, (labels, vocabulary), to a weight for
+            each label, in the labels' shape.
     """
 
     def __init__(self, weigh: Callable[[Mapping[str, Any], Tensor], Tensor]) -> None:
@@ -274,17 +277,21 @@ class TokenLoss:
     def __call__(self, outputs: Any, labels: Tensor, num_items_in_batch: Tensor | int | None = None) -> Tensor:
         logits = outputs.logits
         with torch.no_grad():
-            weights = self.weigh(self.batch, logits)
-            if weights.shape != labels.shape:
-                raise ValueError(f"token_weights: of shape {tuple(weights.shape)}, labels of {tuple(labels.shape)}")
             # A position's logits are about the next label; the last one's are about none.
             next_labels = functional.pad(labels, (0, 1), value=IGNORED)[:, 1:].to(logits.device)
+            labelled = next_labels != IGNORED
+            all_positions = logits.dim() == 3  # else they are about labels alone
+            weights = self.weigh(self.batch, logits[labelled] if all_positions else logits)
+            if weights.shape != labels.shape:
+                raise ValueError(f"token_weights: of shape {tuple(weights.shape)}, labels of {tuple(labels.shape)}")
             next_weights = functional.pad(weights, (0, 1))[:, 1:].to(logits.device, torch.float32)
-            next_weights = next_weights.where(next_labels != IGNORED, torch.zeros_like(next_weights))
+            next_weights = next_weights.where(labelled, torch.zeros_like(next_weights))
+            if not all_positions:
+                next_labels, next_weights = next_labels[labelled], next_weights[labelled]
             acted = ((next_weights != 1) & (next_labels != IGNORED)).any()
             self._acted = acted if self._acted is None else self._acted | acted
         losses = functional.cross_entropy(
-            logits.float().flatten(0, 1), next_labels.flatten(), ignore_index=IGNORED, reduction="none"
+            logits.float().flatten(0, -2), next_labels.flatten(), ignore_index=IGNORED, reduction="none"
         )
         assert num_items_in_batch is not None, "the Trainer counts labels where it is given a loss"
         return (losses * next_weights.flatten()).sum() / num_items_in_batch

@@ -25,8 +25,8 @@ from asft.methods.constrained_sft import ConstrainedSFT
 from asft.methods.ema import EMA
 from asft.methods.guard_space import null_space, smallest_part
 from asft.methods.look_ahead import LookAheadReal, LookAheadVirtual
-from asft.methods.own_pass import OwnPass, batches, examples, prompts
-from asft.methods.safe_grad import answer_logits, divergence, surgery
+from asft.methods.own_pass import OwnPass, answer_logits, batches, examples, prompts
+from asft.methods.safe_grad import divergence, surgery
 from asft.methods.sbr import SBRBenign, last_states
 from asft.methods.spard import Spard, diverse, similarities
 from asft.methods.vaccine import Vaccine
@@ -341,7 +341,7 @@ class TestConstrainedSFT:
                 logits = tuned.model(batch["input_ids"], attention_mask=batch["attention_mask"]).logits.detach()
                 with tuned.model.disable_adapter():
                     then = tuned.model(batch["input_ids"], attention_mask=batch["attention_mask"]).logits.detach()
-                made = weigh({**batch, "row_ids": [row.id for row in rows]}, logits)
+                made = weigh({**batch, "row_ids": [row.id for row in rows]}, answer_logits(tuned.model, batch).detach())
                 for line, row in enumerate(rows):
                     first = next(place for place, label in enumerate(row.labels) if label != -100)
                     now, old = (side.log_softmax(-1)[line, first - 1, row.labels[first]] for side in (logits, then))

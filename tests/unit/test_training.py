@@ -66,8 +66,9 @@ def test_one_seed_gives_one_trajectory(random_pair: Path, tmp_path: Path) -> Non
         ({"pad_to_max_length": True, "max_length": 24}, 1e-6),
         ({"batch_size": 2, "accumulation": 2}, 1e-6),
         ({"gradient_checkpointing": True}, 1e-7),
+        ({"label_logits": True}, 1e-6),
     ],
-    ids=["padded further", "accumulated", "checkpointed"],
+    ids=["padded further", "accumulated", "checkpointed", "logits where labels are"],
 )
 def test_what_changes_time_and_memory_alone(
     random_pair: Path, tmp_path: Path, changes: dict[str, object], within: float
