@@ -13,11 +13,11 @@ from peft.tuners.trainable_tokens import TrainableTokensLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 from torch._dynamo import OptimizedModule
-from torch.distributed.tensor import DTensor
 
 from asft.anchor.anchor import Anchor
 from asft.anchor.names import PEFT_PREFIX, stem
 from asft.anchor.saved_adapter import COMPILED, check_config
+from asft.anchor.sharding import Sharding, reshard
 
 NOT_LINEAR = (_ConvNd, Embedding, MultiheadAttention, ParamWrapper)
 BUILD_HINT = "build the anchor with the adapter's target_modules"
@@ -42,13 +42,15 @@ def unwrap(model: nn.Module) -> nn.Module:
     return model
 
 
-def lora_factors(model: nn.Module) -> list[LoraFactors]:
+def lora_factors(model: nn.Module, *, sharded: bool = False) -> list[LoraFactors]:
     """The active LoRA factors of a PEFT model, in model order.
 
     ValueError for no LoRA layer, another adapter type, a LoRA variant whose update is not s·BA, several active
-    adapters, one that is merged into the base weight, or parameters sharded over devices.
+    adapters, one that is merged into the base weight, or parameters sharded over processes, unless ``sharded``, which
+    lets those of FSDP2 pass.
     """
     model = unwrap(model)
+    reshard(model)
     if isinstance(model, PeftModel):
         check_config(model.peft_config[model.active_adapter].to_dict(), f"The adapter {model.active_adapter!r}")
     layers = {
@@ -62,6 +64,8 @@ def lora_factors(model: nn.Module) -> list[LoraFactors]:
             f"{type(model).__name__} has no active LoRA layer: wrap it with get_peft_model, or use "
             "FullAsFTCallback for full-parameter training."
         )
+    if Sharding.of({factors.name: (factors.a, factors.b) for factors in found}) and not sharded:
+        raise ValueError(f"Module {found[0].name!r} is sharded over processes, and its weights are needed whole.")
     return found
 
 
@@ -85,20 +89,9 @@ def _factors(name: str, layer: BaseTunerLayer) -> list[LoraFactors]:
         label = variant or ("lora_bias" if layer.lora_bias.get(adapter) else None)
         if label:
             raise ValueError(f"{label} is not supported (layer {name!r}): its update is not BA; use plain LoRA.")
-        a, b = layer.lora_A[adapter], layer.lora_B[adapter]
-        check_whole(name, a.weight)
-        check_whole(name, b.weight)
-        return [LoraFactors(name, a.weight, b.weight, float(layer.scaling[adapter]))]
+        a, b = layer.lora_A[adapter].weight, layer.lora_B[adapter].weight
+        return [LoraFactors(name, a, b, float(layer.scaling[adapter]))]
     return []
-
-
-def check_whole(name: str, weight: Tensor) -> None:
-    """Raise ValueError if ``weight`` of module ``name`` is only a shard of it, as FSDP and ZeRO-3 leave it."""
-    if isinstance(weight, DTensor) or weight.dim() != 2:
-        raise ValueError(
-            f"Module {name!r} is sharded ({type(weight).__name__} of shape {tuple(weight.shape)}): FSDP, ZeRO-3 "
-            "and tensor parallelism are not supported; use DDP."
-        )
 
 
 def match(anchor: Anchor, factors: Sequence[LoraFactors], *, allow_partial: bool) -> list[LoraFactors]:

@@ -27,7 +27,9 @@ class PenaltyCallback(TrainerCallback, ABC):
     The Trainer calls ``on_pre_optimizer_step`` after gradient clipping and before ``optimizer.step()``. The
     penalty's gradient is therefore outside the clipping (the reference code clips nothing) and acts once per
     optimiser step. It is computed from the parameters alone, after DDP has averaged the task's gradients, so
-    it is identical on every rank. The reported ``loss`` and ``grad_norm`` are those of the task.
+    it is identical on every rank. Under FSDP2 each rank computes it for its share of the modules, of which alone
+    it holds the forms, and :meth:`norms` must be called on every rank. The reported ``loss`` and ``grad_norm``
+    are those of the task.
 
     Each training log gains ``asft/penalty`` (λR at the end of the step), ``asft/norm_update``,
     ``asft/norm_along``, ``asft/norm_orthogonal`` and ``asft/modules``; they also enter
@@ -111,7 +113,7 @@ class AsFTCallback(PenaltyCallback):
     >>> Trainer(model=peft_model, ..., callbacks=[AsFTCallback(anchor, lam=1.0)])
 
     See :class:`PenaltyCallback` for when it acts and what it logs. It works under gradient accumulation,
-    clipping, bf16, gradient checkpointing and DDP, and on quantised base weights.
+    clipping, bf16, gradient checkpointing, DDP and FSDP2, and on quantised base weights.
 
     Args:
         anchor: alignment directions of the adapted modules.
@@ -120,9 +122,9 @@ class AsFTCallback(PenaltyCallback):
         allow_partial: accept LoRA modules without anchor and anchored modules without LoRA.
 
     Raises:
-        ValueError: when training begins, naming what is not supported: an fp16 gradient scaler, FSDP,
-            DeepSpeed, optimisers that step inside backward, DoRA and other LoRA variants, AdaLoRA and other
-            adapters, or an anchor that does not fit the adapter.
+        ValueError: when training begins, naming what is not supported: an fp16 gradient scaler, FSDP1, tensor
+            parallelism, DeepSpeed, optimisers that step inside backward, DoRA and other LoRA variants, AdaLoRA
+            and other adapters, or an anchor that does not fit the adapter.
     """
 
     def __init__(
@@ -186,11 +188,9 @@ def check_training(args: TrainingArguments, optimizer: object) -> None:
             "fp16=True is not supported: its scaler leaves gradients scaled before the step; use bf16=True."
         )
     strategy = wrapped.accelerator_state.distributed_type.value if wrapped is not None else ""
-    if args.fsdp or strategy == "FSDP":
-        raise ValueError("fsdp is not supported: FSDP shards the parameters; use DDP.")
     if args.deepspeed or strategy == "DEEPSPEED":
         raise ValueError(
-            "deepspeed is not supported: ZeRO-3 shards the parameters and every stage steps inside backward; use DDP."
+            "deepspeed is not supported: it steps inside backward, ahead of the penalty; use FSDP2 or DDP."
         )
     if "layerwise" in args.optim or "lomo" in args.optim:
         raise ValueError(f"optim={str(args.optim)!r} is not supported: it steps inside backward, ahead of the penalty.")

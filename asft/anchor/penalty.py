@@ -9,8 +9,9 @@ large dense ones run at the speed of the memory that holds them.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Literal, get_args
 
 import torch
@@ -19,9 +20,10 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from asft.anchor.anchor import Anchor
-from asft.anchor.binding import LoraFactors, check_shape, check_whole, lora_factors, match, unwrap
+from asft.anchor.binding import LoraFactors, check_shape, lora_factors, match, unwrap
 from asft.anchor.checkpoint import linear_modules
 from asft.anchor.forms import Form, Gram, stack
+from asft.anchor.sharding import Exchange, Sharding, local, reshard
 
 Product = Callable[[Tensor], Tensor]
 """From rows (n, r, o), one block per module, to their products (n, r, o)."""
@@ -52,9 +54,11 @@ class Norms:
     orthogonal: float
 
     @classmethod
-    def of(cls, squares: Sequence[Tensor]) -> Norms:
-        """From one row (R/λ, ‖ΔW‖², ‖ĈΔW‖², ‖(I−Ĉ)ΔW‖²) per module or group, float64 on the CPU."""
-        penalty, update, along, orthogonal = torch.stack(list(squares)).sum(0).clamp_min(0).tolist()
+    def of(cls, squares: Sequence[Tensor], sharding: Sharding | None) -> Norms:
+        """From one row (R/λ, ‖ΔW‖², ‖ĈΔW‖², ‖(I−Ĉ)ΔW‖²) per module or group of this process, float64 on the CPU."""
+        total = torch.stack([*squares]).sum(0) if squares else torch.zeros(4, dtype=torch.float64)
+        total = sharding.sum(total) if sharding else total
+        penalty, update, along, orthogonal = total.clamp_min(0).tolist()
         return cls(penalty, update**0.5, along**0.5, orthogonal**0.5)
 
 
@@ -62,27 +66,73 @@ class Penalty:
     """The penalty bound to one model's active LoRA factors.
 
     Sums are float32 whatever the parameters' type, float64 for float64 parameters. Parameters must not be
-    replaced after binding; their values may change freely. The model may be wrapped by DDP or torch.compile;
+    replaced after binding; their values may change freely. The model may be wrapped by DDP or torch.compile, or
+    sharded by FSDP2: then each process holds the forms of its share of the modules, and all must make the same calls.
     ``allow_partial`` accepts LoRA modules without anchor and anchored modules without LoRA. ValueError as
-    :func:`asft.anchor.binding.lora_factors` and :func:`asft.anchor.binding.match`.
+    :func:`asft.anchor.binding.lora_factors`, :func:`asft.anchor.binding.match` and :meth:`Sharding.of`.
+
+    Attributes:
+        memory: bytes of the forms that this process holds.
     """
 
     def __init__(self, anchor: Anchor, model: nn.Module, *, scale: Scale = "raw", allow_partial: bool = False) -> None:
         check_scale(scale)
-        factors = match(anchor, lora_factors(model), allow_partial=allow_partial)
+        factors = match(anchor, lora_factors(model, sharded=True), allow_partial=allow_partial)
         self.names = tuple(factor.name for factor in factors)
-        self._groups = [_Group(anchor, members, scale) for members in _grouped(anchor, factors)]
+        sharding = Sharding.of({factor.name: (factor.a, factor.b) for factor in factors})
+        self._shared = _SharedFactors(anchor, factors, sharding) if sharding else None
+        own = self._shared.own if self._shared else factors
+        self.memory = sum(anchor[factor.name].memory for factor in own)
+        self._groups = [_Group(anchor, members, scale) for members in _grouped(anchor, own)]
 
     @torch.no_grad()
     def add_gradients(self, lam: float) -> None:
         """Add λ∇R to the ``.grad`` of every factor that requires a gradient now."""
+        if self._shared:
+            self._shared.gather()
         for group in self._groups:
             group.add_gradients(lam)
+        if self._shared:
+            self._shared.scatter()
 
     @torch.no_grad()
     def norms(self) -> Norms:
         """R and the norms of ΔW and its two parts; costs about three penalties."""
-        return Norms.of([group.squares() for group in self._groups])
+        if self._shared:
+            self._shared.gather()
+        return Norms.of([group.squares() for group in self._groups], self._shared.sharding if self._shared else None)
+
+
+class _SharedFactors:
+    """LoRA factors sharded by FSDP2, of which ``own``, a share of the modules, are put together whole in this process.
+
+    What is added to the gradients of ``own`` between :meth:`gather` and :meth:`scatter` goes to the sharded factors.
+    """
+
+    def __init__(self, anchor: Anchor, factors: Sequence[LoraFactors], sharding: Sharding) -> None:
+        self.sharding = sharding
+        self._params = [weight for factor in factors for weight in (factor.a, factor.b)]
+        owners = sharding.deal([anchor[factor.name].memory for factor in factors])
+        dtype = accumulation_dtype(self._params[0].dtype)
+        shapes = [(weight.shape[0], weight.shape[1]) for weight in self._params]
+        self._exchange = Exchange(sharding, shapes, [owner for owner in owners for _ in range(2)], dtype)
+        self._wholes = [torch.empty(shapes[item], dtype=dtype, device=sharding.device) for item in self._exchange.own]
+        pairs = zip(self._wholes[::2], self._wholes[1::2], strict=True)
+        mine = [factor for factor, owner in zip(factors, owners, strict=True) if owner == sharding.rank]
+        self.own = [LoraFactors(m.name, a, b, m.scaling) for m, (a, b) in zip(mine, pairs, strict=True)]
+
+    def gather(self) -> None:
+        gathered = self._exchange.gather([local(weight) for weight in self._params])
+        for item, whole, now in zip(self._exchange.own, self._wholes, gathered, strict=True):
+            whole.copy_(now).requires_grad_(self._params[item].requires_grad)
+            whole.grad = torch.zeros_like(whole)
+
+    def scatter(self) -> None:
+        found = self._exchange.scatter([grad_of(whole) for whole in self._wholes])
+        for weight, rows in zip(self._params, found, strict=True):
+            if weight.requires_grad:
+                held = local(grad_of(weight))
+                held.add_(rows.to(held.device))
 
 
 def _grouped(anchor: Anchor, factors: Sequence[LoraFactors]) -> list[list[LoraFactors]]:
@@ -193,13 +243,18 @@ class FullPenalty:
     """R = λ Σ_l ‖Π_l (W_l − W_l(0))‖² with gradient 2λ G ΔW (our reading for full-parameter training).
 
     Bound to a model's anchored linear weights, with W(0) copied now: the model is at the aligned weights. It may be
-    wrapped by DDP or torch.compile. The copy has the weights' own type; differences and products are float32 (float64
-    for float64 weights). Nothing passes through autograd. ValueError where the model holds adapters, lacks an anchored
-    module or has it sharded or in another shape, or all of them are frozen.
+    wrapped by DDP or torch.compile, or sharded by FSDP2 (see :class:`Penalty`; a process then puts one module's ΔW
+    together at a time). The copy has the weights' own type; differences and products are float32 (float64 for float64
+    weights). Nothing passes through autograd. ValueError where the model holds adapters, lacks an anchored module or
+    has it in another shape, or all of them are frozen, and as :meth:`Sharding.of`.
+
+    Attributes:
+        memory: bytes of the forms that this process holds.
     """
 
     def __init__(self, anchor: Anchor, model: nn.Module) -> None:
         model = unwrap(model)
+        reshard(model)
         adapter = next((name for name, module in model.named_modules() if isinstance(module, BaseTunerLayer)), None)
         if adapter is not None:
             raise ValueError(f"{type(model).__name__} holds adapters, first at {adapter!r}: use AsFTCallback.")
@@ -210,54 +265,107 @@ class FullPenalty:
                 f"{type(model).__name__} lacks {len(missing)} of {len(anchor)} anchored modules, first "
                 f"{missing[0]!r}: build the anchor from checkpoints of this model."
             )
-        self._terms = [_Term(anchor, name, model.get_submodule(name)) for name in found.values()]
-        if not any(term.trained for term in self._terms):
+        modules = {name: model.get_submodule(name) for name in found.values()}
+        sharding = Sharding.of({name: [module.get_parameter("weight")] for name, module in modules.items()})
+        terms = [_Term(anchor, name, module) for name, module in modules.items()]
+        if not any(term.trained for term in terms):
             raise ValueError(
                 f"All {len(anchor)} anchored modules are frozen (requires_grad=False): choose other targets."
             )
         self.names = tuple(anchor)
+        self._sharding = sharding
+        self._rounds = _rounds(terms, sharding) if sharding else [_Round([term]) for term in terms]
+        own = [term for taken in self._rounds for term in taken.own]
+        for term in own:
+            term.form = anchor[term.name].form.to(sharding.device if sharding else term.device, term.dtype)
+        self.memory = sum(anchor[term.name].memory for term in own)
 
     @torch.no_grad()
     def add_gradients(self, lam: float) -> None:
         """Add 2λ G ΔW to the ``.grad`` of every covered weight that requires a gradient now."""
-        for term in self._terms:
-            if term.trained:
-                term.add_gradient(lam)
+        for taken in self._rounds:
+            taken.add_gradients(lam)
 
     @torch.no_grad()
     def norms(self) -> Norms:
         """R/λ and the norms of ΔW and its two parts, over all covered modules."""
-        return Norms.of([term.squares() for term in self._terms])
+        return Norms.of([square for taken in self._rounds for square in taken.squares()], self._sharding)
 
 
 class _Term:
-    """One weight, its value W(0) at the start and its form; differences are i×o, rows as forms want them."""
+    """One weight, its value W(0) at the start and, where this process multiplies by it, its form."""
+
+    form: Form
 
     def __init__(self, anchor: Anchor, name: str, module: nn.Module) -> None:
         weight, self._transposed = module.get_parameter("weight"), isinstance(module, Conv1D)
-        check_whole(name, weight)
         o, i = reversed(weight.shape) if self._transposed else weight.shape
         check_shape(anchor, name, (o, i))
-        self._weight, self._start = weight, weight.detach().clone()
-        self._dtype = accumulation_dtype(weight.dtype)
-        self._form = anchor[name].form.to(weight.device, self._dtype)
+        self.name, self.shape, self.device = name, (weight.shape[0], weight.shape[1]), weight.device
+        self.dtype, self.memory = accumulation_dtype(weight.dtype), anchor[name].memory
+        self._weight, self._start = weight, local(weight.detach()).clone()
 
     @property
     def trained(self) -> bool:
         return self._weight.requires_grad
 
-    def _change(self) -> Tensor:
-        change = self._weight.to(self._dtype) - self._start.to(self._dtype)
-        return change if self._transposed else change.T
+    def change(self) -> Tensor:
+        """ΔW as the weight lies, or this process' rows of it."""
+        return local(self._weight).to(self.dtype) - self._start.to(self.dtype)
 
-    def add_gradient(self, lam: float) -> None:
-        gradient = self._form.apply(self._change())
-        grad_of(self._weight).add_(gradient if self._transposed else gradient.T, alpha=2 * lam)
+    def gradient(self, change: Tensor) -> Tensor:
+        """G ΔW for a whole ΔW, as the weight lies."""
+        return self._turned(self.form.apply(self._turned(change)))
 
-    def squares(self) -> Tensor:
-        """R/λ, ‖ΔW‖², ‖ĈΔW‖² and ‖(I−Ĉ)ΔW‖², float64 on the CPU, shape (4,)."""
-        change = self._change()
-        along = self._form.along(change)
-        penalty = (change * self._form.apply(change)).sum()
-        values = [penalty, change.square().sum(), along.square().sum(), (change - along).square().sum()]
+    def add(self, gradient: Tensor, factor: float) -> None:
+        if self.trained:
+            held = local(grad_of(self._weight))
+            held.add_(gradient.to(held.device), alpha=factor)
+
+    def squares(self, change: Tensor) -> Tensor:
+        """R/λ, ‖ΔW‖², ‖ĈΔW‖² and ‖(I−Ĉ)ΔW‖² for a whole ΔW, float64 on the CPU, shape (4,)."""
+        x = self._turned(change)
+        along = self.form.along(x)
+        values = [(x * self.form.apply(x)).sum(), x.square().sum(), along.square().sum(), (x - along).square().sum()]
         return torch.stack(values).double().cpu()
+
+    def _turned(self, matrix: Tensor) -> Tensor:
+        """Between the weight's layout and i×o, whose rows forms multiply."""
+        return matrix if self._transposed else matrix.T
+
+
+class _Round:
+    """Weights whose changes are whole at the same time: one, or, where they are sharded, one in each process."""
+
+    def __init__(self, terms: Sequence[_Term], exchange: Exchange | None = None) -> None:
+        self._terms, self._exchange = terms, exchange
+        self.own = [terms[item] for item in exchange.own] if exchange else terms
+
+    def add_gradients(self, lam: float) -> None:
+        if not any(term.trained for term in self._terms):
+            return
+        gradients = [term.gradient(change) for term, change in self._changes()]
+        if self._exchange:
+            gradients = self._exchange.scatter(gradients)
+        for term, gradient in zip(self._terms, gradients, strict=True):
+            term.add(gradient, 2 * lam)
+
+    def squares(self) -> list[Tensor]:
+        return [term.squares(change) for term, change in self._changes()]
+
+    def _changes(self) -> Iterator[tuple[_Term, Tensor]]:
+        changes = [term.change() for term in self._terms]
+        return zip(self.own, self._exchange.gather(changes) if self._exchange else changes, strict=True)
+
+
+def _rounds(terms: Sequence[_Term], sharding: Sharding) -> list[_Round]:
+    owners, rounds = sharding.deal([term.memory for term in terms]), list[_Round]()
+    dealt = [
+        [term for term, owner in zip(terms, owners, strict=True) if owner == rank] for rank in range(sharding.size)
+    ]
+    for taken in zip_longest(*dealt):
+        present = [(term, rank) for rank, term in enumerate(taken) if term is not None]
+        now = [term for term, _ in present]
+        exchange = Exchange(sharding, [term.shape for term in now], [rank for _, rank in present], now[0].dtype)
+        rounds.append(_Round(now, exchange))
+    return rounds

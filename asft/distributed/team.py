@@ -176,7 +176,10 @@ def together() -> Iterator[Team]:
     """
     for name in ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED"):
         if os.environ.get(name, "false").lower() == "true":
-            raise ConfigError(f"{name}=true: sharded training is not supported; launch with --multi_gpu (DDP)")
+            raise ConfigError(
+                f"{name}=true: asft run shards no training; launch with --multi_gpu (DDP), or give AsFTCallback to a "
+                "training script of your own (docs/scaling.md)"
+            )
     if (precision := os.environ.get("ACCELERATE_MIXED_PRECISION", "no")) != "no":
         raise ConfigError(f"--mixed_precision={precision}: the number format is model.dtype; launch without it")
     import torch

@@ -13,10 +13,10 @@ from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainerControl, TrainerState, TrainingArguments
 
 from asft import Anchor, AsFTCallback, FullAsFTCallback
-from asft.anchor.binding import check_whole
 from asft.anchor.callback import check_training
 from asft.anchor.forms import AnchoredModule
 from asft.anchor.penalty import Penalty
+from asft.anchor.sharding import Sharding
 from asft.anchor.spec import AnchorSpec, build_form
 
 TARGETS = ["q_proj", "v_proj"]
@@ -132,7 +132,7 @@ def test_anchor_that_does_not_fit() -> None:
 
 
 def test_sharded_parameters() -> None:
-    """A DTensor stands for FSDP2 and tensor parallelism; one process is enough to make one."""
+    """FSDP2 shards by rows; one process is enough to make what other ways of sharding leave."""
     from torch.distributed import destroy_process_group, init_process_group
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.tensor import Shard, distribute_tensor
@@ -141,12 +141,16 @@ def test_sharded_parameters() -> None:
     init_process_group("fake", store=FakeStore(), rank=0, world_size=2)
     try:
         mesh = init_device_mesh("cpu", (2,))
-        with refuses("Module 'q' is sharded (DTensor of shape (4, 4)): FSDP, ZeRO-3 and tensor parallelism"):
-            check_whole("q", distribute_tensor(torch.zeros(4, 4), mesh, [Shard(0)], src_data_rank=None))
+        rows, columns = (distribute_tensor(torch.zeros(4, 4), mesh, [Shard(d)], src_data_rank=None) for d in (0, 1))
+        assert Sharding.of({"q": [rows, rows]})
+        with refuses("Module 'q' is sharded as (Shard(dim=1),): tensor parallelism is not supported"):
+            Sharding.of({"q": [columns]})
+        with refuses("Modules 'q' and 'v' are sharded over different processes"):
+            Sharding.of({"q": [rows], "v": [torch.zeros(4, 4)]})
     finally:
         destroy_process_group()
-    with refuses("Module 'q' is sharded (Tensor of shape (0,))"):  # what FSDP1 and ZeRO-3 leave in its place
-        check_whole("q", torch.zeros(0))
+    with refuses("Module 'q' is sharded (Tensor of shape (0,)): FSDP1 and ZeRO-3"):
+        Sharding.of({"q": [torch.zeros(0)]})
 
 
 @pytest.fixture
@@ -158,8 +162,7 @@ def arguments(tmp_path: Path) -> TrainingArguments:
     ("field", "value", "message"),
     [
         ("fp16", True, "fp16=True is not supported"),
-        ("fsdp", True, "fsdp is not supported: FSDP shards the parameters"),
-        ("deepspeed", {"zero_optimization": {"stage": 3}}, "deepspeed is not supported: ZeRO-3 shards"),
+        ("deepspeed", {"zero_optimization": {"stage": 3}}, "deepspeed is not supported: it steps inside backward"),
         ("optim", "galore_adamw_layerwise", "optim='galore_adamw_layerwise' is not supported"),
         ("optim", "lomo", "optim='lomo' is not supported"),
     ],
@@ -171,13 +174,11 @@ def test_training_setups(arguments: TrainingArguments, field: str, value: object
         check_training(arguments, object())
 
 
-@pytest.mark.parametrize(
-    ("strategy", "message"), [("FSDP", "fsdp is not"), ("DEEPSPEED", "deepspeed is not"), ("NO", "fp16=True is not")]
-)
+@pytest.mark.parametrize(("strategy", "message"), [("DEEPSPEED", "deepspeed is not"), ("NO", "fp16=True is not")])
 def test_what_accelerate_was_told_without_the_trainer(
     arguments: TrainingArguments, strategy: str, message: str
 ) -> None:
-    """`accelerate launch` may choose FSDP or DeepSpeed, and a hand-made accelerator a scaler of gradients."""
+    """`accelerate launch` may choose DeepSpeed, and a hand-made accelerator a scaler of gradients."""
     from accelerate import Accelerator, DistributedType
     from accelerate.optimizer import AcceleratedOptimizer
     from accelerate.state import AcceleratorState

@@ -72,7 +72,7 @@ def test_what_several_processes_cannot_do_is_refused(make_job: MakeJob, monkeypa
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        ("ACCELERATE_USE_FSDP", "true", "sharded training is not supported"),
+        ("ACCELERATE_USE_FSDP", "true", "asft run shards no training"),
         ("ACCELERATE_MIXED_PRECISION", "bf16", "the number format is model.dtype"),
     ],
 )
