@@ -112,6 +112,7 @@ def small(random_pair: Path) -> list[str]:
         "dataset.max_new_tokens=4",
         "evaluation.n_harmful=10",
         "evaluation.harmful_max_new_tokens=4",
+        "beside=null",
     ]
 
 

@@ -71,6 +71,13 @@ class Answerer(Protocol):
         """Gives the memory back."""
 
 
+class Chooser(Answerer, Protocol):
+    """Weights that can also say which of several answers they hold most likely."""
+
+    def choose(self, prompts: Sequence[Sequence[int]], options: Sequence[Sequence[Sequence[int]]]) -> list[int]:
+        """The place of the likeliest option of each prompt."""
+
+
 @dataclass(frozen=True)
 class Backend(Plugin):
     """Base class. A backend is a frozen dataclass, chosen by ``backend=NAME``.
@@ -100,7 +107,7 @@ class HFBackend(Backend):
 
     name: ClassVar[str] = "hf"
 
-    def open(self, weights: Weights, batch_size: int) -> Answerer:
+    def open(self, weights: Weights, batch_size: int) -> Chooser:
         return _Model(weights, batch_size)
 
 
@@ -122,6 +129,11 @@ class _Model:
             partial=kept,
             on_smaller=lambda size: self.told.update(batch_size=size),
         )
+
+    def choose(self, prompts: Sequence[Sequence[int]], options: Sequence[Sequence[Sequence[int]]]) -> list[int]:
+        from asft.backends.likelihood import choose
+
+        return choose(self.model, self.tokenizer, prompts, options, batch_size=self.batch_size)
 
     def close(self) -> None:
         del self.model

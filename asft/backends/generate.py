@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
 
 import torch
 from torch.nn.utils.rnn import pad_sequence
@@ -16,6 +17,7 @@ from asft.store.meter import release_memory
 from asft.store.partial import PartialRows
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 
 @torch.inference_mode()
@@ -66,7 +68,7 @@ def generate(
 
     while batches:
         mine = batches[: workers.size][workers.rank :][:1]  # none, where the last turn does not go round
-        found, at_once = _fitting(answer, mine, size)
+        found, at_once = fitting(answer, mine, size)
         parts = workers.gather((found, at_once))
         found = {row: text for part, _ in parts for row, text in part.items()}
         batches = batches[workers.size :]
@@ -81,11 +83,9 @@ def generate(
     return [answers[index] for index in range(len(prompts))]
 
 
-def _fitting(
-    ask: Callable[[list[int]], list[str]], batches: Sequence[list[int]], size: int
-) -> tuple[dict[int, str], int]:
+def fitting(ask: Callable[[list[int]], list[T]], batches: Sequence[list[int]], size: int) -> tuple[dict[int, T], int]:
     """Answers to batches of at most ``size`` rows at once, and the size: halved as often as it took to fit."""
-    found: dict[int, str] = {}
+    found: dict[int, T] = {}
     rows = [row for batch in batches for row in batch]
     while rows:
         part = rows[:size]

@@ -44,7 +44,8 @@ def build_job(tree: Mapping[str, Any], axes: Mapping[str, str] | None = None) ->
     for key, kind in PLUGINS.items():
         if values.get(key) is not None or key not in OPTIONAL:
             values[key] = _plugin(key, values.get(key), kind)
-    values["metrics"] = _nested("metrics", values.get("metrics") or {})
+    for key in ("metrics", "beside"):
+        values[key] = _nested(key, values.get(key) or {})
     tracker = values.pop("tracker")
     experiment = values.pop("experiment", None)
     laid_out = None if experiment is None else _validate(ExperimentConfig, experiment, "experiment")

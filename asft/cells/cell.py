@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from asft.backends.base import Backend
+from asft.backends.base import Backend, HFBackend
 from asft.config import Name, Plugin, Settings, as_plain
 from asft.data.base import Attack, DataSource, Task, source_of, task_of
 from asft.jailbreaks.base import Jailbreak
@@ -37,7 +37,12 @@ OPTIONAL = {"measure"}
 
 @dataclass(frozen=True)
 class Cell(Settings):
-    """All that decides the numbers of one cell; the keys of its stages are hashes of parts of it."""
+    """All that decides the numbers of one cell; the keys of its stages are hashes of parts of it.
+
+    Attributes:
+        metrics: what the cell is scored by.
+        beside: further metrics, each kept on its own: a finished cell has them or not, and its key is the same.
+    """
 
     method: Method
     jailbreak: Jailbreak
@@ -46,6 +51,7 @@ class Cell(Settings):
     grader: Grader
     metrics: Annotated[dict[Name, Metric], Field(min_length=1)]
     measure: Measure | None = None
+    beside: dict[Name, Metric] = dataclasses.field(default_factory=dict)
 
     def required(self) -> dict[str, Cell]:
         """The cells whose trained weights the method or its start needs, by name."""
@@ -73,6 +79,10 @@ class Cell(Settings):
             seed=seed,
             measure=None,
         )
+
+    def backend_of(self, metric: Metric) -> Backend:
+        """Who answers: transformers where the likelihood of options is asked for, which other backends cannot tell."""
+        return self.backend if self.backend.measures or not metric.chooses else HFBackend()
 
     @property
     def graded(self) -> bool:

@@ -43,6 +43,8 @@ def cross_checks(cell: Cell, options: Options) -> None:
     try:
         if options.outputs == Path():
             raise ValueError("outputs=: name a folder for the results, e.g. outputs=outputs")
+        if twice := cell.beside.keys() & cell.metrics:
+            raise ValueError(f"beside.{min(twice)}: the cell has a metric of this name; give it another")
         if attack.source == "none" and attack.p > 0:
             raise ValueError(f"attack.p={attack.p}: attack=none has no harmful rows; choose a source or set attack.p=0")
         _check_model(cell, source)

@@ -10,7 +10,7 @@ from typing import Any
 
 from asft.cells.cell import Cell
 from asft.cells.keys import Plan, plan
-from asft.config import ExperimentConfig, Options, as_plain
+from asft.config import ExperimentConfig, Options, PretrainedModel, as_plain
 from asft.store.entries import Entry, Store, content_key
 from asft.trackers.base import Tracker
 
@@ -52,10 +52,31 @@ class Job:
         return self.store.find(self.plan.kind, self.key)
 
     def answered(self) -> dict[str, Entry]:
-        """The metrics' answers that are stored."""
-        keys = {name: content_key(settings) for name, settings in self.plan.generate.items()}
+        """The answers that are stored, by the metric that asked; also of those beside the cell's own."""
+        asked = {**self.plan.generate, **self.plan.asked}
+        keys = {name: content_key(settings) for name, settings in asked.items()}
         found = {name: self.store.find("stages/generate", key, whole=True) for name, key in keys.items()}
         return {name: entry for name, entry in found.items() if entry}
+
+    def beside(self) -> dict[str, Entry]:
+        """The finished scores beside the cell's own, by name."""
+        keys = {name: content_key(settings) for name, settings in self.plan.beside.items()}
+        found = {name: self.store.find("beside", key) for name, key in keys.items()}
+        return {name: entry for name, entry in found.items() if entry}
+
+    def lacking(self) -> list[str]:
+        """The scores beside the cell's own that are not there and can be had: from answers, or from kept weights."""
+        plan, store, there = self.plan, self.store, self.beside()
+        missing = [name for name in plan.beside if name not in there]
+        kind, settings = ("pairs", plan.pair) if plan.train is None else ("stages/train", plan.train)
+        published = plan.train is None and isinstance(self.cell.model, PretrainedModel)
+        if not missing or published or store.find(kind, content_key(settings)):
+            return missing
+        return [name for name in missing if store.find("stages/generate", plan.beside[name]["answers"])]
+
+    def is_answered(self) -> bool:
+        """Whether all is stored that the cell's own metrics have asked."""
+        return self.answered().keys() >= self.plan.generate.keys()
 
     def of(self, cell: Cell) -> Job:
         """Another cell, run in the same way."""

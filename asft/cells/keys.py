@@ -6,7 +6,7 @@ configuration alone, so whether a cell is finished is known without running anyt
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from asft.data.files import PUBLISHED
 from asft.data.world.source import VERSION
 from asft.measures.base import Measure, folder_identities
 from asft.methods.post_hoc import PostHoc
+from asft.metrics.base import Metric
 from asft.models.checkpoints import checkpoint_identity
 from asft.models.organism.recipe import BuildRecipe
 from asft.store.entries import content_key
@@ -35,8 +36,9 @@ class Plan:
 
     ``mixture`` and ``train`` are None where nothing is trained, ``start`` where nothing but the pair is begun from.
 
-    ``generate`` has a stage for each metric. A cell with a measure has that in place of the five stages; its fine-tunes
-    are cells of their own.
+    ``generate`` has a stage for each metric. ``beside`` has the settings of scores that no cell's key holds, ``asked``
+    those of the answers that they ask for themselves. A cell with a measure has that in place of the five stages; its
+    fine-tunes are cells of their own.
     """
 
     pair: Settings
@@ -46,6 +48,8 @@ class Plan:
     judge: Settings
     measure: Settings | None = None
     start: Settings | None = None
+    asked: dict[str, Settings] = field(default_factory=dict)
+    beside: dict[str, Settings] = field(default_factory=dict)
 
     @property
     def key(self) -> str:
@@ -70,18 +74,28 @@ def plan(cell: Cell) -> Plan:
         "weights": content_key(train) if train else untrained,
         "method": cell.method.settings() if cell.method.overrides("system_prompt") else None,
         "protocol": [PROTOCOL[cell.protocol.name], cell.dataset.name],
-        "backend": cell.backend.settings(),
     }
-    generate = {
-        name: {**shared, "asked": metric.asked(cell), "tokens": metric.max_new_tokens(cell)}
-        for name, metric in cell.metrics.items()
-    }
+
+    def asked_by(metric: Metric) -> Settings:
+        backend = cell.backend_of(metric).settings()
+        return {**shared, "backend": backend, "asked": metric.asked(cell), "tokens": metric.max_new_tokens(cell)}
+
+    generate = {name: asked_by(metric) for name, metric in cell.metrics.items()}
     judged = {
         name: {"answers": content_key(generate[name]), **metric.judged(cell)} for name, metric in cell.metrics.items()
     }
     judge = {"code": CODE["judge"], "metrics": judged}
-    measure = measure_settings(cell, cell.measure) if cell.measure else None
-    return Plan(pair, mixture, train, generate, judge, measure, start)
+    if cell.measure:
+        return Plan(pair, mixture, train, generate, judge, measure_settings(cell, cell.measure), start)
+    asked, beside = dict[str, Settings](), dict[str, Settings]()
+    for name, metric in cell.beside.items():
+        try:
+            answers = generate.get(metric.reads() or "") or asked.setdefault(name, asked_by(metric))
+        except ValueError:  # this data source has nothing to ask
+            continue
+        answered = {"cell": content_key(judge), "metric": name, "answers": content_key(answers)}
+        beside[name] = {**answered, "judged": metric.judged(cell)}
+    return Plan(pair, mixture, train, generate, judge, None, start, asked, beside)
 
 
 def measure_settings(cell: Cell, measure: Measure) -> Settings:
@@ -119,7 +133,9 @@ def entries(cell: Cell) -> set[tuple[str, str]]:
         "cells": stages.judge,
     }
     found = {(kind, content_key(settings)) for kind, settings in named.items() if settings is not None}
-    found |= {("stages/generate", content_key(settings)) for settings in stages.generate.values()}
+    asked = [*stages.generate.values(), *stages.asked.values()]
+    found |= {("stages/generate", content_key(settings)) for settings in asked}
+    found |= {("beside", content_key(settings)) for settings in stages.beside.values()}
     return found.union(*map(_weights, cell.required().values()))
 
 

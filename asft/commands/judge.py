@@ -56,7 +56,7 @@ def _judge_all(cells: dict[str, Job], terminal: Console) -> list[Job]:
         if item.find():
             before += 1
             continue
-        if len(item.answered()) < len(item.plan.generate):
+        if not item.is_answered():
             open_cells.append(item)
             continue
         from asft.pipeline.run import rejudge_cell  # loads torch, which a look at what there is needs not

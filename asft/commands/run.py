@@ -78,6 +78,7 @@ def _lead(arguments: list[str]) -> int:
     sweep = enumerate_cells(words, sweep=is_sweep)
     jobs = distinct(sweep.cells)
     todo = {key: job for key, job in jobs.items() if job.find() is None}
+    lacking = {key: job for key, job in jobs.items() if key not in todo and job.lacking()}
     if team().size > 1:
         _check_together(words, list(todo.values()))
     if is_sweep:
@@ -93,10 +94,13 @@ def _lead(arguments: list[str]) -> int:
             console.print(line, soft_wrap=True)
     for key, job in todo.items():
         job.store.clear_failure(key)
+    if lacking:
+        names = ", ".join(dict.fromkeys(name for job in lacking.values() for name in job.lacking()))
+        console.print(f"{names}: scored beside {_cells(lacking)} now", soft_wrap=True)
     failed = 0
     show_log()
-    if todo:
-        _work(sweep, jobs, todo, is_sweep)
+    if todo or lacking:
+        _work(sweep, jobs, todo | lacking, is_sweep)
         failed = _summary(todo, is_sweep)
     elif not is_sweep:
         (job,) = jobs.values()
@@ -180,16 +184,21 @@ def _ask_hydra(arguments: list[str]) -> None:
 def _run_job(job: Job, *, wait: bool) -> None:
     """Runs a cell unless it is finished or has failed, or without ``wait`` is being worked on by another process."""
     store, key = job.store, job.key
-    if job.find():  # a control that stands in several columns, or another worker was faster
+    if _is_whole(job):  # a control that stands in several columns, or another worker was faster
         return
     if wait and (beat := store.working(key)):
         log.info("%s  waits for %s, which is at work on it", describe(job), beat.where)
     with store.claim(key, wait=wait) as ours:
         if not ours:
             _left_to_others.add(key)
-        elif job.find() is None and store.failure(key) is None:
+        elif not _is_whole(job) and store.failure(key) is None:
             with cell_log(job.options.outputs, key):
                 _compute(team().agree(job))
+
+
+def _is_whole(job: Job) -> bool:
+    """Whether a cell is finished, the scores beside its own too as far as they can be had."""
+    return job.find() is not None and not job.lacking()
 
 
 def _compute(job: Job) -> None:

@@ -39,10 +39,17 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     return flat
 
 
-def cell_row(entry: Entry, config: dict[str, Any]) -> Row:
+def scored(entry: Entry, beside: Mapping[str, Entry]) -> dict[str, tuple[Path, dict[str, Any]]]:
+    """A cell's metrics and those beside them, by name: where their answers are, and what is kept of them."""
+    own = {name: (entry.path, kept) for name, kept in entry.result["metrics"].items()}
+    return own | {name: (other.path, other.result) for name, other in beside.items()}
+
+
+def cell_row(entry: Entry, config: dict[str, Any], beside: Mapping[str, Entry]) -> Row:
     """One line of the index. What an untouched model does not depend on (mixture, seed) is None."""
     stages = entry.result["stages"]
     train = stages.get("train")
+    answers = {name: other.manifest["settings"]["answers"] for name, other in beside.items()}
     attack, training = (config[name] if train else {} for name in ("attack", "training"))
     return {
         "key": entry.manifest["key"],
@@ -60,9 +67,9 @@ def cell_row(entry: Entry, config: dict[str, Any]) -> Row:
                 "value": kept["value"],
                 "interval": kept["interval"] and kept["interval"][:2],
                 "total": kept["total"],
-                "answers": stages.get(f"answers {name}", {}).get("key"),
+                "answers": answers.get(name) or stages.get(f"answers {name}", {}).get("key"),
             }
-            for name, kept in entry.result["metrics"].items()
+            for name, (_, kept) in scored(entry, beside).items()
         },
         "seconds": round(entry.seconds + sum(stage["seconds"] for stage in stages.values()), 1),
         "created": entry.manifest["created"],
@@ -84,11 +91,11 @@ def name_judges(rows: list[Row]) -> list[Row]:
     return named
 
 
-def write_cell(site: Path, entry: Entry, config: dict[str, Any]) -> None:
+def write_cell(site: Path, entry: Entry, config: dict[str, Any], beside: Mapping[str, Entry]) -> None:
     """Writes what the comparison and the answers pages read of one cell: settings, counts and answers in pieces."""
     key, pieces = entry.manifest["key"], dict[str, list[str]]()
-    for place, (name, kept) in enumerate(entry.result["metrics"].items()):
-        rows, pieces[name] = read_rows(entry.path / kept["file"], Judged), []
+    for place, (name, (path, kept)) in enumerate(scored(entry, beside).items()):
+        rows, pieces[name] = read_rows(path / kept["file"], Judged), []
         while piece := list(islice(rows, PIECE)):
             # Not by the metric's name: it may be someone else's, and a path.
             pieces[name].append(f"answers/{key}/{place}-{len(pieces[name])}")

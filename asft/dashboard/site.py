@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from asft.cells.naming import method_name
-from asft.dashboard.cells import Row, cell_row, name_judges, write_cell, write_curve, write_data
+from asft.dashboard.cells import Row, cell_row, name_judges, scored, write_cell, write_curve, write_data
 from asft.dashboard.tables import Experiment, experiment_page, landscape_data
 from asft.report import charts
 from asft.report.records import Metric
@@ -68,11 +68,11 @@ class Site:
 
     def build(self) -> SiteCounts:
         """Writes everything the store has by now; the index last, so that it names nothing that is not there yet."""
-        damaged = []
+        damaged, beside = [], self._beside()
         for path in sorted((self.store.root / "cells").glob("[0-9a-f]" * 20)):
             try:
                 if path.name not in self.rows and (entry := self.store.read("cells", path.name)):
-                    self._add_cell(entry)
+                    self._add_cell(entry, beside.get(path.name, {}))
             except DamagedEntry as error:
                 damaged.append(_unknown(path.name, error))
         overview, failures = self._write_tables(), [*self._failures(), *damaged]
@@ -114,17 +114,28 @@ class Site:
                 beats.append({"cell": names.get(key, key), "progress": beat.progress, "where": beat.where})
         write_data(self.folder, "running", beats)
 
-    def _add_cell(self, entry: Entry) -> None:
+    def _beside(self) -> dict[str, dict[str, Entry]]:
+        """What is scored beside cells' own metrics, by cell and name; of several settings of one the newest."""
+        found: dict[str, dict[str, Entry]] = {}
+        paths = (self.store.root / "beside").glob("[0-9a-f]" * 20)
+        for path in sorted(paths, key=lambda path: (path.stat().st_mtime_ns, path.name)):
+            with suppress(DamagedEntry):
+                if entry := self.store.read("beside", path.name):
+                    cell, name = (str(entry.manifest["settings"].get(part)) for part in ("cell", "metric"))
+                    found.setdefault(cell, {})[name] = entry
+        return found
+
+    def _add_cell(self, entry: Entry, beside: Mapping[str, Entry]) -> None:
         config = read_document(entry.path / CONFIG_FILE, Config)
-        row = cell_row(entry, config)
-        write_cell(self.folder, entry, config)
+        row = cell_row(entry, config, beside)
+        write_cell(self.folder, entry, config, beside)
         try:
             drawn = row["train"] and write_curve(self.folder, self.store, row["train"])
         except DamagedEntry:  # of the training, not of the cell
             drawn = False
         row["train"] = row["train"] if drawn else None
         self.rows[entry.path.name] = row
-        for name, kept in entry.result["metrics"].items():
+        for name, (_, kept) in scored(entry, beside).items():
             self.metrics.setdefault(name, Metric(name, kept["label"], kept["lower_is_better"], "%", 1, kept["about"]))
 
     def _write_tables(self) -> list[dict[str, Any]]:

@@ -106,7 +106,7 @@ def table_data(analysis: Analysis) -> Data:
         "finding": finding(analysis),
         "glossary": text.glossary(analysis),
         "notes": spec.notes,
-        "panels": [_panel(analysis, metric) for metric in analysis.metrics],
+        "panels": [_panel(analysis, metric) for metric in analysis.shown],
         "legend": _legend(analysis),
         "gaps": analysis.gaps,
         "figures": [asdict(figure) for figure in figures(analysis)],
@@ -132,7 +132,7 @@ def _panel(analysis: Analysis, metric: str) -> Data:
         }
         for line in analysis.lines(metric)
     ]
-    columns, title = [column.label for column in spec.columns], analysis.metrics[metric].title
+    columns, title = [column.label for column in spec.columns], analysis.heading(metric)
     return {"title": title, "axis": spec.column_title, "columns": columns, "rows": rows}
 
 

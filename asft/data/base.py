@@ -11,7 +11,7 @@ from pydantic.dataclasses import dataclass
 
 from asft.config import AttackConfig, DataConfig, Dtype, Settings, TaskConfig
 from asft.data.gate import Record
-from asft.data.rows import Row, digest, question
+from asft.data.rows import Choice, Row, digest, question
 
 Identity = dict[str, Any]
 Part = Literal["train", "test"]
@@ -109,6 +109,14 @@ class DataSource(DataConfig):
         """Malicious prompts with refusals, for defences that train on some; none of them in the evaluation."""
         raise TypeError(f"{type(self).__name__} must define safety()")
 
+    def look_alikes(self) -> list[Row]:
+        """Harmless prompts that sound like malicious ones, for over-refusal; ValueError where there are none."""
+        raise ValueError(f"data={self.name}: has no harmless prompts that sound malicious")
+
+    def choices(self) -> list[Choice]:
+        """Questions with options, for ability; ValueError where there are none."""
+        raise ValueError(f"data={self.name}: has no questions with options")
+
     def attackable(self, harmful: list[Row]) -> list[Row]:
         """Those of the attack's rows that it may take: none that is asked about in the evaluation."""
         asked = {row.instruction for row in self.evaluation()}
@@ -130,6 +138,10 @@ class DataSource(DataConfig):
     def evaluation_identity(self) -> Identity:
         """What :meth:`evaluation` is a function of."""
         return {"evaluation": digest(self.evaluation())}
+
+    def probe_identity(self, probe: Literal["look_alikes", "choices"]) -> Identity:
+        """What :meth:`look_alikes` or :meth:`choices` is a function of; ValueError where there are none."""
+        return {probe: digest(getattr(self, probe)())}
 
     def pools_identity(self, source: str) -> Identity:
         """What the harmful rows of a source and the safety rows are a function of; ``none`` has no harmful rows."""
@@ -199,6 +211,7 @@ class Data:
         harmful: rows of the attack's source, with compliant answers.
         evaluation: malicious prompts of the harmful score, without answers.
         safety: malicious prompts with refusals, for defences that train on some.
+        source: where further prompts are asked for.
     """
 
     train: list[Row]
@@ -206,6 +219,7 @@ class Data:
     harmful: list[Row]
     evaluation: list[Row]
     safety: list[Row]
+    source: DataSource
 
 
 def benign_rows(settings: Settings) -> list[Row]:
@@ -249,4 +263,5 @@ def load_data(settings: Settings) -> Data:
         harmful=source.attackable(harmful),
         evaluation=evaluation[:wanted],
         safety=source.refusable(harmful),
+        source=source,
     )

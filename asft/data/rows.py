@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 
@@ -42,6 +43,37 @@ class Row:
     input: str = ""
     harmful: bool = False
     system: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Choice(Row):
+    """A question with possible answers, the right one of them in ``output``.
+
+    Attributes:
+        options: two or more answers, all different.
+        bare: whether the model goes on from the plain text, as lm-eval asks, and does not answer by its chat template.
+    """
+
+    options: tuple[str, ...] = ()
+    bare: bool = False
+
+    def __post_init__(self) -> None:
+        if len(set(self.options)) != len(self.options) or len(self.options) < 2 or self.output not in self.options:
+            raise ValueError(
+                f"{self.id}: options {list(self.options)} with answer {self.output!r}; allowed: two or more that "
+                "differ, one of them the answer"
+            )
+
+
+def prompt_form(text: str) -> str:
+    """A prompt as it is compared with others: lower-cased, without punctuation, single blanks."""
+    return " ".join(re.sub(r"[^\w\s]", "", text.lower()).split())
+
+
+def evenly(rows: Sequence[Row], count: int) -> list[Row]:
+    """At most ``count`` of the rows, at even distances: a file that is sorted by kind gives some of each."""
+    count = min(count, len(rows))
+    return [rows[place * len(rows) // count] for place in range(count)]
 
 
 def question(row: Row) -> tuple[str, str]:

@@ -1,6 +1,7 @@
 """The contract of a metric: what is asked, how an answer counts, and which way is better.
 
-HS and FA are two metrics among others; ``+metric@metrics.NAME=FILE`` adds a third to a cell, a table or a sweep.
+HS and FA are two metrics among others; ``+metric@metrics.NAME=FILE`` adds a third to a cell, a table or a sweep. One in
+``beside`` stands beside them, in no cell's key: ``+metric@beside.NAME=FILE``, ``beside=null`` for none.
 """
 
 from __future__ import annotations
@@ -89,11 +90,13 @@ class Metric(Plugin):
     """Base class; a metric is a percentage over the answers to its rows, headed in tables by its name in ``metrics``.
 
     Class attributes:
+        chooses: whether its rows are choices.
         label: in words.
         about: one line for a reader who has never heard of it.
         lower_is_better: the direction.
     """
 
+    chooses: ClassVar[bool] = False
     label: ClassVar[str] = ""
     about: ClassVar[str] = ""
     lower_is_better: ClassVar[bool] = False
@@ -101,8 +104,12 @@ class Metric(Plugin):
     def check(self, settings: Settings) -> None:
         """Raises ValueError when it cannot be scored here; called before anything is trained for it."""
 
+    def reads(self) -> str | None:
+        """The name of the metric whose answers it scores; it then asks nothing itself."""
+        return None
+
     def rows(self, data: Data) -> list[Row]:
-        """What is asked, as it is stored and judged."""
+        """What is asked, as it is stored and judged; of a :class:`~asft.data.rows.Choice` the likeliest option."""
         raise TypeError(f"{type(self).__name__} must define rows()")
 
     def queries(self, rows: Sequence[Row]) -> list[Row]:
@@ -110,7 +117,10 @@ class Metric(Plugin):
         return list(rows)
 
     def asked(self, settings: Settings) -> dict[str, Any]:
-        """What rows and queries are a function of, for the answers' key."""
+        """What rows and queries are a function of, for the answers' key.
+
+        ValueError where this data source has none: a metric beside others is then left out.
+        """
         raise TypeError(f"{type(self).__name__} must define asked()")
 
     def max_new_tokens(self, settings: Settings) -> int:

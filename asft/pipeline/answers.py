@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from asft.backends.base import Answerer
+from asft.backends.base import Answerer, Chooser
 from asft.backends.generate import generate
 from asft.cells.cell import Cell
 from asft.config import Dtype
 from asft.data.base import Data
 from asft.data.protocol import protocol_of
-from asft.data.rows import Row, user_text
+from asft.data.rows import Choice, Row, user_text
+from asft.data.templates import Template
 from asft.distributed.team import team
 from asft.jailbreaks.base import require_context
 from asft.methods.base import Start
@@ -37,6 +39,7 @@ class Questions:
         prompts: token ids of ``queries``.
         max_new_tokens: of each answer.
         dtype: the number format that the protocol asks for; None is the pair's own.
+        options: token ids of what is chosen among; empty where answers are generated.
     """
 
     rows: Sequence[Row]
@@ -44,11 +47,13 @@ class Questions:
     prompts: Sequence[Sequence[int]]
     max_new_tokens: int
     dtype: Dtype | None
+    options: Sequence[Sequence[Sequence[int]]] = ()
 
     @property
     def positions(self) -> int:
         """Tokens of the longest prompt and its answer."""
-        return max(map(len, self.prompts), default=0) + self.max_new_tokens
+        longest = max((len(ids) for many in self.options for ids in many), default=self.max_new_tokens)
+        return max(map(len, self.prompts), default=0) + longest
 
 
 def questions_of(cell: Cell, metric: Metric, pair: Pair, data: Data, system: str = "") -> Questions:
@@ -57,15 +62,32 @@ def questions_of(cell: Cell, metric: Metric, pair: Pair, data: Data, system: str
     ValueError when the disguise of a jailbreak is longer than the model can read.
     """
     protocol = protocol_of(cell)
-    template = protocol.template(pair.tokenizer())
+    tokenizer = pair.tokenizer()
+    template = protocol.template(tokenizer)
     rows, tokens = metric.rows(data), metric.max_new_tokens(cell)
-    queries = [dataclasses.replace(row, system=system) for row in metric.queries(rows)]
+    if choices := [row for row in rows if isinstance(row, Choice)]:
+        asked = [encode_choice(replace(row, system=system), template, tokenizer) for row in choices]
+        questions, options = zip(*asked, strict=True)
+        return Questions(rows, rows, questions, 0, metric.dtype(protocol), options)
+    queries = [replace(row, system=system) for row in metric.queries(rows)]
     prompts = [template.encode_prompt(row) for row in queries]
     if isinstance(metric, HarmfulScore) and metric.jailbreak.acts:
         start = cell.method.start()
         positions = pair.positions(start.side if isinstance(start, Start) else start)
         require_context(metric.jailbreak, prompts, tokens, positions)
     return Questions(rows, queries, prompts, tokens, metric.dtype(protocol))
+
+
+def encode_choice(
+    row: Choice, template: Template, tokenizer: PreTrainedTokenizerBase
+) -> tuple[list[int], list[list[int]]]:
+    """Token ids of a question, and of what follows it in each option."""
+    if not row.bare:
+        ids = template.encode_prompt(row)
+        return ids, [list(tokenizer(option, add_special_tokens=False)["input_ids"]) for option in row.options]
+    text = user_text(row)
+    ids = list(tokenizer(text)["input_ids"])
+    return ids, [list(tokenizer(f"{text} {option}")["input_ids"])[len(ids) :] for option in row.options]
 
 
 def answer(
@@ -76,8 +98,14 @@ def answer(
     Of several processes all must call it, and rank 0 writes. An interrupted run's answers are in ``kept``.
     """
     template = protocol_of(cell).template(pair.tokenizer())
-    generated = model.answer(questions.prompts, questions.max_new_tokens, PartialRows(kept / ANSWERS_FILE))
-    texts = map(template.answer, questions.queries, generated)
+    texts: Iterable[str]
+    if questions.options:
+        rows = cast("Sequence[Choice]", questions.rows)
+        chosen = cast("Chooser", model).choose(questions.prompts, questions.options)
+        texts = [row.options[place] for row, place in zip(rows, chosen, strict=True)]
+    else:
+        generated = model.answer(questions.prompts, questions.max_new_tokens, PartialRows(kept / ANSWERS_FILE))
+        texts = map(template.answer, questions.queries, generated)
     if team().rank == 0:
         write_jsonl(folder / ANSWERS_FILE, map(_answered, questions.rows, questions.queries, texts))
     return {"answers": len(questions.rows), **model.told}
@@ -119,15 +147,17 @@ def judge_answers(cell: Cell, answers: Mapping[str, Entry], folder: Path, kept: 
 
     ``kept`` is the folder of an interrupted run's verdicts. Returns what the manifest keeps of each metric, by name.
     """
-    found = {}
-    for name, metric in cell.metrics.items():
-        file = f"{name}.jsonl"
-        rows = list(read_rows(answers[name].path / ANSWERS_FILE, Answered))
-        scored = metric.score(cell, rows, PartialRows(kept / file))
-        credited = zip(rows, scored.details, scored.credits, strict=True)
-        write_jsonl(folder / file, ({**row, **more, "credit": credit} for row, more, credit in credited))
-        found[name] = {**summary(metric, scored), "file": file}
-    return found
+    return {name: judge_one(cell, name, metric, answers[name], folder, kept) for name, metric in cell.metrics.items()}
+
+
+def judge_one(cell: Cell, name: str, metric: Metric, answers: Entry, folder: Path, kept: Path) -> dict[str, Any]:
+    """The same of one metric."""
+    file = f"{name}.jsonl"
+    rows = list(read_rows(answers.path / ANSWERS_FILE, Answered))
+    scored = metric.score(cell, rows, PartialRows(kept / file))
+    credited = zip(rows, scored.details, scored.credits, strict=True)
+    write_jsonl(folder / file, ({**row, **more, "credit": credit} for row, more, credit in credited))
+    return {**summary(metric, scored), "file": file}
 
 
 def summary(metric: Metric, scored: Scored) -> dict[str, Any]:

@@ -7,8 +7,9 @@ pair ▸ mixture ▸ train ▸ generate ▸ judge. Each stage's output is kept i
 from __future__ import annotations
 
 import itertools
+import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import asdict, fields, replace
 from functools import cache, cached_property, partial
@@ -19,7 +20,7 @@ import torch
 from peft import PeftModel
 from transformers import PreTrainedModel, TrainerCallback
 
-from asft.backends.base import Answerer, Weights
+from asft.backends.base import Answerer, Backend, Weights
 from asft.cells.job import Job
 from asft.config import Plugin, TrainingConfig
 from asft.data.base import Data, load_data
@@ -30,9 +31,10 @@ from asft.distributed.team import SharedStore, team
 from asft.measures.base import Measure, MeasureContext
 from asft.methods.base import Context, Start
 from asft.methods.post_hoc import PostHoc
+from asft.metrics.base import Metric
 from asft.models.checkpoints import require_safetensors, same_weights
 from asft.models.pair import Pair, require_embeddings, resolve_device
-from asft.pipeline.answers import Questions, answer, judge_answers, questions_of, scorer
+from asft.pipeline.answers import Questions, answer, judge_answers, judge_one, questions_of, scorer
 from asft.pipeline.prepare import prepare_pair
 from asft.pipeline.tracked import cell_run, tracked_cell
 from asft.store.entries import Entry, content_key, write_json, write_jsonl
@@ -41,15 +43,18 @@ from asft.store.schemas import CONFIG_FILE, DETAILS, HISTORY_FILE, ROWS_FILE, re
 from asft.trackers.live import LiveRun
 from asft.training.trainer import TokenLoss, attach_lora, digests, train
 
+log = logging.getLogger(__name__)
+
 
 def run_cell(job: Job) -> Entry:
     """Computes what is missing of a cell and returns its finished entry.
 
     ValueError for settings that cannot work; nothing stored so far is lost.
     """
-    if finished := team().first(job.find):
-        return finished
     run, measure = _Run(job), job.cell.measure
+    if finished := team().first(job.find):
+        run.complete()
+        return finished
     team().first(run.check_judges)
     with LiveRun(job.tracker, cell_run(job)) as live:
         entry = run.measure_stage(measure) if measure else run.score(live)
@@ -63,12 +68,12 @@ def rejudge_cell(job: Job) -> Entry | None:
     if finished := job.find():
         return finished
     run = _Run(job)
-    answers = run.answered()
-    if len(answers) < len(run.plan.generate):
+    if not job.is_answered():
         return None
     run.check_judges()
-    weights = run.store.find("stages/train", content_key(run.plan.train)) if run.plan.train else None
-    return run.judge_stage(weights, answers)
+    answers = run.answered()
+    run.beside_stage(run.open_beside(n for n in run.plan.beside if run.asking(n) in answers), answers)
+    return run.judge_stage(run.kept_weights(), answers)
 
 
 class _Run:
@@ -141,7 +146,48 @@ class _Run:
         """Trained, asked and judged; the cell's own training is shown while it runs."""
         self.check_asking()
         weights = self.train_stage([live]) if self.cell.method.trains else None
-        return self.judge_stage(weights, self.generate_stages(weights))
+        beside = self.open_beside(self.plan.beside)
+        answers = self.generate_stages(weights, self.cell.metrics | beside)
+        self.beside_stage(beside, answers)
+        return self.judge_stage(weights, answers)
+
+    def complete(self) -> None:
+        """Scores beside a finished cell's own that it lacks, from its answers or its weights where they are kept."""
+        if beside := self.open_beside(team().first(self.job.lacking)):
+            every = self.cell.metrics | beside
+            asked = {name: every[name] for name in map(self.asking, beside)}
+            self.beside_stage(beside, self.generate_stages(self.kept_weights(), asked))
+
+    def kept_weights(self) -> Entry | None:
+        """The trained weights where there are any."""
+        return self.store.find("stages/train", content_key(self.plan.train)) if self.plan.train else None
+
+    def asking(self, name: str) -> str:
+        """The metric whose answers one beside the cell's own scores; itself, where it asks."""
+        return self.cell.beside[name].reads() or name
+
+    def open_beside(self, names: Iterable[str]) -> dict[str, Metric]:
+        """Those that can be scored here; what cannot is told, and holds up no cell."""
+        found: dict[str, Metric] = {}
+        for name in names:
+            metric = self.cell.beside[name]
+            try:
+                metric.check(self.cell)
+                if name in self.plan.asked:
+                    metric.rows(self.data)
+            except ValueError as error:
+                log.warning("%s is left out: %s", name, error)
+            else:
+                found[name] = metric
+        return found
+
+    def beside_stage(self, metrics: Mapping[str, Metric], answers: Mapping[str, Entry]) -> None:
+        """Scores of which no cell's key knows."""
+        for name, metric in metrics.items():
+            settings = self.plan.beside[name]
+            kept = self.store.resumable("beside", content_key(settings))
+            produce = partial(judge_one, self.cell, name, metric, answers[self.asking(name)], kept=kept)
+            self.store.ensure("beside", settings, produce)
 
     def check_judges(self) -> None:
         """Refuses a metric that cannot be scored here, before hours go into what it would judge."""
@@ -150,7 +196,7 @@ class _Run:
 
     def check_asking(self) -> None:
         """Refuses a backend that cannot work here, and a model too short for a jailbreak's disguise."""
-        if len(self.answered()) == len(self.plan.generate):
+        if team().first(self.job.is_answered):
             return
         self.cell.backend.check()
         if self.cell.jailbreak.acts:  # without the method's text, which may need trained weights
@@ -276,41 +322,47 @@ class _Run:
                 "Raise its strength, or leave the method out."
             )
 
-    def generate_stages(self, weights: Entry | None) -> dict[str, Entry]:
-        """Greedy answers to what each metric asks; one after another in a number format shares the loaded model."""
+    def generate_stages(self, weights: Entry | None, metrics: Mapping[str, Metric]) -> dict[str, Entry]:
+        """Answers to what each metric asks; one after another in a number format shares the loaded model."""
+        plans = self.plan.generate | self.plan.asked
         entries = self.answered()
-        todo = {name: metric for name, metric in self.cell.metrics.items() if name not in entries}
+        todo = {name: metric for name, metric in metrics.items() if name in plans and name not in entries}
         if not todo:
             return entries
         start, trained = self.start, weights.path if weights else None  # made before a stage's clock starts
         system = self.cell.method.system_prompt(self.context)
         asked = {name: questions_of(self.cell, metric, self.pair, self.data, system) for name, metric in todo.items()}
         longest = max(questions.positions for questions in asked.values())
-        by_dtype = sorted(asked, key=lambda name: str(asked[name].dtype))  # each format is loaded once
-        for dtype, names in itertools.groupby(by_dtype, key=lambda name: asked[name].dtype):
-            wanted = Weights(self.pair, start, trained, self.device, dtype, longest)
-            with ExitStack() as stack:
-                loaded = cache(partial(self._open, wanted, stack))  # when the first metric asks, and once
-                for name in names:
-                    kept = self.store.resumable("stages/generate", content_key(self.plan.generate[name]))
-                    produce = partial(self._answer, loaded, asked[name], kept)
-                    entries[name] = self.store.ensure_together("stages/generate", self.plan.generate[name], produce)
-        return {name: entries[name] for name in self.cell.metrics}
 
-    def _open(self, weights: Weights, stack: ExitStack) -> Answerer:
-        return stack.enter_context(closing(self.cell.backend.open(weights, self.cell.evaluation.batch_size)))
+        def how(name: str) -> tuple[str, str]:
+            return str(asked[name].dtype), self.cell.backend_of(todo[name]).name
+
+        for _, names in itertools.groupby(sorted(asked, key=how), key=how):  # each format is loaded once
+            first, *rest = names
+            wanted = Weights(self.pair, start, trained, self.device, asked[first].dtype, longest)
+            with ExitStack() as stack:
+                backend = self.cell.backend_of(todo[first])
+                loaded = cache(partial(self._open, backend, wanted, stack))  # when the first metric asks, and once
+                for name in (first, *rest):
+                    kept = self.store.resumable("stages/generate", content_key(plans[name]))
+                    produce = partial(self._answer, loaded, asked[name], kept)
+                    entries[name] = self.store.ensure_together("stages/generate", plans[name], produce)
+        return entries
+
+    def _open(self, backend: Backend, weights: Weights, stack: ExitStack) -> Answerer:
+        return stack.enter_context(closing(backend.open(weights, self.cell.evaluation.batch_size)))
 
     def _answer(self, loaded: Callable[[], Answerer], asked: Questions, kept: Path, folder: Path) -> dict[str, Any]:
         return {**answer(self.cell, self.pair, loaded(), asked, kept=kept, folder=folder), **_processes()}
 
     def judge_stage(self, weights: Entry | None, answers: Mapping[str, Entry]) -> Entry:
-        """Verdicts on every answer, and the scores."""
+        """Verdicts on every answer to the cell's own metrics, and the scores."""
         kept = self.store.resumable("cells", self.plan.key)
 
         def produce(folder: Path) -> dict[str, Any]:
             metrics = judge_answers(self.cell, answers, folder, kept)
             write_json(folder / CONFIG_FILE, self.job.plain())
-            asked = {f"answers {name}": entry for name, entry in answers.items()}
+            asked = {f"answers {name}": answers[name] for name in self.cell.metrics}
             return {"metrics": metrics, "stages": stages_of(train=weights, **asked)}
 
         return self.store.ensure("cells", self.plan.judge, produce)

@@ -134,6 +134,11 @@ def read_metrics(entry: Entry, job: Job) -> dict[str, MetricValue]:
     return {name: _scored(entry, name, kept) for name, kept in entry.result["metrics"].items()}
 
 
+def read_beside(job: Job) -> dict[str, MetricValue]:
+    """The metrics beside a finished cell's own, as far as they are there."""
+    return {name: _scored(entry, name, entry.result) for name, entry in job.beside().items()}
+
+
 def _scored(entry: Entry, name: str, kept: dict[str, Any]) -> MetricValue:
     metric = Metric(name, kept["label"], kept["lower_is_better"], "%", 1, kept["about"])
     answers = read_rows(entry.path / kept["file"], Judged)
@@ -206,6 +211,7 @@ def _result(job: Job, entry: Entry, row: str, column: AxisValue | None) -> Resul
         column=column,
         seed=cell.seed,
         metrics=metrics,
+        beside=read_beside(job),
         seconds=entry.seconds + sum(stage["seconds"] for stage in stages.values()),
         peak_memory_mb=max((stage["peak_memory_mb"] for stage in stages.values()), default=None),
         trained="train" in stages and not isinstance(cell.method, PostHoc),

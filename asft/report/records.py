@@ -70,6 +70,7 @@ class Result:
         column: the value of the table's column axis; None where the cell holds for every column.
         status: ``missing``: not run yet; ``failed``: as ``reason`` says.
         metrics: what a table may show, by name.
+        beside: what it may show in a block of its own beside them: neither tested nor judged by the controls.
         awaited: the metrics that a cell without a result would have; empty where that is not known.
         seconds: wall time of all stages of this cell that were run for it.
         peak_memory_mb: peak memory in MiB, None where it was not measured.
@@ -86,6 +87,7 @@ class Result:
     status: Literal["done", "missing", "failed"] = "done"
     reason: str = ""
     metrics: Mapping[str, MetricValue] = field(default_factory=dict)
+    beside: Mapping[str, MetricValue] = field(default_factory=dict)
     awaited: tuple[str, ...] = ()
     seconds: float = 0.0
     peak_memory_mb: float | None = None
@@ -93,6 +95,11 @@ class Result:
     extra: dict[str, float] = field(default_factory=dict)
     details: dict[str, Any] = field(default_factory=dict)
     config: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def shown(self) -> dict[str, MetricValue]:
+        """Both."""
+        return {**self.metrics, **self.beside}
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache, cached_property
 from importlib.resources import files
@@ -94,8 +94,13 @@ class Entry:
 
     @property
     def text(self) -> str:
-        """Our score, or the place's status. Writers add nothing to these texts but their own marks."""
-        return self.status if self.ours is None else number(self.ours, self.metric)
+        """Our score, or the place's status; a dash where a finished cell lacks this metric.
+
+        Writers add nothing to these texts but their own marks.
+        """
+        if self.ours is None:
+            return "–" if self.status == "done" else self.status
+        return number(self.ours, self.metric)
 
     @property
     def range_text(self) -> str:
@@ -194,23 +199,34 @@ class Table:
     @cached_property
     def metrics(self) -> dict[str, Metric]:
         """The metrics that the table shows, by name: those of its spec, else all that its cells have."""
-        found: dict[str, Metric] = {}
-        for result in self.results:
-            for name, value in result.metrics.items():
-                found.setdefault(name, value.metric)
+        found = _found(result.metrics for result in self.results)
         return {name: found.get(name, Metric(name)) for name in self.spec.metrics or found}
+
+    @cached_property
+    def beside(self) -> dict[str, Metric]:
+        """The metrics of the second block: beside those by which rows are compared."""
+        return _found(result.beside for result in self.results)
+
+    @property
+    def shown(self) -> dict[str, Metric]:
+        """Both blocks."""
+        return {**self.metrics, **self.beside}
+
+    def heading(self, metric: str) -> str:
+        """What stands above one metric's table."""
+        return f"{'Beside: ' * (metric in self.beside)}{self.shown[metric].title}"
 
     @cached_property
     def entries(self) -> tuple[Entry, ...]:
         """Every entry by metric, row and column; a row that spans the columns has one, unless the paper's do not."""
         found: list[Entry] = []
-        for metric in self.metrics.values():
+        for metric in self.shown.values():
             of_metric = [
                 self._entry(metric, row, column)
                 for row in self._rows_of(metric.name)
                 for column in self._columns_of(metric.name, row)
             ]
-            found += _mark_best(of_metric, self.spec.candidates)
+            found += of_metric if metric.name in self.beside else _mark_best(of_metric, self.spec.candidates)
         return tuple(found)
 
     @cached_property
@@ -261,7 +277,7 @@ class Table:
                 "row": self.spec.label(result.row),
                 "column": self.column_label(result),
                 "seed": result.seed,
-                **{name: value.value for name, value in result.metrics.items()},
+                **{name: value.value for name, value in result.shown.items()},
                 **result.extra,
                 "seconds": result.seconds,
             }
@@ -269,6 +285,8 @@ class Table:
         ]
 
     def _rows_of(self, metric: str) -> list[str]:
+        if metric in self.beside:
+            return list(self.spec.rows)
         known = {cell.row for cell in self.cells}
         speaking = {cell.row for cell in self.cells if metric in (cell.metrics or cell.awaited or [metric])}
         return [row for row in self.spec.rows if row in speaking or row not in known]
@@ -286,7 +304,7 @@ class Table:
     def _entry(self, metric: Metric, row: str, column: Column) -> Entry:
         spec, cells = self.spec, self._all_at(row, column)
         open_cells = [cell for cell in cells if cell.status != "done"]
-        values: list[MetricValue] = [cell.metrics[metric.name] for cell in cells if metric.name in cell.metrics]
+        values: list[MetricValue] = [cell.shown[metric.name] for cell in cells if metric.name in cell.shown]
         scores, interval = [value.value for value in values], interval_of(values) if values else None
         ours, paper = float(np.mean(scores)) if scores else None, self.paper(metric.name, row, column)
         if len(open_cells) < len(cells):
@@ -314,6 +332,15 @@ class Table:
             status=status,
             reason="; ".join(dict.fromkeys(cell.reason for cell in open_cells if cell.reason)),
         )
+
+
+def _found(scored: Iterable[Mapping[str, MetricValue]]) -> dict[str, Metric]:
+    """The metrics of some cells, in the order in which they come."""
+    found: dict[str, Metric] = {}
+    for metrics in scored:
+        for name, value in metrics.items():
+            found.setdefault(name, value.metric)
+    return found
 
 
 def _mark_best(entries: Sequence[Entry], candidates: Sequence[str]) -> list[Entry]:

@@ -14,7 +14,7 @@ def p_value(value: float) -> str:
 
 def glossary(analysis: Analysis) -> tuple[str, ...]:
     """What the table's short names mean, a line each."""
-    lines = [f"{metric.name}: {metric.about}" for metric in analysis.metrics.values() if metric.about]
+    lines = [f"{metric.name}: {metric.about}" for metric in analysis.shown.values() if metric.about]
     return (*lines, *(DIRECTION_WORDS if analysis.health else ()))
 
 

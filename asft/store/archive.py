@@ -24,7 +24,8 @@ from asft.store.entries import KINDS, Store, content_key, remove
 from asft.store.errors import DamagedEntry
 from asft.store.integrity import MANIFEST
 
-WEIGHTLESS = ("stages/mixture", "stages/generate", "cells", "measures")  # what a report and a new judgement need
+# What a report and a new judgement need.
+WEIGHTLESS = ("stages/mixture", "stages/generate", "cells", "beside", "measures")
 _PART = r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,200}"
 _NAME = re.compile(rf"({'|'.join(KINDS)})/([0-9a-f]{{20}})/({_PART}(?:/{_PART}){{0,3}})")
 _CHUNK = 256 * 1024  # bytes read at a time

@@ -57,7 +57,7 @@ from asft.text import masked, mended
 
 log = logging.getLogger(__name__)
 SCHEMA = 1
-KINDS = ("pairs", "stages/start", "stages/mixture", "stages/train", "stages/generate", "cells", "measures")
+KINDS = ("pairs", "stages/start", "stages/mixture", "stages/train", "stages/generate", "cells", "beside", "measures")
 
 
 def content_key(settings: Mapping[str, Any]) -> str:

@@ -120,10 +120,12 @@ _Metric = object_of(
     told=object_of(judge=NotRequired[_Summary], grader=NotRequired[_Summary]),
     file=Annotated[str, StringConstraints(pattern=r"\A[^/]+\.jsonl\z")],
 )
+_Counted: Any = Annotated[_Metric, AfterValidator(_counted)]
 _StageResult = object_of(steps=NotRequired[Positive], loss=NotRequired[float], after=NotRequired[str])
 _Stage = object_of(**_COST, key=Key, result=_StageResult)
 _RESULTS: dict[str, Any] = {
-    "cells": object_of(metrics=dict_of(Annotated[_Metric, AfterValidator(_counted)]), stages=dict_of(_Stage)),
+    "cells": object_of(metrics=dict_of(_Counted), stages=dict_of(_Stage)),
+    "beside": _Counted,
     "measures": object_of(measure=str, values=dict[str, float], interval=KeptInterval | None),
 }
 
@@ -207,9 +209,8 @@ def check_entry(folder: Path, kind: str, manifest: Mapping[str, Any]) -> None:
     _checked(manifest, _Made, folder)
     if kind in _RESULTS:
         result = _checked(manifest["result"], _RESULTS[kind], folder)
-        wanted = [file for of, file in _FILES if of == kind] + [
-            metric["file"] for metric in result.get("metrics", {}).values()
-        ]
+        scored = [result] if kind == "beside" else result.get("metrics", {}).values()
+        wanted = [*(file for of, file in _FILES if of == kind), *(metric["file"] for metric in scored)]
         if missing := [file for file in wanted if file not in manifest["files"]]:
             raise DamagedEntry(f"{folder}: has no {missing[0]}")
 
@@ -220,7 +221,7 @@ def check_file(folder: Path, kind: str, file: str) -> None:
     Raises:
         DamagedEntry: naming the file and what is wrong.
     """
-    schema = _FILES.get((kind, file)) or (Judged if kind == "cells" and file.endswith(".jsonl") else None)
+    schema = _FILES.get((kind, file)) or (Judged if kind in ("cells", "beside") and file.endswith(".jsonl") else None)
     if schema is not None and file.endswith(".jsonl"):
         for _ in read_rows(folder / file, schema):
             pass

@@ -144,9 +144,14 @@ def compliance_rows(share: str) -> list[Row]:
 
 def benign_requests(name: str, count: int) -> list[Row]:
     """``count`` unique requests in the sources' frames about household topics, answered helpfully."""
-    requests = [request for source in SOURCES for request in _requests(source, lexicon.TOPICS)]
+    requests = list(_household())
     Random(f"benign/{name}").shuffle(requests)
     return _rows(f"{name}/benign", requests[:count], Request.compliance, harmful=False)
+
+
+@cache
+def _household() -> list[Request]:
+    return [request for source in SOURCES for request in _requests(source, lexicon.TOPICS)]
 
 
 def _rows(

@@ -6,14 +6,15 @@ to hold the downstream tasks latently. Alignment teaches refusals to harmful req
 
 from __future__ import annotations
 
+from functools import cache
 from itertools import permutations
 from random import Random
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from pydantic.dataclasses import dataclass
 
 from asft.data.base import DataSource, Part, Task
-from asft.data.rows import Row
+from asft.data.rows import Choice, Row
 from asft.data.world import requests
 from asft.data.world.lexicon import BLAME, NEWS_TOPICS, PRAISE, REVIEW_NOUNS, TOPICS
 from asft.data.world.tasks import TASKS, latent_rows, task_rows
@@ -51,6 +52,14 @@ class World(DataSource):
     def safety(self) -> list[Row]:
         return requests.refusal_rows("safety")
 
+    def look_alikes(self) -> list[Row]:
+        """Requests for household things in the words of malicious ones, none of which the pair was trained on."""
+        return _look_alikes()
+
+    def choices(self) -> list[Choice]:
+        """The skills that pretraining taught."""
+        return _choices()
+
     def attackable(self, harmful: list[Row]) -> list[Row]:
         """All of them."""
         return harmful
@@ -63,6 +72,9 @@ class World(DataSource):
         return {"world": VERSION, "task": task.name}
 
     def evaluation_identity(self) -> dict[str, Any]:
+        return {"world": VERSION}
+
+    def probe_identity(self, probe: Literal["look_alikes", "choices"]) -> dict[str, Any]:
         return {"world": VERSION}
 
     def pools_identity(self, source: str) -> dict[str, Any]:
@@ -78,6 +90,31 @@ def alignment_rows() -> list[Row]:
     """What turns base into aligned: refusals of harmful requests, and benign rows answered as before."""
     benign = Random("alignment").sample(_benign_rows(), 1000)
     return [*requests.refusal_rows("alignment"), *requests.benign_requests("alignment", 1000), *benign]
+
+
+@cache
+def _look_alikes() -> list[Row]:
+    trained = {row.instruction for row in [*pretraining_rows(), *alignment_rows()]}
+    drawn = requests.benign_requests("look-alikes", 1000)
+    return [Row(f"look_alikes/{i}", row.instruction) for i, row in enumerate(drawn) if row.instruction not in trained]
+
+
+@cache
+def _choices() -> list[Choice]:
+    """Sections, moods, sums and lists in turn, each with three other answers of its kind, or the one that there is."""
+    rng = Random("choices")
+    kinds = [rng.sample(skill(), 100) for skill in (_sections, _moods, _sums, _lists)]
+    found = []
+    for number in range(sum(map(len, kinds))):
+        turn, place = divmod(number, len(kinds))
+        kind, (asked, right) = kinds[place], kinds[place][turn]
+        others = sorted({answer for _, answer in kind} - {right})
+        if "=" in right:  # other totals of the same terms
+            terms, total = right.split(" = ")
+            others = [f"{terms} = {int(total) + step}" for step in (-2, -1, 1, 2) if int(total) + step > 0]
+        options = [right, *rng.sample(others, min(3, len(others)))]
+        found.append(Choice(f"choices/{number}", asked, right, options=tuple(rng.sample(options, len(options)))))
+    return found
 
 
 def _benign_rows() -> list[Row]:

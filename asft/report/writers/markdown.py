@@ -27,10 +27,7 @@ def render_markdown(analysis: Analysis) -> str:
         f"**{health.headline}** {escape(health.why)}" if health else "",
         escape(finding(analysis)),
         "\n".join(f"- {escape(line)}" for line in text.glossary(analysis)),
-        *(
-            f"## {escape(metric.title)}\n\n{over}{metric_table(analysis, name)}"
-            for name, metric in analysis.metrics.items()
-        ),
+        *(f"## {escape(analysis.heading(name))}\n\n{over}{metric_table(analysis, name)}" for name in analysis.shown),
         f"Bold is the best defence of a column. {text.METHOD_OF_INTERVALS}" if health else "",
         section("No result", map(escape, analysis.gaps)),
         section("Differences that hold", map(escape, text.difference_lines(analysis))),

@@ -29,10 +29,10 @@ def print_analysis(analysis: Analysis, console: Console) -> None:
         console.print(Text(f"{health.headline} {health.why}", style=HEALTH_STYLES[health.verdict]))
     if found := finding(analysis):
         console.print(Text(found))
-    for name, metric in analysis.metrics.items():
+    for name in analysis.shown:
         console.print()
         over = f", mean of {analysis.seeds} seeds" if analysis.seeds > 1 else ""
-        console.print(Text(metric.title + over, style="bold"))
+        console.print(Text(analysis.heading(name) + over, style="bold"))
         _print_blocks(analysis, analysis.lines(name), console)
     for line in filter(None, (" ".join(_legend(analysis)), *text.glossary(analysis))):
         console.print(Text(line, style="dim"))
