@@ -11,7 +11,7 @@ EXTRAS := dev,joblib,slurm,browser,docs,tensorboard,workspaces,jailbreaks
 PAPER := table1 table2 table3 table4 table5 table6 table7 table8 fig1 fig3 fig4a fig4b fig4c full ratios seeds safe_lora_k
 DATA ?= ../shared/data/asft_official
 
-.PHONY: setup demo demo-real results results-smollm2 frontier test test-fast test-nightly wheels bench bench-dashboard bench-processes bench-sweep docs screenshots lint clean
+.PHONY: setup demo demo-real results results-smollm2 frontier test test-fast test-nightly wheels gpu bench bench-dashboard bench-processes bench-sweep docs screenshots lint clean
 
 setup: $(DEV) $(SMOLLM) ## everything that development needs
 
@@ -71,9 +71,13 @@ frontier: $(RUN) ## methods over their strengths, and the attacker who tries, on
 	$(BIN)/python scripts/results.py frontier model.seed=0,1,2,3,4 > docs/frontier.tmp && mv docs/frontier.tmp docs/frontier.md
 
 bench: $(RUN)
+	$(BIN)/python scripts/gpu.py outputs/bench --full --parts penalty step
 	$(BIN)/python scripts/bench_anchor.py
 	$(BIN)/python scripts/bench_generation.py
-	$(BIN)/python scripts/bench_step.py
+
+# Alone on a machine without a network: python scripts/gpu.py --wheels FOLDER, in any environment that has torch.
+gpu: $(RUN) ## what the machine's GPU gives: speed, memory, numerics, Table 2 on it; about ten minutes, into outputs/gpu
+	$(BIN)/python scripts/gpu.py
 
 bench-dashboard: $(DEV) ## 2,000 cells with 500,000 answers: build below 60 s, overview below 2 s
 	$(BIN)/python scripts/bench_dashboard.py
