@@ -154,6 +154,7 @@ class RecipeConfig:
     safe_merge_threshold: Annotated[float, Field(ge=-1, le=1.1)] = 0.35
     guard_space_tolerance: Annotated[float, Field(gt=0, lt=1)] = 1e-6
     task_max_new_tokens: Annotated[int, Field(ge=1)] = 200
+    autocast: Literal["bfloat16"] | None = None
     label_logits: bool = False
     tasks: dict[str, TaskRecipe] = dataclasses.field(default_factory=dict)
 

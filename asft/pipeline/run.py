@@ -41,7 +41,7 @@ from asft.store.entries import Entry, content_key, write_json, write_jsonl
 from asft.store.meter import release_memory
 from asft.store.schemas import CONFIG_FILE, DETAILS, HISTORY_FILE, ROWS_FILE, read_rows
 from asft.trackers.live import LiveRun
-from asft.training.trainer import TokenLoss, attach_lora, digests, train
+from asft.training.trainer import TokenLoss, digests, train, trainable
 
 log = logging.getLogger(__name__)
 
@@ -254,10 +254,9 @@ class _Run:
         tokenizer = self.pair.tokenizer()
         template = protocol.template(tokenizer)
         encoded = [template.encode_example(row, training.max_length) for row in rows]
-        model: PreTrainedModel | PeftModel = self.pair.load(self.start, self.device, protocol.training_dtype)
-        require_embeddings(model, tokenizer, [row.input_ids for row in encoded])
-        if training.name == "lora":
-            model = attach_lora(model, training, cell.seed)
+        start = self.pair.load(self.start, self.device, protocol.training_dtype)
+        require_embeddings(start, tokenizer, [row.input_ids for row in encoded])
+        model = trainable(start, training, cell.seed)
         assert self.plan.train is not None, "this cell trains"
         context = replace(self.context, encoded=encoded, kept={})
         frozen_edited = self._prepare(model, context)

@@ -52,6 +52,14 @@ class TrainLog:
         return next(entry["loss"] for entry in reversed(self.history) if "loss" in entry)
 
 
+def trainable(model: PreTrainedModel, training: TrainingConfig, seed: int) -> PreTrainedModel | PeftModel:
+    """The model as ``training`` has it: with a LoRA or as it is, every pass of it computed in ``training.autocast``."""
+    made = attach_lora(model, training, seed) if training.name == "lora" else model
+    if training.autocast:
+        made.forward = torch.autocast(model.device.type, getattr(torch, training.autocast))(made.forward)
+    return made
+
+
 def attach_lora(model: PreTrainedModel, training: TrainingConfig, seed: int) -> PeftModel:
     """A trainable LoRA on the target modules, B = 0; ``seed`` draws A; ValueError when no module has a target name."""
     leaves = {name.rsplit(".", 1)[-1] for name in linear_modules(model)}

@@ -14,7 +14,7 @@ from asft.config import TrainingConfig
 from asft.data.loading import Collator, EpochOrder
 from asft.data.templates import IGNORED, Encoded
 from asft.models.pair import load_model
-from asft.training.trainer import attach_lora, one_gpu, train
+from asft.training.trainer import attach_lora, one_gpu, train, trainable
 
 CPU = torch.device("cpu")
 ROWS = [Encoded([1, 2, 3, 4, 5 + i % 7], [IGNORED, IGNORED, 3, 4, 5 + i % 7]) for i in range(12)]
@@ -28,7 +28,7 @@ def settings(**changes: object) -> TrainingConfig:
 def run(
     pair: Path, tmp_path: Path, training: TrainingConfig, seed: int = 0, **more: object
 ) -> tuple[dict[str, torch.Tensor], list[dict[str, float]]]:
-    model = attach_lora(load_model(pair / "aligned", "float32", CPU), training, seed)
+    model = trainable(load_model(pair / "aligned", "float32", CPU), training, seed)
     log = train(model, ROWS, training, seed=seed, pad_token=0, device=CPU, folder=tmp_path, **more)
     return {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}, log.history
 
@@ -75,6 +75,20 @@ def test_what_changes_time_and_memory_alone(
 ) -> None:
     plain, other = (run(random_pair, tmp_path, settings(**more))[0] for more in ({}, changes))
     assert all(torch.allclose(plain[name], other[name], atol=within) for name in plain)
+
+
+@pytest.mark.parametrize("name", ["lora", "full"])
+def test_autocast_narrows_products_and_no_weight(random_pair: Path, tmp_path: Path, name: str) -> None:
+    training = settings(name=name, label_logits=True, autocast="bfloat16")
+    model = trainable(load_model(random_pair / "aligned", "float32", CPU), training, 0)
+    assert model(torch.tensor([ROWS[0].input_ids])).logits.dtype == torch.bfloat16, "a method's own pass, too"
+    narrow, exact = (
+        run(random_pair, tmp_path, settings(name=name, label_logits=True, **more))[0]
+        for more in ({"autocast": "bfloat16"}, {})
+    )
+    assert {weight.dtype for weight in narrow.values()} == {torch.float32}
+    apart = [(narrow[key] - exact[key]).norm() / exact[key].norm().clamp(min=1e-9) for key in exact]
+    assert 0 < max(apart) < 0.5
 
 
 def test_the_learning_rate_decays_once_an_epoch(random_pair: Path, tmp_path: Path) -> None:
