@@ -139,7 +139,8 @@ class TestSBR:
         assert len({len(row.input_ids) for row in given}) > 1
         (right,) = batches(given, tuned.ctx, 4, tuned.run.device)
         blanks = (1 - right["attention_mask"]).sum(-1).tolist()
-        left = {k: torch.stack([r.roll(n) for r, n in zip(part, blanks, strict=True)]) for k, part in right.items()}
+        parts = {name: right[name] for name in ("input_ids", "attention_mask")}
+        left = {k: torch.stack([r.roll(n) for r, n in zip(part, blanks, strict=True)]) for k, part in parts.items()}
         assert not torch.equal(left["attention_mask"], right["attention_mask"])
         states = last_states(tuned.model, right)
         torch.testing.assert_close(last_states(tuned.model, left), states)
