@@ -11,7 +11,7 @@ EXTRAS := dev,joblib,slurm,browser,docs,tensorboard,workspaces,jailbreaks
 PAPER := table1 table2 table3 table4 table5 table6 table7 table8 fig1 fig3 fig4a fig4b fig4c full ratios seeds safe_lora_k
 DATA ?= ../shared/data/asft_official
 
-.PHONY: setup demo demo-real results results-smollm2 frontier test test-fast test-nightly wheels gpu bench bench-dashboard bench-processes bench-sweep docs screenshots lint clean
+.PHONY: setup demo demo-real results results-smollm2 frontier field test test-fast test-nightly wheels gpu bench bench-dashboard bench-processes bench-sweep docs screenshots lint clean
 
 setup: $(DEV) $(SMOLLM) ## everything that development needs
 
@@ -69,6 +69,11 @@ results-smollm2: $(RUN) $(SMOLLM) ## Tables 2 and 5 on SmolLM2-135M, then docs/r
 frontier: $(RUN) ## methods over their strengths, and the attacker who tries, on five pairs; about three hours on two cores
 	for name in frontier attacker; do $(BIN)/asft run -m experiment=$$name model.seed=0,1,2,3,4 || exit 1; done
 	$(BIN)/python scripts/results.py frontier model.seed=0,1,2,3,4 > docs/frontier.tmp && mv docs/frontier.tmp docs/frontier.md
+
+field: $(RUN) ## every defence beside its controls on three pairs, and what was tried beyond them; about an hour on two cores
+	$(BIN)/asft run -m experiment=field model.seed=0,1,2
+	$(BIN)/asft run -m 'hydra.searchpath=[file://$(CURDIR)/scripts/field]' experiment=field_tried model.seed=0,1,2
+	$(BIN)/python scripts/results.py field model.seed=0,1,2 > docs/field.tmp && mv docs/field.tmp docs/field.md
 
 bench: $(RUN)
 	$(BIN)/python scripts/gpu.py outputs/bench --full --parts penalty step

@@ -1,7 +1,8 @@
 """Writes a results page from finished cells: tables and figures beside the paper's, and which differences hold.
 
 ``make results`` and ``make results-smollm2`` run the experiments first. Usage, overrides being those of the runs:
-``python scripts/results.py organism > docs/results.md``, ``… frontier model.seed=0,1,2,3,4 > docs/frontier.md`` or
+``python scripts/results.py organism > docs/results.md``, ``… frontier model.seed=0,1,2,3,4 > docs/frontier.md``,
+``… field model.seed=0,1,2 > docs/field.md`` or
 ``python scripts/results.py smollm2 data.root=FOLDER > docs/results_smollm2.md``.
 """
 
@@ -17,6 +18,7 @@ from pathlib import Path
 from statistics import fmean
 
 import yaml
+from field_page import field_section
 
 from asft.cells.compose import enumerate_cells
 from asft.frontier.compare import frontier_of
@@ -51,6 +53,7 @@ EXPERIMENTS = {
     ),
     "smollm2": ("table2_smollm2", "table5_smollm2"),
     "frontier": ("frontier", "attacker"),
+    "field": ("field",),
 }
 IMAGES = Path("docs/images/results")
 
@@ -95,6 +98,8 @@ def written(page: str, sections: list[Section], made: str) -> str:
 
 def section(name: str, overrides: list[str]) -> Section:
     """One experiment's section; pictures of landscapes are drawn into a folder of its own."""
+    if name == "field":
+        return Section(field_section(overrides))
     notes: dict[str, str] = yaml.safe_load((PAGES / "notes.yaml").read_text(encoding="utf-8"))
     sweep = enumerate_cells([f"experiment={name}", *overrides], sweep=True)
     if experiment_of(sweep).wishes:

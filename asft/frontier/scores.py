@@ -84,7 +84,7 @@ def scores_of(sweep: Sweep) -> Scores:
         raise ConfigError(f"dataset={','.join(tasks)}: strengths are compared on one task; report them apart")
     found: dict[tuple[str, int], dict[Point, Job]] = defaultdict(dict)
     for job in sweep.cells:
-        found[content_key(job.plan.pair), job.cell.seed].setdefault(_point(job), job)
+        found[content_key(job.plan.pair), job.cell.seed].setdefault(_point(job, sweep), job)
     every = dict.fromkeys(point for points in found.values() for point in points)
     ends = [next((p for p in every if p.method == name and not p.setting), None) for name in ("aligned", "sft")]
     if None in ends:
@@ -119,10 +119,11 @@ def scores_of(sweep: Sweep) -> Scores:
     return Scores(tuple(points), pairs, validation, test, tuple(left_out))
 
 
-def _point(job: Job) -> Point:
-    method = job.cell.method
+def _point(job: Job, sweep: Sweep) -> Point:
+    method, column = job.cell.method, job.experiment.columns if job.experiment else ""
     symbols = {strength.key: strength.symbol for strength in method.strengths}
-    set_to = {key: text for key, text in job.axes.items() if method.trains and key not in ("method", *UNITS)}
+    same = ("method", *UNITS, *([column] if len(sweep.axes.get(column, ())) == 1 else ()))  # a table of one column
+    set_to = {key: text for key, text in job.axes.items() if method.trains and key not in same}
     words = [f"{symbols.get(key, key.rpartition('.')[2])} = {number(text)}" for key, text in set_to.items()]
     return Point(method.name, method.label, ", ".join(words))
 

@@ -74,9 +74,9 @@ class Lisa(Method):
 
     def callbacks(self, model: Model, ctx: Context) -> list[TrainerCallback]:
         """The proximal term."""
-        from asft.methods.lisa_training import ProximalCallback
+        from asft.methods.lisa_training import proximal
 
-        return [ProximalCallback(self.rho, self.is_alignment, self.warmup)]
+        return [proximal(model, self.rho, self.is_alignment, self.warmup)]
 
 
 @dataclass(frozen=True)

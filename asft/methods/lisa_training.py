@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
 from torch.utils.data import Sampler
-from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from asft.data.loading import EpochOrder, FullBatches
+from asft.methods.own_pass import OwnPass
 
-_STATES = {True: "alignment", False: "user"}
+if TYPE_CHECKING:
+    from asft.methods.base import Model
 
 
 class TwoStateOrder(Sampler[int]):
@@ -50,10 +50,10 @@ class TwoStateOrder(Sampler[int]):
             yield from self.guide
 
 
-class ProximalCallback(TrainerCallback):
-    """Adds ρ(θ − anchor of the other state) straight to the gradient.
+def proximal(model: Model, rho: float, is_alignment: Callable[[int], bool], warmup: float) -> OwnPass:
+    """Adds ρ(θ − θ_other) to the gradient, θ_other being the weights at which the other state was last left.
 
-    Keeps one copy of the trainable weights per state and pulls each state towards the other's last weights.
+    Both states' are the initial weights at first.
 
     Args:
         rho: ρ ≥ 0.
@@ -61,57 +61,17 @@ class ProximalCallback(TrainerCallback):
         warmup: share of all steps before the term acts.
     """
 
-    def __init__(self, rho: float, is_alignment: Callable[[int], bool], warmup: float) -> None:
-        self.rho, self.is_alignment, self.warmup = rho, is_alignment, warmup
-        self.acted = 0  # steps
-        self.weights: list[torch.nn.Parameter] = []
-        self.anchors: dict[bool, list[Tensor]] = {}
+    def before(step: int) -> None:
+        if step > warmup * own.steps:
+            other = left[not is_alignment(step)]
+            own.add([weight.detach() - anchor for weight, anchor in zip(own.weights, other, strict=True)], rho)
 
-    def on_train_begin(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        model: PreTrainedModel | None = None,
-        **_: Any,
-    ) -> None:
-        """Both anchors start at the initial weights."""
-        assert model is not None, "the Trainer hands its model to callbacks"
-        self.weights = [weight for weight in model.parameters() if weight.requires_grad]
-        self.anchors = {aligning: self._copy() for aligning in (True, False)}
+    def after(step: int, optimizer: Any) -> None:
+        if is_alignment(step + 1) != is_alignment(step):
+            with torch.no_grad():
+                torch._foreach_copy_(left[is_alignment(step)], own.weights)
 
-    def on_pre_optimizer_step(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
-        """Adds the term's gradient, after clipping and once per optimiser step."""
-        if state.global_step <= self.warmup * state.max_steps:
-            return
-        other = self.anchors[not self.is_alignment(state.global_step)]
-        for weight, anchor in zip(self.weights, other, strict=True):
-            assert weight.grad is not None, "a trainable weight has a gradient before the step"
-            weight.grad.add_(weight.detach() - anchor, alpha=self.rho)
-        self.acted += 1
-
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Leaving a state, keeps its weights; ``global_step`` is the number of steps done."""
-        done = self.is_alignment(state.global_step - 1)
-        if self.is_alignment(state.global_step) != done:
-            self.anchors[done] = self._copy()
-
-    def resume_state(self) -> dict[str, Tensor]:
-        """Both states' anchors, ``alignment.0`` … and ``user.0`` …, in the weights' order."""
-        return {
-            f"{_STATES[aligning]}.{index}": anchor
-            for aligning, anchors in self.anchors.items()
-            for index, anchor in enumerate(anchors)
-        }
-
-    def load_resume_state(self, state: Mapping[str, Tensor]) -> None:
-        """Takes the anchors back, onto the weights' devices."""
-        self.anchors = {
-            aligning: [state[f"{name}.{index}"].to(weight.device) for index, weight in enumerate(self.weights)]
-            for aligning, name in _STATES.items()
-        }
-
-    def _copy(self) -> list[Tensor]:
-        return [weight.detach().clone() for weight in self.weights]
+    own = OwnPass(model, before=before, after=after)
+    left = {aligning: [weight.detach().clone() for weight in own.weights] for aligning in (True, False)}
+    own.state = {f"{aligning}.{index}": held for aligning in left for index, held in enumerate(left[aligning])}
+    return own

@@ -84,6 +84,7 @@ class OwnPass(TrainerCallback):
 
     Attributes:
         weights: the trainable weights.
+        steps: how many the training takes; 0 before the first.
         acted: how many steps were changed, counted by the functions.
     """
 
@@ -99,7 +100,7 @@ class OwnPass(TrainerCallback):
         self.model, self.before, self.after, self.end = model, before, after, end
         self.state = dict(state or {})
         self.weights = [weight for weight in model.parameters() if weight.requires_grad]
-        self.acted = 0
+        self.acted = self.steps = 0
 
     def gradient(self, loss: Tensor) -> list[Tensor]:
         """∇loss over ``weights``; ``.grad`` is left as it is."""
@@ -143,6 +144,7 @@ class OwnPass(TrainerCallback):
     def on_pre_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
+        self.steps = state.max_steps
         if self.before:
             with evaluating(self.model):
                 self.before(state.global_step)

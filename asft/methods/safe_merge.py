@@ -86,6 +86,15 @@ class SafeMerge(PostHoc):
         return Finished(told, with_factors(model, merged))
 
 
+@dataclass(frozen=True)
+class SafeMergePEFT(SafeMerge):
+    """SafeMERGE as its authors merge: the factors, whose cross terms belong to no update."""
+
+    name: ClassVar[str] = "safe_merge_peft"
+    label: ClassVar[str] = "SafeMERGE, of factors"
+    merge: Literal["delta", "peft"] = "peft"
+
+
 def by_update(task: Factors, safe: Factors, first: float, second: float) -> Factors:
     """(A, B) with BA = first · B₁A₁ + second · B₂A₂, of both ranks together."""
     import torch

@@ -50,7 +50,11 @@ class Spard(Method):
 
     name: ClassVar[str] = "spard"
     label: ClassVar[str] = "SPARD"
-    controls: ClassVar[tuple[str, ...]] = ("safeinstr", "sft")  # the same rows, simply mixed in
+    controls: ClassVar[tuple[str, ...]] = (
+        "safeinstr",
+        "spard_code",
+        "sft",
+    )  # the same rows mixed in; as many more steps
     strengths: ClassVar[tuple[Strength, ...]] = (Strength("method.tau", "τ", 0.01, 10, "log", safer="low"),)
     tau: Annotated[float, Field(ge=0)] = 0.2
     form: Literal["projection", "code"] = "projection"
@@ -105,6 +109,16 @@ class Spard(Method):
             part = part * shrink
             weight.grad = part * min(excess / (torch.linalg.vector_norm(part).item() + 1e-8), 1.0)
         optimizer.step()
+
+
+@dataclass(frozen=True)
+class SpardCode(Spard):
+    """SPARD as its authors' code trains: one more step on safety rows wherever their loss is high, not a projection."""
+
+    name: ClassVar[str] = "spard_code"
+    label: ClassVar[str] = "SPARD, more steps"
+    controls: ClassVar[tuple[str, ...]] = ("safeinstr", "sft")
+    form: Literal["projection", "code"] = "code"
 
 
 def mean_states(model: Model, batch: Batch) -> Tensor:

@@ -6,9 +6,12 @@ import math
 from pathlib import Path
 
 import pytest
+import torch
+from transformers import AutoTokenizer
 
 from asft.cells.compose import Sweep, config_dir, enumerate_cells
 from asft.commands.report import report_sweep
+from asft.models.organism.build import ARCHITECTURES, fresh_model
 from asft.pipeline.run import run_cell
 from asft.report.collect import analysis_of
 
@@ -85,3 +88,32 @@ def test_those_of_a_real_model_enumerate(experiment: str, published: Path) -> No
 def test_the_papers_tables_and_figures_are_all_there() -> None:
     tables = {f"table{number}" for number in range(1, 9)}
     assert {*tables, "fig1", "fig3", "fig4a", "fig4b", "fig4c", "full", "ratios"} <= EXPERIMENTS.keys()
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_every_method_of_the_field_is_a_whole_cell_on_each_architecture(
+    architecture: str, random_pair: Path, shared_overrides: list[str], tmp_path: Path
+) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(random_pair / "aligned")
+    for seed, side in enumerate(("base", "aligned")):
+        torch.manual_seed(seed)
+        for part in (fresh_model(architecture, tokenizer), tokenizer):
+            part.save_pretrained(tmp_path / side)
+    few = ["defender_rows=8", "lisa_steps=[1,1]", "safe_lora_modules=4", "bea_trigger_tokens=9"]
+    recipe = [*few, "safe_merge_threshold=1.1", "guard_space_tolerance=1e-3"]  # so that each has something to act on
+    sweep = every_cell(
+        "field",
+        *shared_overrides,
+        f"model.base={tmp_path / 'base'}",
+        f"model.aligned={tmp_path / 'aligned'}",
+        f"outputs={tmp_path / 'outputs'}",
+        *(f"model.recipe.{setting}" for setting in recipe),
+    )
+    failed = {}
+    for job in sweep.cells:
+        try:
+            assert {"HS", "FA"} <= run_cell(job).result["metrics"].keys()
+        except Exception as error:
+            failed[job.cell.method.name] = repr(error)
+    assert not failed

@@ -337,7 +337,7 @@ class TestIdle:
                 ["safe_lora", "method.mode=threshold", "method.threshold=-1"],
                 r"method=safe_lora \(after=sft, mode=threshold, number=\d+, threshold=-1.0\): finish\(\) left",
             ),
-            (["lisa_aligned", "method.warmup=1"], r"lisa_aligned \(rho=1.0, .*\): ProximalCallback acted at no step"),
+            (["lisa_aligned", "method.warmup=1"], r"lisa_aligned \(rho=1.0, .*\): OwnPass acted at no step"),
             (["safeinstr", "method.share=0.01"], r"safeinstr \(share=0.01\): mixture\(\) left the rows as they were"),
             (Unaware(), r"unaware \(weight=1.0\): TokenLoss acted at no step"),
             (Turned(size=0.0), r"turned \(.*\): prepare\(\) left the model as it was"),

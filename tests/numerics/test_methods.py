@@ -19,7 +19,7 @@ from asft.data.templates import ChatTemplate
 from asft.methods.base import Context
 from asft.methods.data_mixing import make_trigger
 from asft.methods.lisa import Lisa
-from asft.methods.lisa_training import ProximalCallback, TwoStateOrder
+from asft.methods.lisa_training import TwoStateOrder, proximal
 from asft.models.pair import Pair
 from asft.pipeline.run import run_cell
 
@@ -116,9 +116,8 @@ class TestLisa:
     def test_the_term_pulls_towards_the_other_state_s_weights(self) -> None:
         model = torch.nn.Linear(2, 1, bias=False).double()
         lisa = Lisa(alignment_steps=2, finetune_steps=2)
-        callback = ProximalCallback(rho=0.5, is_alignment=lisa.is_alignment, warmup=0.0)
+        callback = proximal(model, 0.5, lisa.is_alignment, warmup=0.0)
         state, control = SimpleNamespace(global_step=0, max_steps=8), TrainerControl()
-        callback.on_train_begin(None, state, control, model=model)  # type: ignore[arg-type]
         history = [model.weight.detach().clone()]
         for step in range(8):
             state.global_step = step
@@ -131,14 +130,12 @@ class TestLisa:
             with torch.no_grad():
                 model.weight.add_(torch.randn_like(model.weight))
             history.append(model.weight.detach().clone())
-            state.global_step = step + 1
-            callback.on_step_end(None, state, control)  # type: ignore[arg-type]
+            callback.on_optimizer_step(None, state, control)  # type: ignore[arg-type]
 
     def test_the_term_waits_for_a_tenth_of_the_steps(self) -> None:
         model = torch.nn.Linear(2, 1, bias=False)
-        callback = ProximalCallback(rho=1.0, is_alignment=lambda step: step < 1, warmup=0.1)
+        callback = proximal(model, 1.0, lambda step: step < 1, warmup=0.1)
         state, control = SimpleNamespace(global_step=0, max_steps=100), TrainerControl()
-        callback.on_train_begin(None, state, control, model=model)  # type: ignore[arg-type]
         with torch.no_grad():
             model.weight.add_(1.0)
         for step, expected in ((10, 0.0), (11, 1.0)):

@@ -17,7 +17,7 @@ from asft.anchor.callback import AsFTCallback, FullAsFTCallback
 from asft.config import TrainingConfig
 from asft.data.loading import EpochOrder
 from asft.data.templates import IGNORED, Encoded
-from asft.methods.lisa_training import ProximalCallback, TwoStateOrder
+from asft.methods.lisa_training import TwoStateOrder, proximal
 from asft.models.pair import load_model
 from asft.store.integrity import MANIFEST
 from asft.training.resume import Checkpointer, Resumes, last_checkpoint, step_of
@@ -57,22 +57,22 @@ def is_alignment(step: int) -> bool:
     return step % 5 < 2
 
 
-def parts(method: str, pair: Path) -> tuple[Any, list[TrainerCallback]]:
+def parts(method: str, pair: Path, model: Any) -> tuple[Any, list[TrainerCallback]]:
     if method == "asft":
         return None, [AsFTCallback(Anchor.build(pair / "base", pair / "aligned", ["q_proj", "v_proj"]), 1.0)]
     if method == "lisa":
         order = TwoStateOrder(EpochOrder(USER, 0), EpochOrder(len(ROWS) - USER, 1), USER, 4, is_alignment)
-        return order, [ProximalCallback(0.5, is_alignment, 0.1)]
+        return order, [proximal(model, 0.5, is_alignment, 0.1)]
     return None, []
 
 
 def run(
     method: str, pair: Path, folder: Path, kill_at: int | None = None
-) -> tuple[dict[str, torch.Tensor], list[dict[str, float]], int]:
+) -> tuple[dict[str, torch.Tensor], list[Any], int]:
     model = load_model(pair / "aligned", "float32", CPU)
     if method != "full":
         model = attach_lora(model, TRAINING, 0)
-    order, callbacks = parts(method, pair)
+    order, callbacks = parts(method, pair, model)
     killer = Killer(kill_at)
     log = train(
         model,
@@ -88,7 +88,7 @@ def run(
     )
     return (
         {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad},
-        log.history,
+        [log.history, [getattr(callback, "acted", None) for callback in callbacks]],
         killer.seen,
     )
 

@@ -1,0 +1,223 @@
+"""The part of docs/field.md that is made from finished cells; scripts/results.py writes the page."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import yaml
+
+from asft.cells.compose import Sweep, enumerate_cells
+from asft.config import ConfigError, Settings
+from asft.data.base import load_data
+from asft.frontier.front import DRAWS, UNDEFENDED, UNTOUCHED, Estimate, estimate, resampled
+from asft.frontier.scores import Scores, scores_of
+from asft.methods.base import Method, Start
+from asft.methods.lisa import Lisa
+from asft.report.statistics import ALPHA, holm
+from asft.report.table import paper_tables, signed
+from asft.report.text import p_value
+from asft.report.writers.markdown import escape, table
+
+PLUGINS = Path(__file__).with_name("field")  # what was tried: plug-ins
+CLAIMS = yaml.safe_load((Path(__file__).with_name("pages") / "field.yaml").read_text(encoding="utf-8"))
+SAME = 1.0  # points of FA that a lower HS may cost
+FAULTS = {  # what the authors' code does otherwise than their paper, and what it is compared with
+    "guard_space_none": ("guard_space", "sft"),
+    "guard_space_random": ("guard_space", "sft"),
+    "spard_code": ("spard", "safeinstr"),
+    "safe_merge_peft": ("safe_merge",),
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One point against another: positive gains are in the first one's favour."""
+
+    first: int
+    second: int
+    hs: Estimate
+    fa: Estimate
+    p_holm: float = 1.0
+
+    @property
+    def word(self) -> str:
+        """The verdict on HS, and what FA says to it."""
+        if self.p_holm >= ALPHA:
+            return "not shown"
+        if self.hs.value > 0:
+            return "better" if self.fa.value > -SAME else "safer, at a loss of FA"
+        return "worse" if self.fa.value < SAME else "less safe, at a gain of FA"
+
+
+class Field:
+    """The finished points of a sweep, each over all rows."""
+
+    def __init__(self, sweep: Sweep) -> None:
+        self.scores: Scores = scores_of(sweep)
+        self.cells = {job.cell.method.name: job.cell for job in reversed(sweep.cells)}
+        halves = self.scores.validation, self.scores.test
+        both = [np.concatenate([getattr(half, name) for half in halves], axis=2) for name in ("hs", "fa")]
+        self.rows = [credits.shape[2] for credits in both]
+        self.drawn = [resampled(credits, DRAWS, seed) for seed, credits in enumerate(both)]
+
+    @cached_property
+    def scored(self) -> list[tuple[Estimate, Estimate]]:
+        """HS and FA of every point."""
+        one, other = (
+            [self._of(of[:, i], n) for i in range(of.shape[1])] for of, n in zip(self.drawn, self.rows, strict=True)
+        )
+        return list(zip(one, other, strict=True))
+
+    def label(self, point: int) -> str:
+        """Its name in tables."""
+        found = self.scores.points[point]
+        return escape(f"{found.label}{found.setting and f', {found.setting}'}")
+
+    def point(self, method: str) -> int | None:
+        """A method's first point."""
+        return next(iter(self.scores.of(method)), None)
+
+    def against(self, contests: Sequence[tuple[int, int]]) -> list[Row]:
+        """The contests, their p after Holm's correction over all of them."""
+        hs, fa = self.drawn
+        found = [Row(i, j, self._of(hs[:, j] - hs[:, i]), self._of(fa[:, i] - fa[:, j])) for i, j in contests]
+        return [replace(row, p_holm=p) for row, p in zip(found, holm([row.hs.p for row in found]), strict=True)]
+
+    def contests(self) -> list[tuple[int, int]]:
+        """Every method against each of its controls, the plainest first."""
+        pairs = [(name, other) for name, cell in self.cells.items() for other in cell.method.controls]
+        points = [(self.point(name), self.point(other)) for name, other in pairs]
+        return [(one, other) for one, other in points if one is not None and other is not None and one != other]
+
+    def told(self, rows: Sequence[Row]) -> str:
+        """Contests as a table."""
+        header = ["", "against", "verdict", "HS lower by", "p", "FA higher by"]
+        lines = [
+            (self.label(row.first), self.label(row.second), row.word, _shown(row.hs, True), p_value(row.p_holm))
+            for row in rows
+        ]
+        return table(header, [(*line, _shown(row.fa, True)) for line, row in zip(lines, rows, strict=True)], (0, 1, 2))
+
+    def _of(self, draws: np.ndarray[tuple[int, ...], np.dtype[np.float64]], rows: int = 0) -> Estimate:
+        return estimate(draws, self.scores.pairs, rows)
+
+
+def field_section(overrides: Sequence[str]) -> str:
+    """The field's table, its controls, the reference faults, and what was tried beyond it."""
+    sweep = enumerate_cells(["experiment=field", *overrides], sweep=True)
+    field = Field(sweep)
+    seeds = len(set(field.scores.pairs.tolist()))
+    contests = field.against(field.contests())
+    plainest = {row.first: row for row in reversed(contests)}
+    order = sorted(range(len(field.scored)), key=lambda i: field.scored[i][0].value)
+    rows = [_line(field, i, plainest.get(i)) for i in order]
+    header = [
+        "method",
+        "HS",
+        "FA",
+        "its own rows",
+        "beside SFT's steps",
+        "against its plainest control",
+        "its authors' claim",
+    ]
+    wanted = [(field.point(name), field.point(other)) for name, others in FAULTS.items() for other in others]
+    faults = field.against([(one, other) for one, other in wanted if one is not None and other is not None])
+    covers = f"{seeds} pair{'s' * (seeds != 1)}, {field.rows[0]} prompts and {field.rows[1]} task rows each."
+    return "\n\n".join([
+        "## The table",
+        f"{covers} {' '.join(field.scores.left_out)}".strip(),
+        table(header, rows, words=(0, 3, 4, 5, 6)),
+        "## Against every control",
+        field.told(contests),
+        "## Where the authors' code differs from their paper",
+        field.told(faults),
+        _tried(sweep, overrides),
+    ])  # fmt: skip
+
+
+def _line(field: Field, point: int, row: Row | None) -> list[str]:
+    name = field.scores.points[point].method
+    hs, fa = field.scored[point]
+    against = f"{row.word} than {field.label(row.second)} ({_points(row)})" if row else ""
+    against = against.replace("not shown than", "not shown to differ from")
+    cell = field.cells[name]
+    claim = CLAIMS.get(name, {})
+    own = " ".join(filter(None, (claim.get("own") or _papers(name), claim.get("source") and f"({claim['source']})")))
+    rows = _budget(cell.method, cell) if cell.method.trains else ""
+    return [field.label(point), _shown(hs), _shown(fa), rows, *map(escape, (claim.get("cost", ""), against, own))]
+
+
+def _points(row: Row) -> str:
+    return f"HS {signed(-row.hs.value)}, FA {signed(row.fa.value)}"
+
+
+def _papers(name: str) -> str:
+    """What the AsFT paper has of it at p = 0.1 in Table 2."""
+    printed = paper_tables()["table2"]
+    at = printed["axis"]["values"].index(0.1)
+    if name not in printed["HS"]:
+        return ""
+    return f"AsFT's paper, Llama-2-7B, p = 0.1: HS {printed['HS'][name][at]:g}, FA {printed['FA'][name][at]:g}"
+
+
+def _budget(method: Method, cell: Settings) -> str:
+    """The rows that a method and what it is made of take for the defender."""
+    every = [*_made_of(method, cell)]
+    safe = max(each.safety_rows(cell) for each in every)
+    if isinstance(method, Lisa):  # as many as there are
+        safe = min(method.guide, len(load_data(cell).safety))
+    kinds = {"refusals": safe, "harmful": max(each.defender_rows(cell) for each in every)}
+    return ", ".join(f"{count} {kind}" for kind, count in kinds.items() if count) or "none"
+
+
+def _made_of(method: Method, cell: Settings) -> list[Method]:
+    start = method.start()
+    tunes = [*method.requires(cell).values(), *(start.requires(cell).values() if isinstance(start, Start) else ())]
+    return [method, *(part for tune in tunes for part in _made_of(tune.method, cell))]
+
+
+def _tried(field: Sweep, overrides: Sequence[str]) -> str:
+    """What was tried beside the whole field, on the pairs of which both are finished."""
+    extra = enumerate_cells([f"hydra.searchpath=[file://{PLUGINS}]", "experiment=field_tried", *overrides], sweep=True)
+    own = {(job.cell.method, job.key) for job in field.cells}
+    added = [job for job in extra.cells if (job.cell.method, job.key) not in own]
+    try:
+        both = Field(replace(field, cells=[*field.cells, *added]))
+    except ConfigError as error:
+        return f"Not run: {escape(str(error))}"
+    names = {(point.method, point.setting) for point in Field(field).scores.points}
+    points, scored = both.scores.points, both.scored
+    tried = [i for i, point in enumerate(points) if (point.method, point.setting) not in names]
+    if not tried:
+        return "What was tried is not run on these pairs."
+    floor = scored[UNDEFENDED][1].value - SAME
+    learned = {i for i in range(len(points)) if scored[i][1].value >= floor}
+    rivals = learned - {UNTOUCHED, UNDEFENDED, *tried}
+    best = min(rivals, key=lambda i: scored[i][0].value)
+    candidates = [i for i in tried if not points[i].setting.endswith("rewritten")]
+    won = [i for i in candidates if i in learned and scored[i][0].value < scored[best][0].value]
+    merges = {points[i].method: i for i in tried if i not in candidates}
+    same = [(i, j) for name, i in merges.items() if (j := both.point(name)) is not None]
+    return "\n\n".join([
+        "### The same update in other factors",
+        "SafeMERGE after an adapter (B/4, 4A) in place of (B, A), which is the same update:",
+        both.told(both.against(same)),
+        "## What was tried beyond the field",
+        table(
+            ["", "HS", "FA", "FA within a point of SFT's"],
+            [[both.label(i), *map(_shown, scored[i]), "yes" if i in learned else "no"] for i in candidates],
+            words=(0, 3),
+        ),
+        f"The lowest HS of the field with such an FA: {both.label(best)}, {_shown(scored[best][0])}. Below it with "
+        f"such an FA, on these pairs: {', '.join(map(both.label, won)) or 'none of what was tried'}.",
+        both.told(both.against([(i, best) for i in candidates])),
+    ])  # fmt: skip
+
+
+def _shown(found: Estimate, difference: bool = False) -> str:
+    value = signed if difference else "{:.1f}".format
+    return f"{value(found.value)} \\[{value(found.lo)}, {value(found.hi)}\\]"
