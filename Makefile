@@ -11,7 +11,7 @@ EXTRAS := dev,joblib,slurm,browser,docs,tensorboard,workspaces,jailbreaks
 PAPER := table1 table2 table3 table4 table5 table6 table7 table8 fig1 fig3 fig4a fig4b fig4c full ratios seeds safe_lora_k
 DATA ?= ../shared/data/asft_official
 
-.PHONY: setup demo demo-real results results-smollm2 frontier field test test-fast test-nightly wheels gpu bench bench-dashboard bench-processes bench-sweep docs screenshots lint clean
+.PHONY: setup demo demo-real results results-smollm2 frontier field test test-fast test-nightly wheels gpu bench bench-dashboard bench-methods bench-processes bench-sweep docs screenshots lint clean
 
 setup: $(DEV) $(SMOLLM) ## everything that development needs
 
@@ -83,6 +83,9 @@ bench: $(RUN)
 # Alone on a machine without a network: python scripts/gpu.py --wheels FOLDER, in any environment that has torch.
 gpu: $(RUN) ## what the machine's GPU gives: speed, memory, numerics, Table 2 on it; about ten minutes, into outputs/gpu
 	$(BIN)/python scripts/gpu.py
+
+bench-methods: $(RUN) ## every defence's steps and memory beside SFT's, each pair in one process
+	$(BIN)/python scripts/bench_methods.py > docs/costs.tmp && mv docs/costs.tmp scripts/pages/field_costs.md
 
 bench-dashboard: $(DEV) ## 2,000 cells with 500,000 answers: build below 60 s, overview below 2 s
 	$(BIN)/python scripts/bench_dashboard.py
