@@ -115,15 +115,7 @@ def field_section(overrides: Sequence[str]) -> str:
     plainest = {row.first: row for row in reversed(contests)}
     order = sorted(range(len(field.scored)), key=lambda i: field.scored[i][0].value)
     rows = [_line(field, i, plainest.get(i)) for i in order]
-    header = [
-        "method",
-        "HS",
-        "FA",
-        "its own rows",
-        "beside SFT's steps",
-        "against its plainest control",
-        "its authors' claim",
-    ]
+    header = ["method", "HS", "FA", "rows of its own", "beside SFT's steps", "plainest control", "its authors' claim"]
     wanted = [(field.point(name), field.point(other)) for name, others in FAULTS.items() for other in others]
     faults = field.against([(one, other) for one, other in wanted if one is not None and other is not None])
     covers = f"{seeds} pair{'s' * (seeds != 1)}, {field.rows[0]} prompts and {field.rows[1]} task rows each."
@@ -142,13 +134,12 @@ def field_section(overrides: Sequence[str]) -> str:
 def _line(field: Field, point: int, row: Row | None) -> list[str]:
     name = field.scores.points[point].method
     hs, fa = field.scored[point]
-    against = f"{row.word} than {field.label(row.second)} ({_points(row)})" if row else ""
-    against = against.replace("not shown than", "not shown to differ from")
+    against = f"{field.label(row.second)}: {row.word} ({_points(row)})" if row else ""
     cell = field.cells[name]
     claim = CLAIMS.get(name, {})
     own = " ".join(filter(None, (claim.get("own") or _papers(name), claim.get("source") and f"({claim['source']})")))
     rows = _budget(cell.method, cell) if cell.method.trains else ""
-    return [field.label(point), _shown(hs), _shown(fa), rows, *map(escape, (claim.get("cost", ""), against, own))]
+    return [field.label(point), _shown(hs), _shown(fa), rows, escape(claim.get("cost", "")), against, escape(own)]
 
 
 def _points(row: Row) -> str:

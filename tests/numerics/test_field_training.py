@@ -70,6 +70,26 @@ def test_it_trains_in_the_pipeline_and_differs_from_sft(shared_job: MakeJob, nam
     assert any(made[key].shape != weight.shape or not torch.equal(made[key], weight) for key, weight in sft.items())
 
 
+@pytest.mark.parametrize(
+    ("name", "settings", "passes"),
+    [
+        ("sbr", ("anchors=4",), 1),
+        ("safe_grad", ("safe=5", "batch=3"), 1),
+        ("panacea", ("rho=0.5", "lam=0.2", "harmful=5", "batch=3"), 2),
+    ],
+)
+def test_a_step_takes_no_pass_that_it_need_not(
+    shared_job: MakeJob, name: str, settings: tuple[str, ...], passes: int
+) -> None:
+    """Prompts are one batch, and the states and probabilities of the start are known."""
+    tuned = Tuned(shared_job(f"method={name}", *(f"method.{setting}" for setting in settings)))
+    tuned.move(0.1)
+    seen: list[int] = []
+    tuned.model.get_input_embeddings().register_forward_hook(lambda module, given, output: seen.append(len(output)))
+    tuned.gradients()
+    assert len(seen) == passes
+
+
 @pytest.mark.parametrize("kind", ["llama", "qwen2", "gemma2"])
 def test_architectures_differ_in_nothing_that_matters(kind: str) -> None:
     torch.manual_seed(0)

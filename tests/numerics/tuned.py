@@ -50,7 +50,7 @@ class Tuned:
         for weight, gradient in zip(self.weights, before, strict=True):
             weight.grad = gradient.clone()
         drawn = torch.get_rng_state()
-        self.callback.on_pre_optimizer_step(None, SimpleNamespace(global_step=step), TrainerControl())
+        self.callback.on_pre_optimizer_step(None, SimpleNamespace(global_step=step, max_steps=9), TrainerControl())
         assert torch.equal(torch.get_rng_state(), drawn)
         assert self.model.training
         return before, [weight.grad for weight in self.weights if weight.grad is not None]
