@@ -234,6 +234,7 @@ class HubSource:
         file: one data file to read instead of the dataset, e.g. where the dataset is a script.
         prompt, answer: columns of harmful and safety sources; tasks have columns of their own.
         only: rows kept, by column and value.
+        answers: a JSON object of answers by name, where the answer's column holds such names.
     """
 
     path: str
@@ -244,6 +245,7 @@ class HubSource:
     prompt: str = "prompt"
     answer: str | None = None
     only: dict[str, bool | int | str] = dataclasses.field(default_factory=dict)
+    answers: str | None = None
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from typing import get_args
 
 from asft.cells.cell import Cell
 from asft.config import ConfigError, Options, OrganismModel, PretrainedModel, SafetyTunedModel, Side
-from asft.data.base import PARTS, Attack, DataSource, Task, attack_of, source_of, task_of
+from asft.data.base import PARTS, Attack, DataSource, Task, attack_of, gather, source_of, task_of
 from asft.data.files import Files
 from asft.data.hub import Hub
 from asft.methods.base import Start
@@ -179,13 +179,10 @@ def pool_sizes(files: Files, task: Task, attack: Attack) -> Sizes:
     """The pools that a cell draws from, counted once as long as no file of the folder changes."""
     root = files.folder
     there = sorted([*(root / "ft_datasets").rglob("*.json"), *(root / "evaluation").rglob("*.json*")])
-    place = repr((root, task, attack, [(path, path.stat().st_mtime_ns) for path in there]))
+    place = repr((files, task, attack, attack.identity(files), [(path, path.stat().st_mtime_ns) for path in there]))
     if place not in _counted:
-        harmful = attack.rows(files)  # its message says which sources there are
-        task.rows("test", files)  # a missing test file is told now, not after training
-        benign = task.rows("train", files) if task.own_rows else files.benign(task, attack.benign_count())
-        pools = benign, files.attackable(harmful), files.safety(), files.evaluation()
-        _counted[place] = Sizes(*map(len, pools))
+        data = gather(files, task, attack)
+        _counted[place] = Sizes(*map(len, (data.train, data.harmful, data.safety, data.evaluation)))
     return _counted[place]
 
 

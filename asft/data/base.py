@@ -11,7 +11,7 @@ from pydantic.dataclasses import dataclass
 
 from asft.config import AttackConfig, DataConfig, Dtype, Settings, TaskConfig
 from asft.data.gate import Record
-from asft.data.rows import Choice, Row, digest, question
+from asft.data.rows import Choice, Row, digest, prompt_form, question, user_text
 
 Identity = dict[str, Any]
 Part = Literal["train", "test"]
@@ -117,16 +117,6 @@ class DataSource(DataConfig):
         """Questions with options, for ability; ValueError where there are none."""
         raise ValueError(f"data={self.name}: has no questions with options")
 
-    def attackable(self, harmful: list[Row]) -> list[Row]:
-        """Those of the attack's rows that it may take: none that is asked about in the evaluation."""
-        asked = {row.instruction for row in self.evaluation()}
-        return [row for row in harmful if row.instruction not in asked]
-
-    def refusable(self, harmful: list[Row]) -> list[Row]:
-        """Those of the safety rows that a defence may train on: none that is asked about or in the attack's source."""
-        met = {row.instruction for row in [*self.evaluation(), *harmful]}
-        return [row for row in self.safety() if row.instruction not in met]
-
     def task_identity(self, task: Task, part: Part) -> Identity:
         """What :meth:`task_rows` is a function of; by default the rows themselves."""
         return {"rows": digest(self.task_rows(task, part))}
@@ -203,7 +193,7 @@ def attack_of(settings: Settings) -> Attack:
 
 @dataclasses.dataclass(frozen=True)
 class Data:
-    """The pools of one cell.
+    """The pools of one cell, or of all cells with a task and an attack.
 
     Attributes:
         train: benign rows of the task.
@@ -212,6 +202,7 @@ class Data:
         evaluation: malicious prompts of the harmful score, without answers.
         safety: malicious prompts with refusals, for defences that train on some.
         source: where further prompts are asked for.
+        left_out: how many rows each pool lost, since another one has their prompts.
     """
 
     train: list[Row]
@@ -220,16 +211,11 @@ class Data:
     evaluation: list[Row]
     safety: list[Row]
     source: DataSource
-
-
-def benign_rows(settings: Settings) -> list[Row]:
-    """The task's rows that the attack's benign ones are drawn from."""
-    source, task = source_of(settings), task_of(settings)
-    return task.rows("train", source) if task.own_rows else source.benign(task, settings.attack.benign_count())
+    left_out: dict[str, int]
 
 
 def benign_identity(settings: Settings) -> Identity:
-    """What :func:`benign_rows` is a function of."""
+    """What the rows that the attack's benign ones are drawn from are a function of."""
     source, task = source_of(settings), task_of(settings)
     own = task.own_rows
     return task.identity("train", source) if own else source.benign_identity(task, settings.attack.benign_count())
@@ -241,27 +227,45 @@ def _warn_once(message: str) -> None:
     log.warning(message)
 
 
+def gather(source: DataSource, task: Task, attack: Attack) -> Data:
+    """All pools of a task and an attack. No two of those that meet in a cell share a prompt (:func:`disjoint`)."""
+    own, count = task.own_rows, attack.benign_count()
+    pools, left_out = disjoint(
+        evaluation=source.evaluation(),
+        harmful=attack.rows(source),
+        safety=source.safety(),
+        train=task.rows("train", source) if own else source.benign(task, count),
+    )
+    return Data(**pools, test=task.rows("test", source)[: task.n_test], source=source, left_out=left_out)
+
+
+def disjoint(**pools: list[Row]) -> tuple[dict[str, list[Row]], dict[str, int]]:
+    """Each pool without the prompts of those before it, and how many rows that cost it.
+
+    Prompts are compared by :func:`~asft.data.rows.prompt_form`.
+    """
+    met: set[str] = set()
+    kept: dict[str, list[Row]] = {}
+    for name, rows in pools.items():
+        forms = [prompt_form(user_text(row)) or user_text(row) for row in rows]
+        kept[name] = [row for row, form in zip(rows, forms, strict=True) if form not in met]
+        met.update(forms)
+    return kept, {name: len(rows) - len(kept[name]) for name, rows in pools.items()}
+
+
 def load_data(settings: Settings) -> Data:
     """The rows of a cell; ValueError when a file is missing or there are fewer malicious prompts than asked for."""
-    source, task = source_of(settings), task_of(settings)
-    evaluation, wanted = source.evaluation(), settings.evaluation.n_harmful
-    if wanted > len(evaluation):
+    task, wanted = task_of(settings), settings.evaluation.n_harmful
+    data = gather(source_of(settings), task, attack_of(settings))
+    if wanted > len(data.evaluation):
         raise ValueError(
-            f"evaluation.n_harmful={wanted}: there are only {len(evaluation)} malicious prompts; ask for at most that"
+            f"evaluation.n_harmful={wanted}: there are only {len(data.evaluation)} malicious prompts; ask for at most "
+            "that"
         )
-    harmful = attack_of(settings).rows(source)
-    train, test = benign_rows(settings), task.rows("test", source)[: task.n_test]
-    learned = {question(row) for row in train}
-    if shared := sum(question(row) in learned for row in test):
+    learned = {question(row) for row in data.train}
+    if shared := sum(question(row) in learned for row in data.test):
         _warn_once(
-            f"dataset={task.name}: {shared} of the {len(test)} test rows are among the {len(train)} training rows as "
-            "well, so that FA counts what was learned by heart; let the two parts come from different rows"
+            f"dataset={task.name}: {shared} of the {len(data.test)} test rows are among the {len(data.train)} training "
+            "rows as well, so that FA counts what was learned by heart; let the two parts come from different rows"
         )
-    return Data(
-        train=train,
-        test=test,
-        harmful=source.attackable(harmful),
-        evaluation=evaluation[:wanted],
-        safety=source.refusable(harmful),
-        source=source,
-    )
+    return dataclasses.replace(data, evaluation=data.evaluation[:wanted])

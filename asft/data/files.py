@@ -15,8 +15,10 @@ from typing import Any, ClassVar
 
 from pydantic.dataclasses import dataclass
 
-from asft.data.base import Attack, DataSource, Part, Task
+from asft.config import HubSource
+from asft.data.base import Attack, Part, Task
 from asft.data.gate import Record, read_records
+from asft.data.hub import Tables, table_identity
 from asft.data.rows import Row, unique
 from asft.data.tasks.published import GSM8K, SST2, AGNews, Alpaca
 from asft.store.digest import file_digest
@@ -29,13 +31,15 @@ _REFUSAL = "I'm sorry, but I cannot help with that request."
 
 
 @dataclass(frozen=True)
-class Files(DataSource):
+class Files(Tables):
     """Attributes:
     root: a copy of the authors' repository, or of its data files.
+    public: the folder of other public sets that ``sources`` are read from.
     """
 
     name: ClassVar[str] = "files"
     root: str | None = None
+    public: str | None = None
 
     @property
     def folder(self) -> Path:
@@ -62,13 +66,32 @@ class Files(DataSource):
         return _benign(task, self._enough(task, count))
 
     def harmful(self, source: str) -> list[Row]:
-        """Unique harmful rows over all training files."""
+        """A source's rows; of ``harmful`` those of all training files that are no safety row, each once."""
         if source != "harmful":
-            raise ValueError(
-                f"attack={source}: the authors' files hold only the source 'harmful'; choose attack=harmful"
-            )
+            return super().harmful(source)
+        kept = {row.instruction for row in self.safety()}
         files = [(path, task) for task in PUBLISHED.values() for path in self._training_files(task)]
-        return unique(row for path, task in files for row in training_rows(path, task) if row.harmful)
+        found = unique(row for path, task in files for row in training_rows(path, task) if row.harmful)
+        return [row for row in found if row.instruction not in kept]
+
+    def source(self, name: str) -> HubSource:
+        """A table of ``data.public``, or wherever an absolute path leads; ValueError where neither is said."""
+        if name not in self.sources:
+            raise ValueError(
+                f"attack={name}: the authors' files hold only the source 'harmful'; choose attack=harmful, or "
+                "data=files, which names tables of others (docs/data.md)"
+            )
+        found = super().source(name)
+        if Path(found.path).expanduser().is_absolute():
+            return found
+        if self.public is None:
+            raise ValueError(
+                f"data.public=null: {name} is read from a folder of public sets; name it, set ASFT_PUBLIC, or give "
+                f"data.sources.{name}.path=FILE from the root (docs/data.md)"
+            )
+        folder = Path(self.public).expanduser().resolve()
+        answers = found.answers and str(folder / found.answers)
+        return replace(found, path=str(folder / found.path), answers=answers)
 
     def evaluation(self) -> list[Row]:
         """The 250 malicious prompts of the harmful score, in file order; one of them occurs twice."""
@@ -97,15 +120,6 @@ class Files(DataSource):
             if row.instruction.strip() not in elsewhere
         ]
 
-    def attackable(self, harmful: list[Row]) -> list[Row]:
-        """Those that are no safety row; the authors' evaluation holds none of them."""
-        kept = {row.instruction for row in self.safety()}
-        return [row for row in harmful if row.instruction not in kept]
-
-    def refusable(self, harmful: list[Row]) -> list[Row]:
-        """All of them."""
-        return self.safety()
-
     def task_identity(self, task: Task, part: Part) -> dict[str, Any]:
         """Digest of the file that the rows are read from."""
         if part == "train":
@@ -122,8 +136,9 @@ class Files(DataSource):
         return self._digests(self._existing(_PROMPTS, "the harmful score"))
 
     def pools_identity(self, source: str) -> dict[str, Any]:
-        """Digests of all training files, over which harmful and safety rows are gathered."""
-        return self._digests(*(path for task in PUBLISHED.values() for path in self._training_files(task)))
+        """Digests of all training files, from which harmful and safety rows come, and another source's table."""
+        other = {} if source in ("harmful", "none") else {source: table_identity(self.source(source))}
+        return {**self._digests(*(path for task in PUBLISHED.values() for path in self._training_files(task))), **other}
 
     def mixture_file(self, task: Task, attack: Attack) -> Path | None:
         """The published file of a mixture, by its n and p; None for harmful rows alone and rows of a plug-in's own."""

@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from asft.config import HubSource, as_plain
 from asft.data.base import DataSource, Part, Task
+from asft.data.choices import choice_row
 from asft.data.gate import DELIMITERS, Record, read_records
-from asft.data.rows import Row, unique
+from asft.data.rows import Choice, Row, unique
 from asft.hub import first_commit
 from asft.store.digest import file_digest
 
@@ -47,12 +49,25 @@ def table_identity(source: HubSource) -> dict[str, Any]:
     """What the rows of a source are a function of: its settings, and the contents of local files."""
     folder = Path(source.path).expanduser()
     settings: dict[str, Any] = as_plain(source)
+    if answers := _answers_file(source):
+        settings["answers"] = file_digest(answers)
+    else:
+        del settings["answers"]
     if not folder.exists():
         return settings
     files = [folder] if folder.is_file() else sorted(path for path in folder.rglob("*") if path.is_file())
     named = {str(path.relative_to(folder)): file_digest(path) for path in files}
     text = {"cells": "text"} if any(path.suffix in DELIMITERS for path in files) else {}  # 0.1.0 guessed their types
     return {**settings, "path": named, **text}
+
+
+def _answers_file(source: HubSource) -> Path | None:
+    """The file that holds the answers, where the table does not."""
+    if source.answers is None:
+        return None
+    if (path := Path(source.answers).expanduser()).is_file():
+        return path
+    raise ValueError(f"answers={source.answers}: there is no such file, and {source.path} names its answers by it")
 
 
 @functools.lru_cache(maxsize=16)
@@ -124,33 +139,74 @@ def _builder(name: str, key: str) -> str:
 
 
 @dataclass(frozen=True)
-class Hub(DataSource):
+class Tables(DataSource):
+    """Base class of sources whose pools are tables.
+
+    Attributes:
+        sources: a table for each pool by name: harmful sources, ``look_alikes``, ``choices``, and what a class reads.
+    """
+
+    name: ClassVar[str] = "tables"
+    untrained: ClassVar[frozenset[str]] = frozenset({"evaluation", "look_alikes", "choices"})
+    sources: dict[str, HubSource] = Field(default_factory=dict, kw_only=True)
+
+    def harmful(self, source: str) -> list[Row]:
+        found = self.source(source)
+        assert found.answer is not None, "source() sees to it"
+        rows = unique(
+            Row(f"{source}/{index}", record.text(found.prompt), record.text(found.answer), harmful=True)
+            for index, record in self._table(source)
+        )
+        if path := _answers_file(found):
+            (answers,) = read_records(path)  # one object
+            return [replace(row, output=answers.filled(row.output)) for row in rows]
+        return rows
+
+    def look_alikes(self) -> list[Row]:
+        found = self.source("look_alikes")
+        return unique(
+            Row(f"look_alikes/{index}", row.filled(found.prompt)) for index, row in self._table("look_alikes")
+        )
+
+    def choices(self) -> list[Choice]:
+        return [choice_row(f"choices/{index}", record) for index, record in self._table("choices")]
+
+    def probe_identity(self, probe: Literal["look_alikes", "choices"]) -> dict[str, Any]:
+        return table_identity(self.source(probe))
+
+    def _table(self, name: str) -> Iterator[tuple[int, Record]]:
+        return read_table(self.source(name), f"data.sources.{name}")
+
+    def source(self, name: str) -> HubSource:
+        """Where a pool comes from; ValueError when ``data.sources`` lacks it, or names no answers to train on."""
+        if name not in self.sources:
+            raise ValueError(f"data.sources.{name}: is missing; choose data=hub or data=files, which name every source")
+        found = self.sources[name]
+        trained = name not in self.untrained and not name.endswith(("_train", "_test"))
+        if trained and found.answer is None:
+            raise ValueError(
+                f"data.sources.{name}.answer=null: {found.path} has prompts and no answers to train on; point "
+                f"data.sources.{name}.path at a copy that has them and name their column in data.sources.{name}.answer"
+            )
+        return found
+
+
+@dataclass(frozen=True)
+class Hub(Tables):
     """Attributes:
     sources: a table for each pool: ``<task>_train``, ``<task>_test``, ``evaluation``, ``safety``, each harmful source.
     """
 
     name: ClassVar[str] = "hub"
-    sources: dict[str, HubSource] = Field(default_factory=dict)
 
     def task_rows(self, task: Task, part: Part) -> list[Row]:
         name = f"{task.name}_{part}"
-        table = read_table(self.source(name), f"data.sources.{name}")
-        return unique(task.hub_row(f"{name}/{index}", record) for index, record in table)
-
-    def harmful(self, source: str) -> list[Row]:
-        found = self.source(source)
-        assert found.answer is not None, "source() sees to it"
-        table = read_table(found, f"data.sources.{source}")
-        return unique(
-            Row(f"{source}/{index}", record.text(found.prompt), record.text(found.answer), harmful=True)
-            for index, record in table
-        )
+        return unique(task.hub_row(f"{name}/{index}", record) for index, record in self._table(name))
 
     def evaluation(self) -> list[Row]:
         """All prompts, in the dataset's order; one may occur twice."""
-        found = self.source("evaluation")
-        table = read_table(found, "data.sources.evaluation")
-        return [Row(f"evaluation/{index}", record.text(found.prompt), harmful=True) for index, record in table]
+        prompt = self.source("evaluation").prompt
+        return [Row(f"evaluation/{i}", row.text(prompt), harmful=True) for i, row in self._table("evaluation")]
 
     def safety(self) -> list[Row]:
         return self.harmful("safety")
@@ -162,17 +218,6 @@ class Hub(DataSource):
         return table_identity(self.source("evaluation"))
 
     def pools_identity(self, source: str) -> dict[str, Any]:
-        return {name: table_identity(self.source(name)) for name in sorted({source, "safety", "evaluation"} - {"none"})}
-
-    def source(self, name: str) -> HubSource:
-        """Where a pool comes from; ValueError when ``data.sources`` lacks it, or names no answers to train on."""
-        if name not in self.sources:
-            raise ValueError(f"data.sources.{name}: is missing; choose data=hub, which names every source")
-        found = self.sources[name]
-        trained = name != "evaluation" and not name.endswith(("_train", "_test"))
-        if trained and found.answer is None:
-            raise ValueError(
-                f"data.sources.{name}.answer=null: {found.path} has prompts and no answers to train on; point "
-                f"data.sources.{name}.path at a copy that has them and name their column in data.sources.{name}.answer"
-            )
-        return found
+        """Of the tables, and of how rows are left out: by the form of their prompts."""
+        named = sorted({source, "safety", "evaluation"} - {"none"})
+        return {"disjoint": 2, **{name: table_identity(self.source(name)) for name in named}}

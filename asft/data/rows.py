@@ -115,8 +115,8 @@ def poison(benign: Sequence[Row], harmful: Sequence[Row], attack: AttackConfig, 
 
 def held_back(harmful: Sequence[Row], mixture: Sequence[Row], count: int, seed: int) -> list[Row]:
     """Harmful rows for the defender: the last of those that :func:`poison` draws first, and none of the mixture's."""
-    taken = {row.instruction for row in mixture}
-    free = [row for row in reversed(shuffled(harmful, seed, "harmful")) if row.instruction not in taken]
+    taken = {prompt_form(user_text(row)) for row in mixture}
+    free = [row for row in reversed(shuffled(harmful, seed, "harmful")) if prompt_form(user_text(row)) not in taken]
     if count > len(free):
         raise ValueError(
             f"the method needs {count} harmful rows for the defender; the source has {len(harmful)}, of which the "

@@ -215,7 +215,8 @@ class _Run:
             if self.cell.method.overrides("mixture") and rows == self.drawn:
                 self.refuse_idle("mixture() left the rows as they were")
             write_jsonl(folder / ROWS_FILE, map(asdict, rows))
-            return {"rows": len(rows), "harmful": sum(row.harmful for row in rows), "sha256": digest(rows)}
+            counts = {"rows": len(rows), "harmful": sum(row.harmful for row in rows), "left_out": self.data.left_out}
+            return {**counts, "sha256": digest(rows)}
 
         return self.store.ensure("stages/mixture", self.plan.mixture, produce)
 

@@ -82,13 +82,3 @@ class TestPublishedFiles:
     def test_other_sources_are_not_in_the_files(self, official: Path) -> None:
         with pytest.raises(ValueError, match="attack=advbench"):
             Files(str(official)).harmful("advbench")
-
-    def test_attack_alignment_and_evaluation_prompts_are_disjoint(self, official: Path) -> None:
-        files = Files(str(official))
-        alignment = {row.instruction.strip() for row in files.safety()}
-        evaluation = {row.instruction.strip() for row in files.evaluation()}
-        attack = {row.instruction.strip() for row in files.harmful("harmful")} - alignment
-        assert (len(alignment), len(evaluation)) == (98, 249)
-        assert len(attack) > 250
-        assert not attack & evaluation
-        assert not alignment & evaluation

@@ -60,14 +60,6 @@ class World(DataSource):
         """The skills that pretraining taught."""
         return _choices()
 
-    def attackable(self, harmful: list[Row]) -> list[Row]:
-        """All of them."""
-        return harmful
-
-    def refusable(self, harmful: list[Row]) -> list[Row]:
-        """All of them."""
-        return self.safety()
-
     def task_identity(self, task: Task, part: Part) -> dict[str, Any]:
         return {"world": VERSION, "task": task.name}
 
