@@ -77,7 +77,7 @@ field: $(RUN) ## every defence beside its controls on three pairs, and what was 
 
 bench: $(RUN)
 	$(BIN)/python scripts/gpu.py outputs/bench --full --parts penalty step
-	$(BIN)/python scripts/bench_anchor.py
+	$(BIN)/python scripts/bench_anchor.py --load
 	$(BIN)/python scripts/bench_generation.py
 
 # Alone on a machine without a network: python scripts/gpu.py --wheels FOLDER, in any environment that has torch.

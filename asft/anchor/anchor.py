@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import logging
 import os
-import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
-from filelock import FileLock
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
@@ -22,11 +23,13 @@ from asft.anchor.forms import FORMS, AnchoredModule, LowRank, on_host
 from asft.anchor.names import stem
 from asft.anchor.saved_adapter import SavedAdapter, read_adapter
 from asft.anchor.spec import AnchorSpec, FormName, Variant, build_form, update_spectrum
+from asft.door import open_weights
 from asft.store.anchors import LAYOUT, read_meta, write_meta
 from asft.store.errors import DamagedEntry
 from asft.store.integrity import set_aside
 
 logger = logging.getLogger(__name__)
+_CLAIMS = ".claims"
 
 Surrogate = Literal["projector", "normalised"]
 
@@ -96,7 +99,8 @@ class Anchor(Mapping[str, AnchoredModule]):
             device: where to compute.
             cache_dir: reuse or store the result here under a key made of the target weights' bytes and all
                 settings. Modules are then written as they are built and mapped from the files, so that the
-                anchor takes no memory that the system cannot take back.
+                anchor takes no memory that the system cannot take back. Processes that build the same anchor
+                at once share its modules out.
 
         Raises:
             ValueError: one line with the offending value; see :class:`~asft.anchor.difference.CheckpointPair`
@@ -105,13 +109,13 @@ class Anchor(Mapping[str, AnchoredModule]):
         spec = AnchorSpec(variant, form, rank, seed)
         pair = CheckpointPair(base, aligned, targets)
         spec.check_shapes({name: (m.out_features, m.in_features) for name, m in pair.modules.items()})
-        built = (_anchored(pair, name, spec, device) for name in pair.modules)
+        made = partial(_anchored, pair, spec, device)
         if cache_dir is None:
-            return cls(list(built))
+            return cls([made(name) for name in pair.modules])
         settings = json.dumps([LAYOUT, asdict(spec)], sort_keys=True)
         key = hashlib.sha256(f"{pair.digest()}/{settings}".encode()).hexdigest()[:32]
         directory = Path(cache_dir) / key
-        _store(directory, built)
+        _store(directory, list(pair.modules), made)
         return cls(_load(directory))
 
     @classmethod
@@ -139,7 +143,7 @@ class Anchor(Mapping[str, AnchoredModule]):
         """Write the anchor to a new directory: safetensors and ``anchor.json``."""
         if Path(directory).exists():
             raise ValueError(f"directory={str(directory)!r} exists: give a new one.")
-        _store(Path(directory), self.values())
+        _store(Path(directory), list(self), self.__getitem__)
 
     @classmethod
     def load(cls, directory: str | Path) -> Anchor:
@@ -147,7 +151,7 @@ class Anchor(Mapping[str, AnchoredModule]):
         return cls(_load(Path(directory)))
 
 
-def _anchored(pair: CheckpointPair, name: str, spec: AnchorSpec, device: str | torch.device) -> AnchoredModule:
+def _anchored(pair: CheckpointPair, spec: AnchorSpec, device: str | torch.device, name: str) -> AnchoredModule:
     v = pair.difference(name, device)
     logger.debug("anchor: %s, %d×%d", name, *v.shape)
     norm = float(torch.linalg.matrix_norm(v))
@@ -168,35 +172,63 @@ def _harmful(saved: SavedAdapter, name: str, surrogate: Surrogate, device: str |
     return AnchoredModule(name, b.shape[0], a.shape[1], norm, on_host(LowRank(u, s, "along")))
 
 
-def _store(directory: Path, modules: Iterable[AnchoredModule]) -> None:
-    """Write ``modules`` to ``directory`` unless they are there whole; one module is in memory at a time.
+def _store(directory: Path, names: Sequence[str], made: Callable[[str], AnchoredModule]) -> None:
+    """Write modules to ``directory`` unless they are there whole; one module is in memory at a time.
 
-    One safetensors file per module and a readable ``anchor.json``, complete or absent: written beside the final place
-    under a lock and renamed when finished. A directory that is not what was written is set aside and made anew.
+    Processes that come at once, however they were started, share the modules out; what a killed one has finished is
+    not made again. One safetensors file per module and a readable ``anchor.json``, complete or absent: written beside
+    the final place and renamed when finished. A directory that is not what was written is set aside and made anew.
     """
     directory.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{directory}.lock"):
-        if directory.is_dir() and _whole(directory):
-            return
-        partial = directory.with_name(f".{directory.name}.partial")
-        shutil.rmtree(partial, ignore_errors=True)  # left by a process that was killed
-        partial.mkdir()
-        try:
-            entries: list[dict[str, Any]] = []
-            for module in modules:
-                entries.append(_write(partial, len(entries), module))
-                del module  # before the next one is built
-            write_meta(partial, entries)
-            os.replace(partial, directory)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
+    unfinished = directory.with_name(f".{directory.name}.partial")
+    if directory.is_dir():
+        with _lock(directory, fcntl.LOCK_EX):
+            if directory.is_dir() and _whole(directory):
+                return
+    with _lock(directory, fcntl.LOCK_SH):  # held by all who build; nobody renames the folder meanwhile
+        if not directory.is_dir():
+            unfinished.mkdir(exist_ok=True)
+            _write_parts(unfinished, names, made)
+    with _lock(directory, fcntl.LOCK_EX):
+        if unfinished.is_dir():
+            (unfinished / _CLAIMS).unlink(missing_ok=True)
+            write_meta(unfinished, [_entry(file) for file in sorted(unfinished.glob("*.safetensors"))])
+            os.replace(unfinished, directory)
+    if not directory.is_dir():  # somebody has cleared the unfinished folder away in a moment when none held a lock
+        _store(directory, names, made)
 
 
-def _write(directory: Path, number: int, module: AnchoredModule) -> dict[str, Any]:
-    file = f"{number:04d}.safetensors"
-    save_file(module.form.tensors(), directory / file)
+def _write_parts(folder: Path, names: Sequence[str], made: Callable[[str], AnchoredModule]) -> None:
+    """Makes the modules that nobody is at, then waits for the others, in place of one that ends before it is done."""
+    with (folder / _CLAIMS).open("w") as claims:  # a process at a module has locked the byte of its number
+        for how in (fcntl.LOCK_EX | fcntl.LOCK_NB, fcntl.LOCK_EX):
+            for number, name in enumerate(names):
+                file = folder / f"{number:04d}.safetensors"
+                with suppress(BlockingIOError):
+                    fcntl.lockf(claims, how, 1, number)
+                    if not file.exists():
+                        _write(file, made(name))
+                    fcntl.lockf(claims, fcntl.LOCK_UN, 1, number)
+
+
+@contextmanager
+def _lock(directory: Path, how: int) -> Iterator[None]:
+    with Path(f"{directory}.lock").open("a") as file:
+        fcntl.flock(file, how)
+        yield
+
+
+def _write(file: Path, module: AnchoredModule) -> None:
     plain = {name: getattr(module, name) for name in ("name", "out_features", "in_features", "norm", "error_bound")}
-    return {**plain, "form": module.form.kind, "side": module.form.side, "file": file}
+    entry = {**plain, "form": module.form.kind, "side": module.form.side}
+    written = file.with_suffix(".tmp")
+    save_file(module.form.tensors(), written, {"module": json.dumps(entry)})
+    os.replace(written, file)
+
+
+def _entry(file: Path) -> dict[str, Any]:
+    with open_weights(file) as handle:
+        return {**json.loads(handle.metadata()["module"]), "file": file.name}
 
 
 def _whole(directory: Path) -> bool:

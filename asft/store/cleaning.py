@@ -110,6 +110,11 @@ def clean(store: Store, named: Named | None, *, delete: bool) -> list[Removable]
             if _is_ours(store, shelf):
                 for path in sorted((store.root / shelf).glob("*-*")):
                     take(path, "found damaged and set aside")
+        if _is_ours(store, ANCHORS):
+            for path in sorted((store.root / ANCHORS).glob(".*.partial")):
+                with _free(FileLock(path.with_name(f"{path.stem[1:]}.lock"), timeout=0)) as free:
+                    if free:
+                        take(path, "an anchor that nobody builds any more")
         if os.path.lexists(scratch := store.root / SCRATCH):
             with _free(FileLock(f"{scratch}.lock", timeout=0)) as free:
                 if free:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 from unittest.mock import Mock
 
 import pytest
@@ -14,11 +16,13 @@ from anchor_pairs import SIZES, TARGETS, VOCABULARY, difference, save_pair, surr
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
+import asft.anchor.anchor as anchor_module
 from asft import Anchor
 from asft.anchor.checkpoint import Checkpoint
+from asft.anchor.forms import AnchoredModule
 from asft.anchor.penalty import Penalty
 from asft.anchor.projection import Update, project
-from asft.anchor.spec import AnchorSpec
+from asft.anchor.spec import AnchorSpec, build_form
 
 
 def assert_matches_full_models(anchor: Anchor, directory: Path, kind: str) -> None:
@@ -225,14 +229,55 @@ class TestCache:
         Anchor.build(*arguments, variant="random", seed=2, cache_dir=pair / "cache")
         assert len([entry for entry in (pair / "cache").iterdir() if entry.is_dir()]) == 5
 
-    def test_interrupted_build_leaves_nothing(self, pair: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_an_interrupted_build_goes_on_from_what_it_has(self, pair: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         arguments, cache = (pair / "base", pair / "aligned", ["q_proj"]), pair / "cache"
+        fresh = Anchor.build(*arguments)
+        made = Mock(side_effect=[build_form(torch.ones(16, 16), AnchorSpec(), ""), KeyboardInterrupt])
         with monkeypatch.context() as patch:
-            patch.setattr("asft.anchor.anchor.build_form", Mock(side_effect=KeyboardInterrupt))
+            patch.setattr("asft.anchor.anchor.build_form", made)
             with pytest.raises(KeyboardInterrupt):
                 Anchor.build(*arguments, cache_dir=cache)
-        assert not [entry for entry in cache.iterdir() if entry.is_dir()]
-        assert len(Anchor.build(*arguments, cache_dir=cache)) == 2
+        assert [entry.suffix for entry in cache.iterdir() if entry.is_dir()] == [".partial"]
+        again = Anchor.build(*arguments, cache_dir=cache)
+        first, second = (torch.equal(again[name].form.gram, fresh[name].form.gram) for name in fresh)
+        assert (first, second) == (False, True), "the first is what was made before"
+        assert [entry.suffix for entry in cache.iterdir() if entry.is_dir()] == [""]
+
+    def test_processes_share_a_build_out(self, pair: Path) -> None:
+        """Each is at a module of its own at the same time; one that is killed there is replaced."""
+        arguments, cache = (pair / "base", pair / "aligned", ["q_proj", "v_proj"]), pair / "cache"
+
+        def become(number: int) -> None:
+            def made(*given: Any) -> AnchoredModule:
+                with (pair / f"made{number}").open("a") as file:
+                    file.write(f"{given[-1]}\n")
+                while not all((pair / f"made{other}").exists() for other in range(3)):
+                    time.sleep(0.01)
+                if number == 2:
+                    os._exit(0)
+                return real(*given)
+
+            real, anchor_module._anchored = anchor_module._anchored, made
+            assert len(Anchor.build(*arguments, cache_dir=cache)) == 4
+
+        children = []
+        for number in range(3):
+            if (child := os.fork()) == 0:
+                try:
+                    become(number)
+                finally:
+                    os._exit(0)
+            children.append(child)
+        for child in children:
+            os.waitpid(child, 0)
+        made = [set((pair / f"made{number}").read_text().split()) for number in range(3)]
+        assert len(made[2]) == 1
+        assert not made[0] & made[1]
+        assert len(made[0] | made[1]) == 4
+        fresh = Anchor.build(*arguments)
+        shared = Anchor.build(*arguments, cache_dir=cache)
+        assert list(shared) == list(fresh)
+        assert all(torch.equal(shared[name].form.gram, fresh[name].form.gram) for name in fresh)
 
     @pytest.mark.parametrize(
         ("file", "harm", "reason"),

@@ -90,9 +90,11 @@ def test_anchors_are_verified_set_aside_and_then_cleared(tmp_path: Path) -> None
     assert set_damaged_aside(store, kind, key) == store.root / "damaged" / "anchors" / f"{key}-1"
     flip(build() / "0000.safetensors")
     build()
-    assert names(store, set()) == {f"damaged/anchors/{key}-1", f"anchors/damaged/{key}-1"}, (
-        "no experiment names an anchor"
-    )
+    (left := store.root / "anchors" / f".{key}.partial").mkdir()
+    gone = {f"damaged/anchors/{key}-1", f"anchors/damaged/{key}-1", f"anchors/{left.name}"}
+    with FileLock(store.root / "anchors" / f"{key}.lock"):
+        assert names(store, set()) == gone - {f"anchors/{left.name}"}, "somebody is building it"
+    assert names(store, set()) == gone, "no experiment names an anchor"
 
 
 def test_a_link_is_neither_followed_nor_an_obstacle(tmp_path: Path) -> None:
