@@ -58,20 +58,19 @@ class Resta(PostHoc):
 
         from asft.anchor.binding import lora_factors
         from asft.anchor.saved_adapter import read_adapter
-        from asft.methods.adapters import with_factors
-        from asft.methods.safe_merge import by_update
+        from asft.methods.adapters import merged, with_factors
         from asft.models.pair import load_model
 
         random = torch.Generator().manual_seed(ctx.cell.seed)
         if isinstance(model, PeftModel):
-            saved, merged = read_adapter(ctx.required["harmful"]), {}
-            for factor in lora_factors(model):
-                a, b = (dare(weight.detach(), self.drop, random) for weight in (factor.a, factor.b))
-                harm_a, harm_b = (saved.tensors[key].to(a) for key in saved.keys[factor.name])
-                merged[factor.name] = by_update(
-                    (a, b), (harm_a, harm_b), 1.0, -self.gamma * saved.scaling(factor.name) / factor.scaling
-                )
-            return Finished(model=with_factors(model, merged) if self.gamma or self.drop else None)
+            factors = lora_factors(model)
+            pairs = {
+                one.name: (dare(one.a.detach(), self.drop, random), dare(one.b.detach(), self.drop, random))
+                for one in factors
+            }
+            scales, harmful = {one.name: one.scaling for one in factors}, read_adapter(ctx.required["harmful"])
+            new = merged(pairs, scales, harmful, lambda _: (1.0, -self.gamma))
+            return Finished(model=with_factors(model, new) if self.gamma or self.drop else None)
         dtype = cast("Dtype", str(model.dtype).removeprefix("torch."))
         folders = (ctx.start, ctx.pair.aligned, ctx.required["harmful"])
         others = [load_model(folder, dtype, model.device).parameters() for folder in folders]

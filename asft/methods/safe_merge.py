@@ -21,12 +21,8 @@ from asft.methods.defender_only import DefenderOnly, defender_tune
 from asft.methods.post_hoc import PostHoc
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from asft.config import Settings
     from asft.methods.base import Model
-
-    Factors = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True)
@@ -65,7 +61,7 @@ class SafeMerge(PostHoc):
         from asft.anchor.binding import lora_factors
         from asft.anchor.projection import Update, project
         from asft.anchor.saved_adapter import read_adapter
-        from asft.methods.adapters import with_factors
+        from asft.methods.adapters import by_factor, by_update, merged, with_factors
 
         found = {factor.name: factor for factor in lora_factors(model)}
         saved = read_adapter(ctx.required["safe"])
@@ -76,14 +72,14 @@ class SafeMerge(PostHoc):
         told = {"safe_merge": {"cosines": scores, "merged": sorted(chosen)}}
         if not chosen:
             return Finished(told)
-        merged = {}
-        for name, (a, b) in updates.items():
-            safe_a, safe_b = (saved.tensors[key].to(a) for key in saved.keys[name])
-            relative = saved.scaling(name) / found[name].scaling  # the merged adapter keeps the scale of this one
+
+        def shares(name: str) -> tuple[float, float]:
             weight = self.weight if name in chosen else 0.0
-            merge = by_update if self.merge == "delta" else by_factor
-            merged[name] = merge((a, b), (safe_a, safe_b), 1 - weight, weight * relative)
-        return Finished(told, with_factors(model, merged))
+            return 1 - weight, weight
+
+        scales = {name: factor.scaling for name, factor in found.items()}
+        merge = by_update if self.merge == "delta" else by_factor
+        return Finished(told, with_factors(model, merged(updates, scales, saved, shares, merge)))
 
 
 @dataclass(frozen=True)
@@ -93,15 +89,3 @@ class SafeMergePEFT(SafeMerge):
     name: ClassVar[str] = "safe_merge_peft"
     label: ClassVar[str] = "SafeMERGE, of factors"
     merge: Literal["delta", "peft"] = "peft"
-
-
-def by_update(task: Factors, safe: Factors, first: float, second: float) -> Factors:
-    """(A, B) with BA = first · B₁A₁ + second · B₂A₂, of both ranks together."""
-    import torch
-
-    return torch.cat([task[0], safe[0]]), torch.cat([first * task[1], second * safe[1]], dim=1)
-
-
-def by_factor(task: Factors, safe: Factors, first: float, second: float) -> Factors:
-    """√first · (A₁, B₁) + √second · (A₂, B₂)."""
-    return first**0.5 * task[0] + second**0.5 * safe[0], first**0.5 * task[1] + second**0.5 * safe[1]

@@ -16,11 +16,12 @@ from asft.anchor.saved_adapter import read_adapter
 from asft.cells.job import Job
 from asft.config import ConfigError
 from asft.data.rows import Row
+from asft.methods.adapters import by_factor, by_update
 from asft.methods.antidote import Antidote, linear_maps, prune
 from asft.methods.own_pass import batches, examples, in_parts, input_sums
 from asft.methods.resta import Resta, dare
 from asft.methods.safe_delta import SafeDelta, accept
-from asft.methods.safe_merge import SafeMerge, by_factor, by_update
+from asft.methods.safe_merge import SafeMerge
 from asft.pipeline.run import _Run
 from asft.store.schemas import ROWS_FILE
 
