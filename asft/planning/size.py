@@ -20,7 +20,7 @@ from asft.planning.trainings import answer_tokens
 from asft.store.entries import content_key
 
 _SIZE_IN_NAME = re.compile(r"(?<![a-z\d.])(\d+(?:\.\d+)?)\s*([bm])(?![a-z])", re.IGNORECASE)
-_BYTES = {"float32": 4, "bfloat16": 2}  # of a parameter
+BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}  # of a parameter
 _CONTEXT = 2**30  # bytes that a CUDA context and the allocator's slack take
 _PROMPT, _DISGUISED = 256, 2048  # tokens in front of an answer, as asked and under a jailbreak
 _ASPECT = 128  # width per layer of the Llama family: 4096 / 32
@@ -47,7 +47,7 @@ def checkpoints(cells: Iterable[Cell]) -> list[Needed]:
     for cell in cells:
         model = cell.model
         wanted = [
-            Needed(judge.model, judge.revision, f"judge={judge.name}", _BYTES[judge.dtype])
+            Needed(judge.model, judge.revision, f"judge={judge.name}", BYTES[judge.dtype])
             for judge in judges(cell.judge)
             if isinstance(judge, CheckpointJudge)
         ]
@@ -121,9 +121,14 @@ def model_shape(job: Job) -> Shape | None:
         folder, name = local_snapshot(model.aligned, model.aligned_revision), model.aligned
     else:
         folder, name = job.store.path("pairs", content_key(job.plan.pair)) / "aligned", model.name
+    return shape_of(folder, name, targets, 10**6 if isinstance(model, OrganismModel) else None)
+
+
+def shape_of(folder: Path | None, name: str, targets: Collection[str], parameters: int | None = None) -> Shape | None:
+    """From a checkpoint's files, or else guessed from its size: that in its name where ``parameters`` says none."""
     if folder is not None and (files := sorted(folder.glob("*.safetensors"))):
         return _of_weights(files, targets)
-    parameters = 10**6 if isinstance(model, OrganismModel) else parameters_in_name(name)
+    parameters = parameters or parameters_in_name(name)
     if parameters is None:
         return None
     # A decoder of that size in the Llama family's proportions: N ≈ 12 · layers · width².
@@ -183,7 +188,7 @@ def device_memory(cell: Cell, shape: Shape) -> Memory:
     - 1 GiB for the CUDA context
     """
     model, training = cell.model, cell.training
-    size = _BYTES[model.dtype] if isinstance(model, PretrainedModel) else 4
+    size = BYTES[model.dtype] if isinstance(model, PretrainedModel) else 4
     weights = shape.parameters * size
     tokens = training.batch_size * training.max_length
     layer = 34 * tokens * shape.width * size / 2
@@ -196,13 +201,18 @@ def device_memory(cell: Cell, shape: Shape) -> Memory:
     prompt = _DISGUISED if cell.jailbreak.acts else _PROMPT
     answer = prompt + max(cell.evaluation.harmful_max_new_tokens, cell.dataset.max_new_tokens)
     batch = cell.evaluation.batch_size
-    cache = 2 * shape.layers * shape.kv_width * size * batch * answer
     judging = [item.size for item in checkpoints([cell]) if item.purpose.startswith("judge=")]
     return Memory(
         train=_CONTEXT + weights + trained + activations + logits + anchor,
-        generate=_CONTEXT + weights + cache + 4 * batch * shape.vocabulary,
+        generate=generating(shape, size, batch, answer),
         judge=_CONTEXT + max(judging, default=0),
     )
+
+
+def generating(shape: Shape, size: int, batch: int, tokens: int = _PROMPT) -> float:
+    """Bytes while so many rows of so many tokens are answered at once; see :func:`device_memory`."""
+    cache = 2 * shape.layers * shape.kv_width * size * batch * tokens
+    return _CONTEXT + shape.parameters * size + cache + 4 * batch * shape.vocabulary
 
 
 def disk_bytes(fine_tunes: Collection[Cell], cells: Collection[Cell], shape: Shape) -> float:

@@ -90,9 +90,15 @@ Learned = Mapping[tuple[str, str], list[float]]
 
 def learned(job: Job) -> tuple[Learned, int]:
     """What finished cells of the job's model on its device took, and how many there are."""
-    found, count, seen, wanted = defaultdict[tuple[str, str], list[float]](list), 0, set(), job.plain()
-    for entry, config in [*_finished(job.store, "cells"), *_finished(job.store, "measures")]:
-        if any(config[part] != wanted[part] for part in ("model", "device")):
+    return learned_of(job.store, job.plain())
+
+
+def learned_of(store: Store, wanted: Mapping[str, Any]) -> tuple[Learned, int]:
+    """The same by a configuration; of the model as much is compared as that says."""
+    found, count, seen = defaultdict[tuple[str, str], list[float]](list), 0, set()
+    for entry, config in [*_finished(store, "cells"), *_finished(store, "measures")]:
+        model = {name: config["model"].get(name) for name in wanted["model"]}
+        if model != wanted["model"] or config["device"] != wanted["device"]:
             continue
         count += 1
         method, task = config["method"]["name"], config["dataset"]["name"]
@@ -110,7 +116,7 @@ def learned(job: Job) -> tuple[Learned, int]:
             seen.add(str(stage["key"]))
             if "after" in result:
                 found["repair", method].append(seconds)
-            elif "steps" in result and config["training"]["name"] == job.cell.training.name:
+            elif "steps" in result and config["training"]["name"] == wanted["training"]["name"]:
                 found["step", method].append(seconds / result["steps"])
             elif "steps" not in result and all(config[part]["name"] == wanted[part]["name"] for part in _ASKED):
                 found["token", task].append(seconds / max(1, answer_tokens(config)))
@@ -141,6 +147,11 @@ def answer_tokens(config: Mapping[str, Any]) -> int:
     evaluation, dataset = config["evaluation"], config["dataset"]
     harmful = evaluation["n_harmful"] * evaluation["harmful_max_new_tokens"]
     return int(harmful + dataset["n_test"] * dataset["max_new_tokens"])
+
+
+def answering(known: Learned) -> float | None:
+    """Seconds of an answer's token."""
+    return _like(known, "token", "")
 
 
 def _like(known: Learned, what: str, name: str, *, alone: bool = False) -> float | None:
