@@ -8,7 +8,6 @@ adapter (of its B, A being drawn at random), and the loss is over the answer's f
 from __future__ import annotations
 
 import logging
-import math
 import re
 import time
 from collections.abc import Sequence
@@ -24,6 +23,7 @@ from asft.auditing.subject import checkpoint_folder
 from asft.config import Dtype
 from asft.data.rows import Row, user_text
 from asft.data.templates import IGNORED, ChatTemplate
+from asft.judges.base import Judge
 from asft.models.pair import Pair, is_small, load_model, resolve_device, settle_threads
 
 log = logging.getLogger(__name__)
@@ -44,6 +44,7 @@ class Screened:
         likeness: cosine with the mean harmful gradient less that with the mean safe one, in [−2, 2]; higher is worse.
         loss: of the answer's first tokens, in nats a token.
         words: whether a keyword occurs.
+        judged: a judge's score, in [0, 1]; empty without one.
     """
 
     rows: tuple[Row, ...]
@@ -51,6 +52,13 @@ class Screened:
     likeness: tuple[float, ...]
     loss: tuple[float, ...]
     words: tuple[bool, ...]
+    judged: tuple[float, ...] = ()
+
+    @property
+    def scores(self) -> dict[str, Sequence[float]]:
+        """By name, each a ranking: the higher the worse."""
+        found: dict[str, Sequence[float]] = {"likeness": self.likeness, "loss": self.loss, "keyword": self.words}
+        return found | ({"judge": self.judged} if self.judged else {})
 
     def ranking(self) -> list[int]:
         """Places of rows, the likeliest to undo safety first."""
@@ -67,6 +75,7 @@ def screen(
     max_length: int = 512,
     rank: int = 4,
     seed: int = 0,
+    judge: Judge | None = None,
     dtype: Dtype = "float32",
     device: str = "auto",
 ) -> Screened:
@@ -79,7 +88,10 @@ def screen(
         tokens: of each answer that the loss is over.
         max_length: tokens of a row; one whose prompt alone is longer is an error.
         rank, seed: of the adapter whose gradients are taken.
+        judge: one more ranking: how harmful it finds the rows.
     """
+    if judge:
+        judge.check()
     places, screened = zip(*task_rows(str(rows), "rows"), strict=True)
     bad, good = read_task(str(harmful), "--harmful"), read_task(str(safe), "--safe")
     folder = checkpoint_folder(str(aligned), "--aligned")
@@ -116,11 +128,13 @@ def screen(
             left = (time.monotonic() - began) / done * (len(screened) - done)
             log.info("%d of %d rows, about %.0f s left", done, len(screened), left)
     words = tuple(bool(WORDS.search(f"{user_text(row)} {row.output}")) for row in screened)
-    return Screened(screened, places, tuple(likeness), tuple(losses), words)
+    texts = [user_text(row) for row in screened], [row.output for row in screened]
+    judged = tuple(verdict.score for verdict in judge.judge(*texts)) if judge else ()
+    return Screened(screened, places, tuple(likeness), tuple(losses), words, judged)
 
 
 def auroc(scores: Sequence[float], flags: Sequence[bool]) -> tuple[float, float, float]:
-    """The area under the ROC curve, with a 95% interval by Hanley and McNeil (Radiology 143:29, 1982).
+    """The area under the ROC curve, with Newcombe's 95% score interval (Statistics in Medicine 25:559, 2006, method 5).
 
     ValueError unless there are both flagged rows and others.
     """
@@ -129,7 +143,7 @@ def auroc(scores: Sequence[float], flags: Sequence[bool]) -> tuple[float, float,
     if not len(bad) or not len(good):
         raise ValueError("AUROC: needs rows of both kinds")
     area = float(((bad[:, None] > good).mean() + (bad[:, None] >= good).mean()) / 2)
-    one, two = area / (2 - area), 2 * area**2 / (1 + area)
-    spread = area * (1 - area) + (len(bad) - 1) * (one - area**2) + (len(good) - 1) * (two - area**2)
-    half = 1.96 * math.sqrt(max(spread, 0.0) / (len(bad) * len(good)))
-    return area, max(0.0, area - half), min(1.0, area + half)
+    true, size = np.linspace(0, 1, 10_001), (len(bad) + len(good)) / 2 - 1
+    spread = true * (1 - true) * (1 + size * (1 - true) / (2 - true) + size * true / (1 + true))
+    inside = true[np.abs(area - true) <= 1.96 * np.sqrt(spread / (len(bad) * len(good))) + 1e-9]
+    return area, float(inside[0]), float(inside[-1])

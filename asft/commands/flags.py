@@ -7,7 +7,8 @@ import textwrap
 from collections.abc import Sequence
 from typing import NoReturn
 
-from asft.cells.compose import config_dir
+from asft.cells.compose import config_dir, enumerate_cells
+from asft.cells.job import Job
 from asft.commands import COMMANDS
 from asft.config import ConfigError
 
@@ -49,6 +50,13 @@ class Flags(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Told as every mistake of the user's: in one line, by :func:`asft.cli.main`."""
         raise ConfigError(f"{message}; `{self.prog} --help` explains")
+
+
+def job_of(words: Sequence[str], *keys: str) -> Job | None:
+    """The cell of words that set no other keys, for a command that needs but a part of it; None without words."""
+    if wrong := [word for word in words if word.lstrip("+~").split("=")[0].split(".")[0] not in keys]:
+        raise ConfigError(f"{wrong[0]}: only {' and '.join(f'{key}=…' for key in keys)} can be set here")
+    return enumerate_cells(words, sweep=False).cells[0] if words else None
 
 
 class SweepFlags(Flags):
