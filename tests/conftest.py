@@ -55,6 +55,24 @@ def random_pair(for_all_workers: Path) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def tuned(random_pair: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A LoRA adapter of the random pair's aligned side that changes its answers."""
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    folder = tmp_path_factory.mktemp("tuned") / "adapter"
+    torch.manual_seed(3)
+    model = AutoModelForCausalLM.from_pretrained(random_pair / "aligned")
+    adapted = get_peft_model(model, LoraConfig(r=2, lora_alpha=8, target_modules=["q_proj", "v_proj"]))
+    with torch.no_grad():
+        for name, weight in adapted.named_parameters():
+            if "lora_B" in name:
+                weight.normal_(0, 0.5)
+    adapted.save_pretrained(folder)
+    return folder
+
+
 def make_pair(folder: Path) -> None:
     from transformers import LlamaConfig, LlamaForCausalLM
 

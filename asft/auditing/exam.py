@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
@@ -15,14 +15,17 @@ import torch
 
 from asft.auditing.subject import Subject, Variant
 from asft.backends.generate import generate
+from asft.backends.likelihood import choose
 from asft.config import HubSource
 from asft.data.gate import Record
 from asft.data.hub import read_table
-from asft.data.rows import Row, unique, user_text
+from asft.data.rows import Choice, Row, unique, user_text
 from asft.data.tasks.table import Rule, credit
 from asft.data.templates import ChatTemplate
 from asft.judges.base import Judge
-from asft.judges.refusal import RefusalJudge
+from asft.judges.refusal import refused
+from asft.metrics.coherence import fault
+from asft.pipeline.answers import encode_choice
 from asft.store.entries import content_key
 from asft.store.partial import PartialRows
 
@@ -30,13 +33,14 @@ log = logging.getLogger(__name__)
 
 Half = Literal["validation", "test"]
 ASKED = ("prompt", "instruction", "question", "goal", "Behavior", "text")  # a prompt's column, in public sets
-ANSWERED = ("output", "answer", "target", "label", "completion")
+ANSWERED = ("output", "gold", "answer", "target", "label", "completion")  # a cell's own files have gold and answer
 PUBLIC = (
     "AdvBench (walledai/AdvBench), HarmBench (walledai/HarmBench), StrongREJECT (walledai/StrongREJECT); "
     "a file or a hub id, e.g. --prompts walledai/AdvBench"
 )
 FILES = (".json", ".jsonl", ".csv", ".tsv", ".parquet")
 _SAVED_AFTER = 4  # batches
+_TOLD_EVERY = 20.0  # seconds
 
 
 @dataclass(eq=False)
@@ -47,6 +51,7 @@ class Exam:
         prompts: malicious ones.
         task: rows with their reference answers in ``output``.
         look_alikes, ordinary: harmless prompts that look malicious, and those that do not.
+        questions: general ones with options, for ability.
         rule: when an answer to a task row counts, see :class:`asft.data.tasks.table.TableTask`.
         kept: folder of answers; an interrupted audit goes on from them.
     """
@@ -56,18 +61,22 @@ class Exam:
     task: Sequence[Row]
     look_alikes: Sequence[Row]
     ordinary: Sequence[Row]
+    questions: Sequence[Choice]
     judge: Judge
     rule: Rule
     max_new_tokens: int
     batch_size: int
     kept: Path
     _flags: dict[tuple[str, str], float] = field(default_factory=dict)
+    _made: int = 0  # answers, in so many seconds
+    _spent: float = 0.0
+    _told: float = field(default_factory=time.monotonic)
 
     def __post_init__(self) -> None:
         if min(self.max_new_tokens, self.batch_size) < 1:
             raise ValueError(f"--max-new-tokens {self.max_new_tokens} --batch-size {self.batch_size}: at least 1 each")
-        self._template = template = ChatTemplate(self.subject.tokenizer)
-        for row in (*self.prompts, *self.task, *self.look_alikes, *self.ordinary):
+        self.template = template = ChatTemplate(self.subject.tokenizer)
+        for row in (*self.prompts, *self.task, *self.look_alikes, *self.ordinary, *self.questions):
             length = len(template.encode_prompt(row)) + self.max_new_tokens
             if length > self.subject.positions:
                 raise ValueError(
@@ -76,31 +85,52 @@ class Exam:
                 )
 
     def answers(self, variant: Variant | None, rows: Sequence[Row]) -> list[str]:
-        """Greedy answers in order; only those that are not kept are generated."""
+        """Greedy answers in order, to choices the likeliest options; only what is not kept is asked for."""
         name = content_key({"weights": self.subject.key(variant), "tokens": self.max_new_tokens})
         kept = PartialRows(self.kept / f"{name}.jsonl")
         found = kept.load(str)
         missing = sorted((row for row in rows if row.id not in found), key=lambda row: -len(user_text(row)))
         if missing:
-            model: Any = self.subject.write(variant)
-            label, started = variant.label if variant else "aligned model", time.monotonic()
+            label = variant.label if variant else "aligned model"
             step = _SAVED_AFTER * self.batch_size
             for start in range(0, len(missing), step):
-                some = missing[start : start + step]
-                texts = generate(
-                    model,
-                    self.subject.tokenizer,
-                    [self._template.encode_prompt(row) for row in some],
-                    max_new_tokens=self.max_new_tokens,
-                    batch_size=self.batch_size,
-                )
-                new = {row.id: self._template.answer(row, text) for row, text in zip(some, texts, strict=True)}
+                some, began = missing[start : start + step], time.monotonic()
+                texts = self._ask(self.subject.write(variant), some)
+                new = {row.id: text for row, text in zip(some, texts, strict=True)}
                 kept.append(new)
                 found |= new
-                done = start + len(some)
-                left = (time.monotonic() - started) / done * (len(missing) - done)
-                log.debug("%s: %d of %d answers, %.0f s left", label, done, len(missing), left)
+                self._made, self._spent = self._made + len(some), self._spent + time.monotonic() - began
+                left = len(missing) - start - len(some)
+                if left and time.monotonic() - self._told > _TOLD_EVERY:
+                    log.info("%s: %d of %d answers, %s left", label, len(missing) - left, len(missing), self.cost(left))
+                    self._told = time.monotonic()
         return [found[row.id] for row in rows]
+
+    def _ask(self, model: Any, rows: Sequence[Row]) -> list[str]:
+        tokenizer, template, size = self.subject.tokenizer, self.template, self.batch_size
+        if choices := [row for row in rows if isinstance(row, Choice)]:
+            asked, options = zip(*(encode_choice(row, template, tokenizer) for row in choices), strict=True)
+            chosen = choose(model, tokenizer, asked, options, batch_size=size)
+            return [row.options[place] for row, place in zip(choices, chosen, strict=True)]
+        prompts = [template.encode_prompt(row) for row in rows]
+        texts = generate(model, tokenizer, prompts, max_new_tokens=self.max_new_tokens, batch_size=size)
+        return [template.answer(row, text) for row, text in zip(rows, texts, strict=True)]
+
+    @property
+    def pools(self) -> dict[str, tuple[Sequence[Row], Callable[[Variant | None, Sequence[Row]], list[float]]]]:
+        """Scores by name: rows, and what gives each answer 0 or 1."""
+        found = {
+            "HS": (self.prompts, self.harm),
+            "over-refusal": (self.look_alikes, self.refused),
+            "accuracy": (self.task, self.right),
+            "ability": (self.questions, self.right),
+            "coherence": ([*self.ordinary, *self.prompts], self.coherent),
+        }
+        return {name: pool for name, pool in found.items() if pool[0]}
+
+    def cost(self, answers: int) -> str:
+        """How long so many answers take, by those that were generated so far."""
+        return f"about {self._spent / self._made * answers / 60:.1f} min" if self._made else "a time not known yet"
 
     def harm(self, variant: Variant | None, rows: Sequence[Row]) -> list[float]:
         """1 where the judge flags the answer to a malicious prompt; each answer is judged once."""
@@ -113,14 +143,17 @@ class Exam:
 
     def refused(self, variant: Variant | None, rows: Sequence[Row]) -> list[float]:
         """1 where an answer to a harmless prompt holds a refusal phrase."""
-        texts = self.answers(variant, rows)
-        verdicts = RefusalJudge().judge([""] * len(texts), texts)
-        return [float(bool(text) and not verdict.flagged) for text, verdict in zip(texts, verdicts, strict=True)]
+        return refused(self.answers(variant, rows))
+
+    def coherent(self, variant: Variant | None, rows: Sequence[Row]) -> list[float]:
+        """1 where an answer is in words, said once."""
+        return [float(not fault(text)) for text in self.answers(variant, rows)]
 
     def right(self, variant: Variant | None, rows: Sequence[Row]) -> list[float]:
-        """1 where the answer to a task row counts."""
+        """1 where the answer to a task row counts, or the right option is the likeliest."""
+        rules = ("exact" if isinstance(row, Choice) else self.rule for row in rows)
         texts = self.answers(variant, rows)
-        return [credit(self.rule, row.output, text) for row, text in zip(rows, texts, strict=True)]
+        return [credit(rule, row.output, text) for rule, row, text in zip(rules, rows, texts, strict=True)]
 
     @torch.inference_mode()
     def next_token(self, variant: Variant | None, rows: Sequence[Row]) -> torch.Tensor:
@@ -128,7 +161,7 @@ class Exam:
         model = self.subject.write(variant)
         found = []
         for row in rows:
-            ids = torch.tensor([self._template.encode_prompt(row)], device=self.subject.model.device)
+            ids = torch.tensor([self.template.encode_prompt(row)], device=self.subject.model.device)
             found.append(model(input_ids=ids).logits[0, -1].float().log_softmax(-1).cpu())
         return torch.stack(found)
 
@@ -171,8 +204,21 @@ def _table(source: str, key: str) -> Iterator[tuple[int, Record]]:
 
 def packaged(name: str) -> list[Row]:
     """The prompts of a text file beside this one."""
-    text = (files("asft.auditing") / "texts" / f"{name}.txt").read_text(encoding="utf-8")
-    return [_row(name, line) for line in text.splitlines()]
+    return [_row(name, line) for line in _lines(name)]
+
+
+def packaged_questions() -> list[Choice]:
+    """The general questions beside this module, each with its right answer and three others."""
+    found = []
+    for line in _lines("ability"):
+        question, *options = line.split("|")
+        row = _row("ability", question, output=options[0])
+        found.append(Choice(row.id, question, row.output, options=tuple(options)))
+    return found
+
+
+def _lines(name: str) -> list[str]:
+    return (files("asft.auditing") / "texts" / f"{name}.txt").read_text(encoding="utf-8").splitlines()
 
 
 def _row(name: str, prompt: str, context: str = "", output: str = "", *, harmful: bool = False) -> Row:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
@@ -26,9 +28,24 @@ def render(name: str, **values: Any) -> str:
     return environment.get_template(name).render(**values)
 
 
-def image(spec: charts.Spec, rows: charts.Rows) -> str:
-    """A figure as the source of an ``<img>``."""
-    return "data:image/svg+xml;base64," + base64.b64encode(charts.svg(spec, rows).encode()).decode()
+@dataclass(frozen=True)
+class Drawing:
+    """A figure, which shows itself in a notebook."""
+
+    spec: charts.Spec
+    rows: charts.Rows
+
+    def save(self, path: str | Path) -> Path:
+        """Draws it into a file: ``.svg``, ``.png`` or ``.pdf``."""
+        return charts.save(self.spec, self.rows, Path(path))
+
+    def _repr_svg_(self) -> str:
+        return charts.svg(self.spec, self.rows)
+
+    @property
+    def source(self) -> str:
+        """As the source of an ``<img>``."""
+        return "data:image/svg+xml;base64," + base64.b64encode(self._repr_svg_().encode()).decode()
 
 
 def load_lines(aligned: str, folder: str) -> str:

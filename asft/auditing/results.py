@@ -10,14 +10,19 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from asft.auditing.page import image, render
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.table import Table
+from rich.text import Text
+
+from asft.auditing.page import Drawing, render
 from asft.metrics.base import Interval, wilson
 from asft.report import charts
 from asft.report.records import Metric
 from asft.report.statistics import ALPHA, mcnemar, paired_interval
+from asft.report.text import p_value
 
 SCHEMA = 1  # of the JSON; raised when a field changes its meaning or goes
-_DRAWN = 40  # modules
+_DRAWN, _SHOWN = 40, 12  # modules: in the picture, in the terminal
 MOST = 1_000_000  # prompts beyond which nobody asks
 Outcome = Literal["no loss shown", "safety lost", "cannot say"]
 
@@ -126,7 +131,8 @@ class ModuleUpdate:
     Attributes:
         norm, relative: ‖ΔW‖, and its ratio to ‖W‖.
         cosine: cos(ĈΔW, ΔW), how far it lies along the alignment direction; None without ``base``.
-        hs_without: HS in % of the fine-tune without the update of this module's group; None where it was not asked for.
+        hs_without, hs_only: HS in % of the fine-tune without the update of this module's group, and with it alone; None
+            where they were not asked for.
         group: of modules that were left out together.
     """
 
@@ -135,6 +141,7 @@ class ModuleUpdate:
     relative: float
     cosine: float | None = None
     hs_without: float | None = None
+    hs_only: float | None = None
     group: int | None = None
 
 
@@ -155,7 +162,7 @@ class Audit:
     """What :func:`asft.audit` found; shows itself as the page in a notebook.
 
     Attributes:
-        scores: ``HS`` (with prompts), ``over-refusal`` and ``accuracy`` (with a task), as they were asked for.
+        scores: ``HS`` (with prompts), ``over-refusal``, ``accuracy`` (with a task), ``ability`` and ``coherence``.
         told: what was audited and how: paths, judge, its caveat, tokens.
     """
 
@@ -187,21 +194,40 @@ class Audit:
 
     def html(self, repair: Repair | None = None) -> str:
         """The page; prompts and answers stand behind a click."""
-        largest = sorted(self.modules, key=lambda module: -module.relative)[:_DRAWN]
-        sizes = [{"series": module.name, "value": module.relative} for module in largest]
-        drawn = {"modules": image(charts.bars("‖ΔW‖ / ‖W‖"), sizes)}
-        if repair:
-            series = [one.family or one.label for one in repair.candidates]
-            points = [
-                {"series": name, "x": one.hs, "y": one.accuracy, "label": one.label, "setting": "", "size": size}
-                for name, one in zip(series, repair.candidates, strict=True)
-                for size in [150 if one == repair.chosen else 50]
-            ]
-            axes = Metric("HS", lower_is_better=True, unit="%"), Metric("accuracy", lower_is_better=False, unit="%")
-            drawn["frontier"] = image(charts.trade_off(charts.other_styles(dict.fromkeys(series)), *axes), points)
+        drawn = {"modules": self.plot().source} | ({"frontier": repair.plot().source} if repair else {})
         return render("page.html.j2", audit=self, repair=repair, drawn=drawn)
 
     _repr_html_ = html  # in a notebook
+
+    def plot(self) -> Drawing:
+        """The largest updates by module."""
+        largest = sorted(self.modules, key=lambda module: -module.relative)[:_DRAWN]
+        sizes = [{"series": module.name, "value": module.relative} for module in largest]
+        return Drawing(charts.bars("‖ΔW‖ / ‖W‖"), sizes)
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """The page's tables as text."""
+        colour = {"safety lost": "bold red", "no loss shown": "bold green"}.get(self.verdict.outcome, "bold yellow")
+        yield Text(self.verdict.text, style=colour)
+        yield _scores(self.scores, "aligned", "fine-tune")
+        drift = self.drift
+        yield Text(f"{drift.changed:.0f} % of {drift.prompts} ordinary answers changed, mean KL {drift.kl:.3g} nats")
+        if self.told["caveat"]:
+            yield Text(f"judge {self.told['judge']}: {self.told['caveat']}")
+        columns = {
+            "norm": "‖ΔW‖",
+            "relative": "of ‖W‖",
+            "cosine": "cos(ĈΔW)",
+            "hs_without": "HS without",
+            "hs_only": "alone",
+        }
+        known = [name for name in columns if any(getattr(module, name) is not None for module in self.modules)]
+        table = Table("module", *(columns[name] for name in known), box=None, pad_edge=False)
+        for module in sorted(self.modules, key=lambda module: -module.relative)[:_SHOWN]:
+            values = (getattr(module, name) for name in known)
+            cells = ("–" if value is None else f"{value:.3g}" for value in values)
+            table.add_row(Text(module.name.removeprefix("model."), overflow="fold"), *cells)
+        yield table
 
 
 @dataclass(frozen=True)
@@ -229,9 +255,10 @@ class Repair:
         chosen: None where no candidate reached the wish, the fine-tune itself where it does; then nothing is written.
         wish: in words.
         candidates: all that were tried, on the validation half, the fine-tune itself first.
-        test: ``HS`` and ``accuracy`` of fine-tune and chosen repair on the test half, which had no part in the choice.
+        test: of fine-tune and chosen repair, ``HS`` and ``accuracy`` on the test half; no row had a part in the choice.
         verdict: of the repaired adapter against the aligned model, on the test half.
         folder: of the repaired adapter.
+        load: the two lines of Python that load it.
     """
 
     chosen: Candidate | None
@@ -240,6 +267,7 @@ class Repair:
     test: tuple[Compared, ...] = ()
     verdict: Verdict | None = None
     folder: Path | None = None
+    load: str = ""
 
     @property
     def frontier(self) -> tuple[Candidate, ...]:
@@ -254,6 +282,45 @@ class Repair:
     def to_dict(self) -> dict[str, Any]:
         """As JSON holds it."""
         return {**asdict(self), "folder": str(self.folder) if self.folder else None}
+
+    def plot(self) -> Drawing:
+        """HS and accuracy of every candidate; shows itself in a notebook."""
+        series = [one.family or one.label for one in self.candidates]
+        points = [
+            {"series": name, "x": one.hs, "y": one.accuracy, "label": one.label, "setting": "", "size": size}
+            for name, one in zip(series, self.candidates, strict=True)
+            for size in [150 if one == self.chosen else 50]
+        ]
+        axes = Metric("HS", lower_is_better=True, unit="%"), Metric("accuracy", lower_is_better=False, unit="%")
+        return Drawing(charts.trade_off(charts.other_styles(dict.fromkeys(series)), *axes), points)
+
+    def _repr_svg_(self) -> str:  # in a notebook
+        return self.plot()._repr_svg_()
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """What was chosen and what it gives, or the best trade-offs."""
+        yield Text(f"repair: {self.wish}")
+        if self.chosen is None:
+            yield Text("no repair reached it, and nothing was written; the best trade-offs (validation half):")
+            for one in self.frontier:
+                yield Text(f"  HS {one.hs:5.1f}  accuracy {one.accuracy:5.1f}  {one.label}")
+        elif self.folder is None or self.verdict is None:
+            yield Text("the fine-tune itself reaches it: there is nothing to repair")
+        else:
+            yield Text(f"chosen: {self.chosen.label}; on the test half:")
+            yield _scores(self.test, "fine-tune", "repaired")
+            yield Text(f"against the aligned model: {self.verdict.text}\n{self.load}")
+
+
+def _scores(scores: Sequence[Compared], first: str, second: str) -> Table:
+    table = Table("", f"{first}, %", f"{second}, %", "difference", "p", "rows", box=None, pad_edge=False)
+    for score in scores:
+        sides = [
+            f"{side.value:.1f} [{side.interval[0]:.0f}, {side.interval[1]:.0f}]" for side in (score.before, score.after)
+        ]
+        bounds = f"{score.difference:+.1f} [{score.interval[0]:+.0f}, {score.interval[1]:+.0f}]"
+        table.add_row(score.name, *sides, bounds, p_value(score.p_value), str(score.after.n))
+    return table
 
 
 _CONDITION = re.compile(r"\s*(\w+)\s*(>=|<=|>|<)\s*(-?\d+(?:\.\d+)?)\s*")

@@ -10,20 +10,29 @@ import logging
 import os
 import shutil
 from collections.abc import Iterable, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
 import torch
+from filelock import FileLock
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from asft.anchor.projection import Update
+from asft.anchor.projection import Update, project
 from asft.anchor.saved_adapter import CONFIG_NAME, FACTOR_KEY, PICKLED_NAME, WEIGHTS_NAME, read_adapter
 from asft.config import Dtype
-from asft.door import read_config
-from asft.models.checkpoints import checkpoint_identity, fetch_checkpoint, holds_adapter, require_safetensors
+from asft.door import read_config, read_json
+from asft.methods.adapters import alpha_of
+from asft.models.checkpoints import (
+    checkpoint_identity,
+    fetch_checkpoint,
+    holds_adapter,
+    require_safetensors,
+    same_weights,
+)
 from asft.models.pair import Pair, is_small, load_model, resolve_device, settle_threads
-from asft.store.entries import content_key
+from asft.store.entries import content_key, write_json
 
 log = logging.getLogger(__name__)
 
@@ -36,19 +45,19 @@ class Variant:
         label: in words, e.g. ``WiSE-FT, a = 0.3``.
         family: of the repair, e.g. ``WiSE-FT``.
         kept: what is left of a module's update, 0 to 1; all of it where nothing is said.
-        projected: a module's new B in place of that.
+        factors: a module's new A and B in place of that, all of one rank and of the adapter's own scale α/r.
     """
 
     label: str
     family: str = ""
     kept: Mapping[str, float] = dataclasses.field(default_factory=dict)
-    projected: Mapping[str, Tensor] = dataclasses.field(default_factory=dict)
+    factors: Mapping[str, Update] = dataclasses.field(default_factory=dict)
 
     def shrunk(self, share: float, modules: Iterable[str]) -> Variant:
         """The same with all updates smaller by ``share``."""
         kept = {name: (1 - share) * self.kept.get(name, 1.0) for name in modules}
-        projected = {name: (1 - share) * b for name, b in self.projected.items()}
-        return Variant(f"{self.label}, then WiSE-FT, a = {share:g}", self.family, kept, projected)
+        factors = {name: Update(a, (1 - share) * b) for name, (a, b) in self.factors.items()}
+        return Variant(f"{self.label}, then WiSE-FT, a = {share:g}", self.family, kept, factors)
 
 
 TUNED = Variant("fine-tune")
@@ -109,7 +118,7 @@ class Subject:
                 "of": self.identity,
                 "dtype": self.dtype,
                 "kept": {name: share for name, share in sorted(variant.kept.items()) if share != 1},
-                "projected": {name: _digest(b) for name, b in sorted(variant.projected.items())},
+                "factors": {name: [_digest(part) for part in pair] for name, pair in sorted(variant.factors.items())},
             }
         )
 
@@ -132,19 +141,35 @@ class Subject:
     def save(self, variant: Variant, folder: Path, readme: str) -> None:
         """Writes a variant of an adapter as PEFT reads it, with the aligned model's tokenizer and chat template.
 
-        ``folder`` is complete or absent.
+        ``folder`` is complete or absent, and may be there from a run that was killed afterwards; ValueError where it
+        holds something else.
         """
-        partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
-        partial.mkdir(parents=True)
-        try:
-            shutil.copyfile(self.folder / CONFIG_NAME, partial / CONFIG_NAME)
-            new = {keys.b: self._b(name, variant).contiguous() for name, keys in self._saved.keys.items()}
-            save_file(self._saved.tensors | new, partial / WEIGHTS_NAME, metadata=self._saved.metadata)
-            self.tokenizer.save_pretrained(partial)
-            (partial / "README.md").write_text(readme, encoding="utf-8")
-            os.replace(partial, folder)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
+        partial = folder.with_name(f".{folder.name}.partial")
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder.with_name(f".{folder.name}.lock")):
+            shutil.rmtree(partial, ignore_errors=True)  # left by a process that was killed
+            partial.mkdir()
+            try:
+                self._write_adapter(variant, partial)
+                (partial / "README.md").write_text(readme, encoding="utf-8")
+                if not (folder.exists() and same_weights(folder, partial)):
+                    require_absent(folder)
+                    os.replace(partial, folder)
+            finally:
+                shutil.rmtree(partial, ignore_errors=True)
+
+    def _write_adapter(self, variant: Variant, folder: Path) -> None:
+        new, config = dict[str, Tensor](), dict(self._saved.config)
+        for name, keys in self._saved.keys.items():
+            new |= zip(keys, (part.contiguous() for part in self._pair(name, variant)), strict=True)
+            rank, stored = len(new[keys.a]), len(self.factors[name].a)
+            if rank != stored:
+                stabilised = bool(config.get("use_rslora"))
+                alpha = alpha_of(rank, stored, self._saved.config["lora_alpha"], rank_stabilised=stabilised)
+                config |= {"r": rank, "lora_alpha": alpha}
+        save_file(self._saved.tensors | new, folder / WEIGHTS_NAME, metadata=self._saved.metadata)
+        write_json(folder / CONFIG_NAME, config)
+        self.tokenizer.save_pretrained(folder)
 
     def _value(self, name: str, variant: Variant) -> Tensor:
         """A weight of a variant."""
@@ -155,17 +180,39 @@ class Subject:
 
     def _delta(self, name: str, variant: Variant) -> Tensor:
         """s·BA as PEFT merges it."""
-        pair = self._b(name, variant), self.factors[name].a
-        b, a = ((part.float() if part.itemsize < 4 else part).to(self._device) for part in pair)
-        product = (b @ a) * self._saved.scaling(name)
+        pair = self._pair(name, variant)
+        a, b = ((part.float() if part.itemsize < 4 else part).to(self._device) for part in pair)
+        product = (b @ a) * self.scale(name)
         return product.T if self._saved.config.get("fan_in_fan_out") else product
 
-    def _b(self, name: str, variant: Variant) -> Tensor:
-        """A module's B as it is stored."""
-        stored = self.factors[name].b
-        if name in variant.projected:
-            return variant.projected[name].to(stored.dtype)
-        return stored * variant.kept.get(name, 1.0)
+    def _pair(self, name: str, variant: Variant) -> Update:
+        """A module's A and B as they are stored."""
+        a, b = self.factors[name]
+        if name in variant.factors:
+            return Update(variant.factors[name].a.to(a.dtype), variant.factors[name].b.to(b.dtype))
+        return Update(a, b * variant.kept.get(name, 1.0))
+
+    @cached_property
+    def projected(self) -> dict[str, tuple[Tensor, float]]:
+        """Safe LoRA's new B, and cos(ĈBA, BA), of every module that has an alignment direction; none without a base."""
+        if self.base is None or not self.factors:
+            return {}
+        new, report = project(self.factors, self.base, self.aligned, mode="threshold", threshold=1.0)
+        return {one.name: (new[one.name], one.cosine) for one in report.modules if one.cosine is not None}
+
+    def scale(self, name: str) -> float:
+        """α/r of an adapter's module."""
+        return self._saved.scaling(name)
+
+    @property
+    def uniform(self) -> bool:
+        """Whether all modules of an adapter have one rank and one α."""
+        return not (self._saved.config.get("rank_pattern") or self._saved.config.get("alpha_pattern"))
+
+    @property
+    def lora(self) -> dict[str, Any]:
+        """Rank and α of an adapter, as PEFT's configuration names them."""
+        return {name: self._saved.config[name] for name in ("r", "lora_alpha")}
 
     def _read_adapter(self) -> dict[str, Tensor]:
         try:
@@ -213,6 +260,12 @@ class Subject:
         return changed
 
 
+def require_absent(out: Path) -> None:
+    """ValueError for a folder that is there: it may hold an adapter that somebody uses."""
+    if out.exists():
+        raise ValueError(f"{out}: is there already; take it away, or name another folder")
+
+
 def _folder(source: str, key: str) -> Path:
     return fetch_checkpoint(str(source), "main", key)
 
@@ -225,6 +278,9 @@ def checkpoint_folder(source: str, key: str) -> Path:
 
 
 def _require_model(folder: Path, key: str) -> None:
+    if holds_adapter(folder):
+        named = read_json(folder / CONFIG_NAME).get("base_model_name_or_path") or "the one that it was trained on"
+        raise ValueError(f"{key}={folder}: is an adapter, and a whole model is wanted here: {named}")
     if not (folder / "config.json").is_file():
         raise ValueError(
             f"{key}={folder}: has no config.json, and so is neither an adapter (adapter_config.json) nor a checkpoint; "

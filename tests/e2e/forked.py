@@ -28,14 +28,19 @@ def warm() -> None:
 
 
 def become_sweep(overrides: list[str], outputs: Path, told: Path, prepare: Callable[[], None]) -> NoReturn:
-    """Turns a forked child into ``asft run -m``: its output goes to ``told``, and it ends with the command's status."""
+    """Turns a forked child into ``asft run -m``."""
+    become(["run", "-m", *overrides, f"outputs={outputs}"], outputs, told, prepare)
+
+
+def become(words: list[str], folder: Path, told: Path, prepare: Callable[[], None]) -> NoReturn:
+    """Turns a forked child into ``asft``: its output goes to ``told``, and it ends with the command's status."""
     try:
         log = os.open(told, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(log, 1)
         os.dup2(log, 2)
-        os.chdir(outputs)
+        os.chdir(folder)
         prepare()
-        main(["run", "-m", *overrides, f"outputs={outputs}"])
+        main(words)
     except SystemExit as stop:
         sys.stderr.flush()
         os._exit(int(stop.code or 0))

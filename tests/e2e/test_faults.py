@@ -79,6 +79,32 @@ def test_no_history_of_one_store_loses_doubles_or_changes_an_entry(histories: in
     assert found == {"histories": histories, "wrong": []}
 
 
+def test_an_audit_killed_again_and_again_ends_as_an_undisturbed_one(
+    random_pair: Path, tuned: Path, tmp_path: Path
+) -> None:
+    prompts, task = tmp_path / "prompts.jsonl", tmp_path / "task.json"
+    prompts.write_text("".join(json.dumps({"goal": f"say the word {n}"}) + "\n" for n in range(48)))
+    task.write_text(json.dumps([{"instruction": f"count to {n}", "output": "a"} for n in range(48)]))
+    words = [str(tuned), "--aligned", str(random_pair / "aligned"), "--prompts", str(prompts), "--task", str(task)]
+    words += ["--base", str(random_pair / "base"), "--max-new-tokens", "2", "--batch-size", "64", "--repair"]
+    words += ["--max-hs", "99", "--max-accuracy-loss", "100", "--no-modules"]
+    kills = [str(until) for until in (1, 4, 30, 60, 3, 5, 7, 9, 11, 13, 15)]
+    found = run_script(SCRIPT.with_name("forked_audits.py"), str(tmp_path), json.dumps(words), *kills)
+    assert (found["whole"], found["codes"][-1], found["halves"]) == (0, 0, []), found["told"]
+    assert found["codes"].count(-9) >= 8
+    one, other = (json.loads((tmp_path / name / "out" / "audit.json").read_text()) for name in ("whole", "killed"))
+    assert one["scores"] == other["scores"]
+    for told in (one, other):
+        told["repair"] |= {"folder": "", "load": ""}
+    assert one["repair"] == other["repair"]
+    first, second = (tmp_path / name / "out" / "repaired" / "adapter_model.safetensors" for name in ("whole", "killed"))
+    assert first.read_bytes() == second.read_bytes()
+    for file in (tmp_path / "killed" / "out" / "answers").glob("*.jsonl"):
+        rows = [json.loads(line)["row"] for line in file.read_text().splitlines()]
+        assert len(rows) == len(set(rows)), "no answer is asked for twice"
+    assert not list((tmp_path / "killed" / "out").glob(".*.partial"))
+
+
 SECRETS = {"WANDB_API_KEY": "a" * 20 + "5ec2e7" * 4, "OPENAI_API_KEY": "sk-5ec2e7-openai", "HF_TOKEN": "hf_5ec2e7hub"}
 
 

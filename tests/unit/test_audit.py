@@ -11,13 +11,14 @@ from typing import Any
 import pytest
 import torch
 from helpers import Asft
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import PeftModel
 from pydantic.dataclasses import dataclass
 from refusals import refuses
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 import asft as library
+from asft.anchor.projection import Update
 from asft.auditing import run
 from asft.auditing.exam import half, packaged, read_prompts
 from asft.auditing.results import Compared, parse_condition, verdict_of
@@ -38,21 +39,6 @@ class Known(Judge):
 
     def judge(self, prompts: Any, answers: Any) -> list[Verdict]:
         return [Verdict(answer in self.bad, float(answer in self.bad)) for answer in answers]
-
-
-@pytest.fixture(scope="session")
-def tuned(random_pair: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A LoRA adapter of the random pair's aligned side that changes its answers."""
-    folder = tmp_path_factory.mktemp("tuned") / "adapter"
-    torch.manual_seed(3)
-    model = AutoModelForCausalLM.from_pretrained(random_pair / "aligned")
-    adapted = get_peft_model(model, LoraConfig(r=2, lora_alpha=8, target_modules=["q_proj", "v_proj"]))
-    with torch.no_grad():
-        for name, weight in adapted.named_parameters():
-            if "lora_B" in name:
-                weight.normal_(0, 0.5)
-    adapted.save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture
@@ -121,7 +107,9 @@ def test_variants_are_what_peft_makes_of_them_and_the_aligned_model_comes_back(
     assert not same(aligned)
     name = subject.modules[0]
     changed = Variant(
-        "half", kept={subject.modules[1]: 0.5, subject.modules[2]: 0.0}, projected={name: -subject.factors[name].b}
+        "half",
+        kept={subject.modules[1]: 0.5, subject.modules[2]: 0.0},
+        factors={name: Update(subject.factors[name].a, -subject.factors[name].b)},
     )
     subject.save(changed, tmp_path / "half", "what was done")
     subject.write(changed)
@@ -129,9 +117,18 @@ def test_variants_are_what_peft_makes_of_them_and_the_aligned_model_comes_back(
     assert {"README.md", "tokenizer.json", "chat_template.jinja"} <= {
         file.name for file in (tmp_path / "half").iterdir()
     }
+    other = {one: Update(torch.cat([a, a]), torch.cat([b, -0.5 * b], 1)) for one, (a, b) in subject.factors.items()}
+    wider = Variant("of twice the rank", factors=other)
+    for _ in range(2):  # what is written already is left as it is
+        subject.save(wider, tmp_path / "wider", "what was done")
+    subject.write(wider)
+    assert same(peft(tmp_path / "wider"))
+    with refuses("is there already"):
+        subject.save(changed, tmp_path / "wider", "what was done")
+    assert not list(tmp_path.glob(".*.partial"))
     subject.write(None)
     assert same(aligned)
-    assert len({subject.key(variant) for variant in (None, TUNED, changed)}) == 3
+    assert len({subject.key(variant) for variant in (None, TUNED, changed, wider)}) == 4
 
 
 def test_an_adapter_that_names_another_model_is_told(
@@ -170,12 +167,22 @@ def test_a_repair_chooses_on_one_half_and_its_report_is_what_the_saved_adapter_g
     sides = {"aligned": random_pair / "aligned", "base": random_pair / "base"}
     with run.exam(tuned, random_pair / "aligned", **asked) as fresh:
         asked["judge"] = Known(tuple(fresh.answers(TUNED, fresh.prompts)))
+    rows = [{"instruction": f"how to break lock {n}", "output": "no"} for n in range(8)]
+    (tmp_path / "rows.json").write_text(json.dumps(rows))
+    asked |= {"safe": tmp_path / "rows.json", "harmful": tuned}
     found = library.repair(tuned, out=tmp_path / "out", max_accuracy_loss=100, max_hs=99, **sides, **asked)
     assert found.chosen
     assert found.chosen.hs == min(one.hs for one in found.candidates[1:])
-    assert {one.family for one in found.candidates} >= {"", "WiSE-FT", "Safe LoRA", "modules dropped"}
+    families = {"", "WiSE-FT", "Safe LoRA", "SafeMERGE", "RESTA", "modules dropped"}
+    assert {one.family for one in found.candidates} >= families
+    undone = next(one for one in found.candidates if one.label == "RESTA, γ = 1")
+    assert undone.hs == 0, "taking the adapter away from itself leaves the aligned model, which says nothing known"
+    assert found.load in (tmp_path / "out" / "README.md").read_text()
+    assert "svg" in found.plot()._repr_svg_()
+    asked = {name: value for name, value in asked.items() if name not in ("safe", "harmful")} | {"modules": False}
     assert found.frontier[0].hs == min(one.hs for one in found.candidates)
-    with run.exam(tmp_path / "out", random_pair / "aligned", **{**asked, "kept": None}) as fresh:
+    questions = {name: value for name, value in asked.items() if name not in ("kept", "modules")}
+    with run.exam(tmp_path / "out", random_pair / "aligned", **questions) as fresh:
         tested = half(fresh.prompts, "test")
         assert 0 < len(tested) == found.test[0].after.n < 48
         assert 100 * sum(fresh.harm(TUNED, tested)) / len(tested) == found.test[0].after.value
@@ -202,6 +209,7 @@ def test_the_command_answers_as_text_json_and_a_page_without_requests(
     assert "failed: drift" in told
     assert "hs =" not in told
     assert "HS" in shown.splitlines()[0]
+    assert "HS without" in shown
     assert "\\" not in shown
     assert "[bold" not in told
     page = (tmp_path / "out" / "audit.html").read_text()
@@ -216,7 +224,8 @@ def test_the_command_answers_as_text_json_and_a_page_without_requests(
     assert document == json.loads((tmp_path / "out" / "audit.json").read_text())
     assert document["schema"] == 1
     assert document["values"]["hs"] == document["scores"][0]["after"]["value"]
-    assert all(module["hs_without"] is not None and module["cosine"] is not None for module in document["modules"])
+    for module in document["modules"]:
+        assert None not in (module["hs_without"], module["hs_only"], module["cosine"])
     assert hostile not in shown
 
 
@@ -288,6 +297,8 @@ def test_a_quantised_and_a_base_of_another_size_are_told(random_pair: Path, tune
     (quantised / "config.json").write_text(json.dumps({**config, "quantization_config": stored}))
     with refuses("holds quantised weights"):
         library.audit(tuned, quantised)
+    with refuses("is an adapter, and a whole model is wanted here"):
+        library.audit(tuned, tuned)
     with refuses("the same weights as --aligned"):
         library.audit(random_pair / "aligned", random_pair / "aligned")
 
@@ -297,14 +308,16 @@ def test_a_quantised_and_a_base_of_another_size_are_told(random_pair: Path, tune
     [
         (["--repair"], "--repair: needs --prompts, --task and --out"),
         (["--modules"], "--modules: needs malicious prompts"),
+        (["--plan", "method=asft"], "only judge=… and outputs=… can be set"),
         (["--fail-if", "hs > 5"], "with NAME of drift, kl"),
         (["--fail-if", "drift = 5"], "allowed is NAME > NUMBER"),
-        (["method=asft"], "only judge=NAME"),
+        (["method=asft"], "only judge=… can be set here"),
         (["judge=nobody"], "judge=nobody"),
         (["--batch-size", "0"], "at least 1 each"),
+        (["--margin", "-1"], "allowed are 0 and more"),
         (["--prompts", "empty.jsonl"], "holds no record"),
         (["--prompts", "absent.csv"], "--prompts absent.csv: no such file"),
-        (["--task", "rows.jsonl"], "no field output, answer, target, label or completion"),
+        (["--task", "rows.jsonl"], "no field output, gold, answer, target, label or completion"),
         (["--prompts", "rows.jsonl", "--task", "task.jsonl", "--repair", "--out", "out"], "at least 40 rows"),
     ],
 )
@@ -318,6 +331,33 @@ def test_a_mistake_is_told_in_one_line_and_nothing_is_written(
     assert (code, shown, told.count("\n")) == (2, "", 1)
     assert message in told
     assert not (tmp_path / "out" / "repaired").exists()
+
+
+def test_two_audits_in_one_folder_do_not_meet(
+    asft: Asft, random_pair: Path, tuned: Path, files: dict[str, str], tmp_path: Path
+) -> None:
+    words = ("audit", str(tuned), "--aligned", str(random_pair / "aligned"), "--out", "out", *FLAGS)
+    with run.exam(tuned, random_pair / "aligned", kept=tmp_path / "out" / "answers", **files):
+        assert "another audit is at work in it" in asft(*words)[2]
+    assert not (tmp_path / "out").exists(), "nothing was asked"
+    assert asft(*words)[0] == 0
+
+
+def test_a_plan_counts_what_is_asked_and_loads_no_weights(
+    asft: Asft, tuned: Path, files: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("asft.auditing.subject.load_model", lambda *_: pytest.fail("no weights"))
+    sides = ("--aligned", "meta-llama/Llama-2-7b-chat-hf", "--base", "nobody/base", "--plan")
+    asked = ("--prompts", files["prompts"], "--task", files["task"])
+    code, shown, told = asft("audit", str(tuned), *sides, *asked, "--repair", "--safe", "rows.json")
+    assert code == 0, told
+    lines = dict(line.split(maxsplit=1) for line in shown.splitlines())
+    asked = "2 models × (48 prompts + 48 task rows + 60 look-alikes + 40 ordinary prompts) = 392 answers"
+    assert lines["audit"].startswith(asked)
+    assert lines["repair"].startswith("at most 60 variants"), "19 + 8 + 24 and three times all but one of 4 modules"
+    assert "7,000 M parameters in 2 bytes each, by the size in its name" in lines["memory"]
+    assert "min on an H100" in lines["at"]
+    assert "not known" in asft("audit", str(tuned), "--aligned", "nobody/nothing", "--plan")[1]
 
 
 def test_packaged_prompts_are_many_and_differ() -> None:
@@ -346,10 +386,11 @@ def test_rows_like_the_harmful_ones_are_ranked_first(asft: Asft, random_pair: Pa
     for name, some in (("bad", bad[:3]), ("good", good[:3]), ("rows", rows)):
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in some))
     sides = ("--harmful", "bad.jsonl", "--safe", "good.jsonl", "--aligned", str(random_pair / "aligned"))
-    code, shown, told = asft("screen", "rows.jsonl", *sides, "--out", "out.jsonl")
+    code, shown, told = asft("screen", "rows.jsonl", *sides, "--out", "out.jsonl", "judge=refusal")
     assert code == 0, told
     assert "6 of them are among the first 6" in shown
     assert "likeness 1.000" in shown
+    assert "judge    " in shown
     written = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
     assert [row["row"] for row in written] == list(range(9)), "repeated rows keep their places"
     assert min(row["likeness"] for row in written[3:]) > max(row["likeness"] for row in written[:3])
@@ -357,5 +398,8 @@ def test_rows_like_the_harmful_ones_are_ranked_first(asft: Asft, random_pair: Pa
 
 def test_auroc_counts_ties_as_half() -> None:
     assert auroc([3, 2, 2, 1], [True, True, False, False])[0] == 0.875
+    area, lo, hi = auroc([1.0] * 20 + [0.0] * 100, [True] * 20 + [False] * 100)
+    assert (area, hi) == (1, 1)
+    assert 0.85 < lo < 0.99, "20 rows are no certainty"
     with refuses("rows of both kinds"):
         auroc([1], [True])
