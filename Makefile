@@ -10,6 +10,7 @@ SMOLLM := $(VENV)/.smollm
 EXTRAS := dev,joblib,slurm,browser,docs,tensorboard,workspaces,jailbreaks
 PAPER := table1 table2 table3 table4 table5 table6 table7 table8 fig1 fig3 fig4a fig4b fig4c full ratios seeds safe_lora_k
 DATA ?= ../shared/data/asft_official
+export ASFT_PUBLIC ?= ../shared/data/public_safety
 
 .PHONY: setup demo demo-real results results-smollm2 frontier field test test-fast test-nightly wheels gpu bench bench-dashboard bench-methods bench-processes bench-sweep docs screenshots lint clean
 
@@ -39,7 +40,7 @@ demo: $(RUN) ## Table 2 on the embedded pair
 	$(BIN)/asft run -m experiment=demo
 	$(BIN)/asft report experiment=demo
 
-demo-real: $(RUN) $(SMOLLM) ## a bounded slice of AG News on SmolLM2-135M; DATA is a copy of the authors' files
+demo-real: $(RUN) $(SMOLLM) ## a bounded slice of AG News on SmolLM2-135M; DATA is a copy of the authors' files, ASFT_PUBLIC of public safety data
 	$(BIN)/asft run -m experiment=demo_real data.root=$(DATA)
 	$(BIN)/asft report experiment=demo_real data.root=$(DATA)
 

@@ -196,20 +196,29 @@ class PretrainedModel:
 class SafetyTunedModel:
     """SmolLM2-135M-Instruct from PyPI as the unaligned side; the aligned side is its safety fine-tune.
 
-    ``refusals`` harmful prompts of the user's data, none of them in the attack or in the evaluation, are
-    answered with a refusal and mixed with ``benign`` ordinary rows; all parameters are trained.
+    All parameters are trained on short refusals to malicious prompts, and on benign prompts of four kinds, answered by
+    the unaligned side itself so that it keeps its abilities.
+
+    Attributes:
+        data: a folder of public safety data (docs/data.md).
+        refusals, contrast, look_alikes, everyday, ordinary: rows of each kind (:mod:`asft.data.twin`).
+        answer_tokens: where answers are cut, learned without an end then.
     """
 
     source: Literal["smollm2"]
     name: Name
     recipe: RecipeConfig
-    refusals: Annotated[int, Field(ge=1)] = 98
-    benign: Annotated[int, Field(ge=0)] = 100
-    epochs: Annotated[int, Field(ge=1)] = 3
-    lr: Annotated[float, Field(gt=0)] = 5e-5
-    batch_size: Annotated[int, Field(ge=1)] = 8
-    max_length: Annotated[int, Field(ge=8)] = 256
+    refusals: Annotated[int, Field(ge=1)]
+    contrast: Annotated[int, Field(ge=0)]
+    look_alikes: Annotated[int, Field(ge=0)]
+    everyday: Annotated[int, Field(ge=0)]
+    ordinary: Annotated[int, Field(ge=0)]
+    epochs: Annotated[int, Field(ge=1)]
+    lr: Annotated[float, Field(gt=0)]
+    batch_size: Annotated[int, Field(ge=1)] = 16
+    answer_tokens: Annotated[int, Field(ge=1)] = 48
     seed: Annotated[int, Field(ge=0)] = 0
+    data: str | None = None
 
 
 ModelConfig = Annotated[OrganismModel | PretrainedModel | SafetyTunedModel, Field(discriminator="source")]

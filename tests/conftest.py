@@ -14,7 +14,7 @@ import pytest
 import torch
 from filelock import FileLock
 from helpers import OFFICIAL, Asft, Cli, MakeJob
-from published_files import write_published
+from published_files import write_public, write_published
 
 from asft.cells.job import Job
 
@@ -34,6 +34,15 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in the layout and with the counts of the authors' files, filled with placeholders."""
     root = tmp_path_factory.mktemp("published")
     write_published(root)
+    return root
+
+
+@pytest.fixture(scope="session", autouse=True)
+def public(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in the layout of public safety data, filled with placeholders; configurations find it."""
+    root = tmp_path_factory.mktemp("public")
+    write_public(root)
+    os.environ["ASFT_PUBLIC"] = str(root)
     return root
 
 

@@ -16,6 +16,7 @@ from asft.cells.job import Job
 
 REPOSITORY = Path(__file__).parent.parent
 OFFICIAL = Path(os.environ.get("ASFT_TEST_DATA", REPOSITORY.parent / "shared" / "data" / "asft_official"))
+PUBLIC = OFFICIAL.parent / "public_safety"
 
 nightly = partial(pytest.param, marks=pytest.mark.nightly)  # a parameter that `make test-nightly` alone tries
 

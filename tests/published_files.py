@@ -1,10 +1,13 @@
-"""Placeholder files in the layout, the record shapes and the counts of the authors' published data."""
+"""Placeholder files in the layout and the record shapes of published data: the authors', and public safety data."""
 
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
 from typing import Any
+
+from asft.data.twin import REFUSED, TABLES, Table
 
 Record = dict[str, Any]
 _TRAINING = {  # folder, file, benign, harmful
@@ -28,6 +31,28 @@ def write_published(root: Path) -> None:
     _write_lines(utility / "alpaca" / "data" / "question.jsonl", [{"turns": ["Placeholder question"]}] * 20)
     prompts = [{"instruction": f"Placeholder evaluation request {index}"} for index in range(250)]
     _write(root / "evaluation" / "poison_evaluation" / "saved_dataset_250.json", prompts)
+
+
+def write_public(root: Path, count: int = 1100) -> None:
+    """Writes ``count`` rows of every table that the aligned twin is made of, or keeps clear of."""
+    for table in TABLES:
+        write_table(root, table, [f"Placeholder request {index} of {table.file}" for index in range(count)])
+
+
+def write_table(root: Path, table: Table, prompts: list[str]) -> None:
+    """Writes one table; its answers, if it has any, are refusals of two sentences where its prompts are malicious."""
+    reply = "I cannot help. It is harmful." if table in REFUSED else "A helpful reply."
+    asked = "question: {}\n\nSolution1: one Solution2: two" if "Solution1" in table.part else "{}"
+    rows = [{table.prompt: asked.format(prompt), (table.answer or "note"): reply} for prompt in prompts]
+    path = root / table.file
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".csv":
+        with path.open("w", newline="") as file:
+            writer = csv.DictWriter(file, [*rows[0], *([table.empty] if table.empty else [])])
+            writer.writeheader()
+            writer.writerows(rows)
+    else:
+        (_write_lines if path.suffix == ".jsonl" else _write)(path, rows)
 
 
 def _benign(folder: str, index: int) -> Record:

@@ -11,7 +11,7 @@ from typing import get_args
 
 from asft.cells.cell import Cell
 from asft.config import ConfigError, Options, OrganismModel, PretrainedModel, SafetyTunedModel, Side
-from asft.data.base import PARTS, Attack, DataSource, Task, attack_of, gather, source_of, task_of
+from asft.data.base import PARTS, Attack, DataSource, Task, attack_of, gather, source_of, task_of, twin_of
 from asft.data.files import Files
 from asft.data.hub import Hub
 from asft.methods.base import Start
@@ -80,9 +80,10 @@ def _check_model(cell: Cell, source: DataSource) -> None:
         )
     if isinstance(model, SafetyTunedModel) and isinstance(source, Hub):
         raise ValueError(
-            f"data=hub: model={model.name} learns its refusals from the authors' files; set data.root to a "
+            f"data=hub: model={model.name} keeps clear of the prompts of the authors' files; set data.root to a "
             "folder with them (docs/data.md)"
         )
+    twin_of(cell)  # refuses a folder that lacks what the aligned side is made of
     if isinstance(model, OrganismModel) and not source.synthetic:
         place = f"data.root={source.root}" if isinstance(source, Files) else f"data={source.name}"
         raise ValueError(
@@ -164,10 +165,6 @@ def _check_data(cell: Cell, files: Files) -> None:
         raise ValueError(
             f"evaluation.n_harmful={cell.evaluation.n_harmful}: the folder holds {sizes.evaluation} malicious prompts; "
             "ask for at most that"
-        )
-    if isinstance(cell.model, SafetyTunedModel) and cell.model.refusals > sizes.safety:
-        raise ValueError(
-            f"model.refusals={cell.model.refusals}: the folder holds {sizes.safety} safety rows; set it to at most that"
         )
     if cell.method.trains:
         _check_rows(cell, files)

@@ -12,8 +12,8 @@ from typing import Any
 
 from asft.cells.cell import Cell
 from asft.config import OrganismModel, PretrainedModel, TrainingConfig, as_plain
-from asft.data.base import attack_of, benign_identity, source_of, task_of
-from asft.data.files import PUBLISHED
+from asft.data.base import attack_of, benign_identity, source_of, task_of, twin_of
+from asft.data.rows import digest
 from asft.data.world.source import VERSION
 from asft.measures.base import Measure, folder_identities
 from asft.methods.post_hoc import PostHoc
@@ -218,9 +218,7 @@ def pair_settings(cell: Cell) -> Settings:
         return settings
     from asft.models import smollm  # loads torch
 
-    source = source_of(cell)
-    data = {**source.pools_identity("none"), **source.task_identity(PUBLISHED["alpaca"], "train")}
-    return {**settings, "code": CODE["pair"], "package": smollm.package_version(), "data": data}
+    return {**settings, "code": CODE["pair"], "package": smollm.package_version(), "data": digest(twin_of(cell))}
 
 
 def _checkpoint(side: str, source: str, revision: str) -> Settings:

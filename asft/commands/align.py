@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from asft.cells.compose import enumerate_cells
 from asft.commands.flags import Flags
+from asft.commands.progress import PairProgress
 from asft.console import console, quiet_libraries, show_log
 
 
@@ -15,6 +16,7 @@ def align(arguments: list[str]) -> int:
 
     quiet_libraries()
     show_log()
-    pair = prepare_pair(job)
+    with PairProgress({job.key: job}):
+        pair = prepare_pair(job)
     console.print(f"base     {pair.base}\naligned  {pair.aligned}", soft_wrap=True)
     return 0

@@ -18,7 +18,7 @@ from asft.cells.cell import Cell
 from asft.cells.job import Job
 from asft.console import console
 from asft.store.entries import Entry
-from asft.store.heartbeat import Beat
+from asft.store.heartbeat import SUFFIX, Beat, read_beat
 
 _LOOK_EVERY, _TELL_EVERY = 1.0, 30.0  # seconds
 Standing = Literal["done", "running", "failed", "damaged", "missing"]
@@ -91,6 +91,8 @@ class SweepProgress:
     On a terminal it is one line that is renewed; elsewhere a plain line now and then, where something changed.
     """
 
+    unit = "cells"
+
     def __init__(self, jobs: Mapping[str, Job]) -> None:
         self.jobs = dict(jobs)
         self.states: dict[str, CellState] = {}
@@ -129,7 +131,7 @@ class SweepProgress:
 
     def _draw(self) -> None:
         columns = (
-            TextColumn("cells"),
+            TextColumn(self.unit),
             BarColumn(24),
             MofNCompleteColumn(),
             TextColumn("{task.description}", markup=False),
@@ -147,4 +149,16 @@ class SweepProgress:
             told = time.monotonic()
             if (new := f"{self.look()}") != text:
                 text = new
-                console.print(f"{self.done} of {len(self.jobs)} cells done · {text}", soft_wrap=True)
+                console.print(f"{self.done} of {len(self.jobs)} {self.unit} done · {text}", soft_wrap=True)
+
+
+class PairProgress(SweepProgress):
+    """The same for one pair: the part of its making that is at work."""
+
+    unit = "pairs"
+
+    def look(self) -> str:
+        """Says in one line what is being made, and how long that part may take."""
+        (job,) = self.jobs.values()
+        beats = list(filter(None, map(read_beat, (job.store.root / "pairs").glob(f".*{SUFFIX}"))))
+        return max(beats, key=lambda beat: beat.started).progress if beats else "starting"

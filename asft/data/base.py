@@ -9,9 +9,10 @@ from typing import Any, ClassVar, Literal
 
 from pydantic.dataclasses import dataclass
 
-from asft.config import AttackConfig, DataConfig, Dtype, Settings, TaskConfig
+from asft.config import AttackConfig, DataConfig, Dtype, SafetyTunedModel, Settings, TaskConfig
 from asft.data.gate import Record
 from asft.data.rows import Choice, Row, digest, prompt_form, question, user_text
+from asft.data.twin import stamps, twin_rows
 
 Identity = dict[str, Any]
 Part = Literal["train", "test"]
@@ -117,6 +118,10 @@ class DataSource(DataConfig):
         """Questions with options, for ability; ValueError where there are none."""
         raise ValueError(f"data={self.name}: has no questions with options")
 
+    def prompts(self) -> list[Row]:
+        """Every row whose prompt is asked or learned by some cell: what is aligned here keeps clear of them."""
+        return [*self.evaluation(), *self.harmful("harmful"), *self.safety()]
+
     def task_identity(self, task: Task, part: Part) -> Identity:
         """What :meth:`task_rows` is a function of; by default the rows themselves."""
         return {"rows": digest(self.task_rows(task, part))}
@@ -189,6 +194,23 @@ def attack_of(settings: Settings) -> Attack:
     """The attack."""
     assert isinstance(settings.attack, Attack), "a cell is built from plug-ins"
     return settings.attack
+
+
+def twin_of(settings: Settings) -> list[Row]:
+    """The rows that the aligned side is made of, where it is made here; no prompt of the data source's is among them.
+
+    ValueError when files are missing.
+    """
+    model, source = settings.model, source_of(settings)
+    if not isinstance(model, SafetyTunedModel):
+        return []
+    place = repr((model, stamps(model), source, source.pools_identity("harmful")))
+    if place not in _twins:
+        _twins[place] = twin_rows(model, source.prompts())
+    return _twins[place]
+
+
+_twins: dict[str, list[Row]] = {}
 
 
 @dataclasses.dataclass(frozen=True)

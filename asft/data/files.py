@@ -120,6 +120,12 @@ class Files(Tables):
             if row.instruction.strip() not in elsewhere
         ]
 
+    def prompts(self) -> list[Row]:
+        """All rows of all files."""
+        tasks = PUBLISHED.values()
+        learned = [row for task in tasks for path in self._training_files(task) for row in training_rows(path, task)]
+        return [*self.evaluation(), *learned, *(row for task in tasks for row in self.task_rows(task, "test"))]
+
     def task_identity(self, task: Task, part: Part) -> dict[str, Any]:
         """Digest of the file that the rows are read from."""
         if part == "train":

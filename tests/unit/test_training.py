@@ -11,7 +11,7 @@ from torch.utils.data import SequentialSampler
 from transformers import TrainingArguments
 
 from asft.config import TrainingConfig
-from asft.data.loading import Collator, EpochOrder
+from asft.data.loading import Collator, EpochOrder, LikeLengths
 from asft.data.templates import IGNORED, Encoded
 from asft.models.pair import load_model
 from asft.training.trainer import attach_lora, one_gpu, train, trainable
@@ -40,6 +40,19 @@ def test_every_epoch_is_another_permutation_and_the_seed_repeats_it() -> None:
     assert first != second
     assert [first, second] == [list(again), list(again)]
     assert list(other) != first
+
+
+def test_rows_of_a_batch_are_of_like_length_in_an_order_that_the_seed_repeats() -> None:
+    lengths = [length for length in range(1, 11) for _ in range(4)] + [50]
+    order, again = (LikeLengths(lengths, seed=3, batch=4) for _ in range(2))
+    epochs = [list(order), list(order)]
+    assert sorted(epochs[0]) == sorted(epochs[1]) == list(range(41))
+    assert epochs[0] != epochs[1]
+    assert epochs == [list(again), list(again)]
+    for rows in epochs:
+        sizes = [lengths[row] for row in rows]
+        batches = [sizes[start : start + 4] for start in range(0, 41, 4)]
+        assert sum(max(batch) * len(batch) for batch in batches) < 450  # 520 in any order, 270 without padding
 
 
 def test_padding_goes_to_the_longest_row_or_to_a_fixed_length() -> None:
