@@ -13,8 +13,8 @@ from asft.commands.flags import SweepFlags
 from asft.commands.progress import duration
 from asft.commands.run import distinct
 from asft.console import results
-from asft.planning.size import device_memory, disk_bytes, downloads, model_shape
-from asft.planning.trainings import Trainings, learned, seconds_left, trainings
+from asft.planning.size import device_memory, disk_bytes, downloads, model_shape, training_flops
+from asft.planning.trainings import Trainings, learned, longest, seconds_left, trainings
 from asft.store.entries import content_key
 
 _GIB = 2**30
@@ -22,7 +22,10 @@ _GIB = 2**30
 
 def plan(arguments: list[str]) -> int:
     """Prints cells, distinct trainings, memory, time, downloads and disk of a command line's sweep."""
-    _, overrides = SweepFlags("plan").split(arguments)
+    flags = SweepFlags("plan")
+    flags.add_argument("--gpus", type=_counts, default=[], metavar="N,N", help="and on so many GPUs")
+    flags.add_argument("--tflops", type=float, help="what one GPU does in training, for fine-tunes of unknown time")
+    options, overrides = flags.split(arguments)
     sweep = enumerate_cells(overrides, sweep=True)
     terminal = results()
     by_pair: dict[str, list[Job]] = {}
@@ -31,7 +34,7 @@ def plan(arguments: list[str]) -> int:
     for index, jobs in enumerate(by_pair.values()):
         if index:
             terminal.print()
-        for what, found in _lines(jobs):
+        for what, found in (*_lines(jobs), *_on_gpus(jobs, options.gpus, options.tflops)):
             terminal.print(f"{what:<11}{found}", soft_wrap=True)  # one line each, so that a pipe keeps them whole
     return 0
 
@@ -58,6 +61,37 @@ def _lines(jobs: list[Job]) -> Iterator[tuple[str, str]]:
     wanted = "what is written" if written is None else f"at most {written / _GIB:.2f} GiB"
     folder = next(path for path in (outputs.resolve(), *outputs.resolve().parents) if path.exists())
     yield "disk", f"{wanted} below {outputs}; {shutil.disk_usage(folder).free / _GIB:.0f} GiB free"
+
+
+def _counts(text: str) -> list[int]:
+    return [int(count) for count in text.split(",") if int(count) > 0]
+
+
+def _on_gpus(jobs: list[Job], counts: list[int], tflops: float | None) -> Iterator[tuple[str, str]]:
+    """What a training that is sharded takes of each GPU, and how long the sweep is with one cell a GPU."""
+    shape, needed = model_shape(jobs[0]), trainings(jobs)
+    left = [job for job in jobs if job.find() is None]
+    fine_tunes = [needed.distinct[key] for key in sorted(needed.missing)]
+    known, _ = learned(jobs[0])
+    parts = seconds_left(fine_tunes, [job.cell for job in left], known)
+    total = None if None in parts.values() else sum(filter(None, parts.values()))
+    most = longest(left, known)
+    for count in counts:
+        said = []
+        if shape is not None:
+            cells = [job.cell for job in jobs]
+            memory = max(device_memory(cell, shape, count).train for cell in cells)
+            said.append(f"a training sharded over them (FSDP2) takes about {memory / _GIB:.1f} GiB of each")
+        if total is not None and most is not None:
+            bound = "the longest cell" if most > total / count else "how much there is to do"
+            said.append(f"a cell on each, the sweep takes about {duration(max(most, total / count))}, bound by {bound}")
+        elif tflops and shape is not None and fine_tunes:
+            seconds = sum(training_flops(cell, shape) for cell in fine_tunes) / (tflops * 1e12)
+            took = f"about {duration(seconds / count)} at {tflops:g} TFLOP/s each"
+            said.append(f"{len(fine_tunes)} fine-tunes take {took}")
+        else:
+            said.append("the time is not known yet; --tflops says what a GPU does")
+        yield f"{count} GPUs", "; ".join(said)
 
 
 def _trainings_words(needed: Trainings) -> str:

@@ -16,7 +16,7 @@ from asft.judges.checkpoint_judge import CheckpointJudge
 from asft.judges.ensemble import EnsembleJudge
 from asft.methods.asft import AsFT
 from asft.methods.post_hoc import PostHoc
-from asft.planning.trainings import answer_tokens
+from asft.planning.trainings import answer_tokens, steps
 from asft.store.entries import content_key
 
 _SIZE_IN_NAME = re.compile(r"(?<![a-z\d.])(\d+(?:\.\d+)?)\s*([bm])(?![a-z])", re.IGNORECASE)
@@ -172,8 +172,11 @@ class Memory:
         return max(self.train, self.generate, self.judge)
 
 
-def device_memory(cell: Cell, shape: Shape) -> Memory:
+def device_memory(cell: Cell, shape: Shape, gpus: int = 1) -> Memory:
     """An estimate of device memory, for rows that fill ``training.max_length``.
+
+    Where ``gpus`` shard a training (FSDP2), each has their share of weights, what is trained, the anchor and the
+    batch's rows, one at least, and two layers' weights whole; answering and judging are not sharded.
 
     With N parameters of b bytes, P trained ones, t = batch · max_length, L layers of width h and a vocabulary v:
 
@@ -190,7 +193,7 @@ def device_memory(cell: Cell, shape: Shape) -> Memory:
     model, training = cell.model, cell.training
     size = BYTES[model.dtype] if isinstance(model, PretrainedModel) else 4
     weights = shape.parameters * size
-    tokens = training.batch_size * training.max_length
+    tokens = math.ceil(training.batch_size / gpus) * training.max_length
     layer = 34 * tokens * shape.width * size / 2
     activations = layer * shape.layers
     if training.gradient_checkpointing:
@@ -202,11 +205,24 @@ def device_memory(cell: Cell, shape: Shape) -> Memory:
     answer = prompt + max(cell.evaluation.harmful_max_new_tokens, cell.dataset.max_new_tokens)
     batch = cell.evaluation.batch_size
     judging = [item.size for item in checkpoints([cell]) if item.purpose.startswith("judge=")]
+    whole = 2 * weights / shape.layers if gpus > 1 else 0
     return Memory(
-        train=_CONTEXT + weights + trained + activations + logits + anchor,
+        train=_CONTEXT + (weights + trained + anchor) / gpus + whole + activations + logits,
         generate=generating(shape, size, batch, answer),
         judge=_CONTEXT + max(judging, default=0),
     )
+
+
+def training_flops(cell: Cell, shape: Shape) -> float:
+    """Floating-point operations of a cell's fine-tune, at most: 2 a parameter and token forward, as many back.
+
+    Weights that are trained take 2 more, activations that are computed again (gradient checkpointing) another 2; tokens
+    as if every row filled ``training.max_length`` (Kaplan et al. 2020, arXiv:2001.08361, Table 1, without attention).
+    """
+    training = cell.training
+    passes = 4 + 2 * (training.name != "lora") + 2 * training.gradient_checkpointing
+    rows = steps(cell) * training.accumulation * training.batch_size
+    return float(passes * shape.parameters * rows * training.max_length)
 
 
 def generating(shape: Shape, size: int, batch: int, tokens: int = _PROMPT) -> float:

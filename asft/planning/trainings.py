@@ -142,6 +142,19 @@ def seconds_left(fine_tunes: Collection[Cell], cells: Collection[Cell], known: L
     return found
 
 
+def longest(jobs: Iterable[Job], known: Learned) -> float | None:
+    """Seconds of the cell that takes longest with all fine-tunes that it waits for; None where nothing tells.
+
+    However many workers share a sweep out, it takes as long.
+    """
+    each = []
+    for job in jobs:
+        before = [cell for _, cell in dict(_fine_tunes(job.cell, job.store)).items()]
+        parts = seconds_left(before, [job.cell], known).values()
+        each.append(None if None in parts else sum(filter(None, parts)))
+    return None if None in each else max(filter(None, each), default=0.0)
+
+
 def answer_tokens(config: Mapping[str, Any]) -> int:
     """Tokens that a cell generates at most: answers that end early make it less."""
     evaluation, dataset = config["evaluation"], config["dataset"]

@@ -13,7 +13,7 @@ from asft.cells.compose import enumerate_cells
 from asft.cells.job import Job
 from asft.commands.plan import plan as plan_command
 from asft.pipeline.run import run_cell
-from asft.planning.size import device_memory, disk_bytes, downloads, model_shape, parameters_in_name
+from asft.planning.size import device_memory, disk_bytes, downloads, model_shape, parameters_in_name, training_flops
 from asft.planning.trainings import answer_tokens, learned, seconds_left, steps, trainings
 
 pytestmark = pytest.mark.slow
@@ -190,6 +190,20 @@ class TestTime:
         assert seconds_left([], [done.cell, other.cell], learned(done)[0]) == {"measures": None}, "lines are not known"
 
 
+def test_a_70b_lora_on_eight_gpus_by_hand(make_job: MakeJob) -> None:
+    names = ["model.base=nobody/Model-70b", "model.aligned=nobody/Model-70b-chat", "model.dtype=bfloat16"]
+    job = make_job("method=asft", *names, "training.batch_size=8", "training.max_length=512")
+    shape = model_shape(job)
+    assert shape is not None
+    alone, shared = (device_memory(job.cell, shape, gpus).train for gpus in (1, 8))
+    kept = 34 * 512 * shape.width * shape.layers + 512 * 32_000 * 10  # one row's activations and logits
+    parts = alone - 2**30 - 8 * kept
+    assert shared == pytest.approx(2**30 + parts / 8 + 2 * 140e9 / shape.layers + kept)
+    assert shared < 80e9 < alone / 2
+    rows = steps(job.cell) * job.cell.training.accumulation * 8
+    assert training_flops(job.cell, shape) == pytest.approx(4 * 70e9 * rows * 512)
+
+
 class TestCommand:
     """What a user sees."""
 
@@ -202,9 +216,14 @@ class TestCommand:
         assert re.search(r"memory +about [\d.]+ GiB a device", shown)
         assert re.search(r"time +not known yet; once a cell of this model is finished, it is", shown)
         assert "GiB free" in shown
-        run_cell(jobs_of(options)[1])
-        assert plan_command(options) == 0
+        assert plan_command([*options, "--gpus", "8", "--tflops", "400"]) == 0
         shown = capsys.readouterr().out
+        assert re.search(r"8 GPUs +a training sharded .* of each; 5 fine-tunes take .* at 400 TFLOP/s", shown)
+        run_cell(jobs_of(options)[1])
+        assert plan_command([*options, "--gpus", "2,1000"]) == 0
+        shown = capsys.readouterr().out
+        assert re.search(r"2 GPUs .* bound by how much there is to do", shown)
+        assert re.search(r"1000 GPUs .* bound by the longest cell", shown)
         assert re.search(r"time +about .* \(training \d+ s, answers and verdicts \d+ s; as 1 finished", shown)
 
     def test_a_model_without_a_size_is_told(
