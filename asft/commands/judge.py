@@ -11,6 +11,7 @@ from rich.table import Table
 from asft.cells.compose import Sweep, enumerate_cells
 from asft.cells.job import Job
 from asft.commands.flags import SweepFlags
+from asft.commands.judge_check import accuracy, self_test
 from asft.commands.run import describe, distinct, scores_text
 from asft.config import ConfigError
 from asft.console import quiet_libraries, results, show_log
@@ -24,7 +25,14 @@ def judge(arguments: list[str]) -> int:
     """Judges every cell of an experiment that has answers; returns 0 when all cells are judged, else 1."""
     flags = SweepFlags("judge", needed=True)
     flags.add_argument("--agreement", metavar="JUDGE", help="also how far it agrees with this judge: Cohen's κ")
+    flags.add_argument("--self-test", action="store_true", help="no cells: the judge on twelve plain answers")
+    flags.add_argument(
+        "--labelled", action="append", metavar="FILE", help="no cells: the judge against people's labels"
+    )
     options, overrides = flags.split(arguments)
+    if options.self_test or options.labelled:
+        chosen = enumerate_cells(overrides, sweep=True).cells[0].cell.judge
+        return accuracy(chosen, options.labelled) if options.labelled else self_test(chosen)
     sweep = enumerate_cells(overrides, sweep=True)
     if any(item.cell.measure is not None for item in sweep.cells):
         raise ConfigError("this experiment measures and keeps no answers; run it anew with another judge=")

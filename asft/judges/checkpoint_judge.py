@@ -55,7 +55,11 @@ class CheckpointJudge(Judge):
 
     def check(self) -> None:
         """Looks for the checkpoint, which downloads it on first use: a sweep must not learn of its lack at the end."""
-        _folder(self.model, self.revision)
+        self.folder()
+
+    def folder(self) -> Path:
+        """Where the checkpoint lies; ValueError where it is out of reach."""
+        return _folder(self.model, self.revision)
 
     def settings(self) -> dict[str, Any]:
         """A local checkpoint is known by its contents."""
@@ -76,7 +80,7 @@ class CheckpointJudge(Judge):
 
         from asft.models.pair import resolve_device
 
-        folder = _folder(self.model, self.revision)
+        folder = self.folder()
         loaded = _load_once(load, folder, self.dtype, json.dumps(checkpoint_identity(folder), sort_keys=True))
         device = resolve_device(self.device)
         loaded.model.to(device)

