@@ -6,6 +6,7 @@ from datasets import load_dataset
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer, TrainingArguments
 from transformers import DataCollatorForLanguageModeling as Collator
+from transformers.trainer_utils import get_last_checkpoint
 
 from asft import Anchor, AsFTCallback
 
@@ -18,10 +19,10 @@ model = get_peft_model(AutoModelForCausalLM.from_pretrained(aligned), lora)
 data = load_dataset("json", data_files=rows, split="train").map(lambda row: tokenizer(row["text"]))
 trainer = Trainer(
     model=model,
-    args=TrainingArguments(out, num_train_epochs=1, report_to=[]),
+    args=TrainingArguments(out, num_train_epochs=1, save_steps=0.1, report_to=[]),
     train_dataset=data,
     data_collator=Collator(tokenizer, mlm=False),
     callbacks=[AsFTCallback(anchor, lam=1.0)],  # the one line that is new
 )
-trainer.train()
-model.save_pretrained(out)
+trainer.train(resume_from_checkpoint=get_last_checkpoint(out))  # after a kill the same command goes on
+trainer.save_model(out)

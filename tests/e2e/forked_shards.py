@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import PartialState
 from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
 from peft import LoraConfig, get_peft_model
 from torch.distributed.tensor import DTensor
@@ -39,10 +40,10 @@ def take_fsdp2_on_a_cpu() -> None:
 
     def created(trainer: Trainer) -> None:
         create(trainer)
-        if trainer.args.fsdp_plugin_args:
+        if trainer.args.fsdp_plugin_args or "ACCELERATE_USE_FSDP" in os.environ:
             state = trainer.accelerator.state
-            state.distributed_type = DistributedType.FSDP
-            state.fsdp_plugin = FullyShardedDataParallelPlugin(**trainer.args.fsdp_plugin_args)
+            state.distributed_type = PartialState._shared_state["distributed_type"] = DistributedType.FSDP
+            state.fsdp_plugin = FullyShardedDataParallelPlugin(**(trainer.args.fsdp_plugin_args or {}))
             trainer.is_fsdp_enabled = True
 
     Trainer.create_accelerator_and_postprocess = created
@@ -96,8 +97,8 @@ def rows() -> list[dict[str, torch.Tensor]]:
     return [{"input_ids": row, "labels": row} for row in tokens]
 
 
-def together(work: Callable[[int], None], processes: int) -> None:
-    """Forks processes that find one another, and waits for them."""
+def together(work: Callable[[int], None], processes: int) -> list[int]:
+    """Forks processes that find one another, waits for them, and returns their exit statuses."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -116,8 +117,7 @@ def together(work: Callable[[int], None], processes: int) -> None:
             finally:
                 os._exit(1)
         children.append(child)
-    codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
-    assert not any(codes), codes
+    return [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
 
 
 def compared(case: str, out: Path, processes: int) -> dict[str, Any]:
@@ -139,5 +139,5 @@ if __name__ == "__main__":
             for case in cases:
                 torch.save(train(case, pair, out, size), out / f"{case}.{size}.{rank}.pt")
 
-        together(work, size)
+        assert not any(together(work, size))
     print(json.dumps({case: compared(case, out, count) for case in cases}))
