@@ -119,7 +119,8 @@ def _merged(
 ) -> Variant:
     scales = {name: subject.scale(name) for name in subject.modules}
     factors = merged(subject.factors, scales, other, lambda name: (first, second) if name in chosen else (1.0, 0.0))
-    return Variant(label, label.partition(",")[0], factors={name: Update(*pair) for name, pair in factors.items()})
+    new = {name: Update(*pair) for name, pair in factors.items()}
+    return Variant(label, label.partition(",")[0], factors=new, chosen=chosen)
 
 
 def defender(exam: Exam, source: str | Path, kind: str) -> SavedAdapter:
@@ -136,8 +137,13 @@ def defender(exam: Exam, source: str | Path, kind: str) -> SavedAdapter:
             log.info("training an adapter on %d rows of %s", len(rows), source)
             _train(exam, rows, folder)
     saved = read_adapter(folder)
-    if lacking := [name for name in subject.modules if name not in saved.keys]:
-        raise ValueError(f"--{kind} {folder}: its adapter lacks {lacking[0]}, which the audited one has; give rows")
+    for name, (a, b) in subject.factors.items():
+        shapes = [saved.tensors[key].shape for key in saved.keys.get(name, ())]
+        if not shapes or (shapes[0][1], shapes[1][0]) != (a.shape[1], b.shape[0]):
+            raise ValueError(
+                f"--{kind} {folder}: its adapter has no {name} of {b.shape[0]}×{a.shape[1]}, as the audited one has; "
+                "give one of the same model and modules, or rows"
+            )
     return saved
 
 

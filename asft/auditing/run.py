@@ -241,9 +241,7 @@ def repaired(
     def scored(variant: Variant) -> Candidate:
         hs, accuracy = percent(exam.harm(variant, prompts)), percent(exam.right(variant, rows))
         reached = hs <= limit and accuracy >= lowest
-        return Candidate(
-            variant.label, variant.family, hs, accuracy, reached, tuple({**variant.kept, **variant.factors})
-        )
+        return Candidate(variant.label, variant.family, hs, accuracy, reached, variant.changed)
 
     start = scored(TUNED)
     if start.reached:

@@ -9,7 +9,7 @@ import dataclasses
 import logging
 import os
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
@@ -46,12 +46,19 @@ class Variant:
         family: of the repair, e.g. ``WiSE-FT``.
         kept: what is left of a module's update, 0 to 1; all of it where nothing is said.
         factors: a module's new A and B in place of that, all of one rank and of the adapter's own scale α/r.
+        chosen: those of ``factors`` that are another update, where some only have another rank.
     """
 
     label: str
     family: str = ""
     kept: Mapping[str, float] = dataclasses.field(default_factory=dict)
     factors: Mapping[str, Update] = dataclasses.field(default_factory=dict)
+    chosen: Sequence[str] = ()
+
+    @property
+    def changed(self) -> tuple[str, ...]:
+        """Names of the modules whose update it changes."""
+        return tuple(self.chosen or {**self.kept, **self.factors})
 
     def shrunk(self, share: float, modules: Iterable[str]) -> Variant:
         """The same with all updates smaller by ``share``."""
@@ -166,7 +173,7 @@ class Subject:
             if rank != stored:
                 stabilised = bool(config.get("use_rslora"))
                 alpha = alpha_of(rank, stored, self._saved.config["lora_alpha"], rank_stabilised=stabilised)
-                config |= {"r": rank, "lora_alpha": alpha}
+                config |= {"r": rank, "lora_alpha": int(alpha) if alpha.is_integer() else alpha}
         save_file(self._saved.tensors | new, folder / WEIGHTS_NAME, metadata=self._saved.metadata)
         write_json(folder / CONFIG_NAME, config)
         self.tokenizer.save_pretrained(folder)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import shutil
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +23,14 @@ import asft as library
 from asft.anchor.projection import Update
 from asft.auditing import run
 from asft.auditing.exam import half, packaged, read_prompts
-from asft.auditing.results import Compared, parse_condition, verdict_of
+from asft.auditing.results import Compared, Repair, parse_condition, verdict_of
 from asft.auditing.screen import auroc
 from asft.auditing.subject import TUNED, Subject, Variant
 from asft.judges.base import Judge, Verdict
 from asft.report.statistics import paired_interval
 
 QUICK: dict[str, Any] = {"max_new_tokens": 2, "batch_size": 64}
+DOCS = Path(__file__).parents[2] / "docs"
 FLAGS = ("--max-new-tokens", "2", "--batch-size", "64")
 
 
@@ -195,6 +198,9 @@ def test_a_repair_chooses_on_one_half_and_its_report_is_what_the_saved_adapter_g
     assert not (tmp_path / "none").exists()
     with refuses("is there already"):
         library.repair(tuned, out=tmp_path / "out", **sides, **asked)
+    other = _other_model(tuned, tmp_path / "other")
+    with refuses("has no model.layers.0.self_attn"):
+        library.repair(tuned, out=tmp_path / "none", max_hs=-1, harmful=other, **sides, **asked)
 
 
 def test_the_command_answers_as_text_json_and_a_page_without_requests(
@@ -227,6 +233,14 @@ def test_the_command_answers_as_text_json_and_a_page_without_requests(
     for module in document["modules"]:
         assert None not in (module["hs_without"], module["hs_only"], module["cosine"])
     assert hostile not in shown
+    table = re.findall(r"^\| `(\w+)` \| (.*) \|$", (DOCS / "how-to" / "audit.md").read_text(), re.MULTILINE)
+    documented = {key: set(re.findall(r"`([\w-]+)`", text)) for key, text in table}
+    assert set(documented) >= set(document)
+    for key in ("verdict", "drift"):
+        assert documented[key] >= set(document[key])
+    for key in ("scores", "modules", "flips"):
+        assert documented[key] >= set().union(*document[key]), key
+    assert documented["repair"] >= {field.name for field in fields(Repair)}
 
 
 def test_without_prompts_nothing_is_said_of_safety(asft: Asft, random_pair: Path, tuned: Path) -> None:
