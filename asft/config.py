@@ -155,6 +155,7 @@ class RecipeConfig:
     guard_space_tolerance: Annotated[float, Field(gt=0, lt=1)] = 1e-6
     task_max_new_tokens: Annotated[int, Field(ge=1)] = 200
     autocast: Literal["bfloat16"] | None = None
+    answer_dtype: Literal["float32", "bfloat16"] | None = None
     label_logits: bool = False
     tasks: dict[str, TaskRecipe] = dataclasses.field(default_factory=dict)
 
@@ -328,11 +329,13 @@ class EvaluationConfig:
         n_harmful: malicious prompts behind the harmful score.
         harmful_max_new_tokens: of an answer to one of them; those of the task's answers are ``dataset.max_new_tokens``.
         batch_size: answers generated at once; changes no result.
+        dtype: number format of the weights that answer; None is the pair's own. ``protocol=official`` has its own.
     """
 
     n_harmful: Annotated[int, Field(ge=1)] = 250
     harmful_max_new_tokens: Annotated[int, Field(ge=1)] = 512
     batch_size: Annotated[int, Field(ge=1)] = 64
+    dtype: Literal["float32", "bfloat16"] | None = None
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from asft.cells.cell import Cell
-from asft.config import OrganismModel, PretrainedModel, TrainingConfig, as_plain
+from asft.config import OrganismModel, PretrainedModel, as_plain
 from asft.data.base import attack_of, benign_identity, source_of, task_of, twin_of
 from asft.data.rows import digest
 from asft.data.world.source import VERSION
@@ -74,6 +74,7 @@ def plan(cell: Cell) -> Plan:
         "weights": content_key(train) if train else untrained,
         "method": cell.method.settings() if cell.method.overrides("system_prompt") else None,
         "protocol": [PROTOCOL[cell.protocol.name], cell.dataset.name],
+        **_answered_in(cell),
     }
 
     def asked_by(metric: Metric) -> Settings:
@@ -106,6 +107,7 @@ def measure_settings(cell: Cell, measure: Measure) -> Settings:
         "tokens": cell.evaluation.harmful_max_new_tokens,
         "protocol": PROTOCOL[cell.protocol.name],
         "judge": cell.judge.settings(),
+        **_answered_in(cell),
     }
     return {
         "code": CODE["measure"],
@@ -191,16 +193,23 @@ def train_settings(cell: Cell, pair: Settings) -> Settings:
     return settings | {
         "pair": content_key(pair),
         "mixture": content_key(mixture_settings(cell)),
-        "training": _training_settings(cell.training),
+        "training": _training_settings(cell),
         "protocol": PROTOCOL[cell.protocol.name],
         "seed": cell.seed,
     }
 
 
-def _training_settings(training: TrainingConfig) -> Settings:
-    """What changes rounding alone is left out where it is off."""
-    settings = asdict(training)
-    return {name: value for name, value in settings.items() if value or name not in {"label_logits", "autocast"}}
+def _answered_in(cell: Cell) -> Settings:
+    """The number format of the weights that answer, where a setting decides it."""
+    decides = cell.evaluation.dtype and cell.protocol.name == "clean"
+    return {"dtype": cell.evaluation.dtype} if decides else {}
+
+
+def _training_settings(cell: Cell) -> Settings:
+    """What changes rounding alone is left out where it is off, as autocast always is under ``official``."""
+    off = {"autocast"} if cell.protocol.name == "official" else set()
+    off |= {name for name in ("autocast", "label_logits") if not getattr(cell.training, name)}
+    return {name: value for name, value in asdict(cell.training).items() if name not in off}
 
 
 def pair_settings(cell: Cell) -> Settings:

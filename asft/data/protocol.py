@@ -6,13 +6,13 @@ so that a difference from the paper has one cause fewer.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from torch.utils.data import Sampler
 from transformers import PreTrainedTokenizerBase
 
-from asft.config import Dtype, Settings
+from asft.config import Dtype, Settings, TrainingConfig
 from asft.data.base import Data, attack_of, source_of, task_of
 from asft.data.loading import EpochOrder, FileOrder
 from asft.data.rows import Row, in_file_order, poison
@@ -25,14 +25,12 @@ class Clean:
 
     Class attributes:
         drops_last: whether a batch that is not full is left out.
-        training_dtype, harmful_dtype: number format of the weights that are fine-tuned, and of those that answer
-            malicious prompts; None is the pair's own.
+        training_dtype: number format of the weights that are fine-tuned; None is the pair's own.
     """
 
     cell: Settings
     drops_last: ClassVar[bool] = False
     training_dtype: ClassVar[Dtype | None] = None
-    harmful_dtype: ClassVar[Dtype | None] = None
 
     def template(self, tokenizer: PreTrainedTokenizerBase) -> Template:
         """How rows become token ids."""
@@ -52,9 +50,19 @@ class Clean:
         return int(tokenizer.pad_token_id)
 
     @property
+    def training(self) -> TrainingConfig:
+        """How the cell is fine-tuned."""
+        return self.cell.training
+
+    @property
+    def harmful_dtype(self) -> Dtype | None:
+        """Number format of the weights that answer malicious prompts; None is the pair's own."""
+        return self.cell.evaluation.dtype
+
+    @property
     def task_dtype(self) -> Dtype | None:
-        """As ``harmful_dtype``, where the task's test rows are answered; None is the pair's own."""
-        return None
+        """As ``harmful_dtype``, where the task's test rows are answered."""
+        return self.cell.evaluation.dtype
 
 
 class Official(Clean):
@@ -62,7 +70,6 @@ class Official(Clean):
 
     drops_last: ClassVar[bool] = True
     training_dtype: ClassVar[Dtype | None] = "float32"  # the scripts' pure bf16 acts only under FSDP, which is off
-    harmful_dtype: ClassVar[Dtype | None] = "float16"
 
     def template(self, tokenizer: PreTrainedTokenizerBase) -> Template:
         """The authors' texts of the task."""
@@ -82,6 +89,16 @@ class Official(Clean):
     def padding(self, tokenizer: PreTrainedTokenizerBase) -> int:
         """Id 0, whatever it stands for; it is masked."""
         return 0
+
+    @property
+    def training(self) -> TrainingConfig:
+        """Without autocast."""
+        return replace(self.cell.training, autocast=None)
+
+    @property
+    def harmful_dtype(self) -> Dtype:
+        """fp16."""
+        return "float16"
 
     @property
     def task_dtype(self) -> Dtype:

@@ -235,7 +235,7 @@ class _Run:
 
     def _train(self, mixture: Entry, watchers: Sequence[TrainerCallback], folder: Path) -> dict[str, Any]:
         """Fine-tunes; one process halves a batch that does not fit into memory and keeps the effective batch."""
-        training = self.cell.training
+        training = self.protocol.training
         smaller: dict[str, int] = {}
         while True:
             try:

@@ -184,7 +184,7 @@ def device_memory(cell: Cell, shape: Shape, gpus: int = 1) -> Memory:
     - training: 16 · P for LoRA (float32 weight, gradient, AdamW's two moments), 3 · N · b beside the weights for
       full fine-tuning; activations 34 · t · h · L · b/2 (Korthikanti et al. 2022, arXiv:2205.05198, Eq. 2 without
       the attention matrix, which sdpa does not keep), with gradient checkpointing t · h · b a layer and one layer
-      whole; logits t · v · (b + 8)
+      whole; logits t · v · (b + 8), of which training.label_logits leaves out those without a label
     - the anchor's matrices of a method that has one: 4 · Σ o²
     - generating: key-value cache 2 · L · kv · b · batch · (prompt + answer), logits 4 · batch · v
     - judging: the judge's parameters times its bytes; its activations are small beside that

@@ -56,8 +56,16 @@ def trainable(model: PreTrainedModel, training: TrainingConfig, seed: int) -> Pr
     """The model as ``training`` has it: with a LoRA or as it is, every pass of it computed in ``training.autocast``."""
     made = attach_lora(model, training, seed) if training.name == "lora" else model
     if training.autocast:
+        if model.device.type == "cpu" and not _computes_bfloat16():
+            log.warning("this processor has no instructions for bfloat16, which slows training: training.autocast=null")
         made.forward = torch.autocast(model.device.type, getattr(torch, training.autocast))(made.forward)
     return made
+
+
+def _computes_bfloat16() -> bool:
+    """Whether the processor does, as far as torch tells."""
+    found: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    return not found or any(has for name, has in found.items() if "bf16" in name)
 
 
 def attach_lora(model: PreTrainedModel, training: TrainingConfig, seed: int) -> PeftModel:

@@ -42,6 +42,9 @@ def of(*overrides: str) -> Plan:
         ("dataset.max_new_tokens=7", ("FA", "judge")),
         ("lam=2", ("train", "HS", "FA", "judge")),
         ("training.lr=1e-3", ("train", "HS", "FA", "judge")),
+        ("evaluation.dtype=bfloat16", ("HS", "FA", "judge")),
+        ("training.autocast=bfloat16", ("train", "HS", "FA", "judge")),
+        ("training.label_logits=true", ("train", "HS", "FA", "judge")),
         ("attack.p=0.2", ("mixture", "train", "HS", "FA", "judge")),
         ("seed=1", ("mixture", "train", "HS", "FA", "judge")),
         ("model.seed=1", ("pair", "train", "HS", "FA", "judge")),
@@ -109,6 +112,7 @@ def test_of_a_protocol_the_name_alone_is_keyed() -> None:
 
 
 APPENDED = ("method=safeinstr", "attack.n=1000", "attack.p=0.1", "attack.mix=append")
+OFFICIAL = ("protocol=official", "method=sft")
 PRACTICAL = ("judge=llm", "judge.timeout=1", "judge.api_key_env=OTHER", "judge.cache=x")
 
 
@@ -123,6 +127,8 @@ PRACTICAL = ("judge=llm", "judge.timeout=1", "judge.api_key_env=OTHER", "judge.c
         ("mixture", ("method=sft",), ("method=sft", "model=tiny_qwen2"), True),
         ("mixture", ("method=sft",), ("method=asft",), True),
         ("judge", ("judge=llm",), PRACTICAL, True),
+        # The official protocol has its own number formats.
+        ("judge", OFFICIAL, (*OFFICIAL, "training.autocast=bfloat16", "evaluation.dtype=bfloat16"), True),
         ("judge", ("judge=beaver_dam",), ("judge=beaver_dam", "judge.batch_size=1", "device=cpu"), True),
         ("judge", ("judge=beaver_dam",), ("judge=beaver_dam", "judge.threshold=0.4"), False),
     ],
