@@ -61,14 +61,20 @@ class Architecture:
         from transformers import (
             CONFIG_MAPPING,
             MODEL_FOR_CAUSAL_LM_MAPPING,
+            MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
             MODEL_MAPPING,
             AutoModel,
             AutoModelForCausalLM,
+            AutoModelForImageTextToText,
         )
 
         if read_json(file).get("model_type") not in CONFIG_MAPPING:
             return None
-        families = ((MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM), (MODEL_MAPPING, AutoModel))
+        families = (
+            (MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM),
+            (MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, AutoModelForImageTextToText),
+            (MODEL_MAPPING, AutoModel),
+        )
         try:
             config = read_config(folder)
             family = next((family for known, family in families if type(config) in known), None)

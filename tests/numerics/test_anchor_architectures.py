@@ -14,7 +14,7 @@ import pytest
 import torch
 from anchor_pairs import SIZES, TARGETS, VOCABULARY, difference, save_pair, surrogate, with_lora
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForImageTextToText
 
 import asft.anchor.anchor as anchor_module
 from asft import Anchor
@@ -88,14 +88,14 @@ def test_targets_match_whole_components_only(pair: Path) -> None:
     assert list(anchor) == [f"model.layers.{n}.self_attn.{x}_proj" for n, x in ((0, "v"), (1, "q"), (1, "v"))]
 
 
-def loaded(folder: Path) -> dict[str, torch.Tensor]:
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+def loaded(folder: Path, family: Any = AutoModelForCausalLM) -> dict[str, torch.Tensor]:
+    model = family.from_pretrained(folder, dtype=torch.float32)
     return dict(model.named_parameters(remove_duplicate=False))
 
 
-def assert_reads_what_transformers_loads(folder: Path) -> None:
+def assert_reads_what_transformers_loads(folder: Path, family: Any = AutoModelForCausalLM) -> None:
     checkpoint = Checkpoint(folder, "aligned")
-    for name, weight in loaded(folder).items():
+    for name, weight in loaded(folder, family).items():
         assert checkpoint.shape(name) == tuple(weight.shape), name
         assert torch.equal(checkpoint.tensor(name), weight), name
 
@@ -105,6 +105,8 @@ MULTIMODAL = {
     "vision_config": {**SIZES, "num_hidden_layers": 1, "image_size": 8, "patch_size": 4},
     "mm_tokens_per_image": 4,
 }
+CLIP = {"model_type": "clip_vision_model", "image_size": 8, "patch_size": 4, "projection_dim": 16}
+LLAVA = {"text_config": {"model_type": "llama", **SIZES}, "vision_config": {**SIZES, **CLIP}, "image_token_index": 47}
 EXPERTS = {**SIZES, "num_local_experts": 2, "num_experts": 2, "moe_intermediate_size": 8, "num_key_value_heads": 2}
 
 
@@ -112,6 +114,7 @@ EXPERTS = {**SIZES, "num_local_experts": 2, "num_experts": 2, "moe_intermediate_
     ("model_type", "settings"),
     [
         ("gemma3", MULTIMODAL),  # keys language_model.model.…, modules model.language_model.…
+        ("llava", LLAVA),  # no causal language model's class; keys language_model.lm_head, language_model.model.…
         ("mixtral", EXPERTS),  # one tensor per expert, one parameter for all of them
         ("qwen3_moe", EXPERTS),
         ("hrm_text", SIZES),  # fused projections, taken apart
@@ -121,9 +124,10 @@ EXPERTS = {**SIZES, "num_local_experts": 2, "num_experts": 2, "moe_intermediate_
 )
 def test_every_weight_is_what_transformers_loads(model_type: str, settings: dict[str, object], tmp_path: Path) -> None:
     torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(model_type, **settings), dtype=torch.float32)
+    family = AutoModelForImageTextToText if model_type == "llava" else AutoModelForCausalLM
+    model = family.from_config(AutoConfig.for_model(model_type, **settings), dtype=torch.float32)
     model.save_pretrained(tmp_path)
-    assert_reads_what_transformers_loads(tmp_path)
+    assert_reads_what_transformers_loads(tmp_path, family)
 
 
 def newer_single_file(folder: Path) -> None:
