@@ -7,6 +7,7 @@ import hashlib
 import json
 import logging
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
@@ -60,8 +61,9 @@ class Anchor(Mapping[str, AnchoredModule]):
         return len(self._modules)
 
     def __repr__(self) -> str:
-        kinds = sorted({module.form.kind for module in self.values()})
-        return f"Anchor({len(self)} modules, {'+'.join(kinds)}, {self.memory / 2**20:.1f} MiB)"
+        kinds = Counter(module.form.kind for module in self.values())
+        held = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
+        return f"Anchor({len(self)} modules: {held}; {self.memory / 2**20:.1f} MiB)"
 
     @property
     def memory(self) -> int:
@@ -111,12 +113,16 @@ class Anchor(Mapping[str, AnchoredModule]):
         spec.check_shapes({name: (m.out_features, m.in_features) for name, m in pair.modules.items()})
         made = partial(_anchored, pair, spec, device)
         if cache_dir is None:
-            return cls([made(name) for name in pair.modules])
+            return cls([made(name) for name in pair.modules])._told(form)
         settings = json.dumps([LAYOUT, asdict(spec)], sort_keys=True)
         key = hashlib.sha256(f"{pair.digest()}/{settings}".encode()).hexdigest()[:32]
         directory = Path(cache_dir) / key
         _store(directory, list(pair.modules), made)
-        return cls(_load(directory))
+        return cls(_load(directory))._told(form)
+
+    def _told(self, form: FormName) -> Anchor:
+        logger.info("form=%s: %r, error bound %.2g", form, self, self.error_bound)
+        return self
 
     @classmethod
     def from_adapter(

@@ -82,7 +82,7 @@ class Penalty:
         sharding = Sharding.of({factor.name: (factor.a, factor.b) for factor in factors})
         self._shared = _SharedFactors(anchor, factors, sharding) if sharding else None
         own = self._shared.own if self._shared else factors
-        self.memory = sum(anchor[factor.name].memory for factor in own)
+        self.memory = _room(anchor, [(factor.name, factor.a.device) for factor in own])
         self._groups = [_Group(anchor, members, scale) for members in _grouped(anchor, own)]
 
     @torch.no_grad()
@@ -239,6 +239,27 @@ def _product(form: Form, rows: int) -> Product:
     return lambda x: torch.ops.mkldnn._linear_pointwise(x, packed, None, "none", [], "")
 
 
+def _room(anchor: Anchor, held: Sequence[tuple[str, torch.device]]) -> int:
+    """Bytes of the forms of modules, each held on a device; ValueError for a GPU that has less memory free."""
+    needed: dict[torch.device, int] = defaultdict(int)
+    for name, device in held:
+        form = anchor[name].form
+        needed[device] += sum(tensor.nbytes for key, tensor in form.tensors().items() if key not in form.at_home)
+    for device, size in needed.items():
+        if device.type == "cuda" and size > (free := free_memory(device)):
+            raise ValueError(
+                f"The anchor takes {size / 2**30:.1f} GiB of {device}, which has {free / 2**30:.1f} free: build it by "
+                "form='rank_k' (its error_bound says what is left out) or for fewer targets, or share it out by FSDP2."
+            )
+    return sum(anchor[name].memory for name, _ in held)
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes of a GPU that are free, or held by torch's allocator without use."""
+    free, _ = torch.cuda.mem_get_info(device)
+    return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+
+
 class FullPenalty:
     """R = λ Σ_l ‖Π_l (W_l − W_l(0))‖² with gradient 2λ G ΔW (our reading for full-parameter training).
 
@@ -275,10 +296,10 @@ class FullPenalty:
         self.names = tuple(anchor)
         self._sharding = sharding
         self._rounds = _rounds(terms, sharding) if sharding else [_Round([term]) for term in terms]
-        own = [term for taken in self._rounds for term in taken.own]
-        for term in own:
-            term.form = anchor[term.name].form.to(sharding.device if sharding else term.device, term.dtype)
-        self.memory = sum(anchor[term.name].memory for term in own)
+        own = [(term, sharding.device if sharding else term.device) for taken in self._rounds for term in taken.own]
+        self.memory = _room(anchor, [(term.name, device) for term, device in own])
+        for term, device in own:
+            term.form = anchor[term.name].form.to(device, term.dtype)
 
     @torch.no_grad()
     def add_gradients(self, lam: float) -> None:

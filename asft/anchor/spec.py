@@ -34,8 +34,8 @@ class AnchorSpec:
 
     Attributes:
         variant: see the module's table.
-        form: ``gram`` (dense o×o), ``factor`` (V) or ``rank_k``; ``auto`` takes the smaller of the exact two:
-            ``gram`` for o ≤ i, else ``factor``.
+        form: ``gram`` (dense o×o), ``factor`` (V) or ``rank_k``; ``auto`` takes for each module that of the exact
+            two which holds less: ``gram`` (G and Ĉ, 2o² numbers) for o ≤ i, else ``factor`` (V and K, oi + i²).
         rank: k of ``rank_k`` and of ``projector``; None otherwise.
         seed: of ``random``; without effect on the others.
     """

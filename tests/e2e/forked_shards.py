@@ -15,13 +15,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from accelerate import PartialState
 from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
 from peft import LoraConfig, get_peft_model
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 from transformers import LlamaForCausalLM, Trainer, TrainingArguments
 
 from asft import Anchor, AsFTCallback, FullAsFTCallback
+from asft.anchor.penalty import Penalty
 
 EVERY = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 BATCH, STEPS = 4, 3
@@ -32,6 +36,7 @@ CASES: dict[str, dict[str, Any]] = {
     "bf16": {"targets": ["q_proj", "v_proj"], "dtype": torch.bfloat16},
     "mixed": {"targets": EVERY, "bf16": True},
     "full": {"targets": EVERY, "max_grad_norm": 0.05, "gradient_accumulation_steps": 2},
+    "loop": {},  # a loop of one's own; four processes are two replicas of two shards
 }
 
 
@@ -92,6 +97,31 @@ def train(case: str, pair: Path, out: Path, processes: int) -> dict[str, Any]:
     return {"weights": whole, "memory": callback.penalty.memory, "told": told, "anchor": anchor.memory}
 
 
+def loop(pair: Path, processes: int) -> dict[str, Any]:
+    """The same without a Trainer, every process on the same rows."""
+    model = model_of(pair, False, ["q_proj", "v_proj"], torch.float32)
+    anchor, shards = Anchor.build(pair / "base", pair / "aligned", ["q_proj", "v_proj"]), min(processes, 2)
+    if processes > 1:
+        if not dist.is_initialized():
+            dist.init_process_group("gloo")
+        mesh = init_device_mesh("cpu", (shards,) if processes == shards else (processes // shards, shards))
+        for layer in [module for name, module in model.named_modules() if name.rpartition(".")[0].endswith("layers")]:
+            fully_shard(layer, mesh=mesh)
+        fully_shard(model, mesh=mesh)
+    penalty = Penalty(anchor, model)
+    optimizer = torch.optim.SGD([weight for weight in model.parameters() if weight.requires_grad], lr=0.05)
+    tokens = torch.stack([row["input_ids"] for row in rows()[:BATCH]])
+    for _ in range(STEPS):
+        model(input_ids=tokens, labels=tokens).loss.backward()
+        penalty.add_gradients(1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+    trained = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
+    whole = {n: (w.full_tensor() if isinstance(w, DTensor) else w).detach() for n, w in trained.items()}
+    told = [{"asft/penalty": penalty.norms().penalty}]
+    return {"weights": whole, "memory": penalty.memory, "told": told, "anchor": anchor.memory * processes // shards}
+
+
 def rows() -> list[dict[str, torch.Tensor]]:
     tokens = torch.randint(0, 600, (64, 6), generator=torch.Generator().manual_seed(0))
     return [{"input_ids": row, "labels": row} for row in tokens]
@@ -126,7 +156,7 @@ def compared(case: str, out: Path, processes: int) -> dict[str, Any]:
     distance = max((one["weights"][n] - s["weights"][n]).abs().max().item() for n in one["weights"] for s in several)
     told = [one["told"], *(found["told"] for found in several)]
     memory = [found["memory"] for found in several]
-    return {"distance": distance, "told": told, "memory": memory, "anchor": one["anchor"]}
+    return {"distance": distance, "told": told, "memory": memory, "anchor": several[0]["anchor"]}
 
 
 if __name__ == "__main__":
@@ -137,7 +167,8 @@ if __name__ == "__main__":
         def work(rank: int, size: int = size) -> None:
             take_fsdp2_on_a_cpu()
             for case in cases:
-                torch.save(train(case, pair, out, size), out / f"{case}.{size}.{rank}.pt")
+                found = loop(pair, size) if case == "loop" else train(case, pair, out, size)
+                torch.save(found, out / f"{case}.{size}.{rank}.pt")
 
         assert not any(together(work, size))
     print(json.dumps({case: compared(case, out, count) for case in cases}))

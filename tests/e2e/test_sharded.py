@@ -24,8 +24,8 @@ NIGHTLY = pytest.mark.nightly
 @pytest.fixture(
     scope="module",
     params=[
-        pytest.param((2, ["q_v", "all", "bf16", "full"]), id="2"),
-        pytest.param((4, ["q_v", "all", "bf16", "mixed", "full"]), id="4", marks=NIGHTLY),
+        pytest.param((2, ["q_v", "all", "bf16", "full", "loop"]), id="2"),
+        pytest.param((4, ["q_v", "all", "bf16", "mixed", "full", "loop"]), id="4", marks=NIGHTLY),
     ],
 )
 def sharded(

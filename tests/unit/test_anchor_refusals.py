@@ -15,7 +15,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainerControl,
 from asft import Anchor, AsFTCallback, FullAsFTCallback
 from asft.anchor.callback import check_training
 from asft.anchor.forms import AnchoredModule
-from asft.anchor.penalty import Penalty
+from asft.anchor.penalty import Penalty, _room
 from asft.anchor.sharding import Sharding
 from asft.anchor.spec import AnchorSpec, build_form
 
@@ -151,6 +151,14 @@ def test_sharded_parameters() -> None:
         destroy_process_group()
     with refuses("Module 'q' is sharded (Tensor of shape (0,)): FSDP1 and ZeRO-3"):
         Sharding.of({"q": [torch.zeros(0)]})
+
+
+def test_an_anchor_that_a_gpu_has_no_room_for(anchor: Anchor, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("asft.anchor.penalty.free_memory", lambda device: 100)
+    name = next(iter(anchor))
+    assert _room(anchor, [(name, torch.device("cpu"))]) == anchor[name].memory
+    with refuses("The anchor takes 0.0 GiB of cuda:1, which has 0.0 free: build it by form='rank_k'"):
+        _room(anchor, [(name, torch.device("cuda", 1))])
 
 
 @pytest.fixture
