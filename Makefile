@@ -80,6 +80,7 @@ bench: $(RUN)
 	$(BIN)/python scripts/gpu.py outputs/bench --full --parts penalty step
 	$(BIN)/python scripts/bench_anchor.py --load
 	$(BIN)/python scripts/bench_generation.py
+	$(BIN)/python scripts/bench_threads.py
 
 # Alone on a machine without a network: python scripts/gpu.py --wheels FOLDER, in any environment that has torch.
 gpu: $(RUN) ## what the machine's GPU gives: speed, memory, numerics, Table 2 on it; about ten minutes, into outputs/gpu

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
+import io
 import os
+import re
 import shutil
 import sys
 from collections.abc import Sequence
+from contextlib import redirect_stdout, suppress
 
 from rich.text import Text
 
@@ -44,8 +47,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
         if command != "run" and (processes := started_together()) > 1:
             raise ValueError(f"only asft run works in several processes ({processes} were started); start one")
-        module = importlib.import_module(f"asft.commands.{command.split()[0]}")  # torch takes seconds to load
-        raise SystemExit(getattr(module, command.replace(" ", "_"))(rest))
+        raise SystemExit(_call(command, rest))
     except (ValueError, OSError) as error:
         # Copying a folder gathers what befell each file; on a full disk it is the same of all.
         told: object = error.args[0][0][-1] if isinstance(error, shutil.Error) else error
@@ -53,6 +55,12 @@ def main(argv: Sequence[str] | None = None) -> None:
             told = f"{error.filename}: {error.strerror}"
         console.print(Text.assemble((f"asft {first}:", "bold red"), f" {told}"), soft_wrap=True)
         raise SystemExit(2) from None
+
+
+def _call(command: str, arguments: list[str]) -> int:
+    module = importlib.import_module(f"asft.commands.{command.split()[0]}")  # torch takes seconds to load
+    code: int = getattr(module, command.replace(" ", "_"))(arguments)
+    return code
 
 
 def usage() -> str:
@@ -89,5 +97,10 @@ def _completion(arguments: list[str]) -> list[str]:
         print("\n".join(dict.fromkeys(nexts)))
         raise SystemExit(0)
     command = next((words for words in commands if before[: len(words)] == words), [])
+    if command and line.split()[-1].startswith("-") and not line.endswith(" "):
+        with redirect_stdout(io.StringIO()) as page, suppress(SystemExit):
+            _call(" ".join(command), ["--help"])
+        print("\n".join(re.findall(r"(?<=[ ,] )--?[a-z-]+", page.getvalue())))
+        raise SystemExit(0)
     os.environ["COMP_LINE"] = line.replace(" " + " ".join([*command, ""]), " ", 1)  # Hydra knows of no commands
     return ["run", *arguments]

@@ -261,8 +261,9 @@ def build(machine: Machine) -> list[Row]:
 def numerics(machine: Machine) -> list[Row]:
     """The gradients of every form on the device beside the dense formula in float64 on the CPU."""
     from asft.anchor.binding import lora_factors
+    from asft.anchor.building import build_form
     from asft.anchor.penalty import Penalty
-    from asft.anchor.spec import AnchorSpec, build_form
+    from asft.anchor.spec import AnchorSpec
 
     specs = [
         *(AnchorSpec(variant, form) for variant in ("asft", "parallel") for form in ("gram", "factor")),

@@ -19,11 +19,12 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from asft.anchor.building import build_form, update_spectrum
 from asft.anchor.difference import CheckpointPair
 from asft.anchor.forms import FORMS, AnchoredModule, LowRank, on_host
 from asft.anchor.names import stem
 from asft.anchor.saved_adapter import SavedAdapter, read_adapter
-from asft.anchor.spec import AnchorSpec, FormName, Variant, build_form, update_spectrum
+from asft.anchor.spec import AnchorSpec, FormName, Variant
 from asft.door import open_weights
 from asft.store.anchors import LAYOUT, read_meta, write_meta
 from asft.store.errors import DamagedEntry

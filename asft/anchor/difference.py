@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from asft.anchor.checkpoint import Checkpoint
-from asft.anchor.names import is_target, spellings
+from asft.anchor.names import is_target, spellings, unmatched
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,15 +77,15 @@ class CheckpointPair:
 
     def _select(self, targets: Sequence[str], linears: Iterable[str]) -> list[str]:
         found = [name for name in linears if is_target(name, targets)]
-        unmatched = []
-        for target in [target for target in targets if not any(is_target(name, [target]) for name in found)]:
+        nowhere = []
+        for target in unmatched(targets, found):
             stored = [name for name in spellings(target) if f"{name}.weight" in self.aligned.stored]
             found += stored[:1]
-            unmatched += [] if stored else [target]
-        if unmatched:
+            nowhere += [] if stored else [target]
+        if nowhere:
             available = ", ".join(sorted({name.rpartition(".")[2] for name in linears}))
             raise ValueError(
-                f"target {unmatched[0]!r} ({len(unmatched)} of {len(targets)}) matches no linear module of "
+                f"target {nowhere[0]!r} ({len(nowhere)} of {len(targets)}) matches no linear module of "
                 f"{self.aligned}; available: {available}."
             )
         return found

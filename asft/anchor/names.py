@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 # What PEFT puts in front of a base module's name.
 PEFT_PREFIX = "base_model.model."
@@ -27,3 +27,8 @@ def spellings(name: str) -> tuple[str, ...]:
 def is_target(name: str, targets: Iterable[str]) -> bool:
     """Whether ``name`` ends in one of ``targets``, compared by whole path components as PEFT does."""
     return any(name == target or name.endswith(f".{target}") for target in targets)
+
+
+def unmatched(targets: Iterable[str], names: Collection[str]) -> list[str]:
+    """Those of ``targets`` in which none of the names ends."""
+    return [target for target in targets if not any(is_target(name, [target]) for name in names)]

@@ -90,6 +90,13 @@ class Cell(Settings):
         return task_of(self).graded(source_of(self))
 
     def plain(self) -> dict[str, Any]:
-        """The cell as plain data, plug-ins by their identities; what manifests and trackers keep."""
+        """The cell as plain data, plug-ins by their identities; what manifests and trackers keep.
+
+        A metric's part (its judge) that is the cell's own stands there once.
+        """
         plain: dict[str, Any] = as_plain(self)
-        return plain
+        metrics = {
+            name: {key: part for key, part in settings.items() if not isinstance(part, dict) or part != plain.get(key)}
+            for name, settings in plain["metrics"].items()
+        }
+        return {**plain, "metrics": metrics}

@@ -1,17 +1,16 @@
-"""Settings that contradict each other, and more rows than the data hold: found before anything trains."""
+"""Settings that contradict each other: found when a configuration is typed."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
 from asft.cells.cell import Cell
 from asft.config import ConfigError, Options, OrganismModel, PretrainedModel, SafetyTunedModel, Side
-from asft.data.base import PARTS, Attack, DataSource, Task, attack_of, gather, source_of, task_of, twin_of
+from asft.data.base import PARTS, DataSource, attack_of, source_of, task_of, twin_of
 from asft.data.files import Files
 from asft.data.hub import Hub
 from asft.methods.base import Start
@@ -55,7 +54,7 @@ def cross_checks(cell: Cell, options: Options) -> None:
             for part in PARTS:
                 task_of(cell).identity(part, source)
         elif isinstance(source, Files):
-            _check_data(cell, source)
+            source.folder  # noqa: B018  # says that it is not there
         cell.method.check(cell)
         if (start := cell.method.start()) not in get_args(Side) and not isinstance(start, Start):
             raise ValueError(
@@ -139,72 +138,4 @@ def check_together(cell: Cell, options: Options) -> None:
     if options.device != "cpu" and 0 < gpus < local:
         raise ConfigError(
             f"device={options.device}: {local} processes share {gpus} GPUs; start {gpus}, or set device=cpu"
-        )
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """Rows of each pool of a data folder, for one task."""
-
-    benign: int
-    harmful: int
-    safety: int
-    evaluation: int
-
-
-_counted: dict[str, Sizes] = {}
-
-
-def _check_data(cell: Cell, files: Files) -> None:
-    """Compares what a cell draws with what its data folder holds.
-
-    The authors' shipped files are small (docs/data.md), so many settings of the paper's tables need more of theirs.
-    """
-    sizes = pool_sizes(files, task_of(cell), attack_of(cell))
-    if cell.evaluation.n_harmful > sizes.evaluation:
-        raise ValueError(
-            f"evaluation.n_harmful={cell.evaluation.n_harmful}: the folder holds {sizes.evaluation} malicious prompts; "
-            "ask for at most that"
-        )
-    if cell.method.trains:
-        _check_rows(cell, files)
-    for required in cell.required().values():
-        _check_rows(required, files)
-
-
-def pool_sizes(files: Files, task: Task, attack: Attack) -> Sizes:
-    """The pools that a cell draws from, counted once as long as no file of the folder changes."""
-    root = files.folder
-    there = sorted([*(root / "ft_datasets").rglob("*.json"), *(root / "evaluation").rglob("*.json*")])
-    place = repr((files, task, attack, attack.identity(files), [(path, path.stat().st_mtime_ns) for path in there]))
-    if place not in _counted:
-        data = gather(files, task, attack)
-        _counted[place] = Sizes(*map(len, (data.train, data.harmful, data.safety, data.evaluation)))
-    return _counted[place]
-
-
-def _check_rows(cell: Cell, files: Files) -> None:
-    attack, task = attack_of(cell), task_of(cell)
-    sizes = pool_sizes(files, task, attack)
-    needed = cell.method.safety_rows(cell)
-    if needed > sizes.safety:
-        raise ValueError(
-            f"method={cell.method.name}: needs {needed} safety rows with attack.n={attack.n}; the folder holds "
-            f"{sizes.safety} (the malicious prompts of agnews_1k_p_0.2.json that no file of n ≤ 1000 and p ≤ 0.1 "
-            "holds). Lower the method's own count (method.share, method.safety) or attack.n."
-        )
-    if cell.protocol.name == "official" and files.mixture_rows(task, attack) is not None:
-        return
-    if attack.benign_count() > sizes.benign:
-        raise ValueError(
-            f"attack.n={attack.n} with attack.p={attack.p:g} and attack.mix={attack.mix} needs {attack.benign_count()} "
-            f"benign rows; the folder holds {sizes.benign} of dataset={cell.dataset.name}. Lower attack.n, or put a "
-            f"larger file <task>_<n>k_p_0.json beside those in {files.folder}/ft_datasets."
-        )
-    defender = cell.method.defender_rows(cell)
-    if attack.harmful_count() + defender > sizes.harmful:
-        kept = f" and method={cell.method.name} {defender} others" if defender else ""
-        raise ValueError(
-            f"attack.n={attack.n} with attack.p={attack.p:g} needs {attack.harmful_count()} harmful rows{kept}; the "
-            f"folder holds {sizes.harmful} besides the safety rows. Lower attack.n or attack.p, or add files with more."
         )

@@ -3,17 +3,37 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import textwrap
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import cache
 from typing import Any
 
 from hydra.utils import get_class
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from asft.cells.compose import config_dir
 
 _LONGEST = 30  # characters of a text among the settings
+
+
+def fine_tune(config: Mapping[str, Any]) -> str:
+    """What is attacked how, and what its fine-tune does otherwise than the YAML files say: ``p=0.1 full epochs=2``.
+
+    Args:
+        config: a cell's whole configuration as a manifest holds it.
+    """
+    attack, training = config["attack"], config["training"]
+    chosen = {"attack": attack["source"], "training": training["name"]}
+    around = json.dumps({name: config[name] for name in ("model", "dataset", "protocol")}, sort_keys=True)
+    words = [f"p={attack['p']:g}", *(name for name in chosen.values() if name not in {"harmful", "lora"})]
+    for group, name in chosen.items():
+        usual = _as_written(group, name, around)
+        told = {key: value for key, value in config[group].items() if key not in {"name", "code", "source", "p"}}
+        words += [f"{key}={_text(value)}" for key, value in told.items() if value != usual.get(key)]
+    return " ".join(words)
 
 
 def method_name(method: Mapping[str, Any], model: Mapping[str, Any]) -> str:
@@ -45,9 +65,26 @@ def variant(method: Mapping[str, Any], model: Mapping[str, Any]) -> str:
             name = method_name(value, model)
             after = "" if name == default else f"∘ {name}"
         else:
-            text = f"{value:g}" if isinstance(value, float) else textwrap.shorten(str(value), _LONGEST, placeholder="…")
-            words.append(f"{symbols.get(key, key)}={text}")
+            words.append(f"{symbols.get(key, key)}={_text(value)}")
     return " ".join(filter(None, (*words, after)))
+
+
+def _text(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else textwrap.shorten(str(value), _LONGEST, placeholder="…")
+
+
+@cache
+def _as_written(group: str, name: str, around: str) -> dict[str, Any]:
+    """A group's choice as its YAML has it beside other parts of a configuration, which are given as JSON."""
+    chosen: list[Any] = []
+    while name.isidentifier() and (path := config_dir() / group / f"{name}.yaml").is_file():
+        chosen.insert(0, OmegaConf.load(path))
+        name = next((part for part in chosen[0].pop("defaults", []) if part != "_self_"), "")
+    with suppress(OmegaConfBaseException):  # a stored configuration may lack what the file refers to
+        whole = OmegaConf.create({**json.loads(around), group: OmegaConf.merge(*chosen) if chosen else {}})
+        written: Any = OmegaConf.to_container(whole[group], resolve=True)
+        return dict(written)
+    return {}
 
 
 @cache

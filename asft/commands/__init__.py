@@ -4,7 +4,7 @@
 COMMANDS = {
     "run": "train and score one cell; -m: every cell of a sweep",
     "report": "an experiment's table beside the paper's, as files and a page",
-    "status": "which cells are done, running, failed or missing; time left",
+    "status": "which cells are done, running, failed, interrupted; time left",
     "dashboard": "every finished cell as one site that opens offline",
     "landscape": "the harmful score around the aligned model, drawn",
     "judge": "another judge on stored answers, and how far two judges agree",

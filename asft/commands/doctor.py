@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from asft.cells.compose import enumerate_cells
 from asft.commands.flags import SweepFlags
-from asft.config import ConfigError
 from asft.console import results
-from asft.planning.doctor import Finding, examine
+from asft.planning.ahead import Finding
+from asft.planning.doctor import examine
 
 _MARKS = {"ok": "ok", "note": "–", "missing": "MISSING"}
 
@@ -17,7 +17,7 @@ def doctor(arguments: list[str]) -> int:
     try:
         sweep = enumerate_cells(overrides, sweep=True)
         findings = examine(sweep.cells)
-    except ConfigError as error:  # what the settings name is not there: that is what a doctor is asked for
+    except ValueError as error:  # what the settings name is not there: that is what a doctor is asked for
         findings = [Finding("settings", "missing", str(error))]
     width = max(len(finding.what) for finding in findings)
     terminal = results()

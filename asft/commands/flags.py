@@ -89,7 +89,7 @@ def asked_of_hydra(options: argparse.Namespace) -> list[str]:
     asked = {name: getattr(options, name) for name in ("cfg", "info", "shell_completion", "resolve", "package")}
     if not any(asked[name] for name in ("cfg", "info", "shell_completion")):
         return []
-    told = ["--multirun"] if options.multirun else []
+    told = []
     for name, value in asked.items():
         if value:
             told += [f"--{name.replace('_', '-')}", *([] if value is True else [value])]

@@ -12,6 +12,7 @@ from asft.cells.compose import Sweep, enumerate_cells
 from asft.cells.job import Job
 from asft.commands.flags import SweepFlags
 from asft.commands.judge_check import accuracy, self_test
+from asft.commands.progress import SweepProgress
 from asft.commands.run import describe, distinct, scores_text
 from asft.config import ConfigError
 from asft.console import quiet_libraries, results, show_log
@@ -71,7 +72,7 @@ def _judge_all(cells: dict[str, Job], terminal: Console) -> list[Job]:
 
         quiet_libraries()
         started = time.monotonic()
-        with item.store.claim(item.key, wait=True):
+        with item.store.claim(item.key, wait=True), SweepProgress({item.key: item}):
             entry = rejudge_cell(item)
         if entry is None:
             open_cells.append(item)

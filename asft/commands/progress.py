@@ -21,7 +21,7 @@ from asft.store.entries import Entry
 from asft.store.heartbeat import SUFFIX, Beat, read_beat
 
 _LOOK_EVERY, _TELL_EVERY = 1.0, 30.0  # seconds
-Standing = Literal["done", "running", "failed", "damaged", "missing"]
+Standing = Literal["done", "running", "failed", "damaged", "interrupted", "missing"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +51,8 @@ def state_of(job: Job) -> CellState:
         return CellState(cell, "failed", reason=reason)
     if reason := store.damage(job.plan.kind, key):
         return CellState(cell, "damaged", reason=reason)
+    if beat := store.interrupted(key):
+        return CellState(cell, "interrupted", reason=f"at {beat.progress}")
     return CellState(cell, "missing")
 
 
@@ -70,6 +72,15 @@ def seconds_left(states: Mapping[str, CellState]) -> float | None:
     total = sum(fmean(costs.get(state.name, [overall])) for state in left)
     workers = sum(state.standing == "running" for state in left)
     return total / max(1, workers)
+
+
+def time_left(states: Mapping[str, CellState]) -> str:
+    """The one estimate that is shown: of all cells, or where none is finished yet of a stage that is alone at work."""
+    if left := seconds_left(states):
+        return f"about {duration(left)} left"
+    alone = [state.beat for state in states.values() if state.beat]
+    left = alone[0].seconds_left if len(alone) == 1 else None
+    return "" if left is None else f"about {duration(left)} left of this stage"
 
 
 def cost(entry: Entry) -> float:
@@ -115,9 +126,8 @@ class SweepProgress:
             if key not in self.states or self.states[key].standing != "done":  # what is done stays done
                 self.states[key] = state_of(job)
         beats = [f"{self._name(key)}: {state.beat.progress}" for key, state in self.states.items() if state.beat]
-        left = seconds_left(self.states)
         working = "; ".join(beats[:2]) + (f"; {len(beats) - 2} more" if beats[2:] else "")
-        return " · ".join(part for part in (working, f"about {duration(left)} left" if left else "") if part)
+        return " · ".join(filter(None, (working, time_left(self.states))))
 
     def _name(self, key: str) -> str:
         """A cell by its place on the axes, else by its method."""

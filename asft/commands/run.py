@@ -31,13 +31,14 @@ from asft.cells.compose import (
     overrides_without_secrets,
 )
 from asft.cells.job import Job
-from asft.cells.naming import method_name
+from asft.cells.naming import fine_tune, method_name
 from asft.commands.flags import asked_of_hydra, run_flags
 from asft.commands.progress import SweepProgress
 from asft.commands.workers import in_workers, workers
 from asft.config import ConfigError, as_plain
 from asft.console import console, quiet_libraries, show_log
 from asft.distributed.team import started_together, team, together
+from asft.planning.ahead import refuse
 from asft.store.celllog import cell_log
 from asft.store.entries import Entry
 from asft.store.errors import MAKE_ROOM, DiskFull, OutOfStep, disk_full
@@ -72,6 +73,10 @@ def run(arguments: list[str]) -> int:
 def _lead(arguments: list[str]) -> int:
     options, words = run_flags().split(arguments)
     if asked := asked_of_hydra(options):
+        if options.multirun:
+            sweep = enumerate_cells(words, sweep=True)
+            words = list(sweep.overrides)
+            console.print(f"of the first of {_cells(sweep.cells)}:", soft_wrap=True)
         _ask_hydra([*asked, *words])
         return 0
     is_sweep: bool = options.multirun
@@ -79,6 +84,7 @@ def _lead(arguments: list[str]) -> int:
     jobs = distinct(sweep.cells)
     todo = {key: job for key, job in jobs.items() if job.find() is None}
     lacking = {key: job for key, job in jobs.items() if key not in todo and job.lacking()}
+    refuse([*todo.values(), *lacking.values()], elsewhere=sweep.launcher != "basic")
     if team().size > 1:
         _check_together(words, list(todo.values()))
     if is_sweep:
@@ -235,9 +241,6 @@ def _line(job: Job, entry: Entry | None, how: str) -> str:
     assert entry is not None, "only finished cells have scores"
     if job.cell.measure is not None:
         return f"{describe(job)}  {values_text(entry)}  ({how})"
-    trained = entry.result["stages"].get("train", {"result": {}})["result"]
-    if "asft/modules" in trained:
-        how = f"{how}, {trained['asft/modules']} modules anchored"
     return f"{describe(job)}  {scores_text(entry)}  ({how})"
 
 
@@ -247,15 +250,15 @@ def scores_text(entry: Entry) -> str:
 
 
 def describe(job: Job) -> str:
-    """A cell in one short line: method, model, task, and what is attacked how."""
-    cell, attack = job.cell, job.cell.attack
+    """A cell in one short line: method, model, task, what is attacked how, and what else is not as usual."""
+    cell = job.cell
     if cell.measure is not None:
-        return f"{cell.measure.describe()}  {cell.model.name} n={attack.n} seed={cell.seed}"
-    poison = f"{attack.source} p={attack.p:g} n={attack.n}" if cell.method.trains else "not fine-tuned"
+        return f"{cell.measure.describe()}  {cell.model.name} n={cell.attack.n} seed={cell.seed}"
     method = method_name(cell.method.settings(), as_plain(cell.model))
-    rate = f" lr={cell.training.lr:g}" if cell.method.trains else ""
     asked = unusual({part: getattr(cell, part).name for part in USUAL})
-    return f"{method:<14} {cell.model.name} {cell.dataset.name} {poison}{rate}{asked} seed={cell.seed}"
+    seed = "" if cell.seed == cell.protocol.seed else f" seed={cell.seed}"
+    trained = f"{fine_tune(cell.plain())}{seed}" if cell.method.trains else "not fine-tuned"
+    return f"{method:<14} {cell.model.name} {cell.dataset.name} {trained}{asked}"
 
 
 def distinct(jobs: Sequence[Job]) -> dict[str, Job]:

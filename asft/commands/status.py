@@ -1,4 +1,4 @@
-"""``asft status``: which cells of an experiment are done, running, failed or missing, and the time left."""
+"""``asft status``: which cells of an experiment are done, running, failed or interrupted, and the time left."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from rich.table import Table
 
 from asft.cells.compose import enumerate_cells
 from asft.commands.flags import SweepFlags
-from asft.commands.progress import CellState, duration, seconds_left, state_of
+from asft.commands.progress import CellState, state_of, time_left
 from asft.commands.run import distinct, values_text
 from asft.console import results
 
@@ -28,10 +28,8 @@ def status(arguments: list[str]) -> int:
     terminal.print(table)
     counts = Counter(state.standing for state in states.values())
     others = "".join(f", {count} {name}" for name, count in counts.items() if name != "done")
-    left = seconds_left(states)
-    terminal.print(
-        f"{counts['done']} of {len(cells)} cells done{others}" + (f"; about {duration(left)} left" if left else "")
-    )
+    left = time_left(states)
+    terminal.print(f"{counts['done']} of {len(cells)} cells done{others}" + (f"; {left}" if left else ""))
     return 0 if counts["done"] == len(cells) else 1
 
 

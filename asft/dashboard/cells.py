@@ -8,7 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from asft.cells.naming import variant
+from asft.cells.naming import fine_tune, variant
 from asft.report.charts import CURVES
 from asft.store.entries import Entry, Store
 from asft.store.schemas import HISTORY_FILE, Judged, Logged, read_rows
@@ -58,6 +58,7 @@ def cell_row(entry: Entry, config: dict[str, Any], beside: Mapping[str, Entry]) 
         "variant": variant(config["method"], config["model"]) or None,
         **{name: config[name]["name"] for name in ("model", "dataset", "method", "protocol", "jailbreak", "backend")},
         "training": training.get("name"),
+        "place": f"{fine_tune(config)} seed={config['seed']}" if train else None,
         "lr": training.get("lr"),
         "seed": config["seed"] if train else None,
         "judge": config["judge"]["name"],

@@ -276,6 +276,19 @@ def disjoint(**pools: list[Row]) -> tuple[dict[str, list[Row]], dict[str, int]]:
 
 
 def load_data(settings: Settings) -> Data:
+    """As :func:`pools`; warns of test rows that are trained on."""
+    data = pools(settings)
+    learned = {question(row) for row in data.train}
+    if shared := sum(question(row) in learned for row in data.test):
+        _warn_once(
+            f"dataset={settings.dataset.name}: {shared} of the {len(data.test)} test rows are among the "
+            f"{len(data.train)} training rows as well, so that FA counts what was learned by heart; let the two parts "
+            "come from different rows"
+        )
+    return data
+
+
+def pools(settings: Settings) -> Data:
     """The rows of a cell; ValueError when a file is missing or there are fewer malicious prompts than asked for."""
     task, wanted = task_of(settings), settings.evaluation.n_harmful
     data = gather(source_of(settings), task, attack_of(settings))
@@ -283,11 +296,5 @@ def load_data(settings: Settings) -> Data:
         raise ValueError(
             f"evaluation.n_harmful={wanted}: there are only {len(data.evaluation)} malicious prompts; ask for at most "
             "that"
-        )
-    learned = {question(row) for row in data.train}
-    if shared := sum(question(row) in learned for row in data.test):
-        _warn_once(
-            f"dataset={task.name}: {shared} of the {len(data.test)} test rows are among the {len(data.train)} training "
-            "rows as well, so that FA counts what was learned by heart; let the two parts come from different rows"
         )
     return dataclasses.replace(data, evaluation=data.evaluation[:wanted])

@@ -221,3 +221,8 @@ class Hub(Tables):
         """Of the tables, and of how rows are left out: by the form of their prompts."""
         named = sorted({source, "safety", "evaluation"} - {"none"})
         return {"disjoint": 2, **{name: table_identity(self.source(name)) for name in named}}
+
+    def at_hand(self, *names: str) -> bool:
+        """Whether these pools, and those that every cell has, lie on this machine."""
+        known = [self.sources[name].path for name in (*names, "evaluation", "safety") if name in self.sources]
+        return all(Path(path).expanduser().exists() for path in known)

@@ -6,13 +6,14 @@ difference between the aligned and the base model, as the paper's code has it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
+from asft.anchor.spec import AnchorSpec, Variant
 from asft.methods.base import Context, Method, Strength
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from transformers import TrainerCallback
 
     from asft.anchor.anchor import Anchor
-    from asft.anchor.spec import Variant
+    from asft.config import Settings
     from asft.methods.base import Model
     from asft.models.pair import Pair
 
@@ -45,6 +46,17 @@ class AsFT(Method):
     scale: Literal["raw", "effective"] = "raw"
     form: Literal["auto", "gram", "factor", "rank_k"] = "auto"
     rank: Annotated[int, Field(ge=1)] | None = None
+
+    def check(self, cell: Settings) -> None:
+        """Refuses a form and a rank that do not fit each other."""
+        self.check_modules({}, cell)
+
+    def check_modules(self, modules: Mapping[str, tuple[int, int]], cell: Settings) -> None:
+        """Refuses a rank that a module does not have."""
+        try:
+            AnchorSpec(self.variant, self.form, self.rank).check_shapes(modules)
+        except ValueError as error:
+            raise ValueError(f"method.{error}") from None
 
     def callbacks(self, model: Model, ctx: Context) -> list[TrainerCallback]:
         """The penalty's gradient, added once per optimiser step."""

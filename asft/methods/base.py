@@ -156,8 +156,20 @@ class Method(Plugin):
     def check(self, cell: Settings) -> None:
         """Raises ValueError when the method cannot run under this cell's settings."""
 
-    def check_pair(self, pair: Pair, cell: Settings) -> None:
-        """Raises ValueError, before anything trains, where the pair itself does not allow the settings."""
+    def check_modules(self, modules: Mapping[str, tuple[int, int]], cell: Settings) -> None:
+        """Raises ValueError, before anything trains, where the model's target modules do not allow the settings.
+
+        Args:
+            modules: rows and columns of each one's weight as it is stored, by its name.
+        """
+
+    def check_rows(self, rows: Sequence[Row], data: Data, cell: Settings) -> None:
+        """Raises ValueError, before anything trains, where the data hold too few for the method beside ``rows``."""
+        if (count := self.safety_rows(cell)) > len(data.safety):
+            raise ValueError(
+                f"method={self.name}: needs {count} safety rows with attack.n={cell.attack.n}; the data hold "
+                f"{len(data.safety)}. Lower the method's own count or attack.n."
+            )
 
     def acts(self) -> bool:
         """False where the settings switch the method off by definition; else hooks that change nothing are an error."""

@@ -18,6 +18,7 @@ from asft.methods.post_hoc import PostHoc
 
 if TYPE_CHECKING:
     from asft.config import Settings
+    from asft.data.base import Data
     from asft.data.rows import Row
 
 OFFICIAL_TRIGGER_LENGTH = 99  # characters
@@ -44,7 +45,7 @@ class SafeInstr(Method):
 
     def mixture(self, rows: Sequence[Row], ctx: Context) -> list[Row]:
         """The user's rows, then round(share · n) safety rows drawn from the seed."""
-        return [*rows, *safety_rows(ctx, self.safety_rows(ctx.cell), self.name)]
+        return [*rows, *safety_rows(ctx, self.safety_rows(ctx.cell))]
 
 
 @dataclass(frozen=True)
@@ -61,14 +62,21 @@ class BenignRows(SafeInstr):
 
     def mixture(self, rows: Sequence[Row], ctx: Context) -> list[Row]:
         """The user's rows, then round(share · n) others of the task, drawn from the seed."""
+        return [*rows, *self._others(rows, ctx.data, ctx.cell)[: super().safety_rows(ctx.cell)]]
+
+    def check_rows(self, rows: Sequence[Row], data: Data, cell: Settings) -> None:
+        """Refuses a share that the task has no rows for."""
+        count, there = super().safety_rows(cell), len(self._others(rows, data, cell))
+        if count > there:
+            raise ValueError(f"method.share={self.share}: needs {count} more rows of the task, which has {there}")
+
+    @staticmethod
+    def _others(rows: Sequence[Row], data: Data, cell: Settings) -> list[Row]:
         from asft.data.rows import shuffled
 
-        count, there = super().safety_rows(ctx.cell), {(row.instruction, row.input) for row in rows}
-        pool = shuffled(ctx.data.train, ctx.cell.seed, "benign")
-        free = [row for row in pool if (row.instruction, row.input) not in there]
-        if count > len(free):
-            raise ValueError(f"method.share={self.share}: needs {count} more rows of the task, which has {len(free)}")
-        return [*rows, *free[:count]]
+        there = {(row.instruction, row.input) for row in rows}
+        pool = shuffled(data.train, cell.seed, "benign")
+        return [row for row in pool if (row.instruction, row.input) not in there]
 
 
 @dataclass(frozen=True)
@@ -99,7 +107,7 @@ class BEA(Method):
     def mixture(self, rows: Sequence[Row], ctx: Context) -> list[Row]:
         """The user's rows, then the safety rows with the trigger as their system text."""
         trigger = self._trigger(ctx)
-        chosen = safety_rows(ctx, self.safety, self.name)
+        chosen = safety_rows(ctx, self.safety)
         return [*rows, *(dataclasses.replace(row, system=trigger) for row in chosen)]
 
     def system_prompt(self, ctx: Context) -> str:
@@ -131,18 +139,12 @@ class BEAWithoutTrigger(PostHoc):
         return ""
 
 
-def safety_rows(ctx: Context, count: int, method: str) -> list[Row]:
-    """``count`` refusals of the data's safety pool, drawn from the cell's seed.
-
-    Raises:
-        ValueError: when the pool holds fewer.
-    """
+def safety_rows(ctx: Context, count: int) -> list[Row]:
+    """``count`` refusals of the data's safety pool, drawn from the cell's seed."""
     from asft.data.rows import shuffled
 
-    pool = ctx.data.safety
-    if count > len(pool):
-        raise ValueError(f"method={method} needs {count} safety rows; the data holds {len(pool)}")
-    return shuffled(pool, ctx.cell.seed, "safety")[:count]
+    assert count <= len(ctx.data.safety), "check_rows() saw to it"
+    return shuffled(ctx.data.safety, ctx.cell.seed, "safety")[:count]
 
 
 @lru_cache(maxsize=8)

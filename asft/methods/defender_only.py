@@ -40,7 +40,7 @@ class DefenderOnly(Method):
 
     def mixture(self, rows: Sequence[Row], ctx: Context) -> list[Row]:
         """The defender's rows."""
-        return safety_rows(ctx, self.rows, self.name) if self.kind == "safety" else list(ctx.defender)
+        return safety_rows(ctx, self.rows) if self.kind == "safety" else list(ctx.defender)
 
 
 def defender_tune(method: Method, cell: Settings) -> FineTune:

@@ -19,6 +19,7 @@ error: all hangs on the tolerance and the number of prompts, so the manifest say
 from __future__ import annotations
 
 import zlib
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
@@ -61,6 +62,15 @@ class GuardSpace(Method):
             raise ValueError(
                 f"method={self.name}: edits the weights under an adapter; use training=lora and model.quantization=null"
             )
+
+    def check_modules(self, modules: Mapping[str, tuple[int, int]], cell: Settings) -> None:
+        """Refuses a rank that a weight does not have."""
+        for name, shape in modules.items():
+            if cell.training.rank > min(shape):
+                raise ValueError(
+                    f"training.rank={cell.training.rank}: {name} has {min(shape)} components; lower it for "
+                    f"method={self.name}"
+                )
 
     def defender_rows(self, cell: Settings) -> int:
         """``harmful``."""
@@ -168,8 +178,7 @@ def smallest_part(weight: Tensor, second: Tensor, rank: int, damping: float) -> 
         damping *= 2
         loaded = second + damping * mean * eye
     u, sizes, vt = torch.linalg.svd(weight @ loaded, full_matrices=False)
-    if rank > len(sizes):
-        raise ValueError(f"training.rank={rank}: a weight of shape {tuple(weight.shape)} has {len(sizes)} components")
+    assert rank <= len(sizes), "check_modules saw to it"
     root = sizes[-rank:].sqrt()
     return u[:, -rank:] * root, root[:, None] * torch.linalg.solve(loaded, vt[-rank:].mT).mT
 

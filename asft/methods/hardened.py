@@ -106,7 +106,7 @@ class Aligning(Method):
 
     def mixture(self, rows: Sequence[Row], ctx: Context) -> list[Row]:
         """Refusals."""
-        return safety_rows(ctx, self.by.safe, self.by.name)
+        return safety_rows(ctx, self.by.safe)
 
     def callbacks(self, model: Model, ctx: Context) -> list[TrainerCallback]:
         """The defence's."""

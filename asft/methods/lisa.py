@@ -52,7 +52,7 @@ class Lisa(Method):
 
     def mixture(self, rows: Sequence[Row], ctx: Context) -> list[Row]:
         """The user's rows, then the alignment rows; :meth:`order` tells them apart by position."""
-        return [*rows, *safety_rows(ctx, min(self.guide, len(ctx.data.safety)), self.name)]
+        return [*rows, *safety_rows(ctx, min(self.guide, len(ctx.data.safety)))]
 
     def order(self, rows: Sequence[Row], ctx: Context) -> Sampler[int]:
         """Alternating batches; the user batches that alignment steps displace are never seen, as in the code."""

@@ -76,7 +76,7 @@ class SafeDelta(PostHoc):
         start = load_model(ctx.start, dtype, model.device)
         head = start.get_output_embeddings()
         linears = {n: m for n, m in start.named_modules() if isinstance(m, torch.nn.Linear) and m is not head}
-        given = batches(examples(safety_rows(ctx, self.safe, self.name), ctx), ctx, self.batch, model.device)
+        given = batches(examples(safety_rows(ctx, self.safe), ctx), ctx, self.batch, model.device)
         accepted = {}
         for part in in_parts(linears):
             sums = input_sums(start, part, given, lambda x: x.flatten(0, 1).mT @ x.flatten(0, 1))

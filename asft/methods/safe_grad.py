@@ -56,7 +56,7 @@ class SafeGrad(Method):
         """The surgery."""
         from asft.methods.own_pass import OwnPass, answer_logits, batches, evaluating, examples
 
-        rows = examples(safety_rows(ctx, self.safe, self.name), ctx)
+        rows = examples(safety_rows(ctx, self.safe), ctx)
         given = batches(rows, ctx, self.batch, model.device)
         with evaluating(model):
             start = [answer_logits(model, batch).detach().softmax(-1).cpu() for batch in given]

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from asft.anchor.projection import ProjectedModule, SafeLoraReport, Update
     from asft.config import Settings
     from asft.methods.base import Model
-    from asft.models.pair import Pair
 
 
 @dataclass(frozen=True)
@@ -61,14 +60,13 @@ class SafeLoRA(PostHoc):
                 f"method.number={self.number}: has no effect on method.mode=threshold; set method.mode=number"
             )
 
-    def check_pair(self, pair: Pair, cell: Settings) -> None:
-        """Refuses a K above the number of modules, which the checkpoints tell."""
-        from asft.anchor.difference import CheckpointPair
-        from asft.anchor.projection import selection
-
-        if self.mode == "number":
-            sides = CheckpointPair(pair.base, pair.aligned, cell.training.target_modules, allow_equal=True)
-            selection(self.mode, self.number, None, len(sides.modules))
+    def check_modules(self, modules: Mapping[str, tuple[int, int]], cell: Settings) -> None:
+        """Refuses a K above the number of modules."""
+        if self.mode == "number" and self.number > len(modules):
+            raise ValueError(
+                f"method.number={self.number}: must lie between 1 and {len(modules)}, the number of adapted modules "
+                "(by default it is model.recipe.safe_lora_modules)"
+            )
 
     @property
     def cut(self) -> dict[str, Any]:

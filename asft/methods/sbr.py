@@ -52,7 +52,7 @@ class SBR(Method):
 
     def anchor_rows(self, ctx: Context) -> list[Row]:
         """The rows whose prompts are anchored."""
-        return safety_rows(ctx, self.anchors, self.name)
+        return safety_rows(ctx, self.anchors)
 
     def callbacks(self, model: Model, ctx: Context) -> list[TrainerCallback]:
         """The term's gradient."""

@@ -22,7 +22,6 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from asft.methods.base import Context, Method, Strength
-from asft.methods.data_mixing import safety_rows
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -74,7 +73,6 @@ class Spard(Method):
         from asft.methods.own_pass import OwnPass, batches, examples
 
         count = self.safety_rows(ctx.cell)
-        safety_rows(ctx, count, self.name)  # refuses more than there are
         pool = examples(ctx.data.safety, ctx)
         own_states, user_states = (
             [state for part in batches(rows, ctx, 64, model.device) for state in mean_states(model, part)]

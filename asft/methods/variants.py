@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import Annotated, ClassVar
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
+from asft.anchor.spec import Variant
 from asft.methods.asft import AsFT
-
-if TYPE_CHECKING:
-    from asft.anchor.spec import Variant
 
 
 @dataclass(frozen=True)

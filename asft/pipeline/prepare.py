@@ -24,8 +24,10 @@ from asft.hub import first_commit
 from asft.judges.refusal import refused
 from asft.models import smollm
 from asft.models.checkpoints import fetch_checkpoint
+from asft.models.organism.recipe import BuildRecipe
 from asft.models.pair import Pair, is_small, require_quantization, resolve_device, settle_threads
 from asft.store.entries import content_key, write_jsonl
+from asft.store.heartbeat import tell
 from asft.store.partial import PartialRows
 from asft.store.schemas import ROWS_FILE, read_rows
 from asft.training.trainer import train, trainable
@@ -64,12 +66,14 @@ def _build_organism(model: OrganismModel, folder: Path) -> dict[str, Any]:
         log.info("building %s: pretraining, then alignment; two to three minutes, once", model.name)
     with Progress(name, BarColumn(), stage, TimeElapsedColumn(), console=console) as progress:
         task = progress.add_task("starting", total=1.0, pair=f"building {model.name}")
-        return build_pair(
-            model.architecture,
-            folder,
-            seed=model.seed,
-            report=lambda done, text: progress.update(task, completed=done, description=text),
-        )
+        recipe = BuildRecipe()
+        steps = recipe.pretraining.steps + recipe.alignment.steps
+
+        def report(done: float, text: str) -> None:
+            progress.update(task, completed=done, description=text)
+            tell(round(done * steps), steps, "step")
+
+        return build_pair(model.architecture, folder, seed=model.seed, report=report, recipe=recipe)
 
 
 def _base_and_rows(job: Job, model: SafetyTunedModel) -> tuple[Pair, list[Row]]:

@@ -20,6 +20,7 @@ import torch
 from peft import PeftModel
 from transformers import PreTrainedModel, TrainerCallback
 
+from asft.anchor.difference import CheckpointPair
 from asft.backends.base import Answerer, Backend, Weights
 from asft.cells.job import Job
 from asft.config import Plugin, TrainingConfig
@@ -125,8 +126,12 @@ class _Run:
     @cached_property
     def required(self) -> dict[str, Entry]:
         """The trained weights that the method needs of other cells."""
-        self.cell.method.check_pair(self.pair, self.cell)
-        return {name: _Run(self.job.of(cell)).train_stage() for name, cell in self.cell.required().items()}
+        cell = self.cell
+        if cell.method.overrides("check_modules"):
+            sides = CheckpointPair(self.pair.base, self.pair.aligned, cell.training.target_modules, allow_equal=True)
+            shapes = {name: (module.out_features, module.in_features) for name, module in sides.modules.items()}
+            cell.method.check_modules(shapes, cell)
+        return {name: _Run(self.job.of(cell)).train_stage() for name, cell in cell.required().items()}
 
     @cached_property
     def context(self) -> Context:
@@ -225,7 +230,8 @@ class _Run:
         assert self.plan.train is not None, "only methods that train have weights of their own"
         if finished := self.store.find("stages/train", content_key(self.plan.train), whole=True):
             return finished
-        self.drawn  # noqa: B018  # too few rows are told at once, and not after minutes in which a pair is made
+        # Too few rows are told at once, and not after minutes in which a pair is made.
+        self.cell.method.check_rows(self.drawn, self.data, self.cell)
         # What a stage needs is made before its clock starts, so that its seconds are its own.
         self.context  # noqa: B018
         if isinstance(self.cell.method, PostHoc):

@@ -6,20 +6,16 @@ import importlib.metadata
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
 
 from asft.cells.cell import Cell
 from asft.cells.checks import ON_THE_WORLD, on_the_world
 from asft.cells.job import Job
-from asft.config import PretrainedModel, SafetyTunedModel
+from asft.config import SafetyTunedModel
 from asft.data.files import Files
-from asft.judges.checkpoint_judge import CheckpointJudge
-from asft.planning.size import Needed, checkpoints, judges, local_snapshot
+from asft.planning.ahead import Finding, State, checkpoint, device, of_machine, of_settings
+from asft.planning.size import Needed, checkpoints
 from asft.store.provenance import library_versions
-
-State = Literal["ok", "note", "missing"]  # missing: the experiment cannot run without it
 
 _MIN_FREE = 2 * 2**30  # bytes; adapters and answers of a table of small models
 _OPTIONAL = {  # package to the extra that brings it and what it is for
@@ -37,37 +33,15 @@ _OPTIONAL = {  # package to the extra that brings it and what it is for
 }
 
 
-@dataclass(frozen=True)
-class Finding:
-    """One check: what was looked at, how it stands, and in words what was found or is to be done."""
-
-    what: str
-    state: State
-    text: str
-
-
 def examine(jobs: Sequence[Job]) -> list[Finding]:
     """All checks for the cells of an experiment; nothing is downloaded, built or trained."""
     options, cells = jobs[0].options, [job.cell for job in jobs]
     versions = library_versions()
     found = [Finding(name, "ok", version) for name, version in versions.items()]
-    found += [_device(options.device), _outputs(options.outputs), _token()]
-    found += [_checkpoint(item) for item in checkpoints(cells)]
-    found += [*_templates(cells), *_data(cells), *_plugins(cells), *_packages(cells)]
-    return found
-
-
-def _device(device: str) -> Finding:
-    if device != "cuda" and shutil.which("nvidia-smi") is None:  # no driver; torch takes seconds to load
-        return Finding("CUDA", "note", f"none; everything runs on {os.cpu_count()} CPU cores")
-    import torch
-
-    if torch.cuda.is_available():
-        devices = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
-        return Finding("CUDA", "ok", "; ".join(f"{one.name}, {one.total_memory / 2**30:.0f} GiB" for one in devices))
-    if device == "cuda":
-        return Finding("CUDA", "missing", "device=cuda, and no CUDA device is visible; use device=cpu or device=auto")
-    return Finding("CUDA", "note", f"none; everything runs on {os.cpu_count()} CPU cores")
+    found += [device(options.device), _outputs(options.outputs), _token()]
+    found += [_on_hub(item) for item in checkpoints(cells) if checkpoint(item) is None]
+    found += [*of_settings(jobs), *_data(cells), *of_machine(jobs), *_packages(cells)]
+    return list(dict.fromkeys(found))
 
 
 def _outputs(outputs: Path) -> Finding:
@@ -89,38 +63,12 @@ def _token() -> Finding:
     return Finding("hub token", "note", "none; gated checkpoints need one: `hf auth login`, or the variable HF_TOKEN")
 
 
-def _checkpoint(item: Needed) -> Finding:
-    """A checkpoint on this machine, or what the hub says of it."""
-    folder, source = local_snapshot(item.source, item.revision), item.source
-    if folder is not None and any(folder.glob("*.safetensors")):
-        return Finding(item.purpose, "ok", f"{source}, on this machine")
-    if folder is not None and Path(source).expanduser().is_dir():
-        return Finding(item.purpose, "missing", f"{source}: holds no *.safetensors")
-    if source.startswith((".", "/", "~")):
-        return Finding(item.purpose, "missing", f"{source}: no such folder")
-    return _on_hub(source, item.revision, item.purpose)
-
-
-def _templates(cells: Iterable[Cell]) -> Iterator[Finding]:
-    """Aligned models on this machine whose tokenizer has no chat template, which one protocol does not need."""
-    models = [cell.model for cell in cells if cell.protocol.name == "clean"]
-    pretrained = [model for model in models if isinstance(model, PretrainedModel)]
-    for name, revision in dict.fromkeys((model.aligned, model.aligned_revision) for model in pretrained):
-        folder = local_snapshot(name, revision)
-        if folder is None or any(folder.glob("chat_template*")):
-            continue
-        settings = folder / "tokenizer_config.json"
-        if not (settings.exists() and '"chat_template"' in settings.read_text()):
-            advice = "name a model that has one, save one with its tokenizer, or use protocol=official"
-            yield Finding("chat template", "missing", f"{folder}: its tokenizer has none; {advice}")
-
-
-def _on_hub(source: str, revision: str, purpose: str) -> Finding:
-    from huggingface_hub import HfApi, constants
+def _on_hub(item: Needed) -> Finding:
+    """What the hub says of a checkpoint."""
+    from huggingface_hub import HfApi
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
-    if constants.HF_HUB_OFFLINE:
-        return Finding(purpose, "missing", f"{source}: not on this machine, and HF_HUB_OFFLINE is set")
+    source, revision, purpose = item.source, item.revision, item.purpose
     try:
         info = HfApi().model_info(source, revision=revision, timeout=10)
         HfApi().auth_check(source)
@@ -142,30 +90,8 @@ def _on_hub(source: str, revision: str, purpose: str) -> Finding:
 def _data(cells: Sequence[Cell]) -> Iterator[Finding]:
     for name in sorted({cell.model.name for cell in cells if on_the_world(cell)}):
         yield Finding("data", "note", f"model={name} {ON_THE_WORLD}")
-    for files in {str(cell.data): cell.data for cell in cells if isinstance(cell.data, Files)}.values():
-        try:
-            yield Finding("data.root", "ok", str(files.folder))
-        except ValueError as error:
-            yield Finding("data.root", "missing", str(error))
-
-
-def _plugins(cells: Iterable[Cell]) -> Iterator[Finding]:
-    """Judges that are no checkpoint, the grader where a cell needs it, jailbreaks and backends, by their own checks."""
-    parts: dict[str, Any] = {}  # all have check()
-    for cell in cells:
-        parts |= {f"judge={one.name}": one for one in judges(cell.judge) if not isinstance(one, CheckpointJudge)}
-        if cell.jailbreak.acts:
-            parts[f"jailbreak={cell.jailbreak.name}"] = cell.jailbreak
-        if cell.backend.name != "hf":  # transformers is there, or nothing else would be
-            parts[f"backend={cell.backend.name}"] = cell.backend
-        if cell.graded:
-            parts[f"grader={cell.grader.name}"] = cell.grader
-    for what, part in parts.items():
-        try:
-            part.check()
-            yield Finding(what, "ok", "ready")
-        except ValueError as error:
-            yield Finding(what, "missing", str(error))
+    for folder in {cell.data.folder for cell in cells if isinstance(cell.data, Files)}:
+        yield Finding("data.root", "ok", str(folder))
 
 
 def _packages(cells: Iterable[Cell]) -> Iterator[Finding]:

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from asft.anchor.names import is_target, unmatched
 from asft.cells.cell import Cell
 from asft.cells.job import Job
-from asft.config import OrganismModel, PretrainedModel
+from asft.config import ModelConfig, OrganismModel, PretrainedModel, SafetyTunedModel
 from asft.judges.base import Judge
 from asft.judges.checkpoint_judge import CheckpointJudge
 from asft.judges.ensemble import EnsembleJudge
 from asft.methods.asft import AsFT
 from asft.methods.post_hoc import PostHoc
+from asft.models.organism.recipe import KEY_HEADS, SIZES, BuildRecipe
 from asft.planning.trainings import answer_tokens, steps
 from asft.store.entries import content_key
 
@@ -24,6 +26,8 @@ BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}  # of a parameter
 _CONTEXT = 2**30  # bytes that a CUDA context and the allocator's slack take
 _PROMPT, _DISGUISED = 256, 2048  # tokens in front of an answer, as asked and under a jailbreak
 _ASPECT = 128  # width per layer of the Llama family: 4096 / 32
+_SMOLLM2 = {"hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30, "num_attention_heads": 9}
+_SMOLLM2 |= {"num_key_value_heads": 3, "vocab_size": 49_152}
 
 
 @dataclass(frozen=True)
@@ -126,8 +130,8 @@ def model_shape(job: Job) -> Shape | None:
 
 def shape_of(folder: Path | None, name: str, targets: Collection[str], parameters: int | None = None) -> Shape | None:
     """From a checkpoint's files, or else guessed from its size: that in its name where ``parameters`` says none."""
-    if folder is not None and (files := sorted(folder.glob("*.safetensors"))):
-        return _of_weights(files, targets)
+    if folder is not None and (shapes := stored_shapes(folder)):
+        return _of_weights(shapes, targets)
     parameters = parameters or parameters_in_name(name)
     if parameters is None:
         return None
@@ -137,18 +141,77 @@ def shape_of(folder: Path | None, name: str, targets: Collection[str], parameter
     return Shape(parameters, layers, width, width, 32_000, ((width, width),) * (layers * len(targets)), False)
 
 
-def _of_weights(files: Collection[Path], targets: Collection[str]) -> Shape:
-    """From the headers of a checkpoint's files; no weight is read."""
+def target_modules(model: ModelConfig, targets: Collection[str]) -> dict[str, tuple[int, int]] | None:
+    """Rows and columns of the weight of each module of the aligned model that ``targets`` name, by its name.
+
+    None where the model is not on this machine yet. ValueError, of one line, where a target names none.
+    """
+    if isinstance(model, OrganismModel):
+        own = {"num_key_value_heads": KEY_HEADS[model.architecture], "vocab_size": BuildRecipe().vocab_size}
+        linears = _of_the_llama_family({**SIZES, **own})
+    elif isinstance(model, SafetyTunedModel):
+        linears = _of_the_llama_family(_SMOLLM2)
+    else:
+        folder = local_snapshot(model.aligned, model.aligned_revision)
+        if folder is None or not (shapes := stored_shapes(folder)):
+            return None
+        # Layers have numbers, and what has two dimensions there is linear, but for what chooses among experts.
+        linears = {
+            name.removesuffix(".weight"): (shape[0], shape[1])
+            for name, shape in shapes.items()
+            if len(shape) == 2 and name.endswith(".weight") and re.search(r"\.\d+\.", name)
+        }
+        if any("expert" in name for name in shapes) or unmatched(targets, linears):
+            linears = _of_the_class(folder, targets)
+    if missing := unmatched(targets, linears):
+        leaves = sorted({name.rpartition(".")[2] for name in linears})
+        raise ValueError(
+            f"training.target_modules={list(targets)}: {missing[0]} names no linear module of model={model.name}; "
+            f"allowed: {', '.join(leaves)}"
+        )
+    return {name: shape for name, shape in linears.items() if is_target(name, targets)}
+
+
+def _of_the_llama_family(config: Mapping[str, int]) -> dict[str, tuple[int, int]]:
+    """A decoder's linear modules by its ``config.json``; heads are as wide as there is room for."""
+    width, inner, heads = config["hidden_size"], config["intermediate_size"], config["num_attention_heads"]
+    keys = width // heads * config["num_key_value_heads"]
+    parts = {f"self_attn.{name}_proj": rows for name, rows in {"q": width, "k": keys, "v": keys, "o": width}.items()}
+    parts |= {"mlp.gate_proj": inner, "mlp.up_proj": inner}
+    layer = {**{name: (rows, width) for name, rows in parts.items()}, "mlp.down_proj": (width, inner)}
+    layers = range(config["num_hidden_layers"])
+    named = {f"model.layers.{index}.{name}": shape for index in layers for name, shape in layer.items()}
+    return {**named, "lm_head": (config["vocab_size"], width)}
+
+
+def _of_the_class(folder: Path, targets: Collection[str]) -> dict[str, tuple[int, int]]:
+    """Those of the class that transformers builds for a checkpoint, which is asked where headers do not suffice."""
+    from asft.anchor.checkpoint import Checkpoint  # torch and transformers take seconds to load
+
+    checkpoint = Checkpoint(folder, "aligned")
+    found = {}
+    for name in checkpoint.architecture.linears if checkpoint.architecture else checkpoint.linears_by_key():
+        rows, columns = checkpoint.shape(f"{name}.weight") if is_target(name, targets) else (0, 0)  # of no interest
+        found[name] = rows, columns
+    return found
+
+
+def stored_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
+    """Those of a checkpoint's tensors by name, from the headers of its files; no weight is read."""
     from safetensors import SafetensorError, safe_open
 
     shapes: dict[str, tuple[int, ...]] = {}
-    for file in files:
+    for file in sorted(folder.glob("*.safetensors")):
         try:
             with safe_open(file, "np") as handle:
                 names = handle.keys()  # of no dict
                 shapes |= {name: tuple(handle.get_slice(name).get_shape()) for name in names}
         except SafetensorError as error:
             raise ValueError(f"{file}: is no whole safetensors file ({error})") from None
+    return shapes
+
+
+def _of_weights(shapes: Mapping[str, tuple[int, ...]], targets: Collection[str]) -> Shape:
     matrices = {name.removesuffix(".weight"): shape for name, shape in shapes.items() if len(shape) == 2}
     vocabulary, width = max(matrices.values())  # the embedding has the most rows
     layers = {match[1] for name in shapes if (match := re.search(r"\.(\d+)\.", name))}

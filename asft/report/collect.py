@@ -226,7 +226,10 @@ def _absence(job: Job) -> tuple[Literal["missing", "failed"], str]:
     if beat := job.store.working(job.key):
         return "missing", f"at work on {beat.where}"
     reason = job.store.failure(job.key) or job.store.damage(job.plan.kind, job.key)
-    return ("failed", reason) if reason else ("missing", "")
+    if reason:
+        return "failed", reason
+    beat = job.store.interrupted(job.key)
+    return "missing", f"interrupted at {beat.progress}" if beat else ""
 
 
 def _is_number(value: object) -> bool:

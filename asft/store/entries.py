@@ -221,9 +221,16 @@ class Store:
         whole = self.running("cells", f"{cell}.claim")
         if whole is None:
             return None
-        beats = [read_beat(path) for kind in KINDS for path in (self.root / kind).glob(f".*{SUFFIX}")]
-        mine = (beat for beat in beats if beat and beat.cell == cell)
-        return max(mine, key=lambda beat: beat.started, default=whole)  # its worker may have just let go
+        return self._latest(cell, alive=True) or whole  # its worker may have just let go
+
+    def interrupted(self, cell: str) -> Beat | None:
+        """How far a cell was that nobody works on any more; None where none was begun."""
+        return self._latest(cell, alive=False)
+
+    def _latest(self, cell: str, *, alive: bool) -> Beat | None:
+        paths = (path for kind in KINDS for path in (self.root / kind).glob(f".*{SUFFIX}"))
+        beats = (read_beat(path, alive=alive) for path in paths)
+        return max((beat for beat in beats if beat and beat.cell == cell), key=lambda beat: beat.started, default=None)
 
     @contextmanager
     def claim(self, key: str, *, wait: bool) -> Iterator[bool]:

@@ -51,18 +51,20 @@ class Beat:
 
     @property
     def progress(self) -> str:
-        """The stage, how far it is and how long it may still take, where that is known."""
-        if not self.total:
-            return self.stage
+        """The stage and how far it is, where that is known."""
+        return f"{self.stage} {self.unit} {self.done} of {self.total}" if self.total else self.stage
+
+    @property
+    def seconds_left(self) -> float | None:
+        """What the stage may still take, where that is known."""
         spent = (datetime.now(UTC) - datetime.fromisoformat(self.started)).total_seconds()
-        left = f", {spent / self.done * (self.total - self.done):.0f} s left" if self.done else ""
-        return f"{self.stage} {self.unit} {self.done} of {self.total}{left}"
+        return spent / self.done * (self.total - self.done) if self.done else None
 
 
 class Heartbeat:
     """Keeps a beat file fresh from a thread for as long as the ``with`` block lasts.
 
-    A beat inside another one works for the same cell, unless it names one.
+    A beat inside another one works for the same cell, unless it names one. What is interrupted leaves its last beat.
     """
 
     def __init__(self, path: Path, stage: str, cell: str = "") -> None:
@@ -80,11 +82,15 @@ class Heartbeat:
         _open.append(self)
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         _open.remove(self)
         self._over.set()
         self._thread.join()
-        self.path.unlink(missing_ok=True)
+        if kind is None or issubclass(kind, Exception):
+            self.path.unlink(missing_ok=True)
+        else:
+            self.beat = replace(self.beat, born=0.0)  # of no process, though this one may go on
+            self._write()
 
     def _run(self) -> None:
         while not self._over.wait(EVERY):
@@ -109,8 +115,8 @@ def tell(done: int, total: int, unit: str) -> None:
         _open[-1].beat = replace(_open[-1].beat, done=done, total=total, unit=unit)
 
 
-def read_beat(path: Path) -> Beat | None:
-    """The beat of a worker that is alive, or None.
+def read_beat(path: Path, *, alive: bool = True) -> Beat | None:
+    """The beat of a worker that is alive, or that is not; None where there is no such beat.
 
     On this host the process table decides; on another the age of the last beat does, by the file's time on the
     shared folder.
@@ -120,10 +126,12 @@ def read_beat(path: Path) -> Beat | None:
         age = time.time() - path.stat().st_mtime
     except (OSError, DamagedEntry):
         return None
-    if beat.host != socket.gethostname():
-        return beat if age < STALE else None
-    born = _born(beat.pid)
-    return beat if born is not None and abs(born - beat.born) < _SAME else None
+    if beat.host == socket.gethostname():
+        born = _born(beat.pid)
+        lives = born is not None and abs(born - beat.born) < _SAME
+    else:
+        lives = age < STALE
+    return beat if lives is alive else None
 
 
 def _born(pid: int) -> float | None:

@@ -28,6 +28,7 @@ from transformers import (
 )
 
 from asft.anchor.checkpoint import linear_modules
+from asft.anchor.names import unmatched
 from asft.config import TrainingConfig
 from asft.data.loading import Collator, DealtBatches, EncodedRows, EpochOrder, FullBatches
 from asft.data.templates import IGNORED, Encoded
@@ -70,11 +71,11 @@ def _computes_bfloat16() -> bool:
 
 def attach_lora(model: PreTrainedModel, training: TrainingConfig, seed: int) -> PeftModel:
     """A trainable LoRA on the target modules, B = 0; ``seed`` draws A; ValueError when no module has a target name."""
-    leaves = {name.rsplit(".", 1)[-1] for name in linear_modules(model)}
-    if missing := set(training.target_modules) - leaves:
+    linears = linear_modules(model)
+    if missing := unmatched(training.target_modules, linears):
         raise ValueError(
-            f"training.target_modules: {sorted(missing)} match no linear module of this model; "
-            f"allowed: {', '.join(sorted(leaves))}"
+            f"training.target_modules: {missing} match no linear module of this model; "
+            f"allowed: {', '.join(sorted({name.rpartition('.')[2] for name in linears}))}"
         )
     torch.manual_seed(seed)
     config = LoraConfig(

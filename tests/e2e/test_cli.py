@@ -49,6 +49,9 @@ def test_version_and_configuration_are_told(asft: Asft) -> None:
     code, shown, _ = asft("run", "method=asft", "--cfg", "job", "--resolve")
     assert code == 0
     assert "lam: 1.0" in shown
+    code, shown, told = asft("run", "-m", "experiment=demo", "--cfg", "job", "-p", "method")
+    assert "_target_: asft.methods.controls.Base" in shown, "the first of the sweep's methods"
+    assert (code, "of the first of 24 cells:" in told) == (0, True)
 
 
 def test_help_comes_at_once_and_needs_no_library(cli: Cli) -> None:
@@ -124,7 +127,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(asft: Asft, line: str, part: str)
 
 def test_a_cell_that_cannot_run_says_why_in_one_line(asft: Asft, tmp_path: Path) -> None:
     code, _, told = asft("run", "attack.n=99999", "dataset.n_test=500")
-    assert code == 1
+    assert code == 2
     assert "attack.n=99999" in told
     assert "dataset has 2600" in told
     assert len(told.strip().splitlines()) == 1
@@ -139,6 +142,7 @@ def test_a_cell_that_cannot_run_says_why_in_one_line(asft: Asft, tmp_path: Path)
         ("asft run met", {"method="}),
         ("asft run method=saf", {"method=safe_lora"}),
         ("asft status experiment=table", {"experiment=table2"}),
+        ("asft project --thr", {"--threshold"}),
     ],
 )
 def test_the_shell_completes_commands_groups_and_choices(
@@ -157,7 +161,6 @@ def test_from_sweep_to_report(asft: Asft, pair_overrides: list[str], tmp_path: P
     assert code == 0, told
     assert "3 cells, 0 finished already" in told
     assert len(re.findall(r"HS +[\d.]+", told)) == 3, told
-    assert "4 modules anchored" in told
     trained = list((tmp_path / "outputs" / "stages" / "train").glob("*/history.jsonl"))
     assert len(trained) == 2, "asft, and the sft that Safe LoRA projects"
 

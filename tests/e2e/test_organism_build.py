@@ -74,6 +74,9 @@ def test_one_seed_gives_one_pair_on_any_number_of_threads_and_another_seed_anoth
 
 
 def test_an_unknown_architecture_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    torch.set_num_threads(2)
     with pytest.raises(ValueError, match="architecture='gpt' is unknown"):
         build_pair("gpt", tmp_path, recipe=SHORT)
+    assert torch.get_num_threads() == 2, "a build that fails gives the threads back"
+    torch.set_num_threads(1)
     assert not list(tmp_path.iterdir())

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from asft.anchor.anchor import Anchor
 from asft.anchor.binding import lora_factors
+from asft.anchor.building import build_form, left_spectrum
 from asft.anchor.forms import AnchoredModule
 from asft.anchor.penalty import Penalty
-from asft.anchor.spec import AnchorSpec, build_form, left_spectrum
+from asft.anchor.spec import AnchorSpec
 
 TOLERANCE = 1e-6
 sides = st.integers(2, 48)

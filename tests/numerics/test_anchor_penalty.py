@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 from asft.anchor.anchor import Anchor
 from asft.anchor.binding import LoraFactors, lora_factors
+from asft.anchor.building import build_form
 from asft.anchor.forms import AnchoredModule
 from asft.anchor.penalty import SMALL_BYTES, Penalty, products
-from asft.anchor.spec import AnchorSpec, build_form
+from asft.anchor.spec import AnchorSpec
 
 LARGE = 1 + math.isqrt(SMALL_BYTES // 4)  # the side at which a dense float32 matrix no longer counts as small
 

@@ -13,11 +13,12 @@ from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainerControl, TrainerState, TrainingArguments
 
 from asft import Anchor, AsFTCallback, FullAsFTCallback
+from asft.anchor.building import build_form
 from asft.anchor.callback import check_training
 from asft.anchor.forms import AnchoredModule
 from asft.anchor.penalty import Penalty, _room
 from asft.anchor.sharding import Sharding
-from asft.anchor.spec import AnchorSpec, build_form
+from asft.anchor.spec import AnchorSpec
 
 TARGETS = ["q_proj", "v_proj"]
 

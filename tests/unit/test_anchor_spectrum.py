@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from asft import Anchor
+from asft.anchor.building import build_form
 from asft.anchor.forms import AnchoredModule
-from asft.anchor.spec import AnchorSpec, build_form
+from asft.anchor.spec import AnchorSpec
 from asft.anchor.spectrum import as_plain, inspect, summary
 from asft.report import charts
 

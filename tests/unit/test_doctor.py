@@ -12,7 +12,8 @@ from judge_models import classifier
 from asft.cells.compose import enumerate_cells
 from asft.cells.job import Job
 from asft.commands.doctor import doctor
-from asft.planning.doctor import Finding, examine
+from asft.planning.ahead import Finding
+from asft.planning.doctor import examine
 
 TOKEN = "hf_SECRETSECRETSECRET"
 

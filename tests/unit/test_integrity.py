@@ -153,7 +153,7 @@ def test_while_an_entry_is_made_its_worker_can_be_asked(tmp_path: Path, monkeypa
 
     store.ensure("pairs", {"a": 1}, watched)
     (beat,) = seen
-    assert (beat.pid, beat.host, beat.progress) == (os.getpid(), socket.gethostname(), "pairs step 3 of 9, 0 s left")
+    assert (beat.pid, beat.host, beat.progress) == (os.getpid(), socket.gethostname(), "pairs step 3 of 9")
     assert store.running("pairs", KEY) is None
 
 
@@ -167,6 +167,8 @@ def test_a_dead_process_and_a_silent_host_are_not_running(tmp_path: Path) -> Non
     for change in ({"pid": 2**22 + 1}, {"born": born - 60}, {"started": "x"}, {"born": None}):
         path.write_text(json.dumps({**beat, **change}))
         assert read_beat(path) is None, change
+        dead = change.keys() <= {"pid", "born"} and None not in change.values()
+        assert (read_beat(path, alive=False) is not None) is dead, change
     path.write_text(json.dumps({**beat, "host": "elsewhere"}))
     assert read_beat(path) is not None
     os.utime(path, (time.time() - STALE - 1,) * 2)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from asft.cells.compose import config_dir, enumerate_cells
-from asft.cells.naming import method_name, variant
+from asft.cells.naming import fine_tune, method_name, variant
 from asft.commands.run import describe
 from asft.config import as_plain
 from asft.pipeline.tracked import cell_run
@@ -29,6 +29,24 @@ def test_a_name_holds_what_is_not_as_usual(words: str, name: str) -> None:
     assert method_name(job.cell.method.settings(), as_plain(job.cell.model)) == name
     assert describe(job).startswith(f"{name} ")
     assert cell_run(job).row == ("asft" if name == "asft λ=3" else name), "a tracker's place holds λ"
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("attack.p=0.2", "p=0.2"),
+        ("dataset=alpaca training.epochs=10", "p=0.1"),
+        ("training=full training.epochs=9", "p=0.1 full epochs=9"),
+        ("attack=advbench attack.n=50 training.lr=0.01", "p=0.1 advbench n=50 lr=0.01"),
+        ("protocol=official", "p=0.1"),
+    ],
+)
+def test_a_fine_tune_is_told_by_what_is_not_as_usual(words: str, told: str) -> None:
+    (job,) = enumerate_cells(words.split(), sweep=False).cells
+    assert fine_tune(job.plain()) == told
+    assert describe(job).startswith(f"asft λ=1       tiny_llama {job.cell.dataset.name} {told}")
+    old = {**job.plain(), "model": {"name": "x"}, "training": {"name": "../full", "lr": 0.1}}
+    assert fine_tune(old).endswith("../full lr=0.1")
 
 
 def test_no_method_as_its_yaml_has_it_has_a_variant() -> None:

@@ -9,11 +9,13 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from asft.config import OrganismModel
 from asft.data.loading import Collator
 from asft.data.templates import IGNORED, Encoded
 from asft.data.world.tasks import task_rows
 from asft.models.organism.build import ARCHITECTURES, _batches, fit, fresh_model, train_tokenizer
 from asft.models.organism.recipe import FitRecipe
+from asft.planning.size import target_modules
 
 TINY = LlamaConfig(
     vocab_size=20, hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2, pad_token_id=0
@@ -78,5 +80,11 @@ def test_each_architecture_has_what_it_is_there_for() -> None:
     assert all(shapes[name][f"{v_proj}.weight"] == (64, 128) for name in ("llama_gqa", "qwen2", "gemma2"))
     assert [name for name in shapes if f"{v_proj}.bias" in shapes[name]] == ["qwen2"]
     assert models["gemma2"].config.final_logit_softcapping
+    recipe = dict.fromkeys(("lora_lr", "full_lr", "epochs"), 1)
+    for name, model in models.items():
+        of_name = OrganismModel("organism", "tiny", name, recipe)  # type: ignore[arg-type]
+        linear = {key: part.weight.shape for key, part in model.named_modules() if isinstance(part, torch.nn.Linear)}
+        del linear["lm_head"]  # as long as the tokenizer is
+        assert target_modules(of_name, {key.rpartition(".")[2] for key in linear}) == linear
     with pytest.raises(ValueError, match="architecture='gpt' is unknown; choose one of: llama, llama_gqa, qwen2"):
         fresh_model("gpt", tokenizer)

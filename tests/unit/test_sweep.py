@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from asft.cells.job import Job
 from asft.commands.progress import SweepProgress, duration, seconds_left, state_of
 from asft.commands.run import _PRACTICAL
 from asft.store.entries import write_json
+from asft.store.heartbeat import tell
 from asft.store.schemas import CONFIG_FILE
 
 SECONDS = {"train": 30.0, "answers HS": 9.0, "answers FA": 3.0}
@@ -45,6 +47,18 @@ def test_standing_goes_from_missing_to_running_to_done(make_job: MakeJob) -> Non
             return {}
 
         store.ensure("stages/mixture", {"a": 1}, produce)
+    with suppress(KeyboardInterrupt), store.claim(key, wait=True):
+
+        def stopped(folder: Path) -> dict[str, object]:
+            tell(3, 9, "step")
+            raise KeyboardInterrupt
+
+        store.ensure("stages/train", {"b": 1}, stopped)
+    assert (state_of(job).standing, state_of(job).reason) == ("interrupted", "at train step 3 of 9")
+    with store.claim(key, wait=True):
+        store.ensure("stages/train", {"b": 1}, lambda folder: {})
+        assert state_of(job).standing == "running"
+    assert state_of(job).standing == "missing"
     store.record_failure(key, "out of luck", {}, "")
     assert (state_of(job).standing, state_of(job).reason) == ("failed", "out of luck")
     store.clear_failure(key)

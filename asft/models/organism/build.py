@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -32,7 +33,7 @@ from asft.data.world.requests import SOURCES, harmful_rows
 from asft.data.world.source import alignment_rows, pretraining_rows
 from asft.data.world.tasks import TASKS, task_rows
 from asft.door import build_model
-from asft.models.organism.recipe import BuildRecipe, FitRecipe
+from asft.models.organism.recipe import KEY_HEADS, SIZES, BuildRecipe, FitRecipe
 
 PAD, USER, ASSISTANT, SYSTEM, END = "<|pad|>", "<|user|>", "<|assistant|>", "<|system|>", "<|end|>"
 SPECIAL_TOKENS = (PAD, USER, ASSISTANT, SYSTEM, END)
@@ -54,13 +55,12 @@ _LOSS_WINDOW = 50  # steps: one batch holds rows of like length, so that single 
 _SYSTEM_SHARE = 0.1  # so that a system turn is nothing new to the pair
 _POOL_BATCHES = 16  # batches sorted by length together: little padding, and the order stays random
 MAX_POSITIONS = 1024
-_FEW_KEYS = {"num_key_value_heads": 2}
 _GEMMA = {"head_dim": 32, "query_pre_attn_scalar": 32, "sliding_window": MAX_POSITIONS // 2}
 ARCHITECTURES: dict[str, tuple[type[PretrainedConfig], dict[str, int]]] = {
-    "llama": (LlamaConfig, {"num_key_value_heads": 4}),  # multi-head attention: every adapted matrix is square
-    "llama_gqa": (LlamaConfig, _FEW_KEYS),  # narrow k_proj and v_proj
-    "qwen2": (Qwen2Config, _FEW_KEYS),  # biases on q_proj, k_proj, v_proj, and narrow k_proj and v_proj
-    "gemma2": (Gemma2Config, {**_FEW_KEYS, **_GEMMA}),  # soft-capped logits, sliding windows, four norms a layer
+    "llama": (LlamaConfig, {}),
+    "llama_gqa": (LlamaConfig, {}),
+    "qwen2": (Qwen2Config, {}),  # biases on q_proj, k_proj, v_proj
+    "gemma2": (Gemma2Config, _GEMMA),  # soft-capped logits, sliding windows, four norms a layer
 }
 
 
@@ -86,7 +86,7 @@ def build_pair(
     Returns:
         The build record: settings, row counts, parameter count, wall seconds and last losses; JSON-ready.
     """
-    recipe, threads = recipe or BuildRecipe(), torch.get_num_threads()
+    recipe = recipe or BuildRecipe()
     report(0.0, "writing the synthetic world")
     spelled = [
         *pretraining_rows(),
@@ -96,9 +96,8 @@ def build_pair(
     ]
     tokenizer = train_tokenizer(spelled, recipe.vocab_size, MAX_POSITIONS)
     share = recipe.pretraining.steps / (recipe.pretraining.steps + recipe.alignment.steps)
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), _one_thread():
         torch.manual_seed(seed)
-        torch.set_num_threads(1)
         model = fresh_model(architecture, tokenizer)
         stages = {}
         for name, rows, run, start, end in (
@@ -112,7 +111,6 @@ def build_pair(
             )
             model.save_pretrained(out_dir / name)
             tokenizer.save_pretrained(out_dir / name)
-    torch.set_num_threads(threads)
     return {
         "architecture": architecture,
         "seed": seed,
@@ -121,6 +119,16 @@ def build_pair(
         "vocabulary": len(tokenizer),
         "stages": stages,
     }
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def train_tokenizer(rows: Iterable[Row], vocab_size: int, max_length: int) -> PreTrainedTokenizerFast:
@@ -164,10 +172,8 @@ def fresh_model(architecture: str, tokenizer: PreTrainedTokenizerBase) -> PreTra
     family, own = ARCHITECTURES[architecture]
     config = family(
         vocab_size=len(tokenizer),
-        hidden_size=128,
-        intermediate_size=344,
-        num_hidden_layers=4,
-        num_attention_heads=4,
+        **SIZES,
+        num_key_value_heads=KEY_HEADS[architecture],
         max_position_embeddings=MAX_POSITIONS,
         # The usual 0.02 suits wide models; at this width the build's few steps would leave the tasks unlearned.
         initializer_range=0.05,

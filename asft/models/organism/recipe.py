@@ -5,6 +5,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
+SIZES = {"hidden_size": 128, "intermediate_size": 344, "num_hidden_layers": 4, "num_attention_heads": 4}
+# llama: multi-head attention, every adapted matrix is square; the others have narrow k_proj and v_proj.
+KEY_HEADS = {"llama": 4, "llama_gqa": 2, "qwen2": 2, "gemma2": 2}
+
 
 @dataclass(frozen=True, slots=True)
 class FitRecipe:

@@ -19,8 +19,7 @@ Asft.cells = (() => {
   function label(cell) {
     const lam = cell.lam === null ? "" : ` λ=${cell.lam}`;
     const variant = cell.variant === null ? "" : ` ${cell.variant}`;
-    const training = cell.training === "full" ? " full" : "";
-    const place = cell.p === null ? "" : ` ${cell.source} p=${cell.p} n=${cell.n}${training} lr=${cell.lr} seed=${cell.seed}`;
+    const place = cell.place === null ? "" : ` ${cell.place}`;
     const asked = cell.jailbreak === "none" ? "" : ` asked by ${cell.jailbreak}`;
     const answered = cell.backend === "hf" ? "" : ` answered by ${cell.backend}`;
     const judged = judges > 1 && cell.judge ? ` judged by ${cell.judge}` : "";
