@@ -2,7 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
+# Modules are compiled when they are first imported: most of torch, transformers and sympy never is.
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt
 WHEELS := $(BIN)/pip install --dry-run --ignore-installed --progress-bar off --only-binary :all: --no-binary antlr4-python3-runtime
 RUN := $(VENV)/.run
 DEV := $(VENV)/.dev

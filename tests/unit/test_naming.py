@@ -46,7 +46,7 @@ def test_a_fine_tune_is_told_by_what_is_not_as_usual(words: str, told: str) -> N
     assert fine_tune(job.plain()) == told
     assert describe(job).startswith(f"asft λ=1       tiny_llama {job.cell.dataset.name} {told}")
     old = {**job.plain(), "model": {"name": "x"}, "training": {"name": "../full", "lr": 0.1}}
-    assert fine_tune(old).endswith("../full lr=0.1")
+    assert fine_tune(old).endswith(" lr=0.1"), "what cannot be known to be usual is told"
 
 
 def test_no_method_as_its_yaml_has_it_has_a_variant() -> None:
