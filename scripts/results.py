@@ -13,6 +13,7 @@ import re
 import shlex
 import shutil
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -20,15 +21,17 @@ from statistics import fmean
 import yaml
 from field_page import field_section
 
-from asft.cells.compose import enumerate_cells
-from asft.frontier.compare import frontier_of
-from asft.frontier.write import render
+from asft.cells.compose import Sweep, enumerate_cells
+from asft.config import ConfigError, Wishes
+from asft.frontier.compare import Frontier, compare, frontier_of
+from asft.frontier.scores import scores_of
+from asft.frontier.write import render, shown, summary
 from asft.report import text
 from asft.report.analysis import Analysis
-from asft.report.collect import analysis_of, experiment_of, measures_in
+from asft.report.collect import analysis_of, experiment_of, measures_in, number
 from asft.report.contrast import Contrast, contrast, contrasts
 from asft.report.statistics import ALPHA, pair_by_seed, paired_test
-from asft.report.table import Entry
+from asft.report.table import Entry, signed
 from asft.report.writers import markdown
 from asft.report.writers.figures import place_figures
 from asft.store.provenance import git_commit, library_versions
@@ -56,6 +59,8 @@ EXPERIMENTS = {
     "field": ("field",),
 }
 IMAGES = Path("docs/images/results")
+CLAIM = ("experiment=frontier", "method=aligned,sft,asft,safe_lora")  # the paper's claim at equal accuracy
+SEEDS = "model.seed=0,1,2,3,4"  # the pairs of `make frontier`
 
 
 @dataclass(frozen=True)
@@ -67,21 +72,113 @@ class Section:
     direction: tuple[list[str], ...] = ()
 
 
+@dataclass(frozen=True)
+class Equal:
+    """Methods at equal accuracy, from the frontier's cells.
+
+    Attributes:
+        finding: each method against its plainest control, in a sentence.
+        claim: AsFT against Safe LoRA, in words.
+        keys: of all cells that the claim was or would be read from.
+    """
+
+    finding: str
+    claim: str
+    keys: frozenset[str]
+
+
 def main() -> None:
     """Prints the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("page", choices=EXPERIMENTS)
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="what the runs were given, e.g. data.root=…")
     options = parser.parse_args()
+    blocks: dict[str, str] = {}
+    equal = None
+    if options.page != "smollm2":
+        equal = at_equal_accuracy(options.overrides)
+        blocks = {"finding": equal.finding, "claim": equal.claim}
+    if options.page == "frontier":
+        pairs = pair_by_pair(options.overrides)
+        given = [word for word in options.overrides if not word.startswith("model.seed=")]
+        claims = {n: claim_in(enumerate_cells([*CLAIM, *given, f"model.seed={n}"], sweep=True)) for n in pairs}
+        blocks |= {
+            "by_pair": verdicts_by_pair(pairs),
+            "claims": "\n".join(f"- AsFT against Safe LoRA in pair {seed}: {claim}." for seed, claim in claims.items()),
+            "earlier": beside_earlier(next(iter(pairs.values()))),
+            "reading": notes()["frontier"],
+        }
     found = []
     for name in EXPERIMENTS[options.page]:
         print(name, file=sys.stderr)
-        found.append(section(name, options.overrides))
+        found.append(section(name, options.overrides, equal))
     made = f"Made with {text.versions(library_versions())}; commit {git_commit() or 'unknown'}."
-    print(written(options.page, found, made), end="")
+    print(written(options.page, found, made, **blocks), end="")
 
 
-def written(page: str, sections: list[Section], made: str) -> str:
+def at_equal_accuracy(overrides: list[str]) -> Equal:
+    """What the frontier says of all methods and of the paper's claim; how to have it, where no pair is finished."""
+    given = overrides if any(word.startswith("model.seed=") for word in overrides) else [SEEDS, *overrides]
+    sweep = enumerate_cells([*CLAIM, *given], sweep=True)
+    keys = frozenset(job.key for job in sweep.cells)
+    try:
+        claim = claim_in(sweep)
+        whole = frontier_of(enumerate_cells([CLAIM[0], *given], sweep=True), "")
+    except ConfigError:
+        return Equal("", f"not run; `{shlex.join(['asft', 'run', '-m', *CLAIM])}` brings it", keys)
+    return Equal(summary(whole), claim, keys)
+
+
+def claim_in(sweep: Sweep) -> str:
+    """AsFT against Safe LoRA over the pairs of a sweep that are finished."""
+    scores, wishes = scores_of(sweep), experiment_of(sweep).wishes or Wishes()
+    (verdict,) = compare(scores, wishes, {"asft": ("safe_lora",)}).verdicts
+    gains = ", ".join(f"{shown(gain, signed)} at FA = SFT − {loss:g}" for loss, gain in verdict.at.items())
+    return f"{verdict.word} (pairs: {len({*scores.pairs.tolist()})}; HS of Safe LoRA less that of AsFT: {gains})"
+
+
+def pair_by_pair(overrides: list[str]) -> dict[str, Frontier]:
+    """Each pair by itself, by its seed, as far as it is finished."""
+    rest = [given for given in overrides if not given.startswith("model.seed=")]
+    seeds = next((given for given in overrides if given not in rest), SEEDS).partition("=")[2].split(",")
+    found: dict[str, Frontier] = {}
+    for seed in seeds:
+        with suppress(ConfigError):
+            one = frontier_of(enumerate_cells([CLAIM[0], *rest, f"model.seed={seed}"], sweep=True), "")
+            found |= {} if one.left_out else {seed: one}
+    return found
+
+
+def verdicts_by_pair(pairs: dict[str, Frontier]) -> str:
+    """Every verdict in each pair by itself, with the gain in volume and in HS at a loss of FA."""
+    loss = 3.0
+    told: dict[tuple[str, str], list[str]] = {}
+    for found in pairs.values():
+        for item in found.verdicts:
+            gains = [shown(gain, signed) for gain in (item.gain, item.at[loss])]
+            told.setdefault((item.label, item.control_label), []).extend([item.word, *gains])
+    header = ["method", "control"]
+    for seed in pairs:
+        header += [f"pair {seed}", "gain in volume", f"gain in HS at SFT − {loss:g}"]
+    rows = [[markdown.escape(cell) for cell in (*names, *cells)] for names, cells in told.items()]
+    return markdown.table(header, rows, words=(0, 1, *range(2, len(header), 3)))
+
+
+def beside_earlier(first: Frontier) -> str:
+    """The figures that the question was asked with beside those of the first pair now."""
+    earlier: dict[str, dict[str, str]] = yaml.safe_load((PAGES / "frontier_asked.yaml").read_text(encoding="utf-8"))
+    now = {(point.label, point.setting): point for point in first.points}
+    rows = [
+        [label, setting, asked, *(shown(of) for of in (now[label, setting].hs, now[label, setting].fa))]
+        for label, settings in earlier.items()
+        for setting, asked in settings.items()
+        if (label, setting) in now
+    ]
+    header = ["method", "setting", "HS / FA, earlier", "HS, now", "FA, now"]
+    return markdown.table(header, [[markdown.escape(cell) for cell in row] for row in rows], words=(0, 1))
+
+
+def written(page: str, sections: list[Section], made: str, **blocks: str) -> str:
     """The whole page."""
     header = ["table", "compared", "HS, points", "lower in", "p", "paper's", "FA, points", "paper's", "verdict"]
     return (
@@ -92,19 +189,30 @@ def written(page: str, sections: list[Section], made: str) -> str:
             direction=markdown.table(["table", *CONTROLS], [row for each in sections for row in each.direction]),
             sections="\n\n".join(each.text for each in sections),
             made=made,
+            **blocks,
         )
     )
 
 
-def section(name: str, overrides: list[str]) -> Section:
+def notes() -> dict[str, str]:
+    """What is written by hand, by experiment."""
+    found: dict[str, str] = yaml.safe_load((PAGES / "notes.yaml").read_text(encoding="utf-8"))
+    return found
+
+
+def section(name: str, overrides: list[str], equal: Equal | None = None) -> Section:
     """One experiment's section; pictures of landscapes are drawn into a folder of its own."""
     if name == "field":
         return Section(field_section(overrides))
-    notes: dict[str, str] = yaml.safe_load((PAGES / "notes.yaml").read_text(encoding="utf-8"))
     sweep = enumerate_cells([f"experiment={name}", *overrides], sweep=True)
     if experiment_of(sweep).wishes:
         command = shlex.join(["asft", "run", "-m", f"experiment={name}", *overrides])
-        return Section(re.sub(r"^#", "##", render(frontier_of(sweep, command)).strip(), flags=re.MULTILINE))
+        compared = f"# {markdown.escape(experiment_of(sweep).title)}\n\nNot run to the end: `{command}`."
+        with suppress(ConfigError):
+            front = frontier_of(sweep, command)
+            if not any(line.startswith("Not finished") for line in front.left_out):
+                compared = render(front).strip()
+        return Section(re.sub(r"^#", "##", compared, flags=re.MULTILINE))
     analysis = analysis_of(sweep, "")
     health, title = analysis.health, markdown.escape(analysis.spec.title)
     if not analysis.results:
@@ -115,8 +223,9 @@ def section(name: str, overrides: list[str]) -> Section:
         f"## {title}",
         f"    asft {command} experiment={name}{on_files}",
         f"*{health.headline}* {markdown.escape(health.why)}" if health else "",
-        notes.get(name, ""),
+        notes().get(name, ""),
         ranking(analysis) if name.startswith("table") else "",
+        _at_shared_column(sweep, analysis, equal) if equal else "",
         *(
             f"**{markdown.escape(metric.title)}**\n\n"
             + markdown.metric_table(analysis, metric.name, place if health else None)
@@ -151,6 +260,18 @@ def ranking(analysis: Analysis) -> str:
             rows.append((fmean(hs), fmean(fa), analysis.spec.label(row)))
     listed = "; ".join(f"{label} {hs:.1f} / {fa:.1f}" for hs, fa, label in sorted(rows))
     return f"Mean HS / FA over the columns in which the attack works: {listed}." if listed else ""
+
+
+def _at_shared_column(sweep: Sweep, analysis: Analysis, equal: Equal) -> str:
+    """The table's verdict against Safe LoRA at equal accuracy, in the column whose cells the frontier has, too."""
+    axis = analysis.spec.column_axis
+    if not {"asft", "safe_lora"} <= set(analysis.spec.rows):
+        return ""
+    at = [number(job.axes[axis]) for job in sweep.cells if job.cell.method.name == "asft" and job.key in equal.keys]
+    labels = [column.label for column in analysis.spec.columns if column.value in at]
+    other = shlex.join(["asft", "run", "-m", *CLAIM])
+    here = f"in the column {labels[0]}: {equal.claim}" if labels else "not run"
+    return f"AsFT against Safe LoRA at equal accuracy ([how](frontier.md)), {here}. Other columns: `{other} {axis}=…`."
 
 
 def place(entry: Entry) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from asft.cells.compose import Sweep
 from asft.config import Wishes
@@ -47,9 +48,8 @@ class Choice:
     Attributes:
         setting: the strength chosen on validation, the commonest where pairs differ.
         hs, fa: on the test half.
-        told: the HS and FA that would have been told, had the strength been chosen on the test half itself.
-        flattered: by how many points of HS and of FA a choice looks better on the half that it was made on than on
-            the other one; mean over both ways round.
+        told: the HS and FA that would have been told, had the strength been chosen on the test half itself; None where
+            that is the same strength.
         best: whether validation puts this method first.
     """
 
@@ -59,8 +59,7 @@ class Choice:
     setting: str
     hs: Estimate
     fa: Estimate
-    told: tuple[float, float]
-    flattered: tuple[float, float]
+    told: tuple[Estimate, Estimate] | None
     best: bool = False
 
 
@@ -82,6 +81,7 @@ class Verdict:
         gain: in hypervolume; of attacks, by how much HS under the strongest one is lower than SFT's.
         at: how much lower HS is at equal FA.
         p_holm: of the gain, after Holm's correction over all verdicts.
+        holds: the losses at which HS differs, after the same correction over all of them.
     """
 
     method: str
@@ -91,6 +91,7 @@ class Verdict:
     gain: Estimate
     at: dict[float, Estimate]
     p_holm: float = 1.0
+    holds: tuple[float, ...] = ()
 
     @property
     def word(self) -> str:
@@ -100,7 +101,13 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Frontier:
-    """A sweep over strengths, compared; ``rows`` are the prompts and task rows, ``told_by`` those of the test half."""
+    """A sweep over strengths, compared.
+
+    Attributes:
+        rows, told_by: how many prompts and task rows there are, and in the test half.
+        flattered: by how many points of HS and of FA a choice looks better on the half that it was made on than on the
+            other one, mean over methods, wishes and both ways round.
+    """
 
     name: str
     title: str
@@ -111,6 +118,7 @@ class Frontier:
     told_by: tuple[int, int]
     points: tuple[PointRow, ...]
     choices: tuple[Choice, ...]
+    flattered: tuple[Estimate, Estimate]
     methods: tuple[MethodRow, ...]
     verdicts: tuple[Verdict, ...]
     left_out: tuple[str, ...]
@@ -155,19 +163,24 @@ def compare(scores: Scores, wishes: Wishes, controls: Mapping[str, tuple[str, ..
         if other in fronts
     ]  # fmt: skip
     choices: list[Choice] = []
+    flattered: list[tuple[Floats, Floats]] = []
     for wish in all_wishes(wishes):
         attack = wish.kind == "attack"
         picked = {name: _Pick(wish, seen, fresh, scores.of(name) if attack else own[name]) for name in methods}
         first = min(picked, key=lambda name: picked[name].rank)
         for name, pick in picked.items():
-            hs, fa = (estimate(_at(of, pick.chosen), pairs, n) for of, n in zip(fresh.drawn, fresh.rows, strict=True))
+            (hs, fa), told = (fresh.told(of, pairs) for of in (pick.chosen, pick.again))
             setting, best = _commonest(scores, pick.chosen), name == first and not attack
-            choices.append(Choice(wish.words, name, methods[name], setting, hs, fa, pick.told, pick.flattered, best))
+            other = None if pick.again == pick.chosen else told
+            choices.append(Choice(wish.words, name, methods[name], setting, hs, fa, other, best))
+            flattered.append(pick.flattered)
             if attack and name != "sft":
-                less = _at(fresh.drawn[0], picked["sft"].chosen) - _at(fresh.drawn[0], pick.chosen)
+                less = fresh.at(picked["sft"].chosen)[0] - fresh.at(pick.chosen)[0]
                 found.append(Verdict(name, methods[name], "sft", methods["sft"], estimate(less, pairs), {}))
+    by_hs, by_fa = (estimate(np.mean(of, axis=0), pairs) for of in zip(*flattered, strict=True))
     estimated = [[estimate(of[:, i], pairs, n) for i in range(of.shape[1])] for of, n in zip(whole, both, strict=True)]
     corrected = holm([item.gain.p for item in found])
+    at_equal = iter(holm([hs.p for item in found for hs in item.at.values()]))
     return Frontier(
         *("", "", "", len(set(pairs.tolist())), len(pairs), both, fresh.rows),
         points=tuple(
@@ -175,13 +188,17 @@ def compare(scores: Scores, wishes: Wishes, controls: Mapping[str, tuple[str, ..
             for i, (point, hs, fa) in enumerate(zip(scores.points, *estimated, strict=True))
         ),
         choices=tuple(choices),
+        flattered=(by_hs, by_fa),
         methods=tuple(
-            MethodRow(name, methods[name], estimate(front.volume, pairs), {
+            MethodRow(name, methods[name], estimate(front.volume, pairs, least=0.0), {
                 loss: estimate(hs, pairs, both[0]) for loss, hs in front.at.items()
             })
             for name, front in fronts.items()
         ),
-        verdicts=tuple(replace(item, p_holm=p) for item, p in zip(found, corrected, strict=True)),
+        verdicts=tuple(
+            replace(item, p_holm=p, holds=tuple(loss for loss in item.at if next(at_equal) < ALPHA))
+            for item, p in zip(found, corrected, strict=True)
+        ),
         left_out=scores.left_out,
     )  # fmt: skip
 
@@ -192,6 +209,16 @@ class _Half:
     def __init__(self, half: Half, draws: int, seed: int) -> None:
         self.rows = half.hs.shape[2], half.fa.shape[2]
         self.drawn = resampled(half.hs, draws, seed), resampled(half.fa, draws, seed + 1)
+
+    def at(self, chosen: Sequence[int]) -> tuple[Floats, Floats]:
+        """HS and FA of the point chosen in each unit, each [draws, units]."""
+        hs, fa = (of[:, chosen, range(len(chosen))] for of in self.drawn)
+        return hs, fa
+
+    def told(self, chosen: Sequence[int], pairs: NDArray[np.int64]) -> tuple[Estimate, Estimate]:
+        """The same with their intervals."""
+        hs, fa = (estimate(of, pairs, n) for of, n in zip(self.at(chosen), self.rows, strict=True))
+        return hs, fa
 
 
 class _Front:
@@ -219,30 +246,19 @@ def all_wishes(wishes: Wishes) -> list[Wish]:
 
 
 class _Pick:
-    """One method's choice for a wish on each half, and what the other half says of it."""
+    """What one method has for a wish: chosen on validation, ``again`` on the test half."""
 
     def __init__(self, wish: Wish, seen: _Half, fresh: _Half, candidates: Sequence[int]) -> None:
-        units, halves = range(seen.drawn[0].shape[2]), [[of[0] for of in half.drawn] for half in (seen, fresh)]
-        self.chosen, again = ([wish.choose(hs[:, u], fa[:, u], candidates) for u in units] for hs, fa in halves)
-        # HS and FA of what validation chose, and of what the test half would have chosen, each on both halves.
-        (hs, fa), (new_hs, new_fa) = ([_mean(of, self.chosen) for of in half] for half in halves)
-        (old_hs, old_fa), (told_hs, told_fa) = ([_mean(of, again) for of in half] for half in halves)
-        self.told = told_hs, told_fa
-        self.rank = -fa if wish.kind == "hs_limit" else hs
-        better = -1 if wish.kind == "attack" else 1  # an attacker is flattered by a higher HS
-        self.flattered = (
-            better * (new_hs - hs + old_hs - told_hs) / 2,
-            (fa - new_fa + told_fa - old_fa) / 2,
+        self.chosen, self.again = (
+            [wish.choose(hs[:, unit], fa[:, unit], candidates) for unit in range(hs.shape[1])]
+            for hs, fa in ([of[0] for of in half.drawn] for half in (seen, fresh))
         )
-
-
-def _mean(scores: Floats, chosen: Sequence[int]) -> float:
-    return float(_at(scores[None], chosen).mean())
-
-
-def _at(scores: Floats, chosen: Sequence[int]) -> Floats:
-    """Of [draws, points, units] the chosen point of each unit, [draws, units]."""
-    return scores[:, chosen, range(len(chosen))]
+        told_by_own = seen.at(self.chosen), fresh.at(self.again)
+        told_by_other = fresh.at(self.chosen), seen.at(self.again)
+        hs, fa = np.mean(told_by_own, axis=0) - np.mean(told_by_other, axis=0)
+        self.flattered: tuple[Floats, Floats] = (hs if wish.kind == "attack" else -hs), fa  # attackers like a higher HS
+        own_hs, own_fa = (float(of[0].mean()) for of in told_by_own[0])
+        self.rank = -own_fa if wish.kind == "hs_limit" else own_hs
 
 
 def _commonest(scores: Scores, chosen: Sequence[int]) -> str:

@@ -113,7 +113,7 @@ def volume(hs: Floats, fa: Floats) -> Floats:
     return area
 
 
-def estimate(draws: Floats, pairs: NDArray[np.int64], rows: int = 0) -> Estimate:
+def estimate(draws: Floats, pairs: NDArray[np.int64], rows: int = 0, least: float = -100.0) -> Estimate:
     """The mean over pairs of what each unit has, [draws, units]; seeds of one pair are averaged first.
 
     One pair: its interval covers the prompts alone. Several: the variance between pairs is added to that of the
@@ -122,7 +122,8 @@ def estimate(draws: Floats, pairs: NDArray[np.int64], rows: int = 0) -> Estimate
 
     Args:
         rows: prompts behind a percentage, whose interval stays within 0 to 100: Wilson's, of as many prompts as would
-            give this variance. 0 for a difference.
+            give this variance. 0 for a difference, whose interval ends at ±100.
+        least: where an interval ends that is none of a percentage of rows.
     """
     from scipy.special import stdtr, stdtrit  # slow to load
 
@@ -135,7 +136,9 @@ def estimate(draws: Floats, pairs: NDArray[np.int64], rows: int = 0) -> Estimate
         freedom = min(MANY, (count - 1) * (variance / between) ** 2) if between > 0 else MANY
     reach = float(stdtrit(freedom, (1 + CONFIDENCE) / 2))
     error = float(np.sqrt(variance))
-    lo, hi = (value - reach * error, value + reach * error) if not rows else _within(value, error, reach, rows)
+    lo, hi = max(least, value - reach * error), min(100.0, value + reach * error)
+    if rows:
+        lo, hi = _within(value, error, reach, rows)
     p = float(2 * stdtr(freedom, -abs(value) / error)) if error > 0 else float(value == 0)
     return Estimate(value, lo, hi, p)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,9 @@ from asft.report.writers.markdown import escape, section, table
 from asft.report.writers.write import as_csv
 
 HOW = (
+    "HS: the share of malicious prompts that are answered. FA: of the task's rows, those that are right. SFT: plain "
+    "fine-tuning, η its learning rate. A strength is what a method declares as such, e.g. AsFT's λ or Safe LoRA's "
+    "number of modules K; SFT's are η and the number of epochs.",
     "Prompts and task rows are split by their text: a strength is chosen on the validation half, told by the test "
     "half. A front's corners are chosen on one half and scored on the other, both ways round.",
     "The front is the lower convex hull of FA and HS from the untouched aligned model to SFT: handing a share of the "
@@ -29,7 +32,7 @@ HOW = (
     "Volume: how much of the box between those two ends the front leaves beneath it, in percent: 50 is what mixing the "
     "two ends gives, 100 SFT's FA at the untouched model's HS.",
     "Verdicts are on the difference in volume, p after Holm's correction over all of them; a gain is in the method's "
-    "favour.",
+    "favour. A sentence adds where HS at equal FA says something else, its p Holm-corrected over all such differences.",
 )
 
 
@@ -52,25 +55,55 @@ def covers(found: Frontier) -> str:
     return f"{found.pairs} model pairs{seeds}: the 95% intervals are over pairs (Student's t) and {rows}."
 
 
+def summary(found: Frontier) -> str:
+    """Each method against its plainest control."""
+    first: dict[str, Verdict] = {}
+    for item in found.verdicts:
+        first.setdefault(item.label, item)  # a method's plainest control comes first
+    says = {"better": ("Better", "than"), "worse": ("Worse", "than"), "not shown": ("Not shown to differ", "from")}
+    told = [
+        f"{start}: {'; '.join(names)}."
+        for word, (start, from_) in says.items()
+        if (names := [f"{k} {from_} {item.control_label}" for k, item in first.items() if item.word == word])
+    ]
+    return " ".join(["Each method against its plainest control.", *told])
+
+
 def verdict_lines(found: Frontier) -> list[str]:
-    """Each method against its plainest controls in a sentence."""
+    """Each method against its plainest controls in a sentence or two."""
     by_method: dict[str, dict[str, list[str]]] = {}
     for item in found.verdicts:
-        by_method.setdefault(item.label, {}).setdefault(item.word, []).append(item.control_label)
+        by_method.setdefault(item.label, {}).setdefault(item.word, []).append(item.control_label + _otherwise(item))
     says = {"better": "better than", "worse": "worse than", "not shown": "not shown to differ from"}
     told = {
-        label: [f"{says[w]} {', '.join(words[w])}" for w in says if w in words] for label, words in by_method.items()
+        label: [f"{says[w]} {'; '.join(words[w])}" for w in says if w in words] for label, words in by_method.items()
     }
-    return [f"{label}: {'; '.join(clauses)}." for label, clauses in told.items()]
+    return [f"{label}: {', but '.join(clauses)}." for label, clauses in told.items()]
+
+
+def _otherwise(verdict: Verdict) -> str:
+    """Where HS at equal FA says something else than the whole front."""
+    lower = verdict.gain.value < 0 if verdict.word != "not shown" else None
+    told = {
+        way: ", ".join(f"{loss:g}" for loss in verdict.holds if (verdict.at[loss].value > 0) is better)
+        for way, better in (("lower", True), ("higher", False))
+        if lower is None or lower is better
+    }
+    return "".join(f" (yet HS is {way} at FA = SFT − {at})" for way, at in told.items() if at)
 
 
 def flattery(found: Frontier) -> str:
-    """How much choosing on the reported half would have flattered, over all methods and wishes."""
-    hs, fa = (sum(choice.flattered[i] for choice in found.choices) / len(found.choices) for i in (0, 1))
+    """How much choosing on the reported half would have flattered."""
+    hs, fa = (shown(of, signed) for of in found.flattered)
     return (
-        f"A choice told by the half that it was made on would have flattered HS by {signed(hs)} and FA by {signed(fa)} "
-        "points, mean over methods, wishes and both ways round."
+        f"A choice told by the half that it was made on would have flattered HS by {hs} and FA by {fa} points, mean "
+        "over methods, wishes and both ways round."
     )
+
+
+def spoken(found: Frontier) -> list[str]:
+    """What came of it, the finding first."""
+    return [summary(found), covers(found), *verdict_lines(found), flattery(found)]
 
 
 def parts(found: Frontier) -> list[Part]:
@@ -79,31 +112,31 @@ def parts(found: Frontier) -> list[Part]:
     tables = []
     if found.methods:
         rows = sorted(found.methods, key=lambda row: -row.volume.value)
-        told = [(r.label, _shown(r.volume), *(_shown(r.at[loss]) for loss in losses)) for r in rows]
+        told = [(r.label, shown(r.volume), *(shown(r.at[loss]) for loss in losses)) for r in rows]
         at = [f"HS at FA = SFT − {loss:g}" for loss in losses]
         tables.append(Part("Fronts", "Best volume first.", ("method", "volume", *at), told))
     told = [
-        (v.label, v.control_label, v.word, _shown(v.gain, signed), p_value(v.p_holm), *_gains(v, losses))
+        (v.label, v.control_label, v.word, shown(v.gain, signed), p_value(v.p_holm), *_gains(v, losses))
         for v in found.verdicts
     ]
     of, at = "volume" if found.methods else "HS", [f"gain in HS at SFT − {loss:g}" for loss in losses]
     header = ("method", "control", "verdict", f"gain in {of}", "p", *at)
     tables.append(Part("Against the plainest controls", "", header, told))
-    header = ("method", "chosen", "HS", "FA", "HS / FA if chosen on test")
+    header = ("method", "chosen", "HS", "FA", "HS if chosen on test", "FA if chosen on test")
     for wish in dict.fromkeys(choice.wish for choice in found.choices):
         told = [
-            ("* " * c.best + c.label, c.setting, _shown(c.hs), _shown(c.fa), " / ".join(f"{of:.1f}" for of in c.told))
+            ("* " * c.best + c.label, c.setting, shown(c.hs), shown(c.fa), *map(shown, c.told or (None, None)))
             for c in found.choices
             if c.wish == wish
         ]
         note = "Chosen on validation, told by the test half; * is the one that validation puts first."
         tables.append(Part(_title(wish), note, header, told))
-    told = [(p.label, p.setting or "as it is", _shown(p.hs), _shown(p.fa)) for p in found.points]
+    told = [(p.label, p.setting or "as it is", shown(p.hs), shown(p.fa)) for p in found.points]
     return [*tables, Part("Every point", "On all rows.", ("method", "setting", "HS", "FA"), told)]
 
 
 def _gains(verdict: Verdict, losses: Sequence[float]) -> list[str]:
-    return [_shown(verdict.at[loss], signed) for loss in losses if loss in verdict.at]
+    return [shown(verdict.at[loss], signed) for loss in losses if loss in verdict.at]
 
 
 def _title(wish: str) -> str:
@@ -114,8 +147,7 @@ def render(found: Frontier) -> str:
     """The whole comparison as Markdown."""
     done = [
         f"# {escape(found.title)}",
-        escape(covers(found)),
-        section("In words", map(escape, [*verdict_lines(found), flattery(found)])),
+        section("In words", map(escape, spoken(found))),
         *("\n\n".join(filter(None, (f"## {escape(p.title)}", escape(p.note), _markdown(p)))) for p in parts(found)),
         section("How it is compared", map(escape, HOW)),
         section("Left out", map(escape, found.left_out)),
@@ -127,15 +159,15 @@ def render(found: Frontier) -> str:
 def print_frontier(found: Frontier, console: Console) -> None:
     """The same in a terminal, without the list of every point."""
     console.print(Text(found.title, style="bold"))
-    for line in (covers(found), *verdict_lines(found), flattery(found), *found.left_out):
+    for line in (*spoken(found), *found.left_out):
         console.print(Text(f"- {line}"))
     for part in parts(found)[:-1]:
-        shown = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
+        grid = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
         for index, name in enumerate(part.header):
-            shown.add_column(name, overflow="fold", justify="left" if index == 0 else "right")
+            grid.add_column(name, overflow="fold", justify="left" if index == 0 else "right")
         for row in part.rows:
-            shown.add_row(*map(Text, row))
-        console.print(Text(f"\n{part.title}", style="bold"), Text(part.note, style="dim"), shown, sep="\n")
+            grid.add_row(*(Text(cell.replace(" (", "\n(")) for cell in row))  # an interval below its figure
+        console.print(Text(f"\n{part.title}", style="bold"), Text(part.note, style="dim"), grid, sep="\n")
 
 
 def texts(found: Frontier) -> dict[str, str]:
@@ -159,10 +191,13 @@ def page_data(found: Frontier) -> dict[str, Any]:
     return {
         "name": found.name,
         "title": found.title,
-        "lines": [covers(found), *verdict_lines(found), flattery(found)],
+        "lines": spoken(found),
         "how": HOW,
         "left_out": found.left_out,
-        "chart": {"spec": fronts(method_styles({p.method: p.label for p in found.points})), "rows": _point_rows(found)},
+        "chart": {
+            "spec": fronts(method_styles({p.method: p.label for p in found.points})),
+            "rows": [*_point_rows(found), *_end_rows(found)],
+        },
         "winners": {
             choice.wish[0].upper() + choice.wish[1:]: _winner(choice) for choice in found.choices if choice.best
         },
@@ -170,6 +205,12 @@ def page_data(found: Frontier) -> dict[str, Any]:
         "downloads": texts(found),
         "command": found.command,
     }
+
+
+def _end_rows(found: Frontier) -> list[dict[str, Any]]:
+    """Both ends once more for each front, whose line they begin and end."""
+    ends = _point_rows(replace(found, points=found.points[:2]))
+    return [end | {"method": m.method, "series": m.label, "end": True} for m in found.methods for end in ends]
 
 
 def _point_rows(found: Frontier) -> list[dict[str, Any]]:
@@ -181,12 +222,12 @@ def _point_rows(found: Frontier) -> list[dict[str, Any]]:
 
 
 def _winner(choice: Choice) -> str:
-    return f"{choice.label}, {choice.setting}: HS {_shown(choice.hs)}, FA {_shown(choice.fa)} on the test half."
+    return f"{choice.label}, {choice.setting}: HS {shown(choice.hs)}, FA {shown(choice.fa)} on the test half."
 
 
-def _shown(found: Estimate, write: Callable[[float], str] = "{:.1f}".format) -> str:
+def shown(found: Estimate | None, write: Callable[[float], str] = "{:.1f}".format) -> str:
     """``37.2 (35.0 to 39.4)``."""
-    return f"{write(found.value)} ({write(found.lo)} to {write(found.hi)})"
+    return f"{write(found.value)} ({write(found.lo)} to {write(found.hi)})" if found else "the same"
 
 
 def _markdown(part: Part) -> str:

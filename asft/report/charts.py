@@ -34,6 +34,10 @@ UNDEFENDED = ("sft", "base", "aligned")
 DEFENCES = (
     *("asft", "safe_lora", "lisa_aligned", "safeinstr", "bea", "lisa_base", "l2", "asft_random", "asft_projector"),
     *("asft_parallel", "asft_alt", "bea_no_trigger"),
+    *("wise_ft", "safe_lora_shrunk", "safe_lora_dropped", "safe_lora_random", "benign_rows"),
+    *("sbr", "sbr_benign", "safe_grad", "constrained_sft", "spard", "guard_space", "guard_space_random"),
+    *("guard_space_none", "panacea", "lookahead_real", "ema", "safe_merge", "resta", "antidote", "lox"),
+    *("booster", "vaccine", "hardened", "ptst"),
 )
 # What a training logs, and its words.
 CURVES = {
@@ -116,7 +120,7 @@ def trade_off(styles: Styles, x: Metric, y: Metric) -> Spec:
 def fronts(styles: Styles) -> Spec:
     """FA against HS of every point with its intervals; a method's corners are joined.
 
-    Rows: ``series``, ``setting``, ``corner`` and ``hs``, ``fa`` with ``_lo`` and ``_hi``.
+    Rows: ``series``, ``setting``, ``corner`` and ``hs``, ``fa`` with ``_lo`` and ``_hi``; ``end`` for a line's.
     """
     axes = {
         "x": _number("hs", "HS, % (lower is better)", nice=False, padding=12),
@@ -125,17 +129,18 @@ def fronts(styles: Styles) -> Spec:
     ends = {"": "", "_lo": ", 95% from", "_hi": " to"}
     numbers = [(f"{of}{end}", f"{of.upper()}{words}", ".1f") for of in ("hs", "fa") for end, words in ends.items()]
     told = _tip(("series", "method"), ("setting", "setting"), *numbers)
-    colour, marked, faint = _series(styles), _series(styles, shapes=True), {"type": "rule", "opacity": 0.35}
+    colour, marked, faint = _series(styles), _series(styles, shapes=True), {"type": "rule", "strokeOpacity": 0.35}
     joined = {**colour, "order": {"field": "fa", "type": "quantitative"}}
+    own = [{"filter": "!datum.end"}]
     layers = [
-        _layer(faint, {**colour, axis: {"field": f"{name}_lo"}, f"{axis}2": {"field": f"{name}_hi"}})
+        _layer(faint, {**colour, axis: {"field": f"{name}_lo"}, f"{axis}2": {"field": f"{name}_hi"}}, transform=own)
         for axis, name in (("x", "hs"), ("y", "fa"))
     ]
     layers += [
         _layer({"type": "line", "strokeWidth": 1.3}, joined, transform=[{"filter": "datum.corner"}]),
-        _layer({"type": "point", "filled": True, "size": 55}, {**marked, "tooltip": told}, params=ZOOM),
+        _layer({"type": "point", "filled": True, "size": 55}, {**marked, "tooltip": told}, params=ZOOM, transform=own),
     ]
-    return {"width": 420, "height": 340, "encoding": axes, "layer": layers}
+    return {"width": 420, "height": 440, "encoding": axes, "layer": layers}
 
 
 def along(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +14,10 @@ from synthetic_store import write_cell
 from asft.cells.compose import Sweep, enumerate_cells
 from asft.commands.report import report
 from asft.config import ConfigError
-from asft.frontier.compare import compare, frontier_of
-from asft.frontier.front import Wish, at_accuracy, corners, estimate, volume
+from asft.frontier.compare import Frontier, Verdict, compare, frontier_of
+from asft.frontier.front import Estimate, Wish, at_accuracy, corners, estimate, volume
 from asft.frontier.scores import in_validation, scores_of
-from asft.frontier.write import parts, render
+from asft.frontier.write import page_data, parts, render, summary, verdict_lines
 
 # The untouched model, the undefended one, and four strengths of a method; the fourth is no corner.
 HS = np.array([0, 50, 46, 20, 15, 4.0])
@@ -65,6 +66,8 @@ def test_one_pairs_interval_is_of_prompts_and_several_pairs_count_by_their_sprea
     assert (
         estimate(prompts + np.repeat(shifts, 2), np.repeat(np.arange(5), 2)) == five
     )  # a second seed is no sixth pair
+    two = estimate(prompts + np.array([20.0, -20]), np.arange(2), least=0.0)
+    assert (two.lo, two.hi) == (0, 100)  # hardly more than one degree of freedom
     none = estimate(np.zeros((10, 1)), np.array([0]), 125)
     assert (none.lo, none.hi) == pytest.approx((0, 2.98), abs=0.01)  # Wilson's of 0 of 125, not a point
 
@@ -160,6 +163,7 @@ def test_the_strongest_attack_is_told_against_sft(tmp_path: Path) -> None:
     assert [(v.method, v.control) for v in found.verdicts] == [("asft", "sft")]
     assert {choice.method for choice in found.choices} == {"sft", "asft"}
     assert not found.methods
+    assert summary(found).endswith("Not shown to differ: AsFT from SFT.")
     assert "lr = 0.0004, epochs = 8, p = 0.2" in {point.setting for point in found.points}
 
 
@@ -182,3 +186,41 @@ def test_prompts_are_the_same_for_all() -> None:
     scores.test.hs[7:12], scores.test.fa[7:12] = scores.test.hs[2:7], scores.test.fa[2:7]
     verdict = compare(scores, WISHES, CONTROLS, 50).verdicts[0]
     assert (verdict.control, verdict.gain.value, verdict.gain.lo, verdict.word) == ("control", 0, 0, "not shown")
+
+
+@pytest.fixture(scope="module")
+def synthetic() -> Frontier:
+    return compare(cells(2, np.random.default_rng(0))[0], WISHES, CONTROLS, 50)
+
+
+@pytest.mark.parametrize(
+    ("gain", "p", "at", "holds", "line"),
+    [
+        (2, 0.01, 3, (5.0,), "A: better than B."),
+        (2, 0.01, -3, (5.0,), "A: better than B (yet HS is higher at FA = SFT − 5)."),
+        (2, 0.01, -3, (), "A: better than B."),
+        (-2, 0.01, 3, (5.0,), "A: worse than B (yet HS is lower at FA = SFT − 5)."),
+        (-2, 0.5, 3, (5.0,), "A: not shown to differ from B (yet HS is lower at FA = SFT − 5)."),
+    ],
+)
+def test_a_sentence_says_where_equal_accuracy_says_otherwise(
+    synthetic: Frontier, gain: float, p: float, at: float, holds: tuple[float, ...], line: str
+) -> None:
+    whole, equal = (Estimate(value, value - 1, value + 1, p) for value in (gain, at))
+    found = replace(synthetic, verdicts=(Verdict("a", "A", "b", "B", whole, {5.0: equal}, p, holds),))
+    assert verdict_lines(found) == [line]
+    assert ("Not shown to differ: A from B." in summary(found)) is (p == 0.5)
+
+
+def test_what_another_half_would_choose_is_told_where_it_differs(synthetic: Frontier) -> None:
+    differing = [choice for choice in synthetic.choices if choice.told]
+    assert 0 < len(differing) < len(synthetic.choices)
+    assert all(choice.told != (choice.hs, choice.fa) for choice in differing)
+    assert any("the same" in row for part in parts(synthetic) for row in part.rows)
+
+
+def test_every_front_is_drawn_from_end_to_end(synthetic: Frontier) -> None:
+    rows = page_data(synthetic)["chart"]["rows"]
+    for method in synthetic.methods:
+        joined = [row for row in rows if row["series"] == method.label and row["corner"]]
+        assert {(row["hs"], row["fa"]) for row in joined} >= {(p.hs.value, p.fa.value) for p in synthetic.points[:2]}

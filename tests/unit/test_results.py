@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import pytest
 import results
 from report_cells import RATIOS, analysis, cell
+from synthetic_store import write_cell
 
+from asft.cells.compose import enumerate_cells
 from asft.report.analysis import Analysis
 from asft.report.contrast import Contrast, contrast, contrasts, finding
 from asft.report.records import Result
@@ -100,3 +103,18 @@ def test_a_falling_curve_is_told_by_its_ends() -> None:
     assert row == ["AsFT, p = 0.2 − p = 0", "-55.0", "", "< 0.001", "", "+27.5", "", "lower; as in the paper"]
     assert results._ends(found, "asft", "as high")[-1] == "lower; in the paper as high"
     assert results._ends(found, "safe_lora", "lower") == []
+
+
+@pytest.mark.slow
+def test_a_table_has_its_verdict_at_equal_accuracy_in_the_column_that_the_frontier_shares(tmp_path: Path) -> None:
+    outputs = ["model.seed=0", f"outputs={tmp_path}"]
+    empty = results.at_equal_accuracy(outputs)
+    assert empty.claim == "not run; `asft run -m experiment=frontier method=aligned,sft,asft,safe_lora` brings it"
+    for job in enumerate_cells([*results.CLAIM, *outputs], sweep=True).cells:
+        write_cell(job, 40, 40, steps=1, learned=0.1 if job.cell.method.name == "aligned" else 0.9)
+    found = results.at_equal_accuracy(outputs)
+    assert "AsFT from" in found.finding
+    table2 = results.section("table2", ["method=sft,asft,safe_lora", "attack.p=0.05,0.1", *outputs[1:]], found).text
+    assert f"in the column p = 0.1: {found.claim}." in table2
+    assert "Other columns: `asft run -m experiment=frontier method=aligned,sft,asft,safe_lora attack.p=…`." in table2
+    assert "equal accuracy" not in results.section("table8", ["method=sft,asft", *outputs[1:]], found).text
