@@ -12,6 +12,7 @@ from asft import Anchor, AsFTCallback
 
 base, aligned, rows, out = sys.argv[1:]
 targets = ["q_proj", "v_proj"]
+arguments = TrainingArguments(out, num_train_epochs=1, save_steps=0.1, report_to=[])  # before the model, for FSDP
 anchor = Anchor.build(base, aligned, targets, cache_dir=f"{out}/anchors")
 tokenizer = AutoTokenizer.from_pretrained(aligned)
 lora = LoraConfig(r=8, lora_alpha=32, target_modules=targets)
@@ -19,7 +20,7 @@ model = get_peft_model(AutoModelForCausalLM.from_pretrained(aligned), lora)
 data = load_dataset("json", data_files=rows, split="train").map(lambda row: tokenizer(row["text"]))
 trainer = Trainer(
     model=model,
-    args=TrainingArguments(out, num_train_epochs=1, save_steps=0.1, report_to=[]),
+    args=arguments,
     train_dataset=data,
     data_collator=Collator(tokenizer, mlm=False),
     callbacks=[AsFTCallback(anchor, lam=1.0)],  # the one line that is new
