@@ -27,7 +27,7 @@ def commands() -> list[list[str]]:
     found = []
     for page in PAGES:
         for block in re.findall(r"```bash\n(.*?)```", page.read_text(), re.S):
-            for line in block.splitlines():
+            for line in block.replace("\\\n", " ").splitlines():
                 words = shlex.split(line, comments=True)
                 if words[:1] == ["asft"] and not any(mark in line.partition("#")[0] for mark in PLACEHOLDERS):
                     found.append(words[1:])
