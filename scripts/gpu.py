@@ -116,7 +116,7 @@ def penalty(machine: Machine) -> list[Row]:
     from asft.anchor.penalty import Penalty
 
     rows = []
-    for side in (4096, 8192) if machine.full else (256, 512):
+    for side in (4096, 8192) if machine.full else (64, 128):
         count = 4
         v = torch.randn(side, side, device=machine.device) / side**0.5
         forms = [Gram.of(v, "orthogonal")]
@@ -209,7 +209,7 @@ def _step(machine: Machine, shape: dict[str, Any]) -> Row:
         machine.wait()
         return time.perf_counter() - start
 
-    pairs = [(train(None), train(1.0)) for _ in range(23 if machine.full else 8)][3:]
+    pairs = [(train(None), train(1.0)) for _ in range(23 if machine.full else 5)][3:]
     plain = statistics.median(sft for sft, _ in pairs)
     adds = statistics.median(asft - sft for sft, asft in pairs)
     row: Row = {"batch": f"{size[0]} × {size[1]}", "modules": len(modules), "SFT, ms": 1e3 * plain}

@@ -94,7 +94,11 @@ def train(case: str, pair: Path, out: Path, processes: int) -> dict[str, Any]:
     assert all(isinstance(weight, DTensor) for weight in trained.values()) == (processes > 1)
     whole = {n: (w.full_tensor() if isinstance(w, DTensor) else w).detach().float() for n, w in trained.items()}
     told = [{k: v for k, v in entry.items() if k.startswith("asft/")} for entry in trainer.state.log_history]
-    return {"weights": whole, "memory": callback.penalty.memory, "told": told, "anchor": anchor.memory}
+    return {"weights": whole, "memory": callback.penalty.memory, "told": told, **sizes_of(anchor)}
+
+
+def sizes_of(anchor: Anchor, copies: int = 1) -> dict[str, int]:
+    return {"anchor": copies * anchor.memory, "largest": max(module.memory for module in anchor.values())}
 
 
 def loop(pair: Path, processes: int) -> dict[str, Any]:
@@ -104,7 +108,8 @@ def loop(pair: Path, processes: int) -> dict[str, Any]:
     if processes > 1:
         if not dist.is_initialized():
             dist.init_process_group("gloo")
-        mesh = init_device_mesh("cpu", (shards,) if processes == shards else (processes // shards, shards))
+        sizes = {"shard": shards} if processes == shards else {"replicate": processes // shards, "shard": shards}
+        mesh = init_device_mesh("cpu", tuple(sizes.values()), mesh_dim_names=tuple(sizes))
         for layer in [module for name, module in model.named_modules() if name.rpartition(".")[0].endswith("layers")]:
             fully_shard(layer, mesh=mesh)
         fully_shard(model, mesh=mesh)
@@ -119,7 +124,7 @@ def loop(pair: Path, processes: int) -> dict[str, Any]:
     trained = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
     whole = {n: (w.full_tensor() if isinstance(w, DTensor) else w).detach() for n, w in trained.items()}
     told = [{"asft/penalty": penalty.norms().penalty}]
-    return {"weights": whole, "memory": penalty.memory, "told": told, "anchor": anchor.memory * processes // shards}
+    return {"weights": whole, "memory": penalty.memory, "told": told, **sizes_of(anchor, processes // shards)}
 
 
 def rows() -> list[dict[str, torch.Tensor]]:
@@ -156,7 +161,8 @@ def compared(case: str, out: Path, processes: int) -> dict[str, Any]:
     distance = max((one["weights"][n] - s["weights"][n]).abs().max().item() for n in one["weights"] for s in several)
     told = [one["told"], *(found["told"] for found in several)]
     memory = [found["memory"] for found in several]
-    return {"distance": distance, "told": told, "memory": memory, "anchor": several[0]["anchor"]}
+    sizes = {name: several[0][name] for name in ("anchor", "largest")}
+    return {"distance": distance, "told": told, "memory": memory, **sizes}
 
 
 if __name__ == "__main__":

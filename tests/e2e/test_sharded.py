@@ -53,7 +53,7 @@ def test_a_process_holds_its_share_of_the_anchor(sharded: dict[str, dict[str, An
     for case, found in sharded.items():
         share = found["anchor"] / len(found["memory"])
         assert sum(found["memory"]) == found["anchor"], case
-        assert max(found["memory"]) <= 1.2 * share, case
+        assert max(found["memory"]) <= max(1.2 * share, found["largest"]), case
 
 
 def launch_flags() -> list[str]:
