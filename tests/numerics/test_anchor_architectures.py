@@ -18,11 +18,12 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelF
 
 import asft.anchor.anchor as anchor_module
 from asft import Anchor
+from asft.anchor.building import build_form
 from asft.anchor.checkpoint import Checkpoint
 from asft.anchor.forms import AnchoredModule
 from asft.anchor.penalty import Penalty
 from asft.anchor.projection import Update, project
-from asft.anchor.spec import AnchorSpec, build_form
+from asft.anchor.spec import AnchorSpec
 
 
 def assert_matches_full_models(anchor: Anchor, directory: Path, kind: str) -> None:
