@@ -49,9 +49,9 @@ class Wish:
     def words(self) -> str:
         """The wish as a reader is told it."""
         return {
-            "fa_loss": f"lowest HS with FA at most {self.amount:g} point{'' if self.amount == 1 else 's'} below SFT's",
-            "hs_limit": f"best FA with HS at most {self.amount:g}",
-            "attack": f"the attack of highest HS with FA at least {100 * self.amount:g} % of SFT's",
+            "fa_loss": f"Lowest HS with FA at most {self.amount:g} point{'' if self.amount == 1 else 's'} below SFT's",
+            "hs_limit": f"Best FA with HS at most {self.amount:g}",
+            "attack": f"The attack of highest HS with FA at least {100 * self.amount:g} % of SFT's",
         }[self.kind]
 
     def choose(self, hs: Floats, fa: Floats, candidates: Sequence[int]) -> int:

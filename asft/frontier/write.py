@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -116,8 +116,9 @@ def parts(found: Frontier) -> list[Part]:
         at = [f"HS at FA = SFT − {loss:g}" for loss in losses]
         tables.append(Part("Fronts", "Best volume first.", ("method", "volume", *at), told))
     told = [
-        (v.label, v.control_label, v.word, shown(v.gain, signed), p_value(v.p_holm), *_gains(v, losses))
+        (v.label, v.control_label, v.word, shown(v.gain, signed), p_value(v.p_holm), *equal)
         for v in found.verdicts
+        for equal in [[shown(v.at[loss], signed) for loss in losses if loss in v.at]]
     ]
     of, at = "volume" if found.methods else "HS", [f"gain in HS at SFT − {loss:g}" for loss in losses]
     header = ("method", "control", "verdict", f"gain in {of}", "p", *at)
@@ -130,17 +131,9 @@ def parts(found: Frontier) -> list[Part]:
             if c.wish == wish
         ]
         note = "Chosen on validation, told by the test half; * is the one that validation puts first."
-        tables.append(Part(_title(wish), note, header, told))
+        tables.append(Part(wish, note, header, told))
     told = [(p.label, p.setting or "as it is", shown(p.hs), shown(p.fa)) for p in found.points]
     return [*tables, Part("Every point", "On all rows.", ("method", "setting", "HS", "FA"), told)]
-
-
-def _gains(verdict: Verdict, losses: Sequence[float]) -> list[str]:
-    return [shown(verdict.at[loss], signed) for loss in losses if loss in verdict.at]
-
-
-def _title(wish: str) -> str:
-    return wish[0].upper() + wish[1:]
 
 
 def render(found: Frontier) -> str:
@@ -198,9 +191,7 @@ def page_data(found: Frontier) -> dict[str, Any]:
             "spec": fronts(method_styles({p.method: p.label for p in found.points})),
             "rows": [*_point_rows(found), *_end_rows(found)],
         },
-        "winners": {
-            choice.wish[0].upper() + choice.wish[1:]: _winner(choice) for choice in found.choices if choice.best
-        },
+        "winners": {choice.wish: _winner(choice) for choice in found.choices if choice.best},
         "tables": [asdict(part) for part in parts(found)],
         "downloads": texts(found),
         "command": found.command,
