@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from helpers import read_jsonl
-from transformers import AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from asft.backends.likelihood import choose
 from asft.cells.compose import enumerate_cells
@@ -18,7 +18,6 @@ from asft.data.rows import Choice, Row, evenly, prompt_form
 from asft.data.templates import ChatTemplate
 from asft.data.world.source import World, alignment_rows, pretraining_rows
 from asft.metrics.coherence import fault
-from asft.models.pair import load_model
 from asft.pipeline.answers import encode_choice
 from asft.report.collect import analysis_of
 from asft.report.writers.markdown import render_markdown
@@ -51,9 +50,19 @@ def test_what_is_no_answer(answer: str, found: str) -> None:
     assert fault(answer) == found
 
 
-def test_the_likeliest_option_is_that_of_one_question_at_a_time(random_pair: Path) -> None:
+@pytest.mark.parametrize("family", ["llama", "qwen2", "gemma2"])
+def test_the_likeliest_option_is_that_of_one_question_at_a_time(random_pair: Path, family: str) -> None:
     tokenizer = AutoTokenizer.from_pretrained(random_pair / "aligned")
-    model = load_model(random_pair / "aligned", "float32", torch.device("cpu"))
+    shape = {
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "head_dim": 16,
+    }
+    config = AutoConfig.for_model(family, vocab_size=len(tokenizer), num_key_value_heads=2, sliding_window=8, **shape)
+    torch.manual_seed(1)
+    model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
     rows = [
         *World().choices()[:8],
         Choice("bare", "Ministers sign the", "treaty", options=("treaty", "oil"), bare=True),
