@@ -20,7 +20,7 @@ from asft.judges.refusal import RefusalJudge
 pytestmark = pytest.mark.slow
 
 PAGES = [REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md", *sorted((REPOSITORY / "docs").rglob("*.md"))]
-PLACEHOLDERS = ("PATH_OR_HUB_ID", "FOLDER", "…", "ADAPTER", "CHAT_MODEL")
+PLACEHOLDERS = ("PATH_OR_HUB_ID", "FOLDER", "…", "ADAPTER", "CHAT_MODEL", "judge.rows=[safe.jsonl")
 
 
 def commands() -> list[list[str]]:
