@@ -188,6 +188,10 @@ def check_training(args: TrainingArguments, optimizer: object) -> None:
             "fp16=True is not supported: its scaler leaves gradients scaled before the step; use bf16=True."
         )
     strategy = wrapped.accelerator_state.distributed_type.value if wrapped is not None else ""
+    if wrapped is not None and strategy == "FSDP" and wrapped.accelerator_state.fsdp_plugin.fsdp_version == 1:
+        raise ValueError(
+            "FSDP1 is not supported: it hides which rows a process has; use FSDP2 (fsdp_version 2) or DDP."
+        )
     if args.deepspeed or strategy == "DEEPSPEED":
         raise ValueError(
             "deepspeed is not supported: it steps inside backward, ahead of the penalty; use FSDP2 or DDP."

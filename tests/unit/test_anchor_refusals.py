@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -183,11 +184,13 @@ def test_training_setups(arguments: TrainingArguments, field: str, value: object
         check_training(arguments, object())
 
 
-@pytest.mark.parametrize(("strategy", "message"), [("DEEPSPEED", "deepspeed is not"), ("NO", "fp16=True is not")])
+@pytest.mark.parametrize(
+    ("strategy", "message"), [("FSDP", "FSDP1 is not"), ("DEEPSPEED", "deepspeed is not"), ("NO", "fp16=True is not")]
+)
 def test_what_accelerate_was_told_without_the_trainer(
     arguments: TrainingArguments, strategy: str, message: str
 ) -> None:
-    """`accelerate launch` may choose DeepSpeed, and a hand-made accelerator a scaler of gradients."""
+    """`accelerate launch` may choose FSDP1 or DeepSpeed, and a hand-made accelerator a scaler of gradients."""
     from accelerate import Accelerator, DistributedType
     from accelerate.optimizer import AcceleratedOptimizer
     from accelerate.state import AcceleratorState
@@ -197,7 +200,8 @@ def test_what_accelerate_was_told_without_the_trainer(
     check_training(arguments, AcceleratedOptimizer(plain))
     scaler = torch.amp.GradScaler("cpu") if strategy == "NO" else None
     optimizer = AcceleratedOptimizer(plain, scaler=scaler)
-    AcceleratorState().distributed_type = DistributedType(strategy)
+    state = AcceleratorState()
+    state.distributed_type, state.fsdp_plugin = DistributedType(strategy), SimpleNamespace(fsdp_version=1)
     try:
         with refuses(message):
             check_training(arguments, optimizer)
