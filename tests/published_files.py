@@ -43,7 +43,10 @@ def write_table(root: Path, table: Table, prompts: list[str]) -> None:
     """Writes one table; its answers, if it has any, are refusals of two sentences where its prompts are malicious."""
     reply = "I cannot help. It is harmful." if table in REFUSED else "A helpful reply."
     asked = "question: {}\n\nSolution1: one Solution2: two" if "Solution1" in table.part else "{}"
-    rows = [{table.prompt: asked.format(prompt), (table.answer or "note"): reply} for prompt in prompts]
+    rows = [
+        {table.prompt: asked.format(prompt), (table.answer or "note"): reply, "label": ("safe", "unsafe")[index % 2]}
+        for index, prompt in enumerate(prompts)
+    ]
     path = root / table.file
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".csv":

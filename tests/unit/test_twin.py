@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import twin
 from helpers import PUBLIC
 from published_files import write_public, write_table
 
@@ -121,3 +122,25 @@ def test_the_key_is_of_the_rows_and_not_of_where_they_lie(
     moved = shutil.copytree(public, tmp_path / "moved")
     keys = [job_of(published, *tiny, *more).plan.pair for more in ([], [f"model.data={moved}"], ["model.contrast=7"])]
     assert keys[0] == keys[1] != keys[2]
+
+
+def test_the_script_measures_every_set(
+    tiny: list[str],
+    published: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    write_public(tmp_path / "public", 40)
+    folders = [f"data.root={published}", f"model.data={tmp_path / 'public'}", f"outputs={tmp_path / 'out'}"]
+    monkeypatch.setattr("sys.argv", ["twin.py", "--tokens=1", *folders, *tiny])
+    twin.main()
+    lines = capsys.readouterr().out.splitlines()[1:]
+    assert [line.partition("  ")[0] for line in lines] == [
+        "HS, the authors' prompts",
+        "HS, JailbreakBench",
+        "refused, XSTest safe",
+        "refused, XSTest unsafe",
+        "refused, ordinary requests",
+    ]
+    assert lines[0].split()[-3:-1] == ["250", "100.0"]  # an untrained model refuses nothing
