@@ -24,6 +24,7 @@ from asft.report.writers.markdown import escape, table
 
 PLUGINS = Path(__file__).with_name("field")  # what was tried: plug-ins
 CLAIMS = yaml.safe_load((Path(__file__).with_name("pages") / "field.yaml").read_text(encoding="utf-8"))
+COSTS = Path(__file__).with_name("pages") / "field_costs.md"  # what make bench-methods writes
 SAME = 1.0  # points of FA that a lower HS may cost
 FAULTS = {  # what the authors' code does otherwise than their paper, and what it is compared with
     "guard_space_none": ("guard_space", "sft"),
@@ -127,6 +128,7 @@ def field_section(overrides: Sequence[str]) -> str:
         field.told(contests),
         "## Where the authors' code differs from their paper",
         field.told(faults),
+        *(["## What it costs", COSTS.read_text(encoding="utf-8").strip()] if COSTS.exists() else []),
         _tried(sweep, overrides),
     ])  # fmt: skip
 
