@@ -24,6 +24,7 @@ from asft.report.writers.markdown import escape, table
 
 PLUGINS = Path(__file__).with_name("field")  # what was tried: plug-ins
 CLAIMS = yaml.safe_load((Path(__file__).with_name("pages") / "field.yaml").read_text(encoding="utf-8"))
+NONE = "none of what was tried, so that none went on to fresh pairs and none is in the package"
 COSTS = Path(__file__).with_name("pages") / "field_costs.md"  # what make bench-methods writes
 SAME = 1.0  # points of FA that a lower HS may cost
 FAULTS = {  # what the authors' code does otherwise than their paper, and what it is compared with
@@ -120,6 +121,8 @@ def field_section(overrides: Sequence[str]) -> str:
     wanted = [(field.point(name), field.point(other)) for name, others in FAULTS.items() for other in others]
     faults = field.against([(one, other) for one, other in wanted if one is not None and other is not None])
     covers = f"{seeds} pair{'s' * (seeds != 1)}, {field.rows[0]} prompts and {field.rows[1]} task rows each."
+    if seeds == 1:
+        covers += " The intervals cover the choice of these rows, not another pair or its training."
     return "\n\n".join([
         "## The table",
         f"{covers} {' '.join(field.scores.left_out)}".strip(),
@@ -206,7 +209,7 @@ def _tried(field: Sweep, overrides: Sequence[str]) -> str:
             words=(0, 3),
         ),
         f"The lowest HS of the field with such an FA: {both.label(best)}, {_shown(scored[best][0])}. Below it with "
-        f"such an FA, on these pairs: {', '.join(map(both.label, won)) or 'none of what was tried'}.",
+        f"such an FA, on these pairs: {', '.join(map(both.label, won)) or NONE}.",
         both.told(both.against([(i, best) for i in candidates])),
     ])  # fmt: skip
 
