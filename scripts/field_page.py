@@ -24,7 +24,7 @@ from asft.report.writers.markdown import escape, table
 
 PLUGINS = Path(__file__).with_name("field")  # what was tried: plug-ins
 CLAIMS = yaml.safe_load((Path(__file__).with_name("pages") / "field.yaml").read_text(encoding="utf-8"))
-NONE = "none of what was tried, so that none went on to fresh pairs and none is in the package"
+NONE = "none of what was tried; none has gone on to fresh pairs, and none is in the package"
 COSTS = Path(__file__).with_name("pages") / "field_costs.md"  # what make bench-methods writes
 SAME = 1.0  # points of FA that a lower HS may cost
 FAULTS = {  # what the authors' code does otherwise than their paper, and what it is compared with
