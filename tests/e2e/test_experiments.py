@@ -100,7 +100,7 @@ def test_every_method_of_the_field_is_a_whole_cell_on_each_architecture(
         torch.manual_seed(seed)
         for part in (fresh_model(architecture, tokenizer), tokenizer):
             part.save_pretrained(tmp_path / side)
-    few = ["defender_rows=8", "lisa_steps=[1,1]", "safe_lora_modules=4", "bea_trigger_tokens=9"]
+    few = ["defender_rows=8", "lisa_steps=[1,2]", "safe_lora_modules=4", "bea_trigger_tokens=9"]
     recipe = [*few, "safe_merge_threshold=1.1", "guard_space_tolerance=1e-3"]  # so that each has something to act on
     sweep = every_cell(
         "field",
