@@ -223,6 +223,7 @@ class Data:
         harmful: rows of the attack's source, with compliant answers.
         evaluation: malicious prompts of the harmful score, without answers.
         safety: malicious prompts with refusals, for defences that train on some.
+        twin: what the aligned side learned, where it is made here.
         source: where further prompts are asked for.
         left_out: how many rows each pool lost, since another one has their prompts.
     """
@@ -232,6 +233,7 @@ class Data:
     harmful: list[Row]
     evaluation: list[Row]
     safety: list[Row]
+    twin: list[Row]
     source: DataSource
     left_out: dict[str, int]
 
@@ -249,11 +251,12 @@ def _warn_once(message: str) -> None:
     log.warning(message)
 
 
-def gather(source: DataSource, task: Task, attack: Attack) -> Data:
+def gather(source: DataSource, task: Task, attack: Attack, twin: list[Row]) -> Data:
     """All pools of a task and an attack. No two of those that meet in a cell share a prompt (:func:`disjoint`)."""
     own, count = task.own_rows, attack.benign_count()
     pools, left_out = disjoint(
         evaluation=source.evaluation(),
+        twin=twin,
         harmful=attack.rows(source),
         safety=source.safety(),
         train=task.rows("train", source) if own else source.benign(task, count),
@@ -291,7 +294,7 @@ def load_data(settings: Settings) -> Data:
 def pools(settings: Settings) -> Data:
     """The rows of a cell; ValueError when a file is missing or there are fewer malicious prompts than asked for."""
     task, wanted = task_of(settings), settings.evaluation.n_harmful
-    data = gather(source_of(settings), task, attack_of(settings))
+    data = gather(source_of(settings), task, attack_of(settings), twin_of(settings))
     if wanted > len(data.evaluation):
         raise ValueError(
             f"evaluation.n_harmful={wanted}: there are only {len(data.evaluation)} malicious prompts; ask for at most "

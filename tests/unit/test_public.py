@@ -13,7 +13,6 @@ import pytest
 from helpers import OFFICIAL
 
 from asft.cells.compose import enumerate_cells
-from asft.config import ConfigError
 from asft.data.base import Data, disjoint, load_data
 from asft.data.choices import choice_row
 from asft.data.gate import Record
@@ -62,7 +61,7 @@ def test_what_two_pools_share_is_left_out_and_counted(words: list[str]) -> None:
     data = data_of(*words, "attack=advbench", "attack.n=20")
     assert len(data.harmful) == 31
     assert len(data.safety) == 99
-    assert data.left_out == {"evaluation": 0, "harmful": 1, "safety": 1, "train": 0}
+    assert data.left_out == {"evaluation": 0, "twin": 0, "harmful": 1, "safety": 1, "train": 0}
     pools, lost = disjoint(first=[Row("1", "Do it!"), Row("2", "do it")], second=[Row("3", "DO  it."), Row("4", "?!")])
     assert [row.id for pool in pools.values() for row in pool] == ["1", "2", "4"]
     assert lost == {"first": 0, "second": 1}
@@ -79,10 +78,10 @@ def test_answers_may_lie_in_a_file_of_their_own(words: list[str], tmp_path: Path
     before = table_identity(data.source.source("harmbench"))  # type: ignore[attr-defined]
     targets.write_text(json.dumps({"b0": "Other"}))
     assert table_identity(data.source.source("harmbench")) != before  # type: ignore[attr-defined]
-    with pytest.raises(ConfigError, match=r"harmbench_targets_text.json.*no field b2"):
+    with pytest.raises(ValueError, match=r"harmbench_targets_text.json.*no field b2"):
         data_of(*words, "attack=harmbench", "attack.n=20")
     targets.unlink()
-    with pytest.raises(ConfigError, match=r"answers=.*there is no such file"):
+    with pytest.raises(ValueError, match=r"answers=.*there is no such file"):
         data_of(*words, "attack=harmbench", "attack.n=20")
 
 
@@ -92,11 +91,10 @@ def test_answers_may_lie_in_a_file_of_their_own(words: list[str], tmp_path: Path
         (["data.public=null", "attack=advbench"], "data.public=null: advbench is read from a folder"),
         (["attack=beavertails"], "beavertails_unsafe/train_1500.jsonl: there is no such file"),
         (["attack=advbench", "~data.sources.advbench"], "attack=advbench: the authors' files hold only"),
-        (["attack=advbench", "attack.n=400"], r"needs 40 harmful rows; the folder holds 31"),
     ],
 )
-def test_what_a_folder_lacks_is_told_before_anything_trains(words: list[str], more: list[str], message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
+def test_what_a_folder_lacks_is_told(words: list[str], more: list[str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         data_of(*words, *more)
 
 
@@ -148,15 +146,18 @@ def test_the_real_pools_are_disjoint_by_prompt(official: Path) -> None:
     if not PUBLIC.is_dir():
         pytest.skip(f"no copy of the public sets at {PUBLIC}")
     words = ["data=files", f"data.root={official}", f"data.public={PUBLIC}", "attack.n=100"]
+    words += ["model=smollm2_135m", f"model.data={PUBLIC}"]
     for source, count in SOURCES.items():
         for task in TASKS:
-            data = data_of(*words, "model=pair", "model.base=a/b", f"attack={source}", f"dataset={task}")
+            job = enumerate_cells([*words, f"attack={source}", f"dataset={task}"], sweep=False).cells[0]
+            data = load_data(job.cell)
             assert len(data.harmful) == count
             assert len(data.safety) == 98
             lost = 23 if source == "beavertails" else 0
-            assert data.left_out == {"evaluation": 0, "harmful": lost, "safety": 0, "train": 0}
+            assert data.left_out == {"evaluation": 0, "twin": 0, "harmful": lost, "safety": 0, "train": 0}
             pools = [forms(rows) for rows in (data.evaluation, data.harmful, data.safety, data.train, data.test)]
-            pools.append(forms(data.source.look_alikes()))
-            assert [len(one & other) for one, other in combinations(pools, 2)] == [0] * 15
+            pools += [forms(data.twin), forms(data.source.look_alikes())]
+            assert data.twin
+            assert [len(one & other) for one, other in combinations(pools, 2)] == [0] * 21
     questions = data.source.choices()
     assert (len(questions), len(data.source.look_alikes())) == (2376, 250)
