@@ -64,7 +64,7 @@ class SafeLoRA(PostHoc):
         """Refuses a K above the number of modules."""
         if self.mode == "number" and self.number > len(modules):
             raise ValueError(
-                f"method.number={self.number}: must lie between 1 and {len(modules)}, the number of adapted modules "
+                f"method.number={self.number} must lie between 1 and {len(modules)}, the number of adapted modules "
                 "(by default it is model.recipe.safe_lora_modules)"
             )
 

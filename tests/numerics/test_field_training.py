@@ -456,10 +456,6 @@ class TestSpard:
             assert tuned.model(**rows).loss.item() < loss
             assert gradient @ (after - before) < 0
 
-    def test_more_rows_than_there_are_is_an_error(self, shared_job: MakeJob) -> None:
-        with pytest.raises(ValueError, match="method=spard needs 60 safety rows; the data holds 50"):
-            Tuned(shared_job("method=spard", "method.share=1", "attack.n=60"), rows=4)
-
     def test_rows_are_the_greedy_determinant(self) -> None:
         torch.manual_seed(0)
         states = functional.normalize(torch.randn(8, 5, dtype=torch.float64), dim=-1)

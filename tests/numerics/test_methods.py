@@ -45,8 +45,8 @@ class TestSafeInstr:
         assert len(mixed) == 24 + added
         assert {row.id for row in mixed[24:]} <= {row.id for row in load_data(job.cell).safety}
         many = make_job("method=safeinstr", "method.share=1", "attack.n=2000")
-        with pytest.raises(ValueError, match="method=safeinstr needs 2000 safety rows; the data holds"):
-            many.cell.method.mixture(user_rows(1), context(many, random_pair))
+        with pytest.raises(ValueError, match="method=safeinstr: needs 2000 safety rows"):
+            many.cell.method.check_rows([], load_data(many.cell), many.cell)
 
 
 class TestBEA:
