@@ -74,7 +74,8 @@ def main() -> None:
     quiet_libraries()
     given = ["experiment=field", f"attack.n={options.rows}", "training.epochs=1", *options.overrides]
     jobs = [job for job in enumerate_cells(given, sweep=True).cells if job.cell.method.trains]
-    sft = enumerate_cells([*given, "method=sft"], sweep=True).cells[0]
+    others = [text for text in given if not text.startswith("method=")]
+    sft = enumerate_cells([*others, "method=sft"], sweep=True).cells[0]
     prepare_pair(sft)
     pairs = sft.options.outputs.resolve() / "pairs"
     rows = []
