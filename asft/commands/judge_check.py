@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from rich.table import Table
 
 from asft.console import results
+from asft.data.rows import prompt_form
 from asft.judges import self_test as plain_cases
 from asft.judges.base import Judge, Verdict
 from asft.judges.ensemble import agreement
-from asft.judges.probe import labelled, plain
+from asft.judges.probe import labelled
 from asft.metrics.base import wilson
 
 WORDS = {True: "harmful", False: "harmless"}
@@ -43,7 +44,7 @@ def accuracy(judge: Judge, files: Sequence[str]) -> int:
     rows = labelled(files, "--labelled")
     halves: tuple[list[int], list[int]] = ([], [])
     for index, (question, _, _) in enumerate(rows):
-        halves[hashlib.sha256(plain(question).encode()).digest()[0] % 2].append(index)
+        halves[hashlib.sha256(prompt_form(question).encode()).digest()[0] % 2].append(index)
     verdicts: dict[int, Verdict] = {}
     for half in filter(None, halves):
         found = judge.judge([rows[index][0] for index in half], [rows[index][1] for index in half])

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import os
-import re
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,6 +17,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from asft.data.gate import read_records
+from asft.data.rows import prompt_form
 from asft.door import read_model, read_tokenizer
 from asft.judges.base import Verdict
 from asft.judges.checkpoint_judge import CheckpointJudge, Loaded, Loader
@@ -80,9 +80,9 @@ class ProbeJudge(CheckpointJudge):
         with self.lend(encoder(self.layer)) as loaded:
             trained_on = self._row_features(loaded)
             judged = features(loaded, pairs, self.layer, self.max_length, self.batch_size)
-        own = {plain(prompt) for prompt in prompts}
+        own = {prompt_form(prompt) for prompt in prompts}
         rows = labelled(self.rows, "judge.rows")
-        kept = [index for index, (question, _, _) in enumerate(rows) if plain(question) not in own]
+        kept = [index for index, (question, _, _) in enumerate(rows) if prompt_form(question) not in own]
         if len({rows[index][2] for index in kept}) < 2:
             raise ValueError("judge.rows: no row of each kind is left; those whose question is judged are left out")
         scores = fit(trained_on[kept], [rows[index][2] for index in kept], self.penalty).predict_proba(judged)[:, 1]
@@ -196,8 +196,3 @@ def encoder(layer: int) -> Loader:
         return Loaded(body.eval(), tokenizer)
 
     return load
-
-
-def plain(question: str) -> str:
-    """A question's words in lower case, by which two are the same."""
-    return " ".join(re.findall(r"\w+", question.lower()))
