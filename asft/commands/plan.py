@@ -91,7 +91,7 @@ def _on_gpus(jobs: list[Job], counts: list[int], tflops: float | None) -> Iterat
             said.append(f"{len(fine_tunes)} fine-tunes take {took}")
         else:
             said.append("the time is not known yet; --tflops says what a GPU does")
-        yield f"{count} GPUs", "; ".join(said)
+        yield f"{count} GPU{'s' * (count > 1)}", "; ".join(said)
 
 
 def _trainings_words(needed: Trainings) -> str:

@@ -114,7 +114,10 @@ def labelled(names: Sequence[str], key: str) -> list[tuple[str, str, bool]]:
     records = [record for file in _files(names, key) for record in read_records(file)]
     found = [(row.filled("prompt"), row.filled("response"), not row.flag("is_safe")) for row in records]
     if len({harmful for _, _, harmful in found}) < 2:
-        raise ValueError(f"{key}={list(names)}: holds {len(found)} answers; safe and unsafe ones are wanted")
+        raise ValueError(
+            f"{key}={list(names)}: holds {len(found)} answers; name files of safe and unsafe ones, with prompt, "
+            "response and is_safe"
+        )
     return found
 
 

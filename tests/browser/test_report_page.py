@@ -97,7 +97,7 @@ def test_a_comparison_over_strengths_tells_the_winner_of_a_wish(phone: Page, tmp
     phone.on("pageerror", lambda error: problems.append(str(error)))
     phone.goto(write_report_page(tmp_path, page_data(replace(found, name="frontier")), "frontier").as_uri())
     phone.wait_for_selector("main[data-ready]")
-    assert "winner: better than control, sft." in phone.inner_text("main")
+    assert "Better: winner than control; control than sft." in phone.inner_text("main")
     for wish, chosen in page_data(found)["winners"].items():
         phone.get_by_label("wish").select_option(wish)
         phone.get_by_text(chosen).wait_for()

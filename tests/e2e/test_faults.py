@@ -10,6 +10,7 @@ from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import wandb
@@ -114,7 +115,8 @@ def test_keys_reach_no_file_and_no_line(
     for name, value in SECRETS.items():
         monkeypatch.setenv(name, value)
     options = ["experiment=table2", *pair_overrides, "method=sft,safe_lora", "attack.p=0.5", "tracker=wandb"]
-    told = asft("run", "-m", *options, "model.recipe.safe_lora_modules=99")
+    monkeypatch.setattr("asft.methods.safe_lora.SafeLoRA.finish", Mock(side_effect=ValueError("out of luck")))
+    told = asft("run", "-m", *options, "model.recipe.safe_lora_modules=2")
     wandb.teardown()  # its service writes on behind the runs' backs until it is ended
     assert "1 of 2 cells failed" in told[2]
     told += asft("run", "--cfg", "all", "--resolve", *pair_overrides)

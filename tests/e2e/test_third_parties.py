@@ -53,7 +53,10 @@ def test_each_example_composes_as_the_page_has_it(tmp_path: Path, monkeypatch: p
     monkeypatch.syspath_prepend(str(tmp_path))
     commands = [line for page in PAGES for line in re.findall(r"^asft run (.*=\[file.*)$", shown(page), re.M)]
     assert len(commands) >= 5
-    for words in [*map(shlex.split, commands), ["hydra.searchpath=[file:///FOLDER]", "dataset=sums"]]:
+    for words in [
+        *(shlex.split(line, comments=True) for line in commands),
+        ["hydra.searchpath=[file:///FOLDER]", "dataset=sums"],
+    ]:
         assert enumerate_cells([word.replace("/FOLDER", str(tmp_path)) for word in words], sweep=False).cells
 
 

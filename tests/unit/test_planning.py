@@ -220,9 +220,9 @@ class TestCommand:
         shown = capsys.readouterr().out
         assert re.search(r"8 GPUs +a training sharded .* of each; 5 fine-tunes take .* at 400 TFLOP/s", shown)
         run_cell(jobs_of(options)[1])
-        assert plan_command([*options, "--gpus", "2,1000"]) == 0
+        assert plan_command([*options, "--gpus", "1,1000"]) == 0
         shown = capsys.readouterr().out
-        assert re.search(r"2 GPUs .* bound by how much there is to do", shown)
+        assert re.search(r"1 GPU .* bound by how much there is to do", shown)
         assert re.search(r"1000 GPUs .* bound by the longest cell", shown)
         assert re.search(r"time +about .* \(training \d+ s, answers and verdicts \d+ s; as 1 finished", shown)
 

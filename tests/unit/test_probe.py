@@ -98,7 +98,7 @@ def test_features_are_made_once_and_files_are_known_by_their_contents(folder: Pa
     ("settings", "message"),
     [
         ({"rows": ("nowhere.json",)}, r"judge\.rows: nowhere\.json: no such file.*prompt, response and is_safe"),
-        ({"rows": ()}, r"judge\.rows=\[\]: holds 0 answers; safe and unsafe ones are wanted"),
+        ({"rows": ()}, r"judge\.rows=\[\]: holds 0 answers; name files of safe and unsafe ones"),
         ({"layer": 3}, r"judge\.layer=3: .* has 2 layers"),
     ],
 )
