@@ -24,8 +24,9 @@ from asft.report.writers.markdown import escape, table
 
 PLUGINS = Path(__file__).with_name("field")  # what was tried: plug-ins
 CLAIMS = yaml.safe_load((Path(__file__).with_name("pages") / "field.yaml").read_text(encoding="utf-8"))
-NONE = "none of what was tried; none has gone on to fresh pairs, and none is in the package"
+NONE = "none of what was tried, so none is in the package"
 COSTS = Path(__file__).with_name("pages") / "field_costs.md"  # what make bench-methods writes
+FRESH = "3,4,5"  # seeds of the pairs on which a candidate that won on the field's must win again
 SAME = 1.0  # points of FA that a lower HS may cost
 FAULTS = {  # what the authors' code does otherwise than their paper, and what it is compared with
     "guard_space_none": ("guard_space", "sft"),
@@ -211,6 +212,34 @@ def _tried(field: Sweep, overrides: Sequence[str]) -> str:
         f"The lowest HS of the field with such an FA: {both.label(best)}, {_shown(scored[best][0])}. Below it with "
         f"such an FA, on these pairs: {', '.join(map(both.label, won)) or NONE}.",
         both.told(both.against([(i, best) for i in candidates])),
+        *(_fresh(both.cells[points[i].method].method, points[best].method, overrides) for i in won),
+    ])  # fmt: skip
+
+
+def _fresh(won: Method, rival: str, overrides: Sequence[str]) -> str:
+    """What won on the field's pairs against the best of the field and its own control, on pairs that chose nothing."""
+    title = f"### {won.label} on fresh pairs"
+    words = [*(word for word in overrides if not word.startswith("model.seed=")), f"model.seed={FRESH}"]
+    known = enumerate_cells(["experiment=field", f"method=aligned,sft,{rival}", *words], sweep=True)
+    plugins = [f"hydra.searchpath=[file://{PLUGINS}]", "experiment=field_tried"]
+    tried = enumerate_cells([*plugins, f"method={won.name},{won.controls[0]}", *words], sweep=True)
+    try:
+        field = Field(replace(known, cells=[*known.cells, *tried.cells]))
+    except ConfigError as error:
+        return f"{title}\n\nNot run: {escape(str(error))}"
+    points = [field.point(name) for name in (won.name, rival, won.controls[0])]
+    if None in points:
+        return f"{title}\n\nNot run to the end on seeds {FRESH}."
+    first, *others = [point for point in points if point is not None]
+    rows = field.against([(first, other) for other in others])
+    good = all(row.word == "better" for row in rows)
+    scores = [[field.label(i), *map(_shown, field.scored[i])] for i in (UNDEFENDED, first, *others)]
+    return "\n\n".join([
+        title,
+        f"Seeds {FRESH}. {' '.join(field.scores.left_out)}".strip(),
+        table(["", "HS", "FA"], scores, words=(0,)),
+        field.told(rows),
+        ("It is" if good else "It is not in the package, since it is not shown to be") + " better than both.",
     ])  # fmt: skip
 
 
