@@ -75,7 +75,7 @@ frontier: $(RUN) ## methods over their strengths, and the attacker who tries, on
 field: $(RUN) ## every defence beside its controls on three pairs, and what was tried beyond them; about an hour on two cores
 	$(BIN)/asft run -m experiment=field model.seed=0,1,2
 	$(BIN)/asft run -m 'hydra.searchpath=[file://$(CURDIR)/scripts/field]' experiment=field_tried model.seed=0,1,2
-	$(BIN)/asft run -m experiment=field method=aligned,sft,safe_grad model.seed=3,4,5 # the best of the field, and what won there
+	$(BIN)/asft run -m experiment=field method=aligned,sft,safe_grad model.seed=3,4,5 # the best of the field
 	$(BIN)/asft run -m 'hydra.searchpath=[file://$(CURDIR)/scripts/field]' experiment=field_tried method=aligned_states,aligned_states_random model.seed=3,4,5
 	$(BIN)/python scripts/results.py field model.seed=0,1,2 > docs/field.tmp && mv docs/field.tmp docs/field.md
 

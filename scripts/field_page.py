@@ -218,7 +218,7 @@ def _tried(field: Sweep, overrides: Sequence[str]) -> str:
 
 def _fresh(won: Method, rival: str, overrides: Sequence[str]) -> str:
     """What won on the field's pairs against the best of the field and its own control, on pairs that chose nothing."""
-    title = f"### {won.label} on fresh pairs"
+    title = f"### On fresh pairs: {won.label}"
     words = [*(word for word in overrides if not word.startswith("model.seed=")), f"model.seed={FRESH}"]
     known = enumerate_cells(["experiment=field", f"method=aligned,sft,{rival}", *words], sweep=True)
     plugins = [f"hydra.searchpath=[file://{PLUGINS}]", "experiment=field_tried"]
