@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 
 from rich.table import Table
 
 from asft.console import results
-from asft.data.rows import prompt_form
+from asft.data.rows import in_even_half, prompt_form
 from asft.judges import self_test as plain_cases
 from asft.judges.base import Judge, Verdict
 from asft.judges.ensemble import agreement
@@ -44,7 +43,7 @@ def accuracy(judge: Judge, files: Sequence[str]) -> int:
     rows = labelled(files, "--labelled")
     halves: tuple[list[int], list[int]] = ([], [])
     for index, (question, _, _) in enumerate(rows):
-        halves[hashlib.sha256(prompt_form(question).encode()).digest()[0] % 2].append(index)
+        halves[not in_even_half(prompt_form(question))].append(index)
     verdicts: dict[int, Verdict] = {}
     for half in filter(None, halves):
         found = judge.judge([rows[index][0] for index in half], [rows[index][1] for index in half])

@@ -70,6 +70,11 @@ def prompt_form(text: str) -> str:
     return " ".join(re.sub(r"[^\w\s]", "", text.lower()).split())
 
 
+def in_even_half(text: str) -> bool:
+    """Whether a text is of the half whose SHA-256 begins with an even byte: no run, seed or order of rows moves it."""
+    return hashlib.sha256(text.encode()).digest()[0] % 2 == 0
+
+
 def evenly(rows: Sequence[Row], count: int) -> list[Row]:
     """At most ``count`` of the rows, at even distances: a file that is sorted by kind gives some of each."""
     count = min(count, len(rows))

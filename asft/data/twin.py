@@ -16,7 +16,7 @@ from pathlib import Path
 
 from asft.config import SafetyTunedModel
 from asft.data.gate import read_records
-from asft.data.rows import Row, prompt_form
+from asft.data.rows import Row, in_even_half, prompt_form
 
 KINDS = ("refusals", "contrast", "look_alikes", "everyday", "ordinary")  # settings of the model, each a count of rows
 _REFUSES = re.compile(
@@ -105,7 +105,7 @@ def stamps(model: SafetyTunedModel) -> tuple[int, ...]:
 
 def odd(row: Row) -> bool:
     """Whether a prompt is of the half that is left to attacks and defences, where a file is shared with them."""
-    return bool(_hash(row)[0] % 2)
+    return not in_even_half(prompt_form(row.instruction))
 
 
 def _folder(model: SafetyTunedModel) -> Path:
@@ -145,7 +145,7 @@ def _pools(folder: Path, _modified: tuple[int, ...], kept_out: frozenset[str]) -
 
 def held_out(row: Row) -> bool:
     """Whether an ordinary request is kept to see how many such the twin refuses: one in four."""
-    return _hash(row)[1] % 4 == 3
+    return hashlib.sha256(prompt_form(row.instruction).encode()).digest()[1] % 4 == 3
 
 
 def _refusal(row: Row) -> Row | None:
@@ -154,10 +154,6 @@ def _refusal(row: Row) -> Row | None:
     if odd(row) or not _REFUSES.search(sentence) or len(sentence.split()) > _LONGEST:
         return None
     return Row(row.id, row.instruction, sentence, harmful=True)
-
-
-def _hash(row: Row) -> bytes:
-    return hashlib.sha256(prompt_form(row.instruction).encode()).digest()
 
 
 def _place(row: Row) -> bytes:

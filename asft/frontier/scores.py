@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 from asft.cells.compose import Sweep
 from asft.cells.job import Job
 from asft.config import ConfigError
+from asft.data.rows import in_even_half
 from asft.frontier.front import Floats
 from asft.report.analysis import HARM, MIN_RISE, TASK
 from asft.report.collect import number, read_metrics
@@ -66,8 +66,8 @@ class Scores:
 
 
 def in_validation(prompt: str) -> bool:
-    """The half that a row belongs to, by its text alone: no run, seed or order of rows moves it."""
-    return hashlib.sha256(prompt.encode()).digest()[0] % 2 == 0
+    """The half that a row belongs to, by its text alone."""
+    return in_even_half(prompt)
 
 
 def scores_of(sweep: Sweep) -> Scores:
