@@ -133,7 +133,7 @@ def field_section(overrides: Sequence[str]) -> str:
         "## Where the authors' code differs from their paper",
         field.told(faults),
         *(["## What it costs", COSTS.read_text(encoding="utf-8").strip()] if COSTS.exists() else []),
-        _tried(sweep, overrides),
+        _tried(sweep, field, overrides),
     ])  # fmt: skip
 
 
@@ -177,16 +177,16 @@ def _made_of(method: Method, cell: Settings) -> list[Method]:
     return [method, *(part for tune in tunes for part in _made_of(tune.method, cell))]
 
 
-def _tried(field: Sweep, overrides: Sequence[str]) -> str:
+def _tried(sweep: Sweep, field: Field, overrides: Sequence[str]) -> str:
     """What was tried beside the whole field, on the pairs of which both are finished."""
     extra = enumerate_cells([f"hydra.searchpath=[file://{PLUGINS}]", "experiment=field_tried", *overrides], sweep=True)
-    own = {(job.cell.method, job.key) for job in field.cells}
+    own = {(job.cell.method, job.key) for job in sweep.cells}
     added = [job for job in extra.cells if (job.cell.method, job.key) not in own]
     try:
-        both = Field(replace(field, cells=[*field.cells, *added]))
+        both = Field(replace(sweep, cells=[*sweep.cells, *added]))
     except ConfigError as error:
         return f"Not run: {escape(str(error))}"
-    names = {(point.method, point.setting) for point in Field(field).scores.points}
+    names = {(point.method, point.setting) for point in field.scores.points}
     points, scored = both.scores.points, both.scored
     tried = [i for i, point in enumerate(points) if (point.method, point.setting) not in names]
     if not tried:
