@@ -17,7 +17,7 @@ set -euo pipefail
 
 nodes="${SLURM_NNODES:-1}"
 gpus="${SLURM_GPUS_ON_NODE:-1}"
-host="$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)"
+read -r host < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
 export OMP_NUM_THREADS="$((${SLURM_CPUS_PER_TASK:-$gpus} / gpus))"
 
 # shellcheck disable=SC2016  # each node has a SLURM_NODEID of its own
