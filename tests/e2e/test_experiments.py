@@ -34,6 +34,7 @@ SMALL = {
 
 # Those of several sweeps are no tables; tests/unit/test_frontier.py has them.
 FILES = {path.stem: path.read_text() for path in sorted((config_dir() / "experiment").glob("*.yaml"))}
+CUTS = config_dir() / "cut" / "smollm2_135m"
 EXPERIMENTS = {name: text for name, text in FILES.items() if "sweeps:" not in text}
 
 
@@ -80,9 +81,20 @@ def test_one_small_cell_runs_and_is_reported(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("experiment", [name for name, text in EXPERIMENTS.items() if "smollm2_135m" in text])
-def test_those_of_a_real_model_enumerate(experiment: str, published: Path) -> None:
-    every_cell(experiment, f"data.root={published}")
+def test_tables_that_are_cut_for_a_real_model_share_cells(published: Path) -> None:
+    data, keys = ["method=sft", "attack=harmful", f"data.root={published}"], {}
+    for name in ("demo_real", "jailbreaks"):
+        assert enumerate_cells([f"experiment={name}", *data], sweep=True).cells[0].cell.model.name == CUTS.name
+    for name in (path.stem for path in CUTS.glob("*.yaml")):
+        assert name in EXPERIMENTS, "a cut of no experiment would be passed over in silence"
+        cells = enumerate_cells([f"experiment={name}", f"cut={CUTS.name}", *data], sweep=True).cells
+        assert {job.cell.model.name for job in cells} == {CUTS.name}
+        assert {job.cell.dataset.name for job in cells if "FA" not in job.cell.metrics} <= {"alpaca"}
+        assert not any(job.cell.graded for job in cells), "nothing here needs a grader"
+        if cells[0].cell.measure is None:
+            keys[name] = {job.key for job in cells}
+    assert len(keys) >= 7
+    assert len(set.intersection(*keys.values())) == 1
 
 
 def test_the_papers_tables_and_figures_are_all_there() -> None:
