@@ -162,7 +162,7 @@ class RecipeConfig:
 
 @dataclass(frozen=True, config=STRICT)
 class OrganismModel:
-    """The embedded pair, trained from scratch on the synthetic world on first use."""
+    """The embedded pair, trained from scratch on the synthetic world; the default one comes with the package."""
 
     source: Literal["organism"]
     name: Name

@@ -9,14 +9,16 @@ from asft.console import console, quiet_libraries, show_log
 
 
 def align(arguments: list[str]) -> int:
-    """Builds, safety-tunes or downloads the pair of ``model=…``; does nothing where that was done before."""
-    _, overrides = Flags("align", "model=NAME …").split(arguments)
+    """Copies, builds, safety-tunes or downloads the pair of ``model=…``; does nothing where that was done before."""
+    flags = Flags("align", "model=NAME …")
+    flags.add_argument("--build", action="store_true", help="train an embedded pair that comes with the package, too")
+    options, overrides = flags.split(arguments)
     job = enumerate_cells(overrides, sweep=False).cells[0]
     from asft.pipeline.prepare import prepare_pair  # loads torch
 
     quiet_libraries()
     show_log()
     with PairProgress({job.key: job}):
-        pair = prepare_pair(job)
+        pair = prepare_pair(job, build=options.build)
     console.print(f"base     {pair.base}\naligned  {pair.aligned}", soft_wrap=True)
     return 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import shutil
 from dataclasses import asdict, replace
@@ -24,6 +25,7 @@ from asft.hub import first_commit
 from asft.judges.refusal import refused
 from asft.models import smollm
 from asft.models.checkpoints import fetch_checkpoint
+from asft.models.organism import PUBLISHED
 from asft.models.organism.recipe import BuildRecipe
 from asft.models.pair import Pair, is_small, require_quantization, resolve_device, settle_threads
 from asft.store.entries import content_key, write_jsonl
@@ -36,8 +38,11 @@ log = logging.getLogger(__name__)
 _AT_ONCE = 128  # short answers; another number changes no answer but by rounding
 
 
-def prepare_pair(job: Job) -> Pair:
-    """The job's pair, built or downloaded on first use; ValueError when the two sides do not make a pair."""
+def prepare_pair(job: Job, *, build: bool = False) -> Pair:
+    """The job's pair, copied, built or downloaded on first use; ValueError when the two sides do not make a pair.
+
+    ``build`` trains an embedded pair whose weights come with the package, too.
+    """
     cell, store, settings = job.cell, job.store, job.plan.pair
     key = content_key(settings)
     model = cell.model
@@ -54,8 +59,18 @@ def prepare_pair(job: Job) -> Pair:
             "pairs", settings, partial(_build_safety_tuned, job, model, *_base_and_rows(job, model))
         )
         return Pair(entry.path / "base", entry.path / "aligned", key)
-    folder = store.ensure("pairs", settings, partial(_build_organism, model)).path
+    ours = PUBLISHED / key
+    make = partial(_build_organism, model) if build or not ours.is_dir() else partial(_copy_published, ours)
+    folder = store.ensure("pairs", settings, make).path
     return Pair(folder / "base", folder / "aligned", key)
+
+
+def _copy_published(ours: Path, folder: Path) -> dict[str, Any]:
+    """Copies both sides out of the package; their record is that of the build they are from."""
+    for side in ("base", "aligned"):
+        shutil.copytree(ours / side, folder / side)
+    record: dict[str, Any] = json.loads((ours / "record.json").read_text())
+    return record
 
 
 def _build_organism(model: OrganismModel, folder: Path) -> dict[str, Any]:
@@ -63,7 +78,7 @@ def _build_organism(model: OrganismModel, folder: Path) -> dict[str, Any]:
 
     name, stage = (TextColumn(f"{{task.{part}}}", markup=False) for part in ("fields[pair]", "description"))
     if not console.is_terminal:
-        log.info("building %s: pretraining, then alignment; two to three minutes, once", model.name)
+        log.info("building %s: pretraining, then alignment; two to five minutes, once", model.name)
     with Progress(name, BarColumn(), stage, TimeElapsedColumn(), console=console) as progress:
         task = progress.add_task("starting", total=1.0, pair=f"building {model.name}")
         recipe = BuildRecipe()

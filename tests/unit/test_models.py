@@ -15,9 +15,12 @@ from helpers import MakeJob
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from asft.cells.checks import cross_checks
+from asft.cells.compose import enumerate_cells
 from asft.config import ConfigError
 from asft.methods.sft import SFT
 from asft.models.checkpoints import fetch_checkpoint
+from asft.models.organism import PUBLISHED
+from asft.models.organism.recipe import BuildRecipe
 from asft.models.pair import load_model, require_quantization
 from asft.pipeline.prepare import prepare_pair
 from asft.pipeline.run import run_cell
@@ -95,6 +98,26 @@ def test_a_cell_runs_on_quantised_weights(make_job: MakeJob, wide_pair: Path, qu
     entry = run_cell(make_job("method=asft", *sides, f"model.quantization={quantization}"))
     assert entry.result["stages"]["train"]["result"]["asft/modules"] == 4
     assert entry.result["metrics"]["HS"]["total"] == 10
+
+
+def test_the_package_s_pair_is_that_of_the_default_settings_and_is_copied_unless_it_is_to_be_built(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("asft.models.organism.build.build_pair", Mock(side_effect=NotImplementedError))
+    job, other = (
+        enumerate_cells([f"model.seed={seed}", f"outputs={tmp_path}"], sweep=False).cells[0] for seed in (0, 1)
+    )
+    with pytest.raises(NotImplementedError):
+        prepare_pair(job, build=True)
+    with pytest.raises(NotImplementedError):
+        prepare_pair(other)
+    pair = prepare_pair(job)
+    entry = job.store.find("pairs", pair.key, whole=True)
+    assert entry is not None
+    assert [folder.name for folder in PUBLISHED.iterdir()] == [pair.key]
+    assert entry.result["recipe"] == dataclasses.asdict(BuildRecipe())
+    assert pair.load("base", CPU).num_parameters() == entry.result["parameters"]
+    assert {file.name for file in pair.base.iterdir()} == {file.name for file in pair.aligned.iterdir()}
 
 
 def test_threads_are_one_for_a_small_model_the_machine_s_for_another_and_what_the_environment_says_before_both(
