@@ -77,8 +77,9 @@ frontier: $(RUN) ## methods over their strengths, and the attacker who tries, on
 	for name in frontier attacker; do $(BIN)/asft run -m experiment=$$name model.seed=0,1,2,3,4 || exit 1; done
 	$(BIN)/python scripts/results.py frontier model.seed=0,1,2,3,4 > docs/frontier.tmp && mv docs/frontier.tmp docs/frontier.md
 
-field: $(RUN) ## every defence beside its controls on three pairs, and what was tried beyond them; about an hour on two cores
+field: $(RUN) ## every defence beside its controls on three pairs, the best over the poison ratio, and what was tried beyond them; under two hours on two cores
 	$(BIN)/asft run -m experiment=field model.seed=0,1,2
+	$(BIN)/asft run -m experiment=field_ratio model.seed=0,1,2
 	$(BIN)/asft run -m 'hydra.searchpath=[file://$(CURDIR)/scripts/field]' experiment=field_tried model.seed=0,1,2
 	$(BIN)/asft run -m experiment=field method=aligned,sft,safe_grad model.seed=3,4,5 # the best of the field
 	$(BIN)/asft run -m 'hydra.searchpath=[file://$(CURDIR)/scripts/field]' experiment=field_tried method=aligned_states,aligned_states_random model.seed=3,4,5

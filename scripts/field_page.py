@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -17,6 +18,7 @@ from asft.frontier.front import DRAWS, UNDEFENDED, UNTOUCHED, Estimate, estimate
 from asft.frontier.scores import Scores, scores_of
 from asft.methods.base import Method, Start
 from asft.methods.lisa import Lisa
+from asft.report.collect import experiment_of
 from asft.report.statistics import ALPHA, holm
 from asft.report.table import paper_tables, signed
 from asft.report.text import p_value
@@ -26,6 +28,7 @@ PLUGINS = Path(__file__).with_name("field")  # what was tried: plug-ins
 CLAIMS = yaml.safe_load((Path(__file__).with_name("pages") / "field.yaml").read_text(encoding="utf-8"))
 NONE = "none of what was tried, so none is in the package"
 COSTS = Path(__file__).with_name("pages") / "field_costs.md"  # what make bench-methods writes
+RATIO = "experiment=field_ratio"
 FRESH = "3,4,5"  # seeds of the pairs on which a candidate that won on the field's must win again
 SAME = 1.0  # points of FA that a lower HS may cost
 FAULTS = {  # what the authors' code does otherwise than their paper, and what it is compared with
@@ -56,6 +59,11 @@ class Row:
         return "worse" if self.fa.value < SAME else "less safe, at a gain of FA"
 
 
+def corrected(rows: Sequence[Row]) -> list[Row]:
+    """The rows with p after Holm's correction over all of them."""
+    return [replace(row, p_holm=p) for row, p in zip(rows, holm([row.hs.p for row in rows]), strict=True)]
+
+
 class Field:
     """The finished points of a sweep, each over all rows."""
 
@@ -84,11 +92,25 @@ class Field:
         """A method's first point."""
         return next(iter(self.scores.of(method)), None)
 
+    @cached_property
+    def learned(self) -> list[int]:
+        """The points whose FA is at most a point below SFT's, the lowest HS first."""
+        floor = self.scored[UNDEFENDED][1].value - SAME
+        return [i for i in self.order if self.scored[i][1].value >= floor]
+
+    @property
+    def order(self) -> list[int]:
+        """The points, the lowest HS first."""
+        return sorted(range(len(self.scored)), key=lambda i: self.scored[i][0].value)
+
+    def row(self, one: int, other: int) -> Row:
+        """Their contest by itself."""
+        hs, fa = self.drawn
+        return Row(one, other, self._of(hs[:, other] - hs[:, one]), self._of(fa[:, one] - fa[:, other]))
+
     def against(self, contests: Sequence[tuple[int, int]]) -> list[Row]:
         """The contests, their p after Holm's correction over all of them."""
-        hs, fa = self.drawn
-        found = [Row(i, j, self._of(hs[:, j] - hs[:, i]), self._of(fa[:, i] - fa[:, j])) for i, j in contests]
-        return [replace(row, p_holm=p) for row, p in zip(found, holm([row.hs.p for row in found]), strict=True)]
+        return corrected([self.row(*contest) for contest in contests])
 
     def contests(self) -> list[tuple[int, int]]:
         """Every method against each of its controls, the plainest first."""
@@ -116,8 +138,7 @@ def field_section(overrides: Sequence[str]) -> str:
     seeds = len(set(field.scores.pairs.tolist()))
     contests = field.against(field.contests())
     plainest = {row.first: row for row in reversed(contests)}
-    order = sorted(range(len(field.scored)), key=lambda i: field.scored[i][0].value)
-    rows = [_line(field, i, plainest.get(i)) for i in order]
+    rows = [_line(field, i, plainest.get(i)) for i in field.order]
     header = ["method", "HS", "FA", "rows of its own", "beside SFT's steps", "plainest control", "its authors' claim"]
     wanted = [(field.point(name), field.point(other)) for name, others in FAULTS.items() for other in others]
     faults = field.against([(one, other) for one, other in wanted if one is not None and other is not None])
@@ -132,6 +153,8 @@ def field_section(overrides: Sequence[str]) -> str:
         field.told(contests),
         "## Where the authors' code differs from their paper",
         field.told(faults),
+        "## Over the poison ratio",
+        _ratios(field, experiment_of(sweep).controls, overrides),
         *(["## What it costs", COSTS.read_text(encoding="utf-8").strip()] if COSTS.exists() else []),
         _tried(sweep, field, overrides),
     ])  # fmt: skip
@@ -177,6 +200,48 @@ def _made_of(method: Method, cell: Settings) -> list[Method]:
     return [method, *(part for tune in tunes for part in _made_of(tune.method, cell))]
 
 
+def _ratios(field: Field, controls: Sequence[str], overrides: Sequence[str]) -> str:
+    """The best of the field, each with its plainest control, at every ratio whose cells are finished."""
+    sweep = enumerate_cells([RATIO, *overrides], sweep=True)
+    spec, under, missing = experiment_of(sweep), dict[str, Field](), []
+    for value in sweep.axes[spec.columns]:
+        cells = {job.key: job for job in sweep.cells if job.axes[spec.columns] == value}
+        name, left = f"{spec.column_label}{value}", sum(not job.find() for job in cells.values())
+        if left:
+            missing.append(f"{name} ({left} of {len(cells)} cells)")
+            continue
+        under[name] = Field(replace(sweep, cells=[*cells.values()], axes={**sweep.axes, spec.columns: [value]}))
+    methods = {job.cell.method.name: job.cell.method for job in sweep.cells}
+    best = [name for name in methods if name not in spec.controls]
+    ranked = [name for i in field.learned if (name := field.scores.points[i].method) not in controls][: len(best)]
+    told = [f"The {len(best)} defences of lowest HS above among those whose FA is at most a point below SFT's."]
+    if {*ranked} != {*best}:
+        told.append(f"By the table above they would be {', '.join(ranked)}.")
+    told += [f"At {name}: {line}" for name, each in under.items() for line in each.scores.left_out]
+    if missing:
+        command = shlex.join(["asft", "run", "-m", RATIO, *overrides])
+        told.append(f"Not run to the end: {', '.join(missing)}. `{command}` runs what is missing.")
+    at = {name: {point.method: i for i, point in enumerate(each.scores.points)} for name, each in under.items()}
+    plainest = {method: methods[method].controls[0] for method in best}
+    contests = [(name, *pair) for pair in plainest.items() for name in under]
+    rows = corrected([under[name].row(at[name][one], at[name][other]) for name, one, other in contests])
+    told_of = {contest: f"{row.word}: {_shown(row.hs, True)}" for contest, row in zip(contests, rows, strict=True)}
+    label = {name: escape(method.label) for name, method in methods.items()}
+    scores = [
+        [[label[row], *(_shown(each.scored[at[name][row]][of]) for name, each in under.items())] for row in methods]
+        for of in range(2)
+    ]
+    against = [
+        [label[one], label[other], *(told_of[name, one, other] for name in under)] for one, other in plainest.items()
+    ]
+    header = ["HS lower by", "than its plainest control", *under]
+    return "\n\n".join([
+        " ".join(told),
+        *(table([metric, *under], lines) for metric, lines in zip(("HS", "FA"), scores, strict=True)),
+        table(header, against, range(len(header))),
+    ])  # fmt: skip
+
+
 def _tried(sweep: Sweep, field: Field, overrides: Sequence[str]) -> str:
     """What was tried beside the whole field, on the pairs of which both are finished."""
     extra = enumerate_cells([f"hydra.searchpath=[file://{PLUGINS}]", "experiment=field_tried", *overrides], sweep=True)
@@ -191,12 +256,9 @@ def _tried(sweep: Sweep, field: Field, overrides: Sequence[str]) -> str:
     tried = [i for i, point in enumerate(points) if (point.method, point.setting) not in names]
     if not tried:
         return "What was tried is not run on these pairs."
-    floor = scored[UNDEFENDED][1].value - SAME
-    learned = {i for i in range(len(points)) if scored[i][1].value >= floor}
-    rivals = learned - {UNTOUCHED, UNDEFENDED, *tried}
-    best = min(rivals, key=lambda i: scored[i][0].value)
+    best = next(i for i in both.learned if i not in {UNTOUCHED, UNDEFENDED, *tried})
     candidates = [i for i in tried if not points[i].setting.endswith("rewritten")]
-    won = [i for i in candidates if i in learned and scored[i][0].value < scored[best][0].value]
+    won = [i for i in candidates if i in both.learned and scored[i][0].value < scored[best][0].value]
     merges = {points[i].method: i for i in tried if i not in candidates}
     same = [(i, j) for name, i in merges.items() if (j := both.point(name)) is not None]
     return "\n\n".join([
@@ -206,7 +268,7 @@ def _tried(sweep: Sweep, field: Field, overrides: Sequence[str]) -> str:
         "## What was tried beyond the field",
         table(
             ["", "HS", "FA", "FA within a point of SFT's"],
-            [[both.label(i), *map(_shown, scored[i]), "yes" if i in learned else "no"] for i in candidates],
+            [[both.label(i), *map(_shown, scored[i]), "yes" if i in both.learned else "no"] for i in candidates],
             words=(0, 3),
         ),
         f"The lowest HS of the field with such an FA: {both.label(best)}, {_shown(scored[best][0])}. Below it with "

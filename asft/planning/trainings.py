@@ -94,11 +94,13 @@ def learned(job: Job) -> tuple[Learned, int]:
 
 
 def learned_of(store: Store, wanted: Mapping[str, Any]) -> tuple[Learned, int]:
-    """The same by a configuration; of the model as much is compared as that says."""
+    """The same by a configuration; of the model as much is compared as that says, but for its recipe of settings."""
     found, count, seen = defaultdict[tuple[str, str], list[float]](list), 0, set()
+    compared = wanted["model"].keys() - {"recipe"}
     for entry, config in [*_finished(store, "cells"), *_finished(store, "measures")]:
-        model = {name: config["model"].get(name) for name in wanted["model"]}
-        if model != wanted["model"] or config["device"] != wanted["device"]:
+        if config["device"] != wanted["device"]:
+            continue
+        if any(config["model"].get(name) != wanted["model"][name] for name in compared):
             continue
         count += 1
         method, task = config["method"]["name"], config["dataset"]["name"]

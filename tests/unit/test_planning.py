@@ -159,7 +159,7 @@ class TestTime:
         assert learned(done)[1] == 1
         training = pytest.approx(stages["train"]["seconds"])
         assert self.left(done) == {"training": training, "answers and verdicts": beside}
-        longer = make_job("method=asft", "attack.n=480")
+        longer = make_job("method=asft", "attack.n=480", "model.recipe.defender_rows=7")  # a recipe is no model
         assert self.left(longer)["training"] == pytest.approx(10 * stages["train"]["seconds"])
         assert learned(make_job("model.name=other")) == ({}, 0)
         assert self.left(make_job("training=full", "method=sft"))["training"] is None, "another kind of training"
