@@ -166,7 +166,8 @@ def _line(field: Field, point: int, row: Row | None) -> list[str]:
     against = f"{field.label(row.second)}: {row.word} ({_points(row)})" if row else ""
     cell = field.cells[name]
     claim = CLAIMS.get(name, {})
-    own = " ".join(filter(None, (claim.get("own") or _papers(name), claim.get("source") and f"({claim['source']})")))
+    own = " ".join(filter(None, (claim.get("own"), claim.get("source") and f"({claim['source']})")))
+    own = "; ".join(filter(None, (own, _papers(name))))
     rows = _budget(cell.method, cell) if cell.method.trains else ""
     return [field.label(point), _shown(hs), _shown(fa), rows, escape(claim.get("cost", "")), against, escape(own)]
 
