@@ -433,11 +433,11 @@ class TestSpard:
         assert steps[0].abs().min() > 0.009
 
     @pytest.mark.parametrize(
-        ("form", "above", "acts"),
-        [("projection", 0.05, True), ("code", 0.05, False), ("code", 0.2, True), ("projection", -0.05, False)],
+        ("name", "above", "acts"),
+        [("spard", 0.05, True), ("spard_code", 0.05, False), ("spard_code", 0.2, True), ("spard", -0.05, False)],
     )
-    def test_when_it_acts(self, shared_job: MakeJob, form: str, above: float, acts: bool) -> None:
-        tuned = Tuned(shared_job("method=spard", "method.share=0.1", f"method.form={form}"), rows=4)
+    def test_when_it_acts(self, shared_job: MakeJob, name: str, above: float, acts: bool) -> None:
+        tuned = Tuned(shared_job(f"method={name}", "method.share=0.1"), rows=4)
         tuned.move(0.1)
         chosen, rows = safety_batch(tuned)
         loss = tuned.model.eval()(**rows).loss.item()
@@ -451,10 +451,12 @@ class TestSpard:
         after = flat([weight.detach() for weight in tuned.weights])
         assert callback.acted == acts != torch.equal(before, after)
         assert {row.id for row in chosen} <= {row.id for row in tuned.ctx.data.safety}
-        if acts and form == "projection":
+        if acts:
             gradient = flat(list(torch.autograd.grad(tuned.model(**rows).loss, tuned.weights)))
             assert tuned.model(**rows).loss.item() < loss
             assert gradient @ (after - before) < 0
+            stepped = any(weight.grad is not None for weight in tuned.weights)
+            assert stepped == (name == "spard_code"), "the optimiser's own step, or none"
 
     def test_rows_are_the_greedy_determinant(self) -> None:
         torch.manual_seed(0)
