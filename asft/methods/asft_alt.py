@@ -35,6 +35,7 @@ class AsFTAlt(Method):
 
     name: ClassVar[str] = "asft_alt"
     label: ClassVar[str] = "AsFT_Alt"
+    needs_training: ClassVar[str] = "lora"
     strengths: ClassVar[tuple[Strength, ...]] = (Strength("method.lam", "λ", 0.01, 100, "log", off=0),)
     controls: ClassVar[tuple[str, ...]] = ("l2", "sft")
     lam: Annotated[float, Field(ge=0)] = 1.0
@@ -42,11 +43,8 @@ class AsFTAlt(Method):
     scale: Literal["raw", "effective"] = "raw"
 
     def check(self, cell: Settings) -> None:
-        """Refuses full-parameter training and attacks without a source of harmful rows."""
-        if cell.training.name != "lora":
-            raise ValueError(
-                f"training={cell.training.name}: method=asft_alt penalises LoRA updates; use training=lora"
-            )
+        """Refuses attacks without a source of harmful rows."""
+        super().check(cell)
         if cell.attack.source == "none":
             raise ValueError("attack=none: method=asft_alt learns its direction from harmful rows; name a source")
 

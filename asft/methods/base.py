@@ -143,6 +143,7 @@ class Method(Plugin):
         name: the name in configurations and keys, e.g. ``safe_lora``.
         label: the name in tables, as the field writes it, e.g. ``Safe LoRA``.
         trains: False for the controls that score a checkpoint as it is.
+        needs_training: ``lora`` or ``full`` where it acts on adapters, or on full weights, alone.
         strengths: the numbers that say how strongly it acts.
         controls: names of the plainest methods that could do the same, the plainest first; it must beat them.
     """
@@ -150,11 +151,17 @@ class Method(Plugin):
     name: ClassVar[str] = ""
     label: ClassVar[str] = ""
     trains: ClassVar[bool] = True
+    needs_training: ClassVar[str] = ""
     strengths: ClassVar[tuple[Strength, ...]] = ()
     controls: ClassVar[tuple[str, ...]] = ("sft",)  # at a lower learning rate, or for fewer epochs
 
     def check(self, cell: Settings) -> None:
         """Raises ValueError when the method cannot run under this cell's settings."""
+        if self.needs_training not in ("", cell.training.name):
+            what = "LoRA adapters" if self.needs_training == "lora" else "full weights"
+            raise ValueError(
+                f"training={cell.training.name}: method={self.name} acts on {what}; use training={self.needs_training}"
+            )
 
     def check_modules(self, modules: Mapping[str, tuple[int, int]], cell: Settings) -> None:
         """Raises ValueError, before anything trains, where the model's target modules do not allow the settings.

@@ -48,6 +48,7 @@ class GuardSpace(Method):
 
     name: ClassVar[str] = "guard_space"
     label: ClassVar[str] = "GuardSpace"
+    needs_training: ClassVar[str] = "lora"
     controls: ClassVar[tuple[str, ...]] = ("guard_space_random", "guard_space_none", "sft")
     strengths: ClassVar[tuple[Strength, ...]] = (Strength("method.tolerance", "tol", 1e-8, 1e-2, "log", safer="low"),)
     harmful: Annotated[int, Field(ge=2)] = 1040
@@ -57,11 +58,10 @@ class GuardSpace(Method):
     batch: Annotated[int, Field(ge=1)] = 8
 
     def check(self, cell: Settings) -> None:
-        """Refuses what has no adapter, and weights that cannot be edited."""
-        if cell.training.name != "lora" or getattr(cell.model, "quantization", None):
-            raise ValueError(
-                f"method={self.name}: edits the weights under an adapter; use training=lora and model.quantization=null"
-            )
+        """Refuses weights that cannot be edited."""
+        super().check(cell)
+        if getattr(cell.model, "quantization", None):
+            raise ValueError(f"method={self.name}: edits the weights under an adapter; use model.quantization=null")
 
     def check_modules(self, modules: Mapping[str, tuple[int, int]], cell: Settings) -> None:
         """Refuses a rank that a weight does not have."""

@@ -24,6 +24,7 @@ class PostHoc(Method):
 
     def check(self, cell: Settings) -> None:
         """Refuses to come after a method that trains nothing, and what that method refuses."""
+        super().check(cell)
         if not self.after.trains:
             raise ValueError(
                 f"method.after={self.after.name}: trains nothing for method={self.name} to change; choose another"

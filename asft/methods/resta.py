@@ -9,7 +9,7 @@ divided by 1 − drop. On an adapter that is done to A and to B, as PEFT does it
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, ClassVar, cast
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from asft.config import Dtype, Settings
+    from asft.config import Settings
     from asft.methods.base import Model
 
 
@@ -59,7 +59,7 @@ class Resta(PostHoc):
         from asft.anchor.binding import lora_factors
         from asft.anchor.saved_adapter import read_adapter
         from asft.methods.adapters import merged, with_factors
-        from asft.models.pair import load_model
+        from asft.models.pair import load_like
 
         random = torch.Generator().manual_seed(ctx.cell.seed)
         if isinstance(model, PeftModel):
@@ -71,9 +71,8 @@ class Resta(PostHoc):
             scales, harmful = {one.name: one.scaling for one in factors}, read_adapter(ctx.required["harmful"])
             new = merged(pairs, scales, harmful, lambda _: (1.0, -self.gamma))
             return Finished(model=with_factors(model, new) if self.gamma or self.drop else None)
-        dtype = cast("Dtype", str(model.dtype).removeprefix("torch."))
         folders = (ctx.start, ctx.pair.aligned, ctx.required["harmful"])
-        others = [load_model(folder, dtype, model.device).parameters() for folder in folders]
+        others = [load_like(model, folder).parameters() for folder in folders]
         with torch.no_grad():
             for weight, start, aligned, harmful in zip(model.parameters(), *others, strict=True):
                 if self.drop:

@@ -14,7 +14,7 @@ start, so that no module sees the edit of an earlier one, as in the reference.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, ClassVar, cast
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
@@ -26,7 +26,7 @@ from asft.methods.post_hoc import PostHoc
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from asft.config import Dtype, Settings
+    from asft.config import Settings
     from asft.methods.base import Model
 
 
@@ -46,6 +46,7 @@ class SafeDelta(PostHoc):
 
     name: ClassVar[str] = "safe_delta"
     label: ClassVar[str] = "Safe Delta"
+    needs_training: ClassVar[str] = "full"  # what comes out is no adapter of low rank
     strengths: ClassVar[tuple[Strength, ...]] = (Strength("method.scale", "s", 0.001, 10, "log", safer="low"),)
     scale: Annotated[float, Field(ge=0)] = 0.1
     dropped: Annotated[float, Field(ge=0, lt=1)] = 0.15
@@ -54,12 +55,6 @@ class SafeDelta(PostHoc):
     compensate: bool = True
     safe: Annotated[int, Field(ge=1)] = 100
     batch: Annotated[int, Field(ge=1)] = 8
-
-    def check(self, cell: Settings) -> None:
-        """Refuses LoRA: what comes out is no adapter of low rank."""
-        super().check(cell)
-        if cell.training.name != "full":
-            raise ValueError(f"training={cell.training.name}: method=safe_delta edits full weights; use training=full")
 
     def safety_rows(self, cell: Settings) -> int:
         """``safe``."""
@@ -70,10 +65,9 @@ class SafeDelta(PostHoc):
         import torch
 
         from asft.methods.own_pass import batches, examples, in_parts, input_sums
-        from asft.models.pair import load_model
+        from asft.models.pair import load_like
 
-        dtype = cast("Dtype", str(model.dtype).removeprefix("torch."))
-        start = load_model(ctx.start, dtype, model.device)
+        start = load_like(model, ctx.start)
         head = start.get_output_embeddings()
         linears = {n: m for n, m in start.named_modules() if isinstance(m, torch.nn.Linear) and m is not head}
         given = batches(examples(safety_rows(ctx, self.safe), ctx), ctx, self.batch, model.device)

@@ -35,6 +35,7 @@ class SafeLoRA(PostHoc):
 
     name: ClassVar[str] = "safe_lora"
     label: ClassVar[str] = "Safe LoRA"
+    needs_training: ClassVar[str] = "lora"
     strengths: ClassVar[tuple[Strength, ...]] = (
         Strength("method.number", "K", 1, 64, "linear"),
         Strength("method.threshold", "τ", -1, 1, "linear"),
@@ -45,12 +46,8 @@ class SafeLoRA(PostHoc):
     threshold: Annotated[float, Field(ge=-1, le=1)] = 0.5
 
     def check(self, cell: Settings) -> None:
-        """Refuses full-parameter training, of which there is no adapter to project."""
+        """Refuses a number or threshold that the mode does not read."""
         super().check(cell)
-        if cell.training.name != "lora":
-            raise ValueError(
-                f"training={cell.training.name}: method=safe_lora projects LoRA adapters; use training=lora"
-            )
         if self.mode == "number" and self.threshold != SafeLoRA.threshold:
             raise ValueError(
                 f"method.threshold={self.threshold}: has no effect on method.mode=number; set method.mode=threshold"

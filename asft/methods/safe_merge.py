@@ -39,18 +39,13 @@ class SafeMerge(PostHoc):
 
     name: ClassVar[str] = "safe_merge"
     label: ClassVar[str] = "SafeMERGE"
+    needs_training: ClassVar[str] = "lora"
     strengths: ClassVar[tuple[Strength, ...]] = (Strength("method.threshold", "τ", -1, 1, "linear", off=-1),)
     controls: ClassVar[tuple[str, ...]] = ("wise_ft", "safeinstr")  # the same rows, simply mixed in
     threshold: Annotated[float, Field(ge=-1, le=1.1)] = 0.35
     weight: Annotated[float, Field(ge=0, le=1)] = 0.2
     merge: Literal["delta", "peft"] = "delta"
     safe: Annotated[int, Field(ge=1)] = 100
-
-    def check(self, cell: Settings) -> None:
-        """Refuses full-parameter training, of which there is no adapter to merge into."""
-        super().check(cell)
-        if cell.training.name != "lora":
-            raise ValueError(f"training={cell.training.name}: method=safe_merge merges adapters; use training=lora")
 
     def requires(self, cell: Settings) -> dict[str, FineTune]:
         """The other method's weights, and the safe adapter."""

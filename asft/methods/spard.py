@@ -49,11 +49,8 @@ class Spard(Method):
 
     name: ClassVar[str] = "spard"
     label: ClassVar[str] = "SPARD"
-    controls: ClassVar[tuple[str, ...]] = (
-        "safeinstr",
-        "spard_code",
-        "sft",
-    )  # the same rows mixed in; as many more steps
+    # The same rows mixed in; as many more steps.
+    controls: ClassVar[tuple[str, ...]] = ("safeinstr", "spard_code", "sft")
     strengths: ClassVar[tuple[Strength, ...]] = (Strength("method.tau", "τ", 0.01, 10, "log", safer="low"),)
     tau: Annotated[float, Field(ge=0)] = 0.2
     form: Literal["projection", "code"] = "projection"

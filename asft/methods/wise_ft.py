@@ -5,7 +5,7 @@ Wortsman et al., arXiv:2109.01903. It knows nothing of safety: the control that 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, ClassVar, cast
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
@@ -14,7 +14,6 @@ from asft.methods.base import Context, Finished, Strength
 from asft.methods.post_hoc import PostHoc
 
 if TYPE_CHECKING:
-    from asft.config import Dtype
     from asft.methods.base import Model
 
 
@@ -38,15 +37,14 @@ class WiSEFT(PostHoc):
         from peft import PeftModel
 
         from asft.anchor.binding import lora_factors
-        from asft.models.pair import load_model
+        from asft.models.pair import load_like
 
         with torch.no_grad():
             if isinstance(model, PeftModel):
                 for factors in lora_factors(model):
                     factors.b.mul_(1 - self.share)
             else:
-                dtype = cast("Dtype", str(model.dtype).removeprefix("torch."))
-                start = load_model(ctx.start, dtype, model.device)
+                start = load_like(model, ctx.start)
                 for weight, other in zip(model.parameters(), start.parameters(), strict=True):
                     weight.lerp_(other, self.share)
         return Finished()

@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from peft import PeftModel
@@ -114,6 +114,11 @@ def load_model(
     if place is None:
         model.to(device)
     return model.eval()
+
+
+def load_like(model: PreTrainedModel | PeftModel, folder: Path) -> PreTrainedModel:
+    """A checkpoint in the number format and on the device of a model."""
+    return load_model(folder, cast("Dtype", str(model.dtype).removeprefix("torch.")), model.device)
 
 
 def require_embeddings(

@@ -284,9 +284,12 @@ class TestSafeDelta:
         shares = finished(run, dataclasses.replace(run.cell.method, scale=1e9))[1]["safe_delta"]["accepted"].values()
         assert all(abs(share - 0.85) < 1e-3 for share in shares)
 
-    def test_adapters_are_refused(self, make_job: MakeJob) -> None:
-        with pytest.raises(ConfigError, match="training=lora: method=safe_delta edits full weights; use training=full"):
-            make_job("method=safe_delta")
+
+@pytest.mark.parametrize("name", ["safe_delta", "safe_merge", "safe_lora_random", "guard_space_none", "asft_alt"])
+def test_the_kind_of_training_that_a_method_cannot_act_on_is_refused(make_job: MakeJob, name: str) -> None:
+    has, needs, what = ("lora", "full", "full weights") if name == "safe_delta" else ("full", "lora", "LoRA adapters")
+    with pytest.raises(ConfigError, match=f"training={has}: method={name} acts on {what}; use training={needs}"):
+        make_job(f"method={name}", f"training={has}")
 
 
 def test_rows_of_the_defender_are_in_the_key(make_job: MakeJob) -> None:
