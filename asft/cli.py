@@ -16,6 +16,7 @@ from rich.text import Text
 
 from asft.commands import COMMANDS
 from asft.console import console, print_anywhere
+from asft.text import instead
 
 _EXAMPLES = """
   asft run method=asft                          one cell
@@ -83,7 +84,7 @@ def _command(arguments: list[str]) -> tuple[str, list[str]]:
         raise SystemExit(0)
     if actions:
         raise ValueError(f"say `asft {'`, `asft '.join(actions)}`")
-    raise ValueError(f"unknown command {first}; allowed: {', '.join(COMMANDS)}")
+    raise ValueError(f"unknown command {first}{instead(first, COMMANDS)}")
 
 
 def _completion(arguments: list[str]) -> list[str]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import base64
+import difflib
 import functools
 import html
 import os
 import re
+from collections.abc import Collection
 
 # All but line feed and tab: what moves the cursor, sets a window's title, or turns the reading direction.
 _CONTROL = re.compile(
@@ -14,6 +16,18 @@ _CONTROL = re.compile(
 )
 _SECRET_NAME = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?)(_|$)", re.IGNORECASE)
 _SHORTEST = 8  # characters; what is shorter (none, EMPTY, dummy) is no secret
+
+
+def instead(name: str, allowed: Collection[str], above: str = "", likely: Collection[str] = ()) -> str:
+    """How a message on an unknown name goes on: ``; did you mean attack.p? Allowed: n, p``.
+
+    Args:
+        above: of what the names are parts, e.g. ``attack.``.
+        likely: what is meant, where that is known better than by the spelling.
+    """
+    likely = likely or [above + found for found in difflib.get_close_matches(name, allowed, n=1)]
+    hint = f"; did you mean {' or '.join(likely)}?" if likely else "."
+    return f"{hint} Allowed: {', '.join(allowed) or 'nothing'}"
 
 
 def mended(text: str) -> str:

@@ -32,6 +32,7 @@ from asft.store.integrity import set_aside
 
 logger = logging.getLogger(__name__)
 _CLAIMS = ".claims"
+_MUCH = 1024  # MiB
 
 Surrogate = Literal["projector", "normalised"]
 
@@ -114,15 +115,19 @@ class Anchor(Mapping[str, AnchoredModule]):
         spec.check_shapes({name: (m.out_features, m.in_features) for name, m in pair.modules.items()})
         made = partial(_anchored, pair, spec, device)
         if cache_dir is None:
-            return cls([made(name) for name in pair.modules])._told(form)
+            return cls([made(name) for name in pair.modules])._told()
         settings = json.dumps([LAYOUT, asdict(spec)], sort_keys=True)
         key = hashlib.sha256(f"{pair.digest()}/{settings}".encode()).hexdigest()[:32]
         directory = Path(cache_dir) / key
         _store(directory, list(pair.modules), made)
-        return cls(_load(directory))._told(form)
+        return cls(_load(directory))._told()
 
-    def _told(self, form: FormName) -> Anchor:
-        logger.info("form=%s: %r, error bound %.2g", form, self, self.error_bound)
+    def _told(self) -> Anchor:
+        """Logs what it takes, aloud where that is much or where ``form="auto"`` has chosen an approximation."""
+        bound, memory = self.error_bound, self.memory / 2**20
+        level = logging.INFO if bound or memory > _MUCH else logging.DEBUG
+        kept = f"approximate, error at most {bound:.2g}" if bound else "exact"
+        logger.log(level, "the anchor of %d modules takes %.1f MiB of memory and is %s", len(self), memory, kept)
         return self
 
     @classmethod

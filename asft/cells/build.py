@@ -7,7 +7,6 @@ Below this module and :mod:`asft.cells.compose` nothing knows Hydra. A mistake o
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import functools
 import importlib.util
 import math
@@ -26,7 +25,7 @@ from asft.cells.cell import OPTIONAL, PLUGINS, Cell
 from asft.cells.checks import cross_checks
 from asft.cells.job import Job
 from asft.config import ConfigError, ExperimentConfig, Options, Plugin, as_plain
-from asft.text import holds_secret, masked
+from asft.text import holds_secret, instead, masked
 
 _folders: set[Path] = set()  # of plug-ins, that the user named
 T = TypeVar("T")
@@ -183,9 +182,7 @@ def _sentence(item: Any, key: str, cls: type[Any]) -> tuple[str, str]:
     name = key.rpartition(".")[2]
     if item["type"] == "unexpected_keyword_argument":
         allowed = _fields_at(cls, [str(part) for part in item["loc"]][:-1])
-        close = difflib.get_close_matches(name, allowed, n=1)
-        hint = f"; did you mean {close[0]}?" if close else "."
-        return key, f"unknown key{hint} Allowed: {', '.join(allowed)}"
+        return key, f"unknown key{instead(name, allowed, key.removesuffix(name))}"
     if item["type"] in {"missing", "missing_argument"}:
         return key, "is missing"
     message = item["msg"].removeprefix("Value error, ")

@@ -6,7 +6,6 @@ cannot drift apart. Only this module, :mod:`asft.cli` and ``scripts/`` know Hydr
 
 from __future__ import annotations
 
-import difflib
 import itertools
 import os
 import re
@@ -35,6 +34,7 @@ from yaml import YAMLError
 from asft.cells.build import admit, build_job, leaves, without_secrets
 from asft.cells.job import Job
 from asft.config import ConfigError
+from asft.text import instead
 
 CONFIG_NAME = "config"
 
@@ -388,9 +388,7 @@ def _unknown_key(key: str, overrides: list[str]) -> str:
         allowed += sorted({*GlobalHydra.instance().config_loader().list_groups("")} - {"hydra", *allowed})
     parts = [str(part) for part, inside in tree.items() if isinstance(inside, DictConfig) and name in inside]
     places = [f"{part}.{name}" for part in parts]
-    close = places or [f"{parent}.{found}".lstrip(".") for found in difflib.get_close_matches(name, allowed, n=1)]
-    hint = f"; did you mean {' or '.join(close)}?" if close else "."
-    return f"{key}: unknown key{hint} Allowed: {', '.join(allowed) or 'nothing below ' + parent}"
+    return f"{key}: unknown key{instead(name, allowed, f'{parent}.' if parent else '', places)}"
 
 
 def _values(override: Override) -> list[str]:
@@ -426,7 +424,7 @@ def one_line(error: Exception) -> str:
         text,
         re.S,
     ):
-        return f"{match[1]}={match[2]}: unknown. Allowed: {', '.join(match[3].split())}"
+        return f"{match[1]}={match[2]}: unknown{instead(match[2], match[3].split())}"
     if leads_nowhere := re.match(r"Interpolation key '(.+?)' not found\s+full_key: (\S+)", text):
         group, _, name = leads_nowhere[1].rpartition(".")
         where = f"; write `{name}: …` into the YAML of {group}" if group else ""

@@ -13,6 +13,7 @@ from asft.console import console, results
 from asft.dashboard import Site
 from asft.dashboard.tables import enumerate_experiment, experiment_names
 from asft.store.entries import Store
+from asft.text import instead
 
 PORT = 8765
 
@@ -33,7 +34,7 @@ def dashboard(arguments: list[str]) -> int:
     allowed, experiments = experiment_names(), []
     names = [name for text in chosen for name in text.split(",")] or allowed
     if unknown := [name for name in names if name not in allowed]:
-        raise ConfigError(f"experiment={unknown[0]}: unknown. Allowed: {', '.join(allowed)}")
+        raise ConfigError(f"experiment={unknown[0]}: unknown{instead(unknown[0], allowed)}")
     with console.status("") as status:
         for position, name in enumerate(names, start=1):
             status.update(Text(f"enumerating {name} ({position} of {len(names)})"))

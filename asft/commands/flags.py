@@ -11,6 +11,7 @@ from asft.cells.compose import config_dir, enumerate_cells
 from asft.cells.job import Job
 from asft.commands import COMMANDS
 from asft.config import ConfigError
+from asft.text import instead
 
 WORDS = "KEY=VALUE"
 _INFO = ["all", "config", "defaults", "defaults-tree", "plugins", "searchpath"]  # as Hydra has them
@@ -39,8 +40,8 @@ class Flags(argparse.ArgumentParser):
         options, unknown = self.parse_known_intermixed_args(list(arguments))
         if unknown:
             known = [text for action in self._actions for text in action.option_strings if text not in {"-h", "--help"}]
-            allowed = ", ".join([*known, *([f"and {WORDS}"] if self._words else [])]) or "none"
-            raise ConfigError(f"{unknown[0]}: unknown flag; allowed: {allowed}")
+            known += [f"and {WORDS}"] if self._words else []
+            raise ConfigError(f"{unknown[0]}: unknown flag{instead(unknown[0], known)}")
         words: list[str] = getattr(options, "words", [])
         for word in words:
             if "=" not in word[1:] and not word.startswith("~"):

@@ -13,7 +13,7 @@ from asft.cells.job import Job
 from asft.commands.flags import SweepFlags
 from asft.commands.judge_check import accuracy, self_test
 from asft.commands.progress import SweepProgress
-from asft.commands.run import describe, distinct, scores_text
+from asft.commands.run import describe, distinct, finished_line
 from asft.config import ConfigError
 from asft.console import quiet_libraries, results, show_log
 from asft.judges.ensemble import agreement
@@ -77,8 +77,7 @@ def _judge_all(cells: dict[str, Job], terminal: Console) -> list[Job]:
         if entry is None:
             open_cells.append(item)
             continue
-        seconds = time.monotonic() - started
-        terminal.print(f"{describe(item)}  {scores_text(entry)}  ({name}, {seconds:.0f} s)", soft_wrap=True)
+        terminal.print(finished_line(item, entry, f"{name}, {time.monotonic() - started:.0f} s"), soft_wrap=True)
     now = len(cells) - before - len(open_cells)
     terminal.print(f"judge={name}: {now} cells judged now, {before} judged before, {len(open_cells)} without answers")
     return open_cells

@@ -8,6 +8,7 @@ import os
 import re
 import shlex
 import sys
+import textwrap
 import time
 import traceback
 from collections.abc import Iterable, Mapping, Sequence
@@ -110,7 +111,9 @@ def _lead(arguments: list[str]) -> int:
         failed = _summary(todo, is_sweep)
     elif not is_sweep:
         (job,) = jobs.values()
-        console.print(_line(job, job.find(), "done before"), soft_wrap=True)
+        entry = job.find()
+        assert entry is not None, "nothing is to be done"
+        console.print(finished_line(job, entry, "done before"), soft_wrap=True)
         if job.tracker.name != "none":
             console.print(f"`asft track {shlex.join(words)}` shows it to {job.tracker.name}", soft_wrap=True)
     if is_sweep and sweep.cells[0].experiment is not None and not failed:
@@ -233,15 +236,16 @@ def _compute(job: Job) -> None:
         if isinstance(error, OutOfStep):
             raise SystemExit(1) from None
         return
-    log.info(_line(job, entry, f"{time.monotonic() - started:.0f} s"))
+    log.info(finished_line(job, entry, f"{time.monotonic() - started:.0f} s"))
 
 
-def _line(job: Job, entry: Entry | None, how: str) -> str:
-    """A finished cell with its scores."""
-    assert entry is not None, "only finished cells have scores"
-    if job.cell.measure is not None:
-        return f"{describe(job)}  {values_text(entry)}  ({how})"
-    return f"{describe(job)}  {scores_text(entry)}  ({how})"
+def finished_line(job: Job, entry: Entry, how: str) -> str:
+    """A finished cell with its scores, which have a line of their own where a terminal is too narrow for both."""
+    found = values_text(entry) if job.cell.measure is not None else scores_text(entry)
+    line, scores = describe(job), f"{found}  ({how})"
+    if not console.is_terminal or len(line) + 2 + len(scores) <= console.width:
+        return f"{line}  {scores}"
+    return "\n  ".join([*textwrap.wrap(line, console.width - 2), scores])
 
 
 def scores_text(entry: Entry) -> str:

@@ -19,6 +19,7 @@ from asft.store.entries import Entry
 from asft.store.errors import DamagedEntry
 from asft.store.provenance import library_versions
 from asft.store.schemas import DETAILS, Details, Judged, read_document, read_rows
+from asft.text import instead
 
 
 def analysis_of(sweep: Sweep, command: str) -> Analysis:
@@ -75,9 +76,8 @@ def table_spec(sweep: Sweep, command: str) -> TableSpec:
     experiment, measuring = experiment_of(sweep), measures_in(sweep)
     tables = [name for name in paper_tables() if name.startswith("table")]
     if experiment.paper_table is not None and experiment.paper_table not in tables:
-        raise ConfigError(
-            f"experiment.paper_table={experiment.paper_table}: unknown. Allowed: {', '.join(tables)}, or null"
-        )
+        told = instead(experiment.paper_table, [*tables, "null"])
+        raise ConfigError(f"experiment.paper_table={experiment.paper_table}: unknown{told}")
     row_of = _rows(experiment)
     labels = {"method": {item.cell.method.name: item.cell.method.label for item in sweep.cells}}
     names = labels.get(experiment.rows, {}) | experiment.row_labels

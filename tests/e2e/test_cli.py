@@ -89,12 +89,12 @@ def test_ctrl_c_five_times_in_a_row_is_told_in_one_line(first: int, command: str
 @pytest.mark.parametrize(
     ("line", "part"),
     [
-        ("rnu", "unknown command rnu; allowed: run, report"),
-        ("status --frobnicate experiment=demo", "--frobnicate: unknown flag; allowed: -m, --multirun, and KEY=VALUE"),
-        ("run --dry-run method=sft", "--dry-run: unknown flag; allowed: -m, --multirun"),
-        ("run --multi method=sft", "--multi: unknown flag"),
+        ("rnu", "unknown command rnu; did you mean run? Allowed: run, report"),
+        ("status --frobnicate experiment=demo", "--frobnicate: unknown flag. Allowed: -m, --multirun, and KEY=VALUE"),
+        ("run --dry-run method=sft", "--dry-run: unknown flag. Allowed: -m, --multirun"),
+        ("run --multi method=sft", "--multi: unknown flag; did you mean --multirun?"),
         ("run attack.p=1.5", "attack.p=1.5"),
-        ("run method=nope", "Allowed: aligned,"),
+        ("run method=asfft", "method=asfft: unknown; did you mean asft? Allowed: aligned,"),
         ("run metod=asft", "did you mean method?"),
         ("run -m experiment=table2 attack.q=1", "attack.q: unknown key"),
         ("run experiment", "not of the form KEY=VALUE"),

@@ -81,7 +81,7 @@ def test_a_launcher_that_is_not_installed_says_what_to_install(base: str, ours: 
         assert told == f'hydra/launcher={ours}: needs another package: pip install "asft-lab[{extra}]"'
     assert (config_dir() / "hydra" / "launcher" / f"{ours}.yaml").exists()
     told = one_line(Exception(hydra_knows_no("wrokers")))
-    assert told == "hydra/launcher=wrokers: unknown. Allowed: basic, workers"
+    assert told == "hydra/launcher=wrokers: unknown; did you mean workers? Allowed: basic, workers"
 
 
 def hydra_knows_no(launcher: str) -> str:

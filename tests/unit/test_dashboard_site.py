@@ -168,9 +168,9 @@ def test_no_link_is_followed_and_no_folder_listed(site: Site, server: Server, tm
 @pytest.mark.parametrize(
     ("argument", "message"),
     [
-        ("--port", "--port: unknown flag; allowed: -m, --multirun, --serve"),
+        ("--port", "--port: unknown flag. Allowed: -m, --multirun, --serve"),
         ("--serve=x", "--serve or --serve=PORT"),
-        ("experiment=table99", "experiment=table99: unknown. Allowed: attacker, demo"),
+        ("experiment=demmo", "experiment=demmo: unknown; did you mean demo? Allowed: attacker, demo"),
     ],
 )
 def test_a_mistake_names_what_is_allowed(argument: str, message: str, tmp_path: Path) -> None:

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import io
+from pathlib import Path
+
 import pytest
 
 from asft.cells.compose import config_dir, enumerate_cells
 from asft.cells.naming import fine_tune, method_name, variant
-from asft.commands.run import describe
+from asft.commands import run
+from asft.commands.run import describe, finished_line
 from asft.config import as_plain
+from asft.console import Terminal
 from asft.pipeline.tracked import cell_run
+from asft.store.entries import Entry
 
 
 @pytest.mark.parametrize(
@@ -60,3 +66,18 @@ def test_no_method_as_its_yaml_has_it_has_a_variant() -> None:
 
 def test_a_method_that_no_yaml_names_tells_all_its_settings() -> None:
     assert method_name({"name": "mine", "code": 1, "strength": 0.5, "kind": "a"}, {}) == "mine strength=0.5 kind=a"
+
+
+@pytest.mark.parametrize(("width", "lines"), [(None, 1), (200, 1), (100, 2), (80, 3)])
+def test_a_terminal_breaks_a_long_line_between_words(
+    width: int | None, lines: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = "method=safe_lora method@method.after=asft method.number=2 training.lr=0.01 training.epochs=9 attack.n=50"
+    (job,) = enumerate_cells(words.split(), sweep=False).cells
+    terminal = Terminal(file=io.StringIO(), width=width, force_terminal=width is not None)
+    monkeypatch.setattr(run, "console", terminal)
+    entry = Entry(Path(), {"result": {"metrics": {"HS": {"value": 5.0}, "FA": {"value": 99.5}}}})
+    told = finished_line(job, entry, "42 s").split("\n")
+    assert len(told) == lines
+    assert max(map(len, told)) <= (width or 200)
+    assert " ".join(" ".join(told).split()) == " ".join(f"{describe(job)} HS 5.0 FA 99.5 (42 s)".split())

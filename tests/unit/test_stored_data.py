@@ -152,7 +152,7 @@ class Made:
 
     def run(self, job: Job) -> None:
         if entry := job.find():
-            run._line(job, entry, "")
+            run.finished_line(job, entry, "")
         else:
             run._run_job(job, wait=False)
 

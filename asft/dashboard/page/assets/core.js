@@ -110,7 +110,7 @@ window.Asft = (() => {
       const index = await load("index");
       const name = now.page || index.pages[0];
       for (const item of document.querySelectorAll("nav a")) {
-        if (item.dataset.page === name) item.setAttribute("aria-current", "page");
+        if (item.dataset.page === name) item.setAttribute("aria-current", "page"), item.scrollIntoView({ block: "nearest", inline: "center" });
         else item.removeAttribute("aria-current");
       }
       if (!index.pages.includes(name)) throw new Error(`there is no page ${name}; choose one above`);

@@ -47,7 +47,6 @@
     await Asft.show();
     scrollTo(0, 0);
     document.getElementById("main").focus({ preventScroll: true });
-    document.querySelector("nav [aria-current]")?.scrollIntoView({ block: "nearest", inline: "center" });
   });
 
   async function watch(first) {
