@@ -168,7 +168,7 @@ def repair(
 
 def audited(exam: Exam, *, margin: float = MARGIN, modules: bool = False) -> Audit:
     """See :func:`audit`."""
-    if margin < 0:
+    if not margin >= 0:  # nan neither
         raise ValueError(f"--margin {margin:g}: allowed are 0 and more points")
     if modules and not exam.prompts:
         raise ValueError(f"--modules: needs malicious prompts: --prompts FILE. Public sets: {PUBLIC}")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
 
-from asft.commands.flags import Flags, job_of
+from asft.commands.flags import Flags, job_of, number, whole
 from asft.config import ConfigError
 from asft.console import console, quiet_libraries, results, show_log
 
@@ -86,6 +86,7 @@ def _planned(options: argparse.Namespace, job: Job | None, asked: dict[str, Any]
 
 def _parsed(arguments: list[str]) -> tuple[argparse.Namespace, Job | None]:
     flags = Flags("audit", "another judge and its keys, e.g. judge=llama_guard; with --plan also outputs=FOLDER")
+    points = number(0, 100)
     flags.add_argument("tuned", help="a LoRA adapter or a whole checkpoint: a folder of safetensors or a hub id")
     flags.add_argument("--aligned", required=True, help="the model that it was tuned from")
     flags.add_argument(
@@ -103,17 +104,17 @@ def _parsed(arguments: list[str]) -> tuple[argparse.Namespace, Job | None]:
         help="HS without each group of modules and with it alone (at most 32 times as many answers); --no-modules: nor "
         "does --repair look for modules",
     )
-    flags.add_argument("--margin", type=float, default=5.0, metavar="POINTS", help="of HS that count as no loss (5)")
+    flags.add_argument("--margin", type=points, default=5.0, metavar="POINTS", help="of HS that count as no loss (5)")
     flags.add_argument("--repair", action="store_true", help="search a repair without the data; writes DIR/repaired")
     flags.add_argument("--safe", metavar="ROWS", help="malicious requests refused, or an adapter: tries SafeMERGE")
     flags.add_argument("--harmful", metavar="ROWS", help="malicious requests answered, or an adapter: tries RESTA")
-    flags.add_argument("--max-accuracy-loss", type=float, default=1.0, metavar="POINTS", help="of a repair (1)")
-    flags.add_argument("--max-hs", type=float, metavar="PERCENT", help="of a repair (the aligned model's + margin)")
+    flags.add_argument("--max-accuracy-loss", type=points, default=1.0, metavar="POINTS", help="of a repair (1)")
+    flags.add_argument("--max-hs", type=points, metavar="PERCENT", help="of a repair (the aligned model's + margin)")
     flags.add_argument("--fail-if", action="append", default=[], metavar="'hs > 5'", help="end with 1 where this holds")
     flags.add_argument("--plan", action="store_true", help="say what all this takes, and load no weights")
     flags.add_argument("--json", action="store_true", help="print the result as JSON")
-    flags.add_argument("--max-new-tokens", type=int, default=128, metavar="N", help="of each answer (128)")
-    flags.add_argument("--batch-size", type=int, default=16, metavar="N", help="prompts at once (16)")
+    flags.add_argument("--max-new-tokens", type=whole(), default=128, metavar="N", help="of each answer (128)")
+    flags.add_argument("--batch-size", type=whole(), default=16, metavar="N", help="prompts at once (16)")
     flags.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], help="by default the checkpoint's own")
     flags.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
     options, words = flags.split(arguments)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from argparse import ArgumentTypeError
-
 from rich.text import Text
 
 from asft.cells.compose import enumerate_cells
-from asft.commands.flags import SweepFlags
+from asft.commands.flags import SweepFlags, whole
 from asft.config import ConfigError
 from asft.console import console, results
 from asft.dashboard import Site
@@ -25,7 +23,7 @@ def dashboard(arguments: list[str]) -> int:
     """
     flags = SweepFlags("dashboard")
     text = f"show it and keep it up to date until interrupted; --serve=PORT (default {PORT}, 0 takes a free one)"
-    flags.add_argument("--serve", type=_port, metavar="[PORT]", help=text)
+    flags.add_argument("--serve", type=whole(0, 65535), metavar="[PORT]", help=text)
     options, overrides = flags.split([f"--serve={PORT}" if word == "--serve" else word for word in arguments])
     port: int | None = options.serve
     chosen = [text.removeprefix("experiment=") for text in overrides if text.startswith("experiment=")]
@@ -52,9 +50,3 @@ def dashboard(arguments: list[str]) -> int:
 
         serve(site, port)
     return 0
-
-
-def _port(text: str) -> int:
-    if not (text.isdigit() and int(text) < 65536):
-        raise ArgumentTypeError(f"{text}: allowed: --serve or --serve=PORT")
-    return int(text)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import math
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from asft.cells.compose import config_dir, enumerate_cells
@@ -51,6 +52,28 @@ class Flags(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Told as every mistake of the user's: in one line, by :func:`asft.cli.main`."""
         raise ConfigError(f"{message}; `{self.prog} --help` explains")
+
+
+def number(least: float, most: float = math.inf, kind: Callable[[str], float] = float) -> Callable[[str], float]:
+    """The type of a flag whose value is a finite number from ``least`` to ``most``."""
+    name = "a whole number" if kind is int else "a number"
+    bounds = f"{least:g} or more" if most == math.inf else f"from {least:g} to {most:g}"
+
+    def read(text: str) -> float:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = math.nan
+        if not (least <= value <= most and value < math.inf):
+            raise argparse.ArgumentTypeError(f"{text}: allowed: {name}, {bounds}")
+        return value
+
+    return read
+
+
+def whole(least: int = 1, most: float = math.inf) -> Callable[[str], float]:
+    """As :func:`number`, of a whole one."""
+    return number(least, most, int)
 
 
 def job_of(words: Sequence[str], *keys: str) -> Job | None:

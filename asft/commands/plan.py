@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from asft.cells.cell import Cell
 from asft.cells.compose import enumerate_cells
 from asft.cells.job import Job
-from asft.commands.flags import SweepFlags
+from asft.commands.flags import SweepFlags, number, whole
 from asft.commands.progress import duration
 from asft.commands.run import distinct
 from asft.console import results
@@ -24,7 +24,9 @@ def plan(arguments: list[str]) -> int:
     """Prints cells, distinct trainings, memory, time, downloads and disk of a command line's sweep."""
     flags = SweepFlags("plan")
     flags.add_argument("--gpus", type=_counts, default=[], metavar="N,N", help="and on so many GPUs")
-    flags.add_argument("--tflops", type=float, help="what one GPU does in training, for fine-tunes of unknown time")
+    flags.add_argument(
+        "--tflops", type=number(0.001), help="what one GPU does in training, for fine-tunes of unknown time"
+    )
     options, overrides = flags.split(arguments)
     sweep = enumerate_cells(overrides, sweep=True)
     terminal = results()
@@ -63,8 +65,8 @@ def _lines(jobs: list[Job]) -> Iterator[tuple[str, str]]:
     yield "disk", f"{wanted} below {outputs}; {shutil.disk_usage(folder).free / _GIB:.0f} GiB free"
 
 
-def _counts(text: str) -> list[int]:
-    return [int(count) for count in text.split(",") if int(count) > 0]
+def _counts(text: str) -> list[float]:
+    return [whole()(count) for count in text.split(",")]
 
 
 def _on_gpus(jobs: list[Job], counts: list[int], tflops: float | None) -> Iterator[tuple[str, str]]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rich.table import Table
 
-from asft.commands.flags import Flags
+from asft.commands.flags import Flags, number, whole
 from asft.config import ConfigError
 from asft.console import quiet_libraries, results, show_log
 
@@ -18,8 +18,12 @@ def project(arguments: list[str]) -> int:
     flags.add_argument("--base", type=Path, required=True, help="folder of the base model's safetensors")
     flags.add_argument("--aligned", type=Path, required=True, help="folder of the aligned model's safetensors")
     flags.add_argument("--out", type=Path, required=True, help="new folder for the projected adapter")
-    flags.add_argument("--number", type=int, metavar="K", help="project the K modules of smallest cosine (10, or all)")
-    flags.add_argument("--threshold", type=float, metavar="τ", help="instead: those of cosine at most τ (e.g. 0.5)")
+    flags.add_argument(
+        "--number", type=whole(), metavar="K", help="project the K modules of smallest cosine (10, or all)"
+    )
+    flags.add_argument(
+        "--threshold", type=number(-1, 1), metavar="τ", help="instead: those of cosine at most τ (e.g. 0.5)"
+    )
     flags.add_argument("--mode", choices=["number", "threshold"], help="by default the one of the two that is given")
     flags.add_argument("--targets", metavar="NAME,…", type=lambda text: text.split(","), help="these modules only")
     options, _ = flags.split(arguments)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rich.table import Table
 
-from asft.commands.flags import Flags, job_of
+from asft.commands.flags import Flags, job_of, whole
 from asft.console import quiet_libraries, results, show_log
 
 
@@ -18,7 +18,7 @@ def screen(arguments: list[str]) -> int:
     flags.add_argument("--harmful", required=True, metavar="FILE", help="a few malicious requests that are answered")
     flags.add_argument("--safe", required=True, metavar="FILE", help="a few malicious requests that are refused")
     flags.add_argument("--out", type=Path, metavar="FILE", help="every row's numbers as JSON lines")
-    flags.add_argument("--top", type=int, default=20, metavar="N", help="rows to print (20)")
+    flags.add_argument("--top", type=whole(0), default=20, metavar="N", help="rows to print (20)")
     flags.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32", help="of the weights (float32)")
     flags.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
     options, words = flags.split(arguments)

@@ -10,7 +10,7 @@ from rich.table import Table
 from asft.cells.cell import Cell
 from asft.cells.compose import enumerate_cells
 from asft.cells.keys import entries
-from asft.commands.flags import Flags
+from asft.commands.flags import Flags, number, whole
 from asft.commands.run import distinct
 from asft.config import ConfigError
 from asft.console import results
@@ -76,8 +76,8 @@ def store_import(arguments: list[str]) -> int:
     """Brings an exported file's entries in; the folder is made where there is none."""
     flags = Flags("store import", "outputs=FOLDER")
     flags.add_argument("file", type=Path, metavar="FILE", help="what `asft store export` wrote")
-    flags.add_argument("--max-gb", type=float, default=MAX_GB, help="refuse more than this unpacked (%(default)s)")
-    flags.add_argument("--max-files", type=int, default=MAX_FILES, help="and more files than this (%(default)s)")
+    flags.add_argument("--max-gb", type=number(0), default=MAX_GB, help="refuse more than this unpacked (%(default)s)")
+    flags.add_argument("--max-files", type=whole(), default=MAX_FILES, help="and more files than this (%(default)s)")
     options, overrides = flags.split(arguments)
     place, _, terminal = _opened(overrides, there=False)
     imported = import_archive(place, options.file, max_gb=options.max_gb, max_files=options.max_files)

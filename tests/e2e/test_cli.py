@@ -114,7 +114,10 @@ def test_ctrl_c_five_times_in_a_row_is_told_in_one_line(first: int, command: str
         ("landscape", "required: KEY=VALUE"),
         ("project /nope --base a --aligned b --out c", "/nope: no such folder"),
         ("project . --aligned b --out c", "required: --base"),
-        ("dashboard --serve=many", "allowed: --serve or --serve=PORT"),
+        ("dashboard --serve=many", "--serve: many: allowed: a whole number, from 0 to 65535"),
+        ("plan --gpus 8,-1", "--gpus: -1: allowed: a whole number, 1 or more"),
+        ("plan --gpus 8 --tflops nan", "--tflops: nan: allowed: a number, 0.001 or more"),
+        ("store import x --max-gb=-1", "--max-gb: -1: allowed: a number, 0 or more"),
         ("store", "say `asft store verify`, `asft store gc`"),
     ],
 )

@@ -169,7 +169,7 @@ def test_no_link_is_followed_and_no_folder_listed(site: Site, server: Server, tm
     ("argument", "message"),
     [
         ("--port", "--port: unknown flag. Allowed: -m, --multirun, --serve"),
-        ("--serve=x", "--serve or --serve=PORT"),
+        ("--serve=x", "--serve: x: allowed: a whole number, from 0 to 65535"),
         ("experiment=demmo", "experiment=demmo: unknown; did you mean demo? Allowed: attacker, demo"),
     ],
 )
