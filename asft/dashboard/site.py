@@ -111,7 +111,8 @@ class Site:
         for path in sorted((self.store.root / "cells").glob(f".*{end}")):
             key = path.name[1:].removesuffix(end)
             if beat := self.store.working(key):
-                beats.append({"cell": names.get(key, key), "progress": beat.progress, "where": beat.where})
+                name = names.get(key, f"a cell of no experiment shown here, {key[:8]}")
+                beats.append({"cell": name, "progress": beat.progress, "where": beat.where})
         write_data(self.folder, "running", beats)
 
     def _beside(self) -> dict[str, dict[str, Entry]]:

@@ -16,7 +16,7 @@ Asft.chart = (() => {
       font: "system-ui, sans-serif",
       axis: { ...text, gridColor: colour("--rule"), domainColor: colour("--soft"), tickColor: colour("--rule") },
       axisX: { tickCount: Math.max(4, Math.floor(width / 80)) },
-      legend: { ...text, orient: "top", columns: Math.max(1, Math.floor(width / (7 * longest + 50))), labelLimit: 260, symbolLimit: 60 },
+      legend: { ...text, orient: "top", columns: Math.max(1, Math.floor(width / (6.5 * longest + 36))), labelLimit: 260, symbolLimit: 60 },
       header: { labelColor: colour("--ink"), labelFontSize: 13 },
       title: { color: colour("--ink") },
       view: { stroke: null },
