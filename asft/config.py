@@ -18,9 +18,11 @@ STRICT = ConfigDict(extra="forbid")
 Side = Literal["base", "aligned"]
 Dtype = Literal["float32", "bfloat16", "float16"]
 Quantization = Literal["8bit", "4bit"]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]  # as numpy, which the Trainer seeds, takes it
 
 
 # Names become folder names; none may lead out of the outputs folder.
+Place = Annotated[str, Field(min_length=1)]  # a folder, a file or a hub id; an empty path would be the current folder
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
 
 
@@ -168,7 +170,7 @@ class OrganismModel:
     name: Name
     architecture: Literal["llama", "llama_gqa", "qwen2", "gemma2"]
     recipe: RecipeConfig
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Seed = 0
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -183,8 +185,8 @@ class PretrainedModel:
 
     source: Literal["pretrained"]
     name: Name
-    base: str
-    aligned: str
+    base: Place
+    aligned: Place
     recipe: RecipeConfig
     base_revision: str = "main"
     aligned_revision: str = "main"
@@ -218,8 +220,8 @@ class SafetyTunedModel:
     lr: Annotated[float, Field(gt=0)]
     batch_size: Annotated[int, Field(ge=1)] = 16
     answer_tokens: Annotated[int, Field(ge=1)] = 48
-    seed: Annotated[int, Field(ge=0)] = 0
-    data: str | None = None
+    seed: Seed = 0
+    data: Place | None = None
 
 
 ModelConfig = Annotated[OrganismModel | PretrainedModel | SafetyTunedModel, Field(discriminator="source")]
@@ -247,7 +249,7 @@ class HubSource:
         answers: a JSON object of answers by name, where the answer's column holds such names.
     """
 
-    path: str
+    path: Place
     split: str = "train"
     revision: str = "main"
     config: str | None = None
@@ -318,7 +320,7 @@ class TrainingConfig:
     rank: Annotated[int, Field(ge=1)] = 8
     alpha: Annotated[float, Field(gt=0)] = 32
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.05
-    target_modules: tuple[str, ...] = ("q_proj", "v_proj")
+    target_modules: Annotated[tuple[str, ...], Field(min_length=1)] = ("q_proj", "v_proj")
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -350,7 +352,7 @@ class ProtocolConfig:
     mix: dict[str, Literal["replace", "append"]]
     pad_to_max_length: bool
     label_max_new_tokens: Annotated[int, Field(ge=1)]
-    seed: Annotated[int, Field(ge=0)]
+    seed: Seed
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -410,7 +412,7 @@ class Settings:
     training: TrainingConfig
     evaluation: EvaluationConfig
     protocol: ProtocolConfig
-    seed: Annotated[int, Field(ge=0)]
+    seed: Seed
 
 
 @dataclass(frozen=True, config=STRICT)

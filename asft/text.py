@@ -25,7 +25,8 @@ def instead(name: str, allowed: Collection[str], above: str = "", likely: Collec
         above: of what the names are parts, e.g. ``attack.``.
         likely: what is meant, where that is known better than by the spelling.
     """
-    likely = likely or [above + found for found in difflib.get_close_matches(name, allowed, n=1)]
+    begun = [other for other in allowed if len(name) > 1 and other.startswith(name)]
+    likely = likely or [above + found for found in (begun or difflib.get_close_matches(name, allowed))[:1]]
     hint = f"; did you mean {' or '.join(likely)}?" if likely else "."
     return f"{hint} Allowed: {', '.join(allowed) or 'nothing'}"
 

@@ -33,6 +33,14 @@ P = TypeVar("P", bound=Plugin)
 
 # Where a user may put a key by mistake: shown in no message.
 _MAY_HOLD_SECRETS = {"api_key_env", "base_url"}
+# Where pydantic's words are for programmers; names are the only texts that have a pattern.
+_PLAIN = {
+    "string_pattern_mismatch": "allowed are letters a to z, digits, dots, hyphens and underscores",
+    "string_too_short": "must not be empty",
+    "path_type": "must be one path",
+    "tuple_type": "must be a list, e.g. [A,B]",
+    "too_short": "must not be empty",
+}
 
 
 def build_job(tree: Mapping[str, Any], axes: Mapping[str, str] | None = None) -> Job:
@@ -52,18 +60,21 @@ def build_job(tree: Mapping[str, Any], axes: Mapping[str, str] | None = None) ->
     run = {field.name: values.pop(field.name) for field in dataclasses.fields(Options) if field.name in values}
     options = _validate(Options, run, "")
     cell = _validate(Cell, values, "")
-    _check_finite("", as_plain(cell))
+    _check_numbers("", as_plain(cell), tree)
     cross_checks(cell, options)
     return Job(cell, options, tracker, laid_out, dict(axes or {}))
 
 
-def _check_finite(key: str, value: Any) -> None:
-    """Refuses inf and nan, which no key of a result can hold."""
+def _check_numbers(key: str, value: Any, given: Any) -> None:
+    """Refuses inf and nan, which no key of a result can hold, and true and false, which pydantic takes for 1 and 0."""
     if isinstance(value, float) and not math.isfinite(value):
         raise ConfigError(f"{key}={value}: must be a finite number")
+    if isinstance(given, bool) and isinstance(value, int | float) and not isinstance(value, bool):
+        raise ConfigError(f"{key}={str(given).lower()}: must be a number")
     inside = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list) else ()
+    given = dict(enumerate(given)) if isinstance(given, list) else given if isinstance(given, Mapping) else {}
     for name, part in inside:
-        _check_finite(f"{key}.{name}".lstrip("."), part)
+        _check_numbers(f"{key}.{name}".lstrip("."), part, given.get(name))
 
 
 def without_secrets(lines: Mapping[str, str]) -> None:
@@ -185,7 +196,7 @@ def _sentence(item: Any, key: str, cls: type[Any]) -> tuple[str, str]:
         return key, f"unknown key{instead(name, allowed, key.removesuffix(name))}"
     if item["type"] in {"missing", "missing_argument"}:
         return key, "is missing"
-    message = item["msg"].removeprefix("Value error, ")
+    message = _PLAIN.get(item["type"], item["msg"].removeprefix("Value error, "))
     value = "(hidden)" if name in _MAY_HOLD_SECRETS else textwrap.shorten(str(item["input"]), 80, placeholder=" …")
     return f"{key}={value}", message[0].lower() + message[1:]
 

@@ -21,6 +21,11 @@ ON_THE_WORLD = (
 )
 
 
+def nearest(path: Path) -> Path:
+    """The path, or the first above it that is there."""
+    return next(place for place in (path, *path.absolute().parents) if place.exists())
+
+
 def on_the_world(cell: Cell) -> bool:
     """Whether a real model meets synthetic rows: allowed, as tests do it, and seldom what is meant."""
     return isinstance(cell.model, PretrainedModel) and source_of(cell).synthetic
@@ -42,6 +47,8 @@ def cross_checks(cell: Cell, options: Options) -> None:
     try:
         if options.outputs == Path():
             raise ValueError("outputs=: name a folder for the results, e.g. outputs=outputs")
+        if not nearest(options.outputs).is_dir():
+            raise ValueError(f"outputs={options.outputs}: {nearest(options.outputs)} is a file; name a folder")
         if twice := cell.beside.keys() & cell.metrics:
             raise ValueError(f"beside.{min(twice)}: the cell has a metric of this name; give it another")
         if attack.source == "none" and attack.p > 0:

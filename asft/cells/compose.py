@@ -150,6 +150,8 @@ def _enumerate(overrides: Sequence[str], sweep: bool) -> Sweep:
                 f"{', '.join(swept)}: several values are a sweep; add -m (--multirun), or quote a comma of the value's "
                 "own: \"KEY='A,B'\""
             )
+        if "experiment" in swept:
+            raise ConfigError(f"{swept['experiment'].input_line}: each has axes of its own; name one at a time")
         params: dict[str, Any] = {}
         parts: list[dict[str, Any]] = [{}]
         if sweep:
@@ -300,7 +302,9 @@ def _hydra(overrides: Sequence[str]) -> Iterator[None]:
     for text in overrides:
         if text.startswith("hydra.searchpath="):
             for folder in re.findall(r"file://([^,\]'\"]+)", text):
-                admit(Path(folder).expanduser().resolve())
+                if not (place := Path(folder).expanduser().resolve()).is_dir():
+                    raise ConfigError(f"{text}: {place}: no such folder")
+                admit(place)
     GlobalHydra.instance().clear()
     with no_variables(), initialize_config_dir(str(config_dir()), version_base="1.3"):
         yield
@@ -340,7 +344,7 @@ def _parse(overrides: Sequence[str]) -> list[Override]:
         parsed.append(found)
         key = found.key_or_group
         allowed = [] if "." in key else GlobalHydra.instance().config_loader().get_group_options(key)  # slow
-        if allowed and not found.is_sweep_override() and not isinstance(found.value(), str):
+        if allowed and not (found.is_sweep_override() or found.is_delete() or isinstance(found.value(), str)):
             raise ConfigError(
                 f"{text}: {key} is one of {', '.join(allowed)}; several are a sweep: `asft run -m {key}=A,B`"
             )
@@ -372,6 +376,8 @@ def _compose(overrides: list[str], hydra_too: bool) -> DictConfig:
         return compose(CONFIG_NAME, overrides=overrides, return_hydra_config=hydra_too)
     except YAMLError as error:
         raise ConfigError(f"a YAML file cannot be read: {one_line(error)}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"a YAML file of hydra.searchpath is not UTF-8 text ({error}); save it anew") from error
     except (HydraException, OmegaConfBaseException) as error:
         if match := re.search(r"Could not override '([^']+)'", str(error)):
             raise ConfigError(_unknown_key(match[1], overrides)) from error
@@ -420,7 +426,7 @@ def one_line(error: Exception) -> str:
         ours, extra = _LAUNCHERS[lacking[1]]
         return f'hydra/launcher={ours}: needs another package: pip install "asft-lab[{extra}]"'
     if match := re.search(
-        r"Could not find '(.+?)/([^'/]+)'\s+Available options in '[^']+':\s*(.*?)(?:\s+Config search path|$)",
+        r"Could not find '(.+?)/([^'/]*)'\s+Available options in '[^']+':\s*(.*?)(?:\s+Config search path|$)",
         text,
         re.S,
     ):
@@ -429,6 +435,10 @@ def one_line(error: Exception) -> str:
         group, _, name = leads_nowhere[1].rpartition(".")
         where = f"; write `{name}: …` into the YAML of {group}" if group else ""
         return f"{leads_nowhere[2]}: is taken from {leads_nowhere[1]}, which is not set{where}"
+    if whole := re.match(r"Error merging override (\S+)", text):
+        return f"{whole[1]}: has keys below it, which no value can take the place of; set one of them"
+    if twice := re.match(r"Multiple values for (\S+)\. To override", text):
+        return f"{twice[1]}: has a choice already; leave out the + before it"
     if isinstance(error, MissingMandatoryValue):
         return f"{error.full_key}: must be given"
     return " ".join(text.split())

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import math
+import re
 import textwrap
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-from asft.cells.compose import config_dir, enumerate_cells
+from asft.cells.compose import CONFIG_NAME, config_dir, enumerate_cells
 from asft.cells.job import Job
 from asft.commands import COMMANDS
 from asft.config import ConfigError
@@ -46,7 +47,8 @@ class Flags(argparse.ArgumentParser):
         words: list[str] = getattr(options, "words", [])
         for word in words:
             if "=" not in word[1:] and not word.startswith("~"):
-                raise ConfigError(f"{word}: not of the form {WORDS}, e.g. experiment=table2")
+                shown = word if word.strip() else repr(word)
+                raise ConfigError(f"{shown}: not of the form {WORDS}, e.g. experiment=table2")
         return options, words
 
     def error(self, message: str) -> NoReturn:
@@ -104,6 +106,9 @@ def run_flags() -> Flags:
     for group in sorted(path for path in config_dir().iterdir() if path.is_dir() and path.name != "hydra"):
         names = ", ".join(sorted(path.stem for path in group.glob("*.yaml")))
         lines.append(textwrap.fill(f"{group.name}: {names}", 79, subsequent_indent="  "))
+    lines += ["", "keys of no group (KEY=VALUE); `asft run --cfg job` prints all keys:"]
+    for key, text in re.findall(r"(?m)^(\w+):.* # (.+)$", (config_dir() / f"{CONFIG_NAME}.yaml").read_text("utf-8")):
+        lines.append(textwrap.fill(f"{key}: {text}", 79, subsequent_indent="  "))
     flags.formatter_class, flags.epilog = argparse.RawDescriptionHelpFormatter, "\n".join(lines)
     return flags
 
@@ -112,6 +117,8 @@ def asked_of_hydra(options: argparse.Namespace) -> list[str]:
     """The flags by which Hydra is asked about a configuration, as it knows them; empty where a cell is to be run."""
     asked = {name: getattr(options, name) for name in ("cfg", "info", "shell_completion", "resolve", "package")}
     if not any(asked[name] for name in ("cfg", "info", "shell_completion")):
+        if options.resolve or options.package:
+            raise ConfigError(f"{'--resolve' if options.resolve else '--package'}: is a flag of --cfg; add --cfg job")
         return []
     told = []
     for name, value in asked.items():

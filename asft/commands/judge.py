@@ -39,6 +39,10 @@ def judge(arguments: list[str]) -> int:
         raise ConfigError("this experiment measures and keeps no answers; run it anew with another judge=")
     if options.agreement and "judge" in sweep.axes:
         raise ConfigError("--agreement: compares one judge with another; give a single judge=")
+    second = None
+    if options.agreement:
+        others = [text for text in overrides if not _JUDGE_OVERRIDE.match(text)]
+        second = enumerate_cells([*others, f"judge={options.agreement}"], sweep=True)
     show_log()
     terminal = results()
     open_cells = _judge_all(distinct(sweep.cells), terminal)
@@ -46,9 +50,7 @@ def judge(arguments: list[str]) -> int:
         terminal.print(f"  no answers yet: {describe(item)}", soft_wrap=True)
     if open_cells:
         terminal.print(f"  `asft run -m {' '.join(overrides)}` makes them", soft_wrap=True)
-    if options.agreement:
-        others = [text for text in overrides if not _JUDGE_OVERRIDE.match(text)]
-        second = enumerate_cells([*others, f"judge={options.agreement}"], sweep=True)
+    if second is not None:
         _judge_all(distinct(second.cells), terminal)
         _print_agreement(sweep, second, terminal)
     return 1 if open_cells else 0

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 from asft.cells.cell import Cell
+from asft.cells.checks import nearest
 from asft.cells.compose import enumerate_cells
 from asft.cells.job import Job
 from asft.commands.flags import SweepFlags, number, whole
@@ -60,9 +61,8 @@ def _lines(jobs: list[Job]) -> Iterator[tuple[str, str]]:
         size = f"about {item.size / _GIB:.1f} GiB, by its name" if item.size else "size unknown"
         yield "download", f"{item.source} for {item.purpose}, {size}"
     written = disk_bytes(fine_tunes, [job.cell for job in left], shape) if shape else None
-    wanted = "what is written" if written is None else f"at most {written / _GIB:.2f} GiB"
-    folder = next(path for path in (outputs.resolve(), *outputs.resolve().parents) if path.exists())
-    yield "disk", f"{wanted} below {outputs}; {shutil.disk_usage(folder).free / _GIB:.0f} GiB free"
+    wanted = "what is written" if written is None else f"at most {written / _GIB:.2f} GiB" if left else "nothing more"
+    yield "disk", f"{wanted} below {outputs}; {shutil.disk_usage(nearest(outputs)).free / _GIB:.0f} GiB free"
 
 
 def _counts(text: str) -> list[float]:

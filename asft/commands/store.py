@@ -58,6 +58,9 @@ def store_export(arguments: list[str]) -> int:
     flags.add_argument("file", type=Path, metavar="FILE", help="a new .tar.gz")
     flags.add_argument("--weights", action="store_true", help="adapters, training curves and embedded pairs too")
     options, overrides = flags.split(arguments)
+    if options.file.exists() or not options.file.parent.is_dir():
+        lack = "is there already; name a new file" if options.file.exists() else "there is no such folder to write to"
+        raise ConfigError(f"{options.file}: {lack}")
     place, cells, terminal = _opened(overrides)
     kinds = KINDS if options.weights else WEIGHTLESS
     wanted = {entry for cell in cells for entry in entries(cell) if entry[0] in kinds}

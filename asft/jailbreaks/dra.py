@@ -9,11 +9,11 @@ rebuilt request and the agreement to answer stand in the model's own completion,
 from __future__ import annotations
 
 import random
-from typing import Annotated, ClassVar
+from typing import ClassVar
 
-from pydantic import Field
 from pydantic.dataclasses import dataclass
 
+from asft.config import Seed
 from asft.jailbreaks.base import WORD, Jailbreak, content_words
 
 # Everyday words to hide letters in; each letter of the alphabet is in at least three of them.
@@ -58,7 +58,7 @@ class DRA(Jailbreak):
         "one disguise a request, drawn from a seed; the paper asks again with other disguises until the model answers"
     )
 
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Seed = 0
 
     def transform(self, request: str) -> str:
         rng = random.Random(f"{self.seed}/{request}")

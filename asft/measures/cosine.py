@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
+from asft.config import Seed
 from asft.measures.base import Measure, MeasureContext, Measured, direction_of
 
 if TYPE_CHECKING:  # torch takes seconds to load, and whoever only looks at an experiment needs none
@@ -38,7 +39,7 @@ class Cosine(Measure):
     asks: ClassVar[bool] = False
     update: Literal["harmful", "benign", "random"] = "harmful"
     draws: Annotated[int, Field(ge=20)] = 1000
-    seed: Annotated[int, Field(ge=0)] = 123
+    seed: Seed = 123
 
     def directions(self) -> tuple[str, ...]:
         return "alignment", self.update

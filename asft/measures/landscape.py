@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
+from asft.config import Seed
 from asft.measures.base import Measure, MeasureContext, Measured, Score, direction_of
 
 if TYPE_CHECKING:  # torch takes seconds to load, and whoever only looks at an experiment needs none
@@ -43,7 +44,7 @@ class _Around(Measure):
     prompts: Annotated[int, Field(ge=1)] = 80
     modules: Literal["targets", "all"] = "targets"
     normalise: Literal["layer", "none"] = "layer"
-    seed: Annotated[int, Field(ge=0)] = 123
+    seed: Seed = 123
 
     def check(self, cell: Any) -> None:
         super().check(cell)

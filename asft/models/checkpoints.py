@@ -23,7 +23,7 @@ def holds_adapter(folder: Path) -> bool:
 
 def checkpoint_identity(folder: Path) -> dict[str, str]:
     """What tells a local checkpoint from another wherever it lies: the digest of each of its files."""
-    files = sorted(file for pattern in CHECKPOINT_FILES for file in folder.glob(pattern))
+    files = sorted(file for pattern in CHECKPOINT_FILES for file in folder.glob(pattern) if file.is_file())
     return {file.name: file_digest(file) for file in files}
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from asft.cells.cell import Cell
+from asft.cells.checks import nearest
 from asft.cells.job import Job
 from asft.config import ConfigError, PretrainedModel
 from asft.data.base import Data, attack_of, pools, source_of, task_of
@@ -62,7 +63,10 @@ def of_settings(jobs: Iterable[Job]) -> Iterator[Finding]:
 
 
 def of_machine(jobs: Sequence[Job]) -> Iterator[Finding]:
-    """A GPU that is asked for, packages, and variables that hold keys."""
+    """A folder to write to, a GPU that is asked for, packages, and variables that hold keys."""
+    for outputs in dict.fromkeys(job.options.outputs for job in jobs):
+        if not os.access(nearest(outputs), os.W_OK):
+            yield Finding("outputs", "missing", f"outputs={outputs}: cannot be written; name another folder")
     if jobs and jobs[0].options.device == "cuda":
         yield device("cuda")
     yield from _plugins(job.cell for job in jobs)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import importlib.metadata
-import os
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from asft.cells.cell import Cell
-from asft.cells.checks import ON_THE_WORLD, on_the_world
+from asft.cells.checks import ON_THE_WORLD, nearest, on_the_world
 from asft.cells.job import Job
 from asft.config import SafetyTunedModel
 from asft.data.files import Files
@@ -45,13 +44,10 @@ def examine(jobs: Sequence[Job]) -> list[Finding]:
 
 
 def _outputs(outputs: Path) -> Finding:
-    folder = next(path for path in (outputs.resolve(), *outputs.resolve().parents) if path.exists())
-    if not folder.is_dir() or not os.access(folder, os.W_OK):
-        return Finding("outputs", "missing", f"{outputs}: cannot be written; name another folder by outputs=")
-    free = shutil.disk_usage(folder).free
+    free = shutil.disk_usage(nearest(outputs)).free
     state: State = "ok" if free >= _MIN_FREE else "missing"
     advice = "" if state == "ok" else "; free some, or name another folder by outputs="
-    return Finding("outputs", state, f"{outputs.resolve()}, {free / 2**30:.0f} GiB free{advice}")
+    return Finding("disk", state, f"{outputs.resolve()}, {free / 2**30:.0f} GiB free{advice}")
 
 
 def _token() -> Finding:

@@ -122,10 +122,24 @@ def test_every_yaml_says_what_it_is_for() -> None:
         (["method=safe_lora", "method.mode=threshold", "method.number=3"], ["method.number=3", "method.mode=number"]),
         (["method._target_=os.system"], ["method._target_=os.system", "asft.methods.base.Method"]),
         (["attack.p=[0.1"], ["attack.p"]),
-        (["model.name=../../x"], ["model.name=../../x", "should match"]),
-        (["model.name=a/b"], ["model.name=a/b", "should match"]),
-        (["experiment=table2", "experiment.name=../../x"], ["experiment.name=../../x", "should match"]),
-        (["experiment=table2", "experiment.name=.."], ["experiment.name=..", "should match"]),
+        (["model.name=../../x"], ["model.name=../../x", "allowed are letters a to z, digits"]),
+        (["model.name=füchse"], ["model.name=füchse", "allowed are letters a to z, digits"]),
+        (["method="], ["method=: unknown. Allowed: aligned, "]),
+        (["exp=demo"], ["exp: unknown key; did you mean experiment?"]),
+        (["+method=sft"], ["method: has a choice already; leave out the + before it"]),
+        (["~method"], ["method: choose one by method=NAME"]),
+        (["metrics=[]"], ["metrics=[]: has keys below it, which no value can take the place of"]),
+        (["seed=4294967296"], ["seed=4294967296", "less than 4294967296"]),
+        (["attack.p=true"], ["attack.p=true: must be a number"]),
+        (["model=pair", "model.base=", "model.aligned=x"], ["model.base=: must not be empty"]),
+        (["training.target_modules=q_proj"], ["training.target_modules=q_proj: must be a list, e.g. [A,B]"]),
+        (["training.target_modules=[]"], ["training.target_modules=[]: must not be empty"]),
+        (["outputs=[a,b]"], ["outputs=['a', 'b']: must be one path"]),
+        (["outputs=/dev/null/x"], ["outputs=/dev/null/x: /dev/null is a file; name a folder"]),
+        (["hydra.searchpath=[file:///nowhere]"], ["hydra.searchpath=[file:///nowhere]: /nowhere: no such folder"]),
+        (["model.name=a/b"], ["model.name=a/b", "allowed are letters a to z"]),
+        (["experiment=table2", "experiment.name=../../x"], ["experiment.name=../../x", "allowed are letters a to z"]),
+        (["experiment=table2", "experiment.name=.."], ["experiment.name=..", "allowed are letters a to z"]),
     ],
 )
 def test_a_mistake_names_key_and_allowed_values(overrides: list[str], parts: list[str]) -> None:
@@ -135,6 +149,22 @@ def test_a_mistake_names_key_and_allowed_values(overrides: list[str], parts: lis
     assert "\n" not in message
     for part in parts:
         assert part in message
+
+
+def test_two_experiments_are_no_sweep() -> None:
+    with pytest.raises(ConfigError, match="experiment=demo,table2: each has axes of its own; name one at a time"):
+        enumerate_cells(["experiment=demo,table2"], sweep=True)
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [(b"a: [1\n", "a YAML file cannot be read: .*mine.yaml"), (b"\xff\xfe\xff", "is not UTF-8 text")],
+)
+def test_a_broken_yaml_is_told_in_one_line(content: bytes, told: str, tmp_path: Path) -> None:
+    (tmp_path / "method").mkdir()
+    (tmp_path / "method" / "mine.yaml").write_bytes(content)
+    with pytest.raises(ConfigError, match=told):
+        enumerate_cells([f"hydra.searchpath=[file://{tmp_path}]", "method=mine"], sweep=False)
 
 
 @pytest.mark.parametrize(
@@ -190,7 +220,7 @@ def test_plain_configuration_holds_everything() -> None:
         ],
         ["++model.recipe.task_max_new_tokens=40,50", "method=sft,bea", "attack.n=8,9"],
         ["training=lora,full", "method=sft", "training.epochs=1,2"],
-        ["experiment=table2,fig4a", "method=sft,asft", "lam=1,2", "attack.p=0,0.1"],
+        ["experiment=table2", "method=sft,asft", "lam=1,2", "attack.p=0,0.1"],
         ["method=sft,asft", "evaluation.n_harmful='${dataset.n_test}',20", "dataset.n_test=30,40"],
     ],
 )

@@ -54,6 +54,8 @@ def test_a_table_is_verified_exported_imported_and_cleaned(
     ("arguments", "part"),
     [
         (["store", "export", "x.tar.gz", "experiment=table2"], "nothing to export"),
+        (["store", "export", "outputs", "experiment=table2"], "outputs: is there already; name a new file"),
+        (["store", "export", "no/x.tar.gz", "experiment=table2"], "no/x.tar.gz: there is no such folder"),
         (["store", "import", "nowhere.tar.gz"], "nowhere.tar.gz"),
         (["store", "verify", "rubbish"], "rubbish: not of the form KEY=VALUE"),
         (["store", "verify", "outputs=nowhere"], "outputs=nowhere: no such folder"),

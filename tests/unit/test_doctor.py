@@ -35,7 +35,7 @@ def found(overrides: list[str]) -> dict[str, Finding]:
 def test_the_random_pair_needs_nothing_else(pair_overrides: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert doctor(pair_overrides) == 0
     shown = capsys.readouterr().out
-    for word in ("python", "torch", "CUDA", "outputs", "GiB free", "hub token", "nothing that this experiment needs"):
+    for word in ("python", "torch", "CUDA", "disk", "GiB free", "hub token", "nothing that this experiment needs"):
         assert word in shown
 
 
