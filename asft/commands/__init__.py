@@ -11,7 +11,7 @@ COMMANDS = {
     "track": "show finished cells to W&B or TensorBoard",
     "plan": "what an experiment will take: trainings, memory, time, disk",
     "doctor": "what an experiment needs and this machine lacks",
-    "align": "make a model pair ready: copy, build, safety-tune or download it",
+    "align": "make a model pair ready: copy, build, tune or download it",
     "anchor inspect": "the alignment direction's spectrum: more than weight decay?",
     "audit": "is a fine-tune still safe, and what is the cheapest repair?",
     "screen": "which rows of a data set are the likeliest to undo safety?",
