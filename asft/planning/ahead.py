@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any, Literal
 
 from asft.cells.cell import Cell
@@ -65,7 +66,10 @@ def of_settings(jobs: Iterable[Job]) -> Iterator[Finding]:
 def of_machine(jobs: Sequence[Job]) -> Iterator[Finding]:
     """A folder to write to, a GPU that is asked for, packages, and variables that hold keys."""
     for outputs in dict.fromkeys(job.options.outputs for job in jobs):
-        if not os.access(nearest(outputs), os.W_OK):
+        try:
+            with TemporaryFile(dir=nearest(outputs)):  # root may write everywhere, but for read-only places
+                pass
+        except OSError:
             yield Finding("outputs", "missing", f"outputs={outputs}: cannot be written; name another folder")
     if jobs and jobs[0].options.device == "cuda":
         yield device("cuda")
