@@ -68,7 +68,7 @@ def test_a_method_that_no_yaml_names_tells_all_its_settings() -> None:
     assert method_name({"name": "mine", "code": 1, "strength": 0.5, "kind": "a"}, {}) == "mine strength=0.5 kind=a"
 
 
-@pytest.mark.parametrize(("width", "lines"), [(None, 1), (200, 1), (100, 2), (80, 3)])
+@pytest.mark.parametrize(("width", "lines"), [(None, 1), (200, 1), (80, 2), (60, 3)])
 def test_a_terminal_breaks_a_long_line_between_words(
     width: int | None, lines: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
