@@ -10,7 +10,7 @@ DEV := $(VENV)/.dev
 SMOLLM := $(VENV)/.smollm
 EXTRAS := dev,joblib,slurm,browser,docs,tensorboard,workspaces,jailbreaks,probe
 PAPER := table1 table2 table3 table4 table5 table6 table7 table8 fig1 fig3 fig4a fig4b fig4c full ratios seeds safe_lora_k
-SMOLLM_PAPER := table2 table4 table5 table3 table8 fig4a table1 table7
+SMOLLM_PAPER := table2 table4 table5 table3 table8 fig4a table1 table7 frontier_smollm2
 DATA ?= ../shared/data/asft_official
 export ASFT_PUBLIC ?= ../shared/data/public_safety
 
@@ -63,11 +63,10 @@ results: $(RUN) ## every table and figure on the embedded pair, then docs/result
 	for name in $(PAPER); do $(BIN)/asft run -m experiment=$$name || exit 1; done
 	$(BIN)/python scripts/results.py organism > docs/results.tmp && mv docs/results.tmp docs/results.md
 
-results-smollm2: $(RUN) $(SMOLLM) ## the paper on SmolLM2-135M, the most telling cells first, then docs/results_smollm2.md; HOURS on two cores, and may be interrupted
+results-smollm2: $(RUN) $(SMOLLM) ## the paper on SmolLM2-135M, the most telling cells first, then docs/results_smollm2.md; about seven hours on two cores, and may be interrupted
 	for cells in "table2 attack.p=0.1" seeds $(SMOLLM_PAPER); do \
 	  $(BIN)/asft run -m experiment=$$cells cut=smollm2_135m data.root=$(DATA) workers=2 || exit 1; \
 	done
-	$(BIN)/asft run -m experiment=frontier_smollm2 data.root=$(DATA) workers=2
 	$(MAKE) page-smollm2
 
 page-smollm2: $(RUN) ## docs/results_smollm2.md of the cells that are finished

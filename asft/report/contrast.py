@@ -51,11 +51,14 @@ class Contrast:
 def contrast(
     analysis: Analysis, first: str, second: str, columns: Sequence[Column], metric: str = HARM
 ) -> Contrast | None:
-    """Compares two rows over columns; None where a cell is missing or a row is not in the table."""
-    ours = [[analysis.ours(metric, row, column) for row in (first, second)] for column in columns]
-    differences = [one - other for one, other in ours if one is not None and other is not None]
-    if not columns or len(differences) < len(columns):
+    """Compares two rows over those of the columns in which both are finished; None where that is none."""
+    scores = [
+        (column, analysis.ours(metric, first, column), analysis.ours(metric, second, column)) for column in columns
+    ]
+    ours = {column: one - other for column, one, other in scores if one is not None and other is not None}
+    if not ours:
         return None
+    columns, differences = list(ours), list(ours.values())
     papers = [[analysis.paper(metric, row, column) for row in (first, second)] for column in columns]
     printed = [one - other for one, other in papers if one is not None and other is not None]
     places = [(analysis.at(first, column), analysis.at(second, column)) for column in columns]
@@ -88,7 +91,8 @@ def finding(analysis: Analysis) -> str:
     first = next((row for row in reversed(spec.compare_to) if row in spec.candidates), None)
     if first is None:
         return ""
-    found = contrasts(analysis, first, [row for row in spec.rows if row != first and not analysis.untouched(row)])
+    compared = contrasts(analysis, first, [row for row in spec.rows if row != first and not analysis.untouched(row)])
+    found = [item for item in compared if item.columns == len(analysis.attacked_columns)]
     words: dict[Verdict, list[str]] = {}
     for item in found:
         points = "" if item.verdict == "not shown" else f" ({item.difference:+.1f})".replace("-", "−")

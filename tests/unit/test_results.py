@@ -11,9 +11,10 @@ from report_cells import RATIOS, analysis, cell
 from synthetic_store import write_cell
 
 from asft.cells.compose import enumerate_cells
+from asft.metrics.base import Interval
 from asft.report.analysis import Analysis
 from asft.report.contrast import Contrast, contrast, contrasts, finding
-from asft.report.records import Result
+from asft.report.records import Metric, MetricValue, Result
 
 ROWS = {"sft": "SFT", "safe_lora": "Safe LoRA", "asft": "AsFT", "l2": "L2", "asft_random": "random"}
 SCORES = {"sft": 60, "safe_lora": 20, "asft": 20, "l2": 20, "asft_random": 20}
@@ -103,6 +104,54 @@ def test_a_falling_curve_is_told_by_its_ends() -> None:
     assert row == ["AsFT, p = 0.2 − p = 0", "-55.0", "", "< 0.001", "", "+27.5", "", "lower; as in the paper"]
     assert results._ends(found, "asft", "as high")[-1] == "lower; in the paper as high"
     assert results._ends(found, "safe_lora", "lower") == []
+
+
+def told(page: str) -> dict[str, str]:
+    return {line.split(" | ")[0].strip("| "): line for line in page.splitlines()[2:]}
+
+
+def test_the_page_on_a_real_model_opens_with_its_controls() -> None:
+    found = told(results.controls(table(SCORES, {("sft", 0.0): 12})))
+    assert found["HS of the aligned model"].endswith("| at most 30 | 0.0 \\[0–4\\] | yes |")
+    assert "| +12.0, to 12.0" in found["SFT on benign rows, p = 0, raises HS"]
+    assert found["SFT on benign rows, p = 0, raises HS"].endswith("| **no** |")
+    assert found["that raises FA"].endswith("| yes |")
+    assert found["harmless look-alikes that the aligned model refuses"].endswith("| not run |  |")
+    assert all("| not run |" in line for line in told(results.controls(None)).values())
+
+
+def test_every_claim_of_the_paper_is_answered_table_by_table() -> None:
+    scores = SCORES | {"safe_lora": 5}
+    found = told(results.answers({"table2": table(scores), "seeds": table(SCORES | {"sft": 2})}))
+    lowers = found["AsFT lowers HS against plain fine-tuning"]
+    assert "Table 2: **holds** (−40.0, p < 0.001; paper −27.2); Table 2, three seeds: not shown (the attack" in lowers
+    assert lowers.endswith("Table 3: not run; Table 4: not run; Table 5: not run |")
+    assert "Table 2: **contradicted** (+15.0, p " in found["AsFT's HS is below that of Safe LoRA"]
+    assert found["HS falls as λ grows"].endswith("Figure 4a: not run |")
+    assert "Table 2: not run" in found["AsFT's HS is below that of BEA"]
+
+
+def test_a_table_that_is_not_finished_is_compared_where_it_is() -> None:
+    cells: list[Result] = [cell("base", 100, 0), cell("aligned", 0, 0)]
+    cells += [cell("sft", 60 if p else 0, 180, p) for p in RATIOS]
+    found = analysis([*cells, cell("asft", 20, 180, RATIOS[1])], rows={"sft": "SFT", "asft": "AsFT"})
+    assert against(found, "sft").columns == 1
+    assert "**holds** (−40.0, p < 0.001; paper −13.6; 1 of 2 columns)" in results.answers({"table2": found})
+    assert finding(found) == "", "a sentence on all columns needs them all"
+
+
+def test_a_measure_is_compared_with_the_range_of_random_ones() -> None:
+    cosine = Metric("abs_cos", "cosine")
+    at = {"harmful": 0.5, "random": 0.3}
+    spread = Interval(0.2, 0.4, "95% of the random updates")
+    cells = [
+        Result(row, row, None, 0, metrics={"abs_cos": MetricValue(cosine, value, interval=spread)})
+        for row, value in at.items()
+    ]
+    found = analysis(
+        cells, rows={row: row for row in at}, controls=(), undefended=None, compare_to=(), metrics=("abs_cos",)
+    )
+    assert "**contradicted** (lower in 0 of 3 columns; not tested)" in results.answers({"table1": found})
 
 
 @pytest.mark.slow
