@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -30,6 +31,7 @@ NONE = "none of what was tried, so none is in the package"
 COSTS = Path(__file__).with_name("pages") / "field_costs.md"  # what make bench-methods writes
 RATIO = "experiment=field_ratio"
 FRESH = "3,4,5"  # seeds of the pairs on which a candidate that won on the field's must win again
+LISTED = 5  # methods in the page's first sentence
 SAME = 1.0  # points of FA that a lower HS may cost
 FAULTS = {  # what the authors' code does otherwise than their paper, and what it is compared with
     "guard_space_none": ("guard_space", "sft"),
@@ -86,6 +88,9 @@ class Field:
     def label(self, point: int) -> str:
         """Its name in tables."""
         found = self.scores.points[point]
+        of, _, after = found.setting.partition("after = ")
+        if after and not of:
+            return escape(f"{found.label} after {self.cells[after].method.label if after in self.cells else after}")
         return escape(f"{found.label}{found.setting and f', {found.setting}'}")
 
     def point(self, method: str) -> int | None:
@@ -146,6 +151,8 @@ def field_section(overrides: Sequence[str]) -> str:
     if seeds == 1:
         covers += " The intervals cover the choice of these rows, not another pair or its training."
     return "\n\n".join([
+        "## In short",
+        _in_short(field, contests),
         "## The table",
         f"{covers} {' '.join(field.scores.left_out)}".strip(),
         table(header, rows, words=(0, 3, 4, 5, 6)),
@@ -158,6 +165,20 @@ def field_section(overrides: Sequence[str]) -> str:
         *(["## What it costs", COSTS.read_text(encoding="utf-8").strip()] if COSTS.exists() else []),
         _tried(sweep, field, overrides),
     ])  # fmt: skip
+
+
+def _in_short(field: Field, contests: Sequence[Row]) -> str:
+    """What the tables below come to."""
+    best = [f"{field.label(i)} {field.scored[i][0].value:.1f}" for i in field.learned if i != UNTOUCHED][:LISTED]
+    sft = f"{field.scored[UNDEFENDED][0].value:.1f}"
+    shown = Counter(row.word for row in contests if row.word != "not shown")
+    words = ", ".join(f"{count} {word.replace(',', '')}" for word, count in shown.items())
+    return (
+        f"With an FA at most a point below SFT's, HS is lowest with {', '.join(best)}; SFT's is {sft}. "
+        f"Of {len(contests)} contests of a method with a control {shown.total()} are shown{words and f': {words}'}. "
+        "Over few pairs only large differences that all of them share can be: *not shown* does not say that there is "
+        "none."
+    )
 
 
 def _line(field: Field, point: int, row: Row | None) -> list[str]:
@@ -215,13 +236,18 @@ def _ratios(field: Field, controls: Sequence[str], overrides: Sequence[str]) -> 
     methods = {job.cell.method.name: job.cell.method for job in sweep.cells}
     best = [name for name in methods if name not in spec.controls]
     ranked = [name for i in field.learned if (name := field.scores.points[i].method) not in controls][: len(best)]
-    told = [f"The {len(best)} defences of lowest HS above among those whose FA is at most a point below SFT's."]
+    told = [
+        f"Of the defences above whose FA is at most a point below SFT's the {len(best)} of lowest HS, each with its "
+        "plainest control. Verdicts are corrected over this section's lines, which are fewer than those above."
+    ]
     if {*ranked} != {*best}:
         told.append(f"By the table above they would be {', '.join(ranked)}.")
     told += [f"At {name}: {line}" for name, each in under.items() for line in each.scores.left_out]
     if missing:
         command = shlex.join(["asft", "run", "-m", RATIO, *overrides])
         told.append(f"Not run to the end: {', '.join(missing)}. `{command}` runs what is missing.")
+    if len(under) < 2:  # the field's own ratio is in the table above
+        return " ".join(told)
     at = {name: {point.method: i for i, point in enumerate(each.scores.points)} for name, each in under.items()}
     plainest = {method: methods[method].controls[0] for method in best}
     contests = [(name, *pair) for pair in plainest.items() for name in under]
