@@ -115,7 +115,7 @@ def main() -> None:
     given = options.overrides
     if options.page == "smollm2":
         given = [CUT, *given]
-    else:
+    if options.page in ("organism", "frontier"):
         equal = at_equal_accuracy(options.overrides)
         blocks = {"finding": equal.finding, "claim": equal.claim}
     if options.page == "frontier":
