@@ -120,8 +120,8 @@ def main() -> None:
         blocks = {"finding": equal.finding, "claim": equal.claim}
     if options.page == "frontier":
         pairs = pair_by_pair(options.overrides)
-        given = [word for word in options.overrides if not word.startswith("model.seed=")]
-        claims = {n: claim_in(enumerate_cells([*CLAIM, *given, f"model.seed={n}"], sweep=True)) for n in pairs}
+        rest = [word for word in options.overrides if not word.startswith("model.seed=")]
+        claims = {n: claim_in(enumerate_cells([*CLAIM, *rest, f"model.seed={n}"], sweep=True)) for n in pairs}
         blocks |= {
             "by_pair": verdicts_by_pair(pairs),
             "claims": "\n".join(f"- AsFT against Safe LoRA in pair {seed}: {claim}." for seed, claim in claims.items()),
