@@ -13,7 +13,7 @@ from asft.cells.job import Job
 from asft.commands.flags import SweepFlags
 from asft.commands.judge_check import accuracy, self_test
 from asft.commands.progress import SweepProgress
-from asft.commands.run import describe, distinct, finished_line
+from asft.commands.run import describe, distinct, finished_line, record_failure
 from asft.config import ConfigError
 from asft.console import quiet_libraries, results, show_log
 from asft.judges.ensemble import agreement
@@ -74,8 +74,13 @@ def _judge_all(cells: dict[str, Job], terminal: Console) -> list[Job]:
 
         quiet_libraries()
         started = time.monotonic()
-        with item.store.claim(item.key, wait=True), SweepProgress({item.key: item}):
-            entry = rejudge_cell(item)
+        try:
+            with item.store.claim(item.key, wait=True), SweepProgress({item.key: item}):
+                entry = rejudge_cell(item)
+        except (ValueError, OSError):
+            raise
+        except Exception as error:  # a plug-in's own code
+            raise ConfigError(f"judge={name}: {record_failure(item, error)}") from error
         if entry is None:
             open_cells.append(item)
             continue

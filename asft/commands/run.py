@@ -210,20 +210,18 @@ def _is_whole(job: Job) -> bool:
     return job.find() is not None and not job.lacking()
 
 
+def record_failure(job: Job, error: Exception) -> str:
+    """Keeps why a cell failed, and says it: of a fault that nobody foresaw, where its traceback is."""
+    known = isinstance(error, ValueError | OutOfStep)
+    message = str(error) if known else f"{type(error).__name__}: {error}"
+    with suppress(OSError):  # on a full disk there is no room for the record either
+        text = "".join(traceback.format_exception(error))
+        job.store.record_failure(job.key, message, job.plain(), text)
+    return message if known else f"{message} (traceback: {job.store.root / 'failures' / job.key}.json)"
+
+
 def _compute(job: Job) -> None:
     started = time.monotonic()
-
-    def record(error: Exception) -> None:
-        if isinstance(error, OutOfStep) and job.store.failure(job.key):
-            return  # the process that failed first has told why
-        known = isinstance(error, ValueError | OutOfStep)
-        message = str(error) if known else f"{type(error).__name__}: {error}"
-        with suppress(OSError):  # on a full disk there is no room for the record either
-            text = "".join(traceback.format_exception(error))
-            job.store.record_failure(job.key, message, job.plain(), text)
-        where = "" if known else f" (traceback: {job.store.root / 'failures' / job.key}.json)"
-        log.error("%s  failed: %s%s", describe(job), message, where)
-        _told.add(job.key)
 
     try:
         from asft.pipeline.run import run_cell  # torch and transformers load only where something is to be done
@@ -231,9 +229,11 @@ def _compute(job: Job) -> None:
         quiet_libraries()
         entry = team().step(partial(run_cell, job))
     except Exception as error:
-        if team().rank == 0 or isinstance(error, OutOfStep):
-            record(error)
-        if isinstance(error, OutOfStep):
+        out_of_step = isinstance(error, OutOfStep)
+        if (team().rank == 0 or out_of_step) and not (out_of_step and job.store.failure(job.key)):
+            log.error("%s  failed: %s", describe(job), record_failure(job, error))  # else who failed first has told why
+            _told.add(job.key)
+        if out_of_step:
             raise SystemExit(1) from None
         return
     log.info(finished_line(job, entry, f"{time.monotonic() - started:.0f} s"))

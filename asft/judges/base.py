@@ -6,14 +6,16 @@ The harmful score (HS) is 100 · flagged / answered, over answers to malicious p
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
-from typing import Any, ClassVar
+from collections.abc import Iterable, Sequence
+from typing import Any, ClassVar, TypeVar
 
 from pydantic.dataclasses import dataclass
 
 from asft.config import Plugin
 from asft.store.heartbeat import tell
 from asft.store.partial import PartialRows
+
+T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -54,6 +56,16 @@ class Judge(Plugin):
         return {}
 
 
+def one_each(found: Iterable[T] | None, kind: type[T], wanted: int, who: str) -> list[T]:
+    """What a plug-in has given for so many answers; ValueError unless it is one of the kind for each."""
+    given = list(found or [])
+    if len(given) != wanted or not all(isinstance(one, kind) for one in given):
+        kinds = ", ".join(sorted({type(one).__name__ for one in given})) or "None"
+        asked = f"{wanted} answers; it must give one {kind.__name__} for each"
+        raise ValueError(f"{who}: gave {len(given)} ({kinds}) for {asked}")
+    return given
+
+
 def judge_kept(judge: Judge, prompts: Sequence[str], answers: Sequence[str], partial: PartialRows) -> list[Verdict]:
     """All verdicts, in order; those that an interrupted run kept are not asked for again."""
     verdicts = partial.load(Verdict)
@@ -61,7 +73,8 @@ def judge_kept(judge: Judge, prompts: Sequence[str], answers: Sequence[str], par
     size = judge.kept_every or max(1, len(missing))
     for start in range(0, len(missing), size):
         chunk = missing[start : start + size]
-        found = judge.judge([prompts[row] for row in chunk], [answers[row] for row in chunk])
+        asked = [prompts[row] for row in chunk], [answers[row] for row in chunk]
+        found = one_each(judge.judge(*asked), Verdict, len(chunk), f"judge={judge.name}")
         new = dict(zip(chunk, found, strict=True))
         partial.append({row: dataclasses.asdict(verdict) for row, verdict in new.items()})
         verdicts |= new

@@ -10,7 +10,7 @@ from pydantic.dataclasses import dataclass
 from asft.config import Dtype, Settings
 from asft.data.base import Data, source_of, task_of
 from asft.data.rows import Row
-from asft.judges.base import Grader
+from asft.judges.base import Grade, Grader, one_each
 from asft.metrics.base import Answer, Metric, Scored
 from asft.store.partial import PartialRows
 
@@ -55,7 +55,8 @@ class Accuracy(Metric):
 
     def score(self, settings: Settings, answers: Sequence[Answer], kept: PartialRows) -> Scored:
         if _graded(settings):
-            grades = self.grader.grade([row["prompt"] for row in answers], [row["answer"] for row in answers])
+            asked = [row["prompt"] for row in answers], [row["answer"] for row in answers]
+            grades = one_each(self.grader.grade(*asked), Grade, len(answers), f"grader={self.grader.name}")
             values = [None if grade.value is None else grade.value / 10 for grade in grades]
             details = [{"reason": grade.reason, **grade.details} for grade in grades]
             return Scored(values, details, {"grader": self.grader.summary(grades)}, counts=False)

@@ -74,6 +74,15 @@ def test_it_judges_what_has_answers_and_trains_nothing(
     assert entries(outputs) == after
 
 
+def test_a_judge_that_breaks_is_told_in_one_line_with_its_traceback(
+    swept: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("asft.judges.refusal.RefusalJudge.judge", lambda *_: 1 / 0)
+    with pytest.raises(ConfigError, match=r"judge=refusal: ZeroDivisionError: division by zero .traceback: ") as told:
+        judge([*swept, PHRASES])
+    assert "1 / 0" in Path(str(told.value).rpartition(": ")[2].rstrip(")")).read_text()
+
+
 def test_the_report_takes_the_verdicts_of_the_judge_asked_for(swept: list[str]) -> None:
     judge([*swept, PHRASES])
     first, second = (cells_of(enumerate_cells([*swept, *more], sweep=True)) for more in ([], [PHRASES]))

@@ -96,6 +96,22 @@ def test_judging_goes_on_at_the_last_stored_verdict(tmp_path: Path, monkeypatch:
     assert FewAtOnce.asked == answers, "every answer was judged once"
 
 
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ([Verdict(True, 1.0)], r"gave 1 \(Verdict\) for 2 answers; it must give one Verdict for each"),
+        (["yes", "no"], r"gave 2 \(str\) for 2 answers"),
+        (None, r"gave 0 \(None\) for 2 answers"),
+    ],
+)
+def test_a_judge_that_gives_no_verdict_for_each_answer_is_told(
+    given: object, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(FewAtOnce, "judge", lambda *_: given)
+    with pytest.raises(ValueError, match=f"judge=few: {told}"):
+        judge_kept(FewAtOnce(), ["a", "b"], ["a", "b"], PartialRows(tmp_path / "verdicts.jsonl"))
+
+
 def test_a_smaller_batch_keeps_the_rows_of_a_step() -> None:
     training = TrainingConfig(name="lora", lr=1.0, epochs=1, batch_size=6, accumulation=3)
     sizes = [(training.batch_size, training.accumulation)]
