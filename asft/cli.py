@@ -52,7 +52,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     except (ValueError, OSError) as error:
         # Copying a folder gathers what befell each file; on a full disk it is the same of all.
         told: object = error.args[0][0][-1] if isinstance(error, shutil.Error) else error
-        if isinstance(error, OSError) and error.filename:
+        if isinstance(error, FileNotFoundError) and error.errno and not error.filename:  # os.getcwd() names none
+            told = "the current folder is not there any more; change to another"
+        elif isinstance(error, OSError) and error.filename:
             told = f"{error.filename}: {error.strerror}"
         console.print(Text.assemble((f"asft {first}:", "bold red"), f" {told}"), soft_wrap=True)
         raise SystemExit(2) from None

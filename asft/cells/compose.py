@@ -44,9 +44,17 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def threads_asked() -> int | None:
+    """What OMP_NUM_THREADS says, of a list for nested loops (4,2) the first; None where it is not set."""
+    text = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
+    if text and not (text.isdecimal() and int(text)):
+        raise ConfigError(f"OMP_NUM_THREADS={text}: must be a number of threads, 1 or more")
+    return int(text) if text else None
+
+
 def threads_per_worker(workers: int) -> int:
     """Threads for each of so many workers on this machine's cores, unless OMP_NUM_THREADS says it already."""
-    return int(os.environ.get("OMP_NUM_THREADS", 0)) or max(1, cores() // max(1, workers))
+    return threads_asked() or max(1, cores() // max(1, workers))
 
 
 # The launchers' YAML files ask for it; not cached, since a worker may run on another machine.

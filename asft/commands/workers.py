@@ -16,7 +16,7 @@ from typing import cast
 
 import psutil  # type: ignore[import-untyped]
 
-from asft.cells.compose import cores, threads_per_worker
+from asft.cells.compose import cores, threads_asked, threads_per_worker
 from asft.cells.job import Job
 from asft.console import ConsoleHandler, show_log
 from asft.judges.checkpoint_judge import CheckpointJudge
@@ -35,7 +35,7 @@ def workers(jobs: Collection[Job]) -> tuple[int, int]:
     """
     small, asked = all(map(_is_small, jobs)), next(iter(jobs)).options.workers
     room = psutil.virtual_memory().available // _MEMORY
-    fitting = min(cores() // int(os.environ.get("OMP_NUM_THREADS", 1)), room) if small else 1
+    fitting = min(cores() // (threads_asked() or 1), room) if small else 1
     count = max(1, min(fitting if asked == "auto" else asked, len(jobs)))
     return count, 1 if small else threads_per_worker(count)
 

@@ -17,6 +17,7 @@ from helpers import MakeJob
 
 from asft.commands import workers
 from asft.commands.workers import in_workers
+from asft.config import ConfigError
 
 CORES = set(range(8))
 
@@ -55,8 +56,13 @@ def test_small_cells_are_shared_by_all_cores(
 def test_cells_memory_threads_and_gpus_bound_the_workers(machine: pytest.MonkeyPatch, make_job: MakeJob) -> None:
     job = make_job("workers=auto")
     assert workers.workers([job] * 3) == (3, 1)
-    machine.setenv("OMP_NUM_THREADS", "4")
-    assert workers.workers([job] * 20)[0] == 2
+    for text in ("4", "4,2"):  # the latter of nested loops
+        machine.setenv("OMP_NUM_THREADS", text)
+        assert workers.workers([job] * 20)[0] == 2
+    for text in ("two", "0", "-1"):
+        machine.setenv("OMP_NUM_THREADS", text)
+        with pytest.raises(ConfigError, match=f"OMP_NUM_THREADS={text}: must be a number of threads"):
+            workers.workers([job] * 20)
     machine.delenv("OMP_NUM_THREADS")
     machine.setattr(psutil, "virtual_memory", lambda: type("Memory", (), {"available": 3 * 2**30}))
     assert workers.workers([job] * 20)[0] == 3
