@@ -231,8 +231,9 @@ def section(name: str, overrides: list[str], equal: Equal | None = None) -> Sect
     if name == "field":
         return Section(field_section(overrides))
     sweep = enumerate_cells([f"experiment={name}", *overrides], sweep=True)
+    on_files = [CUT, "data.root=FOLDER"] if CUT in overrides else []
     if experiment_of(sweep).wishes:
-        command = shlex.join(["asft", "run", "-m", f"experiment={name}", *overrides])
+        command = shlex.join(["asft", "run", "-m", f"experiment={name}", *(on_files or overrides)])
         compared = f"# {markdown.escape(experiment_of(sweep).title)}\n\nNot run to the end: `{command}`."
         with suppress(ConfigError):
             front = frontier_of(sweep, command)
@@ -241,13 +242,13 @@ def section(name: str, overrides: list[str], equal: Equal | None = None) -> Sect
         return Section(re.sub(r"^#", "##", compared, flags=re.MULTILINE))
     analysis = analysis_of(sweep, "")
     health, title = analysis.health, markdown.escape(analysis.spec.title)
+    words = ["landscape"] if measures_in(sweep) else ["run", "-m"]
+    command = " ".join(["asft", *words, f"experiment={name}", *on_files])
     if not analysis.results:
-        return Section(f"## {title}\n\nNot run.")
-    on_files = f" {CUT} data.root=FOLDER" if CUT in overrides else ""
-    command = "landscape" if measures_in(sweep) else "run -m"
+        return Section(f"## {title}\n\nNot run: `{command}`.")
     parts = [
         f"## {title}",
-        f"    asft {command} experiment={name}{on_files}",
+        f"    {command}",
         f"*{health.headline}* {markdown.escape(health.why)}" if health else "",
         notes().get(name, "") if equal else "",
         ranking(analysis) if name.startswith("table") else "",
@@ -262,7 +263,7 @@ def section(name: str, overrides: list[str], equal: Equal | None = None) -> Sect
             for metric in ({} if equal else analysis.beside)
         ),
         *(_pictures(analysis, IMAGES / (name if equal else f"smollm2_{name}")) if not health else ()),
-        *(f"Missing: {markdown.escape(line)}." for line in analysis.gaps),
+        *(f"Missing: {markdown.escape(line.removeprefix('missing: '))}." for line in analysis.gaps),
     ]
     whole = "\n\n".join(part for part in parts if part)
     if not health:
@@ -340,7 +341,8 @@ def answer(claim: Mapping[str, Any], table: str, analysis: Analysis | None, clai
         return "not run" if works else "not shown (the attack does not work)"
     p = "not tested" if item.p_value is None else f"p {_p(text.p_value(item.p_value))}"
     paper = "" if item.paper is None else f"; paper {signed(item.paper)}"
-    finished = "" if item.columns == len(columns) else f"; {item.columns} of {len(columns)} columns"
+    there = len(analysis.spec.columns)  # less where the attack does not work or cells are missing
+    finished = "" if item.columns == there else f"; {item.columns} of {there} columns"
     return f"{_word(item.verdict, expected)} ({signed(item.difference)}, {p}{paper}{finished})"
 
 

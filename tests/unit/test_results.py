@@ -124,7 +124,8 @@ def test_every_claim_of_the_paper_is_answered_table_by_table() -> None:
     scores = SCORES | {"safe_lora": 5}
     found = told(results.answers({"table2": table(scores), "seeds": table(SCORES | {"sft": 2})}))
     lowers = found["AsFT lowers HS against plain fine-tuning"]
-    assert "Table 2: **holds** (−40.0, p < 0.001; paper −27.2); Table 2, three seeds: not shown (the attack" in lowers
+    assert "Table 2: **holds** (−40.0, p < 0.001; paper −27.2; 2 of 3 columns); Table 2, three" in lowers
+    assert "Table 2, three seeds: not shown (the attack does not work); Table 3: not run" in lowers
     assert lowers.endswith("Table 3: not run; Table 4: not run; Table 5: not run |")
     assert "Table 2: **contradicted** (+15.0, p " in found["AsFT's HS is below that of Safe LoRA"]
     assert found["HS falls as λ grows"].endswith("Figure 4a: not run |")
@@ -136,7 +137,7 @@ def test_a_table_that_is_not_finished_is_compared_where_it_is() -> None:
     cells += [cell("sft", 60 if p else 0, 180, p) for p in RATIOS]
     found = analysis([*cells, cell("asft", 20, 180, RATIOS[1])], rows={"sft": "SFT", "asft": "AsFT"})
     assert against(found, "sft").columns == 1
-    assert "**holds** (−40.0, p < 0.001; paper −13.6; 1 of 2 columns)" in results.answers({"table2": found})
+    assert "**holds** (−40.0, p < 0.001; paper −13.6; 1 of 3 columns)" in results.answers({"table2": found})
     assert finding(found) == "", "a sentence on all columns needs them all"
 
 
