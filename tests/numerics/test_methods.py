@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from helpers import MakeJob, read_jsonl
+from safetensors.torch import load_file
 from transformers import AutoTokenizer, TrainerControl
 
 from asft.cells.job import Job
@@ -47,6 +48,15 @@ class TestSafeInstr:
         many = make_job("method=safeinstr", "method.share=1", "attack.n=2000")
         with pytest.raises(ValueError, match="method=safeinstr: needs 2000 safety rows"):
             many.cell.method.check_rows([], load_data(many.cell), many.cell)
+
+    def test_its_control_adds_as_many_rows_of_the_task(self, make_job: MakeJob, random_pair: Path) -> None:
+        job = make_job("method=benign_rows", "method.share=0.5")
+        ctx = context(job, random_pair)
+        rows = list(ctx.data.train[:24])
+        mixed = job.cell.method.mixture(rows, ctx)
+        assert mixed[:24] == rows
+        assert len({row.id for row in mixed}) == len(mixed) == 24 + 12
+        assert {row.id for row in mixed} <= {row.id for row in ctx.data.train}
 
 
 class TestBEA:
@@ -156,6 +166,31 @@ class TestLisa:
         assert len(list(read_jsonl(rows))) == 24 + 6
 
 
+def test_asft_s_controls_differ_from_it_in_the_operator(make_job: MakeJob, random_pair: Path, tmp_path: Path) -> None:
+    weights = Pair(random_pair / "base", random_pair / "aligned", "k")
+    place, x = "model.layers.0.self_attn.q_proj", torch.randn(3, 32)
+    base, aligned = (
+        load_file(side / "model.safetensors")[f"{place}.weight"] for side in (weights.base, weights.aligned)
+    )
+    direction = (aligned - base) @ (aligned - base).mT / (aligned - base).norm()
+    rest = torch.eye(32) - direction
+    rank = {"asft_projector": ["method.rank=4"]}
+    form = {
+        name: make_job(f"method={name}", *rank.get(name, []))
+        .cell.method.anchor(weights, ["q_proj"], torch.device("cpu"), tmp_path)[place]  # type: ignore[attr-defined]
+        .form
+        for name in ("asft", "l2", "asft_parallel", "asft_projector", "asft_random")
+    }
+    torch.testing.assert_close(form["asft"].apply(x), x @ rest @ rest, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(form["asft_parallel"].apply(x), x @ direction @ direction, rtol=1e-4, atol=1e-5)
+    assert torch.equal(form["l2"].apply(x), x)
+    kept = form["asft_projector"].apply(x)
+    torch.testing.assert_close(form["asft_projector"].apply(kept), kept)
+    assert torch.linalg.matrix_rank(x - kept) == 3
+    torch.testing.assert_close(form["asft_random"].eigenvalues(), form["asft"].eigenvalues(), rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(form["asft_random"].apply(x), form["asft"].apply(x), atol=1e-3)
+
+
 @pytest.mark.slow
 class TestAsFTAlt:
     def test_its_direction_is_a_harmful_fine_tune_s_column_space(self, shared_job: MakeJob) -> None:
@@ -170,8 +205,6 @@ class TestAsFTAlt:
 
         harmful = job.store.path("stages/train", content_key(job.of(required).plan.train))  # type: ignore[arg-type]
         anchor = Anchor.from_adapter(harmful)
-        from safetensors.torch import load_file
-
         tensors = load_file(harmful / "adapter_model.safetensors")
         for name, module in anchor.items():
             (key,) = [key for key in tensors if name in key and "lora_B" in key]
