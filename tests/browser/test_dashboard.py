@@ -96,6 +96,7 @@ def test_every_page_draws_and_none_scrolls_sideways(watched: Watched, name: str)
     expect(page.locator("[role=alert]")).to_have_count(0)
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     expect(page.locator("nav a[aria-current]")).to_have_text(re.compile(name, re.I))
+    expect(page.locator("nav a[aria-current]")).to_be_in_viewport(ratio=0.9)
     page.set_viewport_size({"width": 1200, "height": 800})
     page.wait_for_function("document.documentElement.scrollWidth <= 1200")
 
