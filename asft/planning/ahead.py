@@ -110,7 +110,7 @@ def checkpoint(item: Needed) -> Finding | None:
     elif source.startswith((".", "/", "~")):
         lack = "no such folder"
     elif constants.HF_HUB_OFFLINE:
-        lack = "not on this machine, and HF_HUB_OFFLINE is set"
+        lack = f"revision {item.revision} is not on this machine, and HF_HUB_OFFLINE is set"
     return Finding(item.purpose, "missing", f"{item.purpose}: {source}: {lack}") if lack else None
 
 

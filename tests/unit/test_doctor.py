@@ -40,9 +40,9 @@ def test_the_random_pair_needs_nothing_else(pair_overrides: list[str], capsys: p
 
 
 def test_a_checkpoint_out_of_reach_is_missing(capsys: pytest.CaptureFixture[str]) -> None:
-    assert doctor(["judge=llama_guard"]) == 1
+    assert doctor(["judge=llama_guard", "judge.revision=12e4567"]) == 1
     shown = capsys.readouterr().out
-    assert "meta-llama/Llama-Guard-3-8B: not on this machine, and HF_HUB_OFFLINE is set" in shown
+    assert "meta-llama/Llama-Guard-3-8B: revision 12e4567 is not on this machine, and HF_HUB_OFFLINE is set" in shown
     assert "missing: judge=llama_guard" in shown
 
 
