@@ -158,11 +158,11 @@ def field_section(overrides: Sequence[str]) -> str:
         table(header, rows, words=(0, 3, 4, 5, 6)),
         "## Against every control",
         field.told(contests),
-        "## Where the authors' code differs from their paper",
-        field.told(faults),
         "## Over the poison ratio",
         _ratios(field, experiment_of(sweep).controls, overrides),
         *(["## What it costs", COSTS.read_text(encoding="utf-8").strip()] if COSTS.exists() else []),
+        "## Where the authors' code differs from their paper",
+        field.told(faults),
         _tried(sweep, field, overrides),
     ])  # fmt: skip
 
