@@ -214,6 +214,11 @@ def _benign(task: Task, paths: tuple[Path, ...]) -> list[Row]:
 
 def training_rows(path: Path, task: Task) -> list[Row]:
     """All rows of one training file, in file order, ids ``<file>/<index>``."""
+    return list(_training_rows(path, task, path.stat().st_mtime_ns))
+
+
+@functools.lru_cache(maxsize=64)
+def _training_rows(path: Path, task: Task, _modified: int) -> list[Row]:
     return [
         Row(
             id=f"{path.stem}/{index}",

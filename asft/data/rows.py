@@ -11,7 +11,7 @@ import json
 import random
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 
 from asft.config import AttackConfig
 
@@ -142,7 +142,8 @@ def in_file_order(rows: Sequence[Row], task: str, seed: int) -> list[Row]:
 
 def digest(rows: Sequence[Row]) -> str:
     """SHA-256 over the rows' contents in order: equal digests mean equal training data."""
-    text = json.dumps([asdict(row) for row in rows], ensure_ascii=True, sort_keys=True)
+    names = [field.name for field in fields(Row)]  # asdict() copies, at ten times the cost
+    text = json.dumps([{name: getattr(row, name) for name in names} for row in rows], ensure_ascii=True, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 

