@@ -44,6 +44,13 @@ class Clock(TrainerCallback):
         self.steps.append(time.perf_counter() - self.began)
 
 
+class _Timed(_Run):
+    """A cell's stages, whose method may act at no step: there are few, and what it takes to look is a cost as well."""
+
+    def refuse_idle(self, what: str) -> None:
+        """Nothing: no score comes of it."""
+
+
 def beside(sft: Job, job: Job, pairs: Path) -> list[str]:
     """The method's line of the table."""
     plain, own = (_measured(each, pairs) for each in (sft, job))
@@ -58,7 +65,7 @@ def _measured(job: Job, pairs: Path) -> tuple[float, float, float]:
     with TemporaryDirectory() as outputs:
         (Path(outputs) / "pairs").symlink_to(pairs)
         clock = Clock()
-        run = _Run(replace(job, options=replace(job.options, outputs=Path(outputs), checkpoint_every=1e9)))
+        run = _Timed(replace(job, options=replace(job.options, outputs=Path(outputs), checkpoint_every=1e9)))
         kept = run.train_stage([clock]).manifest
         once = kept["seconds"] - sum(clock.steps)
         return 1e3 * statistics.median(clock.steps[FIRST:] or [0.0]), once, kept["peak_memory_mb"]
