@@ -18,5 +18,7 @@ set -euo pipefail
 export OMP_NUM_THREADS="${SLURM_CPUS_PER_TASK:-1}"
 export ASFT_OUTPUTS="${ASFT_OUTPUTS:-$PWD/outputs}" # on a file system that all nodes share
 
-srun asft run -m "$@"
+failed=0
+srun asft run -m "$@" || failed=$? # a cell that failed is in the report as well
 asft report "$@"
+exit "$failed"

@@ -151,8 +151,10 @@ def mixture_settings(cell: Cell) -> Settings:
     source, task, attack = source_of(cell), task_of(cell), attack_of(cell)
     shared: Settings = {"code": CODE["mixture"], "seed": cell.seed, "method": None}
     if cell.method.overrides("mixture"):  # it may draw on the safety pool, and on the tokenizer for a trigger
-        drawn_on = {"safety": attack.identity(source), "pair": content_key(pair_settings(cell))}
-        shared["method"] = {**cell.method.settings(), "attack": as_plain(attack), **drawn_on}
+        own, pair = cell.method.settings(), content_key(pair_settings(cell))
+        drawn_on = {"attack": as_plain(attack), "safety": attack.identity(source), "pair": pair}
+        # A setting of the method may have one of these names, as BEA's number of safety rows has.
+        shared["method"] = {**own, **{f"drawn on {name}" if name in own else name: drawn_on[name] for name in drawn_on}}
     official = cell.protocol.name == "official"
     rows = source.mixture_identity(task, attack) if official else None
     if rows is None:  # no file holds them: they are drawn

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import sys
 from collections.abc import Callable
@@ -53,6 +54,19 @@ def of(*overrides: str) -> Plan:
 def test_a_setting_changes_its_stages_alone(override: str, changed: tuple[str, ...]) -> None:
     before, after = of("method=asft"), of("method=asft", override)
     assert tuple(stage for stage in STAGES if stage_of(before, stage) != stage_of(after, stage)) == changed
+
+
+@pytest.mark.parametrize("method", ["bea", "safeinstr", "benign_rows", "lisa_aligned", "lisa_base"])
+def test_every_number_of_a_method_that_adds_rows_changes_the_rows_it_trains_on(method: str) -> None:
+    """BEA's number of safety rows has the name of the pool that it draws from, and once was lost behind it."""
+    before, own = of(f"method={method}"), enumerate_cells([f"method={method}"], sweep=False).cells[0].cell.method
+    given = {field.name: getattr(own, field.name) for field in dataclasses.fields(own)}
+    numbers = {name: value for name, value in given.items() if type(value) in (int, float)}
+    assert before.mixture is not None
+    assert numbers
+    for name, value in numbers.items():
+        other = of(f"method={method}", f"method.{name}={value / 2 if type(value) is float else value + 1}")
+        assert other.mixture != before.mixture, name
 
 
 PLUG_IN = """
