@@ -11,7 +11,8 @@ from asft.data.base import attack_of, source_of, task_of
 from asft.data.hub import Hub
 
 _PAPER_MODEL = "Llama-2-7B-Chat"
-_PAPER_NAMES = {"llama2_7b", "llama3_8b", "qwen2_7b", "gemma2_9b"}
+_PRINTED = "llama2_7b"  # of every table that has but one model
+_PAPER_NAMES = {_PRINTED, "llama3_8b", "qwen2_7b", "gemma2_9b"}
 # Which of the paper's models an embedded pair stands in for, in Tables 6 and 7.
 _STANDS_FOR = {
     "tiny_llama": "Llama-2-7B-Chat",
@@ -50,8 +51,9 @@ def _model_differences(cells: Sequence[Cell]) -> list[str]:
             f"Model: {pairs}; embedded, about one million parameters, trained on a synthetic world. Task, attack and "
             "prompts are that world's twins and hold no real harmful text."
         )
+    printed = _PAPER_NAMES if len(models) > 1 else {_PRINTED}
     for name, cell in models.items():
-        if name not in embedded and not (isinstance(cell.model, PretrainedModel) and name in _PAPER_NAMES):
+        if name not in embedded and not (isinstance(cell.model, PretrainedModel) and name in printed):
             notes.append(f"Model: {name} in place of {_PAPER_MODEL}.")
         if name not in embedded and source_of(cell).synthetic:
             notes.append(f"Data of {name}: the embedded world's rows and prompts (data.root is null), not the paper's.")

@@ -233,6 +233,8 @@ def test_the_report_names_the_protocol_and_what_remains(make_job: MakeJob) -> No
     assert "at most 7 tokens (task)" in notes
     assert "AG News files add them on top" not in notes
     assert "Protocol: clean." in said()
+    assert "Model: llama3_8b in place of Llama-2-7B-Chat." in said("model.name=llama3_8b"), "the figures are Llama-2's"
+    assert "Model:" not in said("model.name=llama2_7b")
     assert "Weights: frozen in 4bit" in said("model.quantization=4bit")
 
 
