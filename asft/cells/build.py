@@ -196,7 +196,8 @@ def _sentence(item: Any, key: str, cls: type[Any]) -> tuple[str, str]:
         return key, f"unknown key{instead(name, allowed, key.removesuffix(name))}"
     if item["type"] in {"missing", "missing_argument"}:
         return key, "is missing"
-    message = _PLAIN.get(item["type"], item["msg"].removeprefix("Value error, "))
+    plain = item["type"] if item.get("ctx", {}).get("min_length", 1) == 1 else ""  # "at least 2" is plain as it is
+    message = _PLAIN.get(plain, item["msg"].removeprefix("Value error, "))
     value = "(hidden)" if name in _MAY_HOLD_SECRETS else textwrap.shorten(str(item["input"]), 80, placeholder=" …")
     return f"{key}={value}", message[0].lower() + message[1:]
 

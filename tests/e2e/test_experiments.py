@@ -22,6 +22,7 @@ SMALL = {
         "safe_lora": ["method.number=2"],
         "asft_projector": ["method.rank=4"],
         "bea": ["method.trigger_tokens=9", "method.safety=4"],
+        "guard_space_random": ["method.harmful=8", "method.tolerance=1e-3"],
     },
     "measure": {
         "cosine": ["measure.draws=20"],
