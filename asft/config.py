@@ -19,10 +19,8 @@ Side = Literal["base", "aligned"]
 Dtype = Literal["float32", "bfloat16", "float16"]
 Quantization = Literal["8bit", "4bit"]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]  # as numpy, which the Trainer seeds, takes it
-
-
-# Names become folder names; none may lead out of the outputs folder.
 Place = Annotated[str, Field(min_length=1)]  # a folder, a file or a hub id; an empty path would be the current folder
+# Names become folder names; none may lead out of the outputs folder.
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
 
 

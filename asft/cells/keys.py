@@ -18,6 +18,7 @@ from asft.data.world.source import VERSION
 from asft.measures.base import Measure, folder_identities
 from asft.methods.post_hoc import PostHoc
 from asft.metrics.base import Metric
+from asft.models import smollm
 from asft.models.checkpoints import checkpoint_identity
 from asft.models.organism.recipe import BuildRecipe
 from asft.store.entries import content_key
@@ -227,8 +228,6 @@ def pair_settings(cell: Cell) -> Settings:
         for side in ("base", "aligned"):
             settings |= _checkpoint(side, settings[side], settings[f"{side}_revision"])
         return settings
-    from asft.models import smollm  # loads torch
-
     return {**settings, "code": CODE["pair"], "package": smollm.package_version(), "data": digest(twin_of(cell))}
 
 

@@ -11,7 +11,11 @@ from asft.console import console, quiet_libraries, show_log
 def align(arguments: list[str]) -> int:
     """Copies, builds, safety-tunes or downloads the pair of ``model=…``; does nothing where that was done before."""
     flags = Flags("align", "model=NAME …")
-    flags.add_argument("--build", action="store_true", help="train an embedded pair that comes with the package, too")
+    flags.add_argument(
+        "--build",
+        action="store_true",
+        help="where the store has no such pair yet: train it, even if the package has it",
+    )
     options, overrides = flags.split(arguments)
     job = enumerate_cells(overrides, sweep=False).cells[0]
     from asft.pipeline.prepare import prepare_pair  # loads torch
