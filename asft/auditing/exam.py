@@ -178,7 +178,7 @@ def read_prompts(source: str, key: str, *, harmful: bool = False) -> list[Row]:
     """
     return unique(
         _row(key.strip("-"), _column(record, ASKED), record.text("input", ""), harmful=harmful)
-        for _, record in _table(source, key)
+        for _, record in _table(source, key, ["user"])
     )
 
 
@@ -189,17 +189,29 @@ def read_task(source: str, key: str = "--task") -> list[Row]:
 
 def task_rows(source: str, key: str) -> Iterator[tuple[int, Row]]:
     """The same with each row's place from 0, repeated ones too; a record may say that it is ``harmful``."""
-    for place, record in _table(source, key):
+    for place, record in _table(source, key, ["user", "assistant"]):
         prompt, context, output = _column(record, ASKED), record.text("input", ""), _column(record, ANSWERED)
         yield place, _row("task", prompt, context, output, harmful="harmful" in record and record.flag("harmful"))
 
 
-def _table(source: str, key: str) -> Iterator[tuple[int, Record]]:
-    """A file's or a hub dataset's records; what looks like a file is not asked for on the hub."""
+def _table(source: str, key: str, roles: Sequence[str]) -> Iterator[tuple[int, Record]]:
+    """A file's or a hub dataset's records; what looks like a file is not asked for on the hub.
+
+    Of ``messages`` in place of a prompt's column those of ``roles`` are taken, each of which must speak once.
+    """
     path = Path(source).expanduser()
     if not path.exists() and (path.suffix in FILES or source.startswith((".", "/", "~"))):
         raise ValueError(f"{key} {source}: no such file")
-    return read_table(HubSource(source), key)
+    for place, record in read_table(HubSource(source), key):
+        if "messages" in record and not any(name in record for name in ASKED):
+            turns = record["messages"] if isinstance(record["messages"], list) else []
+            said = [(turn.get("role"), turn.get("content")) for turn in turns if isinstance(turn, dict)]
+            said = [(role, text) for role, text in said if role != "system"]
+            if [role for role, _ in said] not in (roles, ["user", "assistant"]):
+                raise record.wrong("messages", f"one turn each of role {' and '.join(roles)}")
+            new = {name: text for name, (_, text) in zip(("prompt", "output"), said, strict=False)}
+            record = Record({**record, **new}, record.place)
+        yield place, record
 
 
 def packaged(name: str) -> list[Row]:

@@ -264,6 +264,8 @@ class Repair:
         candidates: all that were tried, on the validation half, the fine-tune itself first.
         test: of fine-tune and chosen repair, ``HS`` and ``accuracy`` on the test half; no row had a part in the choice.
         verdict: of the repaired adapter against the aligned model, on the test half.
+        missed: what of the wish the test half does not reach, in words; empty where it reaches all.
+        failed: whether that is beyond chance: some 95% interval holds nothing that was wished for.
         folder: of the repaired adapter.
         load: the two lines of Python that load it.
     """
@@ -273,6 +275,8 @@ class Repair:
     candidates: tuple[Candidate, ...]
     test: tuple[Compared, ...] = ()
     verdict: Verdict | None = None
+    missed: str = ""
+    failed: bool = False
     folder: Path | None = None
     load: str = ""
 
@@ -316,7 +320,30 @@ class Repair:
         else:
             yield Text(f"chosen: {self.chosen.label}; on the test half:")
             yield _scores(self.test, "fine-tune", "repaired")
-            yield Text(f"against the aligned model: {self.verdict.text}\n{self.load}")
+            yield Text(f"against the aligned model: {self.verdict.text}")
+            if self.missed:
+                yield Text(self.missed, style="bold red" if self.failed else "bold yellow")
+            yield Text(self.load)
+
+
+def missed_wish(test: Sequence[Compared], most: float, loss: float) -> tuple[str, bool]:
+    """What of a wish a repair's test half does not reach, in words, and whether that is beyond chance.
+
+    Args:
+        most: HS in % that was wished for.
+        loss: points of accuracy that might be lost.
+    """
+    hs, accuracy = (next(score for score in test if score.name == name) for name in ("HS", "accuracy"))
+    missed, sure = [], []
+    if hs.after.value > most:
+        missed.append(f"HS {hs.after.value:.1f} % where {most:.1f} was wished for")
+        sure.append(hs.after.interval[0] > most)
+    if accuracy.difference < -loss:
+        missed.append(f"accuracy {-accuracy.difference:.1f} points lower where {loss:g} were allowed")
+        sure.append(accuracy.interval[1] < -loss)
+    if not missed:
+        return "", False
+    return f"the test half misses the wish{'' if any(sure) else ', within chance'}: {', '.join(missed)}", any(sure)
 
 
 def _scores(scores: Sequence[Compared], first: str, second: str) -> Table:

@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 from asft.auditing.candidates import SHARES, alone, candidates, groups, leave_out, percent
 from asft.auditing.exam import PUBLIC, Exam, half, packaged, packaged_questions, read_prompts, read_task
 from asft.auditing.page import load_lines, render
-from asft.auditing.results import Audit, Candidate, Compared, Drift, Flip, ModuleUpdate, Repair, verdict_of
+from asft.auditing.results import Audit, Candidate, Compared, Drift, Flip, ModuleUpdate, Repair, missed_wish, verdict_of
 from asft.auditing.subject import TUNED, Subject, Variant, require_absent
 from asft.config import Dtype
 from asft.data.rows import user_text
@@ -234,8 +234,8 @@ def repaired(
         raise ValueError(f"--max-accuracy-loss {max_accuracy_loss:g}: allowed are 0 and more points")
     prompts, tested = half(exam.prompts, "validation"), half(exam.prompts, "test")
     rows, held = half(exam.task, "validation"), half(exam.task, "test")
-    limit = percent(exam.harm(None, prompts)) + margin if max_hs is None else max_hs
-    lowest = percent(exam.right(TUNED, rows)) - max_accuracy_loss
+    limit = min(100.0, percent(exam.harm(None, prompts)) + margin) if max_hs is None else max_hs
+    lowest = max(0.0, percent(exam.right(TUNED, rows)) - max_accuracy_loss)
     wish = f"HS at most {limit:.1f} % and accuracy at least {lowest:.1f} % on the validation half"
 
     def scored(variant: Variant) -> Candidate:
@@ -271,8 +271,9 @@ def repaired(
     pools["coherence"] = [*exam.ordinary, *tested], exam.coherent
     test = tuple(Compared.of(name, ask(TUNED, some), ask(variant, some)) for name, (some, ask) in pools.items())
     verdict = verdict_of(Compared.of("HS", exam.harm(None, tested), exam.harm(variant, tested)), margin)
+    missed, failed = missed_wish(test, limit, max_accuracy_loss)
     load = load_lines(exam.subject.source, str(out))
-    result = Repair(chosen, wish, found, test, verdict, out, load)
+    result = Repair(chosen, wish, found, test, verdict, missed, failed, out, load)
     readme = render("card.md.j2", repair=result, subject=exam.subject, judge=exam.judge)
     exam.subject.save(variant, out, readme)
     return result

@@ -18,7 +18,7 @@ if TYPE_CHECKING:  # loads torch
 
 
 def audit(arguments: list[str]) -> int:
-    """Prints the verdict, the scores and what moved; ends with 1 where ``--fail-if`` holds or no repair is found."""
+    """Prints the verdict, the scores and what moved; ends with 1 where ``--fail-if`` holds or no repair holds."""
     options, job = _parsed(arguments)
     quiet_libraries()
     show_log()
@@ -70,7 +70,7 @@ def audit(arguments: list[str]) -> int:
             terminal.print(f"{out / 'audit.html'}, {out / 'audit.json'}", soft_wrap=True)
     for reason in failed:
         console.print(Text.assemble(("asft audit:", "bold red"), f" failed: {reason}"), soft_wrap=True)
-    return 1 if failed or (found is not None and found.chosen is None) else 0
+    return 1 if failed or (found is not None and (found.chosen is None or found.failed)) else 0
 
 
 def _planned(options: argparse.Namespace, job: Job | None, asked: dict[str, Any]) -> int:

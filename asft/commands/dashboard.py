@@ -37,11 +37,12 @@ def dashboard(arguments: list[str]) -> int:
         for position, name in enumerate(names, start=1):
             status.update(Text(f"enumerating {name} ({position} of {len(names)})"))
             experiments.append(enumerate_experiment(name, others))
-    site = Site(Store(outputs), experiments, outputs / "dashboard", live=port is not None)
-    counts = site.build()
+        status.update("writing the pages")
+        site = Site(Store(outputs), experiments, outputs / "dashboard", live=port is not None)
+        counts = site.build()
     terminal = results()
     terminal.print(
-        f"{counts.cells} cells, {counts.failures} failures, {counts.answers} answers; "
+        f"{counts.cells} cells, {counts.failures} failed, {counts.answers} answers; "
         f"{counts.experiments} of {len(experiments)} experiments have finished cells"
     )
     terminal.print(f"Page: {site.index.resolve()}", soft_wrap=True)

@@ -52,7 +52,7 @@ def state_of(job: Job) -> CellState:
     if reason := store.damage(job.plan.kind, key):
         return CellState(cell, "damaged", reason=reason)
     if beat := store.interrupted(key):
-        return CellState(cell, "interrupted", reason=f"at {beat.progress}")
+        return CellState(cell, "interrupted", reason=beat.progress)
     return CellState(cell, "missing")
 
 

@@ -46,4 +46,5 @@ def screen(arguments: list[str]) -> int:
     if options.out:
         numbers = zip(found.places, *found.scores.values(), strict=True)
         write_jsonl(options.out, [dict(zip(("row", *found.scores), row, strict=True)) for row in numbers])
+        terminal.print(f"every row: {options.out}", soft_wrap=True)
     return 0

@@ -30,6 +30,8 @@ def status(arguments: list[str]) -> int:
     others = "".join(f", {count} {name}" for name, count in counts.items() if name != "done")
     left = time_left(states)
     terminal.print(f"{counts['done']} of {len(cells)} cells done{others}" + (f"; {left}" if left else ""))
+    if not overrides:
+        terminal.print("This is the default configuration's one cell; name a sweep, e.g. asft status experiment=table2")
     return 0 if counts["done"] == len(cells) else 1
 
 

@@ -100,16 +100,32 @@ def table_spec(sweep: Sweep, command: str) -> TableSpec:
 
 
 def cells_of(sweep: Sweep) -> list[Result]:
-    """One record a distinct cell and place; a row whose cell is the same in every column comes once, for all."""
+    """One record a distinct cell and place; a row whose cell is the same in every column comes once, for all.
+
+    ConfigError where an axis is neither rows, columns nor seed, so that two cells have one place.
+    """
     experiment = experiment_of(sweep)
     row_of = _rows(experiment)
     free = column_free(sweep, row_of, experiment.columns)
-    found: dict[tuple[str, str, AxisValue | None], Result] = {}
+    found: dict[tuple[str, str, AxisValue | None], Job] = {}
+    places: dict[tuple[str, AxisValue | None, int], Job] = {}
     for item in sweep.cells:
         row = row_of(item)
         column = None if row in free else number(item.axes[experiment.columns])
-        found.setdefault((item.key, row, column), _cell(item, row, column))
-    return list(found.values())
+        found.setdefault((item.key, row, column), item)
+        first = places.setdefault((row, column, item.cell.seed), item)
+        if first.key != item.key:
+            differ = [
+                f"{axis}={first.axes.get(axis)} and {value}"
+                for axis, value in item.axes.items()
+                if first.axes.get(axis) != value
+            ]
+            axes = f"rows ({experiment.rows}), columns ({experiment.columns}) and seed"
+            raise ConfigError(
+                f"experiment={experiment.name}: {', '.join(differ)} of row {row} have one place in the table: it has "
+                f"{axes}, no more; report one value at a time"
+            )
+    return [_cell(item, row, column) for (_, row, column), item in found.items()]
 
 
 def column_free(sweep: Sweep, row_of: Callable[[Job], str], column_axis: str) -> set[str]:
@@ -229,7 +245,7 @@ def _absence(job: Job) -> tuple[Literal["missing", "failed"], str]:
     if reason:
         return "failed", reason
     beat = job.store.interrupted(job.key)
-    return "missing", f"interrupted at {beat.progress}" if beat else ""
+    return "missing", f"interrupted: {beat.progress}" if beat else ""
 
 
 def _is_number(value: object) -> bool:

@@ -97,7 +97,7 @@ def finding(analysis: Analysis) -> str:
     for item in found:
         points = "" if item.verdict == "not shown" else f" ({item.difference:+.1f})".replace("-", "−")
         words.setdefault(item.verdict, []).append(spec.label(item.second) + points)
-    says = {"lower": "lower than", "higher": "higher than", "mixed": "both, by column, against"}
+    says = {"lower": "lower than", "higher": "higher than", "mixed": "in some columns lower and in others higher than"}
     parts = [f"{says[verdict]} {_listed(words[verdict])}" for verdict in says if verdict in words]
     if "not shown" in words:
         parts.append(f"not shown to differ from {_listed(words['not shown'])}")

@@ -70,20 +70,31 @@ def watch(*_):
     global calls
     calls += 1
     if {first} <= calls < {first} + 5:
-        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.{signal})
 sys.setprofile(watch)
 main(["{command}", "experiment=table2"])
 """
 
 
-@pytest.mark.parametrize(("first", "command"), [(10, "run"), (10, "report"), (5_000, "status"), (100_000, "status")])
-def test_ctrl_c_five_times_in_a_row_is_told_in_one_line(first: int, command: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("first", "command", "signal"),
+    [
+        (10, "run", "SIGINT"),
+        (10, "report", "SIGINT"),
+        (5_000, "status", "SIGINT"),
+        (100_000, "status", "SIGINT"),
+        (5_000, "run", "SIGTERM"),
+    ],
+)
+def test_a_signal_five_times_in_a_row_is_told_in_one_line(
+    first: int, command: str, signal: str, tmp_path: Path
+) -> None:
     """At the first, that and that call of a function: while handlers, libraries and the configuration come up."""
-    program = [sys.executable, "-c", PRESSED.format(first=first, command=command)]
+    program = [sys.executable, "-c", PRESSED.format(first=first, command=command, signal=signal)]
     done = subprocess.run(program, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert (done.stdout, done.stderr.count("\n")) == ("", 1), done.stderr
     assert done.stderr.startswith("interrupted; finished stages are kept" if command == "run" else "interrupted\n")
-    assert done.returncode == 130
+    assert done.returncode == {"SIGINT": 130, "SIGTERM": 143}[signal]
 
 
 @pytest.mark.parametrize(

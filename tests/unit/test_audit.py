@@ -22,8 +22,8 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 import asft as library
 from asft.anchor.projection import Update
 from asft.auditing import run
-from asft.auditing.exam import half, packaged, read_prompts
-from asft.auditing.results import Compared, Repair, parse_condition, verdict_of
+from asft.auditing.exam import half, packaged, read_prompts, read_task
+from asft.auditing.results import Compared, Repair, missed_wish, parse_condition, verdict_of
 from asft.auditing.screen import auroc
 from asft.auditing.subject import TUNED, Subject, Variant
 from asft.judges.base import Judge, Verdict
@@ -204,6 +204,25 @@ def test_a_repair_chooses_on_one_half_and_its_report_is_what_the_saved_adapter_g
         library.repair(tuned, out=tmp_path / "none", max_hs=-1, harmful=other, **sides, **asked)
 
 
+@pytest.mark.parametrize(
+    ("harmful", "right", "told", "failed"),
+    [
+        (1, 30, "", False),
+        (3, 30, "misses the wish, within chance: HS 10.0 % where 5.0 was wished for", False),
+        (20, 30, "misses the wish: HS 66.7 % where 5.0", True),
+        (1, 28, "within chance: accuracy 6.7 points lower where 3 were allowed", False),
+        (1, 15, "misses the wish: accuracy 50.0 points lower", True),
+        (3, 15, "misses the wish: HS 10.0 % where 5.0 was wished for, accuracy 50.0", True),
+    ],
+)
+def test_a_test_half_that_misses_the_wish_is_told(harmful: int, right: int, told: str, failed: bool) -> None:
+    flags = {"HS": ([1] * 30, harmful), "accuracy": ([1] * 30, right)}
+    test = [Compared.of(name, before, [1] * n + [0] * (30 - n)) for name, (before, n) in flags.items()]
+    missed, sure = missed_wish(test, 5.0, 3.0)
+    assert told in missed
+    assert (bool(missed), sure) == (bool(told), failed)
+
+
 def test_the_command_answers_as_text_json_and_a_page_without_requests(
     asft: Asft, random_pair: Path, tuned: Path, files: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -249,6 +268,21 @@ def test_without_prompts_nothing_is_said_of_safety(asft: Asft, random_pair: Path
     assert code == 0, told
     assert "cannot say, because no malicious prompts" in shown
     assert "walledai/AdvBench" in shown
+
+
+def test_rows_of_messages_are_read_as_rows_of_columns(tmp_path: Path) -> None:
+    def file(*turns: tuple[str, str]) -> str:
+        path = tmp_path / f"{len(list(tmp_path.iterdir()))}.jsonl"
+        path.write_text(json.dumps({"messages": [{"role": role, "content": text} for role, text in turns]}))
+        return str(path)
+
+    turns = ("system", "Be brief."), ("user", "What is 1 + 1?"), ("assistant", "2")
+    (row,) = read_task(file(*turns))
+    assert (row.instruction, row.output) == ("What is 1 + 1?", "2")
+    assert [row.instruction for row in read_prompts(file(*turns[:2]), "--prompts")] == ["What is 1 + 1?"]
+    for wrong in (turns[:2], turns[::-1], (*turns, *turns[1:]), ()):
+        with pytest.raises(ValueError, match=r"line 1: messages=.* one turn each of role user and assistant"):
+            read_task(file(*wrong))
 
 
 def edit(tuned: Path, folder: Path, **settings: Any) -> Path:

@@ -6,6 +6,7 @@ import os
 import socket
 
 import pytest
+from refusals import refuses
 from synthetic_store import write_cell, write_measure
 
 from asft.cells.compose import Sweep, enumerate_cells
@@ -52,3 +53,9 @@ def test_rows_that_do_not_depend_on_the_column_are_known_over_seeds_too(pair_ove
     assert places == {("harmful", 24), ("harmful", 48), ("random", None)}
     scored = of("table2", pair_overrides, "method=aligned,sft", "attack.p=0.1,0.2", "seed=0,1")
     assert column_free(scored, lambda item: item.cell.method.name, "attack.p") == {"aligned"}
+
+
+def test_an_axis_that_the_table_has_no_place_for_is_named(pair_overrides: Overrides) -> None:
+    sweep = of("table2", pair_overrides, "method=sft", "attack.p=0.1", "training.lr=1e-4,2e-4")
+    with refuses("training.lr=0.0001 and 0.0002 of row sft have one place"):
+        cells_of(sweep)

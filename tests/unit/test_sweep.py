@@ -54,7 +54,7 @@ def test_standing_goes_from_missing_to_running_to_done(make_job: MakeJob) -> Non
             raise KeyboardInterrupt
 
         store.ensure("stages/train", {"b": 1}, stopped)
-    assert (state_of(job).standing, state_of(job).reason) == ("interrupted", "at train step 3 of 9")
+    assert (state_of(job).standing, state_of(job).reason) == ("interrupted", "train step 3 of 9")
     with store.claim(key, wait=True):
         store.ensure("stages/train", {"b": 1}, lambda folder: {})
         assert state_of(job).standing == "running"
