@@ -51,6 +51,7 @@ log = logging.getLogger("asft.run")
 _PRACTICAL = re.compile(r"\+{0,2}(workers|device|checkpoint_every|tracker(\.\w+)?|hydra[/.].*?)=")
 _left_to_others: set[str] = set()  # cells of this process that another process was working on
 _told: set[str] = set()  # cells whose failure this process has told
+_reasons: set[str] = set()  # and why: of many cells that lack one file it is told once
 
 
 def run(arguments: list[str]) -> int:
@@ -105,6 +106,7 @@ def _lead(arguments: list[str]) -> int:
         names = ", ".join(dict.fromkeys(name for job in lacking.values() for name in job.lacking()))
         console.print(f"{names}: scored beside {_cells(lacking)} now", soft_wrap=True)
     failed = 0
+    _reasons.clear()
     show_log()
     if todo or lacking:
         _work(sweep, jobs, todo | lacking, is_sweep)
@@ -231,8 +233,10 @@ def _compute(job: Job) -> None:
     except Exception as error:
         out_of_step = isinstance(error, OutOfStep)
         if (team().rank == 0 or out_of_step) and not (out_of_step and job.store.failure(job.key)):
-            log.error("%s  failed: %s", describe(job), record_failure(job, error))  # else who failed first has told why
+            reason = record_failure(job, error)  # else who failed first has told why
+            log.error("%s  failed: %s", describe(job), "for the same reason" if reason in _reasons else reason)
             _told.add(job.key)
+            _reasons.add(reason)
         if out_of_step:
             raise SystemExit(1) from None
         return

@@ -204,15 +204,15 @@ def test_a_failing_cell_stops_no_other(
 ) -> None:
     monkeypatch.setattr("asft.methods.safe_lora.SafeLoRA.finish", Mock(side_effect=ValueError("out of luck")))
     options = ["experiment=table2", *pair_overrides, "method=sft,safe_lora", "attack.p=0.5"]
-    options += ["model.recipe.safe_lora_modules=2"]
+    options += ["model.recipe.safe_lora_modules=2,3"]
     code, _, told = asft("run", "-m", *options)
     assert code == 1
-    assert "1 of 2 cells failed" in told
-    assert "out of luck" in told
+    assert "2 of 3 cells failed" in told
+    assert told.count("out of luck") == told.count("failed: for the same reason") == 1, "what many lack is told once"
     assert "Traceback" not in told
-    (failure,) = (tmp_path / "outputs" / "failures").glob("*.json")
-    assert json.loads(failure.read_text())["config"]["method"]["name"] == "safe_lora"
-    code, shown, _ = asft("report", *options)
+    failures = [json.loads(file.read_text()) for file in (tmp_path / "outputs" / "failures").glob("*.json")]
+    assert [(one["message"], one["config"]["method"]["name"]) for one in failures] == [("out of luck", "safe_lora")] * 2
+    code, shown, _ = asft("report", *options[:-1], "model.recipe.safe_lora_modules=2")
     assert code == 0
     assert "failed" in shown
 
