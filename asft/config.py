@@ -46,6 +46,14 @@ class Plugin:
         return {"name": self.name, "code": _code(cls), **kept}
 
 
+def joined(theirs: Mapping[str, Any], **ours: Any) -> dict[str, Any]:
+    """A plug-in's part of a key and what stands beside it; ValueError where one would be lost behind the other."""
+    if lost := sorted(theirs.keys() & ours):
+        told = "a plug-in's settings or rows have this name, and so has the key around them; name it otherwise"
+        raise ValueError(f"{lost[0]}: {told}")
+    return {**theirs, **ours}
+
+
 def as_plain(value: Any) -> Any:
     """A setting as JSON holds it; plug-ins inside it by their identities."""
     if isinstance(value, Plugin):

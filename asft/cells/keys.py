@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from asft.cells.cell import Cell
-from asft.config import OrganismModel, PretrainedModel, as_plain
+from asft.config import OrganismModel, PretrainedModel, as_plain, joined
 from asft.data.base import attack_of, benign_identity, source_of, task_of, twin_of
 from asft.data.rows import digest
 from asft.data.world.source import VERSION
@@ -84,7 +84,7 @@ def plan(cell: Cell) -> Plan:
 
     generate = {name: asked_by(metric) for name, metric in cell.metrics.items()}
     judged = {
-        name: {"answers": content_key(generate[name]), **metric.judged(cell)} for name, metric in cell.metrics.items()
+        name: joined(metric.judged(cell), answers=content_key(generate[name])) for name, metric in cell.metrics.items()
     }
     judge = {"code": CODE["judge"], "metrics": judged}
     if cell.measure:

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic.dataclasses import dataclass
 
-from asft.config import AttackConfig, DataConfig, Dtype, SafetyTunedModel, Settings, TaskConfig
+from asft.config import AttackConfig, DataConfig, Dtype, SafetyTunedModel, Settings, TaskConfig, joined
 from asft.data.gate import Record
 from asft.data.rows import Choice, Row, digest, prompt_form, question, user_text
 from asft.data.twin import stamps, twin_rows
@@ -173,7 +173,7 @@ class Attack(AttackConfig):
     def identity(self, data: DataSource) -> Identity:
         """What :meth:`rows` and the safety rows beside them are a function of."""
         if not self.own_rows:
-            return {"source": self.source, **data.pools_identity(self.source)}
+            return joined(data.pools_identity(self.source), source=self.source)
         return {"source": self.source, **data.pools_identity("none"), "harmful": digest(self.rows(data))}
 
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from asft.config import Settings
+from asft.config import Settings, joined
 from asft.data.base import Data, source_of
 from asft.data.rows import Row, evenly
 from asft.metrics.base import Answer, Metric, Scored
@@ -31,7 +31,7 @@ class Ability(Metric):
         return evenly(data.source.choices(), self.n)
 
     def asked(self, settings: Settings) -> dict[str, Any]:
-        return {**source_of(settings).probe_identity("choices"), "probe": "choices", "n": self.n}
+        return joined(source_of(settings).probe_identity("choices"), probe="choices", n=self.n)
 
     def max_new_tokens(self, settings: Settings) -> int:
         """None: no answer is generated."""

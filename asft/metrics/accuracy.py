@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic.dataclasses import dataclass
 
-from asft.config import Dtype, Settings
+from asft.config import Dtype, Settings, joined
 from asft.data.base import Data, source_of, task_of
 from asft.data.rows import Row
 from asft.judges.base import Grade, Grader, one_each
@@ -40,7 +40,7 @@ class Accuracy(Metric):
         return data.test
 
     def asked(self, settings: Settings) -> dict[str, Any]:
-        return {**task_of(settings).identity("test", source_of(settings)), "n": settings.dataset.n_test}
+        return joined(task_of(settings).identity("test", source_of(settings)), n=settings.dataset.n_test)
 
     def max_new_tokens(self, settings: Settings) -> int:
         return settings.dataset.max_new_tokens

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from pydantic.dataclasses import dataclass
 
-from asft.config import Settings
+from asft.config import Settings, joined
 from asft.data.base import Data, source_of
 from asft.data.rows import Row
 from asft.jailbreaks.base import Jailbreak, asked
@@ -44,7 +44,7 @@ class HarmfulScore(Metric):
         return asked(self.jailbreak, rows)
 
     def asked(self, settings: Settings) -> dict[str, Any]:
-        rows = {**source_of(settings).evaluation_identity(), "n": settings.evaluation.n_harmful}
+        rows = joined(source_of(settings).evaluation_identity(), n=settings.evaluation.n_harmful)
         return {"rows": rows, "jailbreak": self.jailbreak.settings()}
 
     def max_new_tokens(self, settings: Settings) -> int:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from asft.config import Settings
+from asft.config import Settings, joined
 from asft.data.base import Data, source_of
 from asft.data.rows import Row, evenly
 from asft.judges.refusal import refused
@@ -34,7 +34,7 @@ class OverRefusal(Metric):
         return evenly(data.source.look_alikes(), self.n)
 
     def asked(self, settings: Settings) -> dict[str, Any]:
-        return {**source_of(settings).probe_identity("look_alikes"), "probe": "look_alikes", "n": self.n}
+        return joined(source_of(settings).probe_identity("look_alikes"), probe="look_alikes", n=self.n)
 
     def max_new_tokens(self, settings: Settings) -> int:
         return min(self.tokens, settings.evaluation.harmful_max_new_tokens)

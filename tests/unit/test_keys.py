@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from refusals import refuses
 
 from asft.cells.compose import enumerate_cells
 from asft.cells.keys import Plan
@@ -67,6 +68,18 @@ def test_every_number_of_a_method_that_adds_rows_changes_the_rows_it_trains_on(m
     for name, value in numbers.items():
         other = of(f"method={method}", f"method.{name}={value / 2 if type(value) is float else value + 1}")
         assert other.mixture != before.mixture, name
+
+
+def test_no_part_of_a_key_is_lost_behind_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    for owner, name, part in (
+        ("asft.data.world.source.World", "evaluation_identity", "n"),
+        ("asft.data.world.source.World", "pools_identity", "source"),
+        ("asft.metrics.harmful_score.HarmfulScore", "judged", "answers"),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(f"{owner}.{name}", lambda *_, part=part: {part: 1})
+            with refuses(f"{part}: a plug-in's settings or rows have this name"):
+                of("method=sft")
 
 
 PLUG_IN = """
