@@ -299,13 +299,29 @@ def controls(analysis: Analysis | None) -> str:
 
 
 def answers(tables: Mapping[str, Analysis]) -> str:
-    """Each claim of the paper with what every table of the page says of it."""
+    """Each claim of the paper with what every table of the page says of it, but for what an earlier one said."""
     claims = yaml.safe_load((PAGES / "claims.yaml").read_text(encoding="utf-8"))
     rows = []
     for claim in claims:
-        told = [f"{name_of(table)}: {answer(claim, table, tables.get(table), claims)}" for table in claim["tables"]]
+        told, repeated, seen = [], [], set[str]()
+        for table in claim["tables"]:
+            cells = evidence(claim, tables.get(table))
+            if cells and cells <= seen:
+                repeated.append(name_of(table))
+            else:
+                told.append(f"{name_of(table)}: {answer(claim, table, tables.get(table), claims)}")
+            seen |= cells
+        told += [f"no other cells yet: {', '.join(repeated)}"] * bool(repeated)
         rows.append([markdown.escape(claim["says"]), "; ".join(told)])
     return markdown.table(["the paper's claim", "on SmolLM2-135M"], rows, words=(0, 1))
+
+
+def evidence(claim: Mapping[str, Any], analysis: Analysis | None) -> set[str]:
+    """Keys of the finished cells by which a table answers a claim."""
+    if analysis is None:
+        return set()
+    pairs = [[analysis.at(row, column) for row in claim["rows"]] for column in analysis.spec.columns]
+    return {cell.key for pair in pairs if all(pair) for cells in pair for cell in cells}
 
 
 def name_of(table: str) -> str:

@@ -12,11 +12,11 @@ from helpers import MakeJob, read_jsonl
 from torch import Tensor
 
 from asft.anchor.binding import lora_factors
-from asft.anchor.saved_adapter import read_adapter
+from asft.anchor.saved_adapter import FactorKeys, SavedAdapter, read_adapter
 from asft.cells.job import Job
 from asft.config import ConfigError
 from asft.data.rows import Row
-from asft.methods.adapters import by_factor, by_update
+from asft.methods.adapters import by_factor, by_update, merged
 from asft.methods.antidote import Antidote, linear_maps, prune
 from asft.methods.own_pass import batches, examples, in_parts, input_sums
 from asft.methods.resta import Resta, dare
@@ -69,6 +69,16 @@ class TestSafeMerge:
         torch.testing.assert_close(b @ a, wanted + cross)
         a, b = by_factor(turned, safe, 0.8, 0.2)
         assert (b @ a - wanted - cross).norm() > 0.1 * cross.norm()
+
+    def test_an_adapter_of_another_scale_counts_by_its_update(self) -> None:
+        (a, b), (other_a, other_b) = random_factors(0), random_factors(1)
+        keys = {"q": FactorKeys("down", "up")}
+        safe = SavedAdapter(Path(), {"lora_alpha": 12}, {"down": other_a, "up": other_b}, None, keys)
+        for merge, crossed in ((by_update, 0.0), (by_factor, (0.5 * 4 * 0.8 * 0.2) ** 0.5)):
+            found = merged({"q": (a, b)}, {"q": 0.5}, safe, lambda _: (0.8, 0.2), merge)["q"]
+            wanted = 0.8 * 0.5 * b @ a + 0.2 * (12 / 3) * other_b @ other_a
+            cross = b @ other_a + other_b @ a
+            torch.testing.assert_close(0.5 * found[1] @ found[0], wanted + crossed * cross)
 
     @pytest.mark.slow
     @pytest.mark.parametrize(("kind", "crossed"), [("safe_merge", 0.0), ("safe_merge_peft", 0.4)])

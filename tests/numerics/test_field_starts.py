@@ -94,7 +94,7 @@ class TestHardened:
         assert isinstance(alignment.method, Aligning)
         assert alignment.method.start() == "base"
         assert (alignment.training.lr, alignment.training.epochs, alignment.attack.p) == (1e-3, 2, 0.0)
-        rows = alignment.method.mixture([], run.context)
+        rows = alignment.method.mixture(run.drawn[:3], run.context)
         assert len(rows) == 8
         assert {row.id for row in rows} <= {row.id for row in run.data.safety}
         tuned = run.train_stage()

@@ -561,5 +561,9 @@ def test_ptst_changes_the_queries_and_nothing_else(shared_job: MakeJob) -> None:
     method, ctx = job.cell.method, _Run(job).context
     assert method.system_prompt(ctx) == method.prompt != ""  # type: ignore[attr-defined]
     assert empty.cell.method.system_prompt(ctx) == ""
+    after = shared_job("method=ptst", "method@method.after=bea", "method.after.trigger_tokens=5")
+    ctx = dataclasses.replace(ctx, cell=after.cell)
+    own, inner = method.prompt, after.cell.method.after.system_prompt(ctx)  # type: ignore[attr-defined]
+    assert after.cell.method.system_prompt(ctx) == f"{own}\n\n{inner}" != f"{own}\n\n", "its own text comes first"
     assert job.plan.generate["FA"] != sft.plan.generate["FA"], "accuracy is asked with the prompt, too"
     assert job.cell.required()["after"].method == sft.cell.method

@@ -86,6 +86,7 @@ class TestAfter:
                 torch.testing.assert_close(new["_shrunk"] / new["_shrunk"].norm(), b / b.norm())
         fewer, more = (moved(trained(make_job(of["_random"], f"method.number={k}"))) for k in (1, 3))
         assert fewer < changed["_random"] < more
+        assert changed["_random"] != changed[""], "drawn, not chosen by their cosines"
 
     def test_it_may_follow_any_method_with_its_settings(self, make_job: MakeJob) -> None:
         """Each takes the weights of the one inside; the innermost is the cell that stands by itself."""

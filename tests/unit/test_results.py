@@ -51,6 +51,16 @@ def test_a_verdict_is_the_direction_that_is_borne_out(asft: int, verdict: str, t
     assert row[4:7] == ["-27.2", "+0.0", "-0.5"], "the paper's HS, ours and the paper's FA"
 
 
+def test_a_table_that_has_no_cells_of_its_own_yet_is_no_second_confirmation() -> None:
+    whole = table(SCORES)
+    part = Analysis(whole.spec, [one for one in whole.cells if one.column in (None, RATIOS[-1])])
+    line = next(
+        line for line in results.answers({"table2": whole, "table3": part}).splitlines() if "plain fine" in line
+    )
+    assert "Table 2: **holds**" in line
+    assert "Table 4: not run; Table 5: not run; no other cells yet: Table 3" in line
+
+
 def test_what_the_paper_claims_in_words_alone_is_a_direction_too() -> None:
     found = table(SCORES, paper_table=None)
     claimed = results._contrast(found, against(found, "sft"), "full")
