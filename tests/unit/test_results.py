@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -132,7 +133,9 @@ def test_the_page_on_a_real_model_opens_with_its_controls() -> None:
 
 def test_every_claim_of_the_paper_is_answered_table_by_table() -> None:
     scores = SCORES | {"safe_lora": 5}
-    found = told(results.answers({"table2": table(scores), "seeds": table(SCORES | {"sft": 2})}))
+    other = table(SCORES | {"sft": 2})
+    seeds = Analysis(other.spec, [replace(one, key=f"{one.key} of seeds") for one in other.cells])
+    found = told(results.answers({"table2": table(scores), "seeds": seeds}))
     lowers = found["AsFT lowers HS against plain fine-tuning"]
     assert "Table 2: **holds** (−40.0, p < 0.001; paper −27.2; 2 of 3 columns); Table 2, three" in lowers
     assert "Table 2, three seeds: not shown (the attack does not work); Table 3: not run" in lowers
