@@ -135,8 +135,22 @@ def main() -> None:
     if options.page == "smollm2":
         tables = {name: each.analysis for name, each in found.items() if each.analysis}
         blocks = {"controls": controls(tables.get("table2")), "claims": answers(tables)}
+        found = without_repetitions(found)
     made = f"Made with {text.versions(library_versions())}; commit {git_commit() or 'unknown'}."
     print(written(options.page, [*found.values()], made, **blocks), end="")
+
+
+def without_repetitions(found: Mapping[str, Section]) -> dict[str, Section]:
+    """The sections, those whose finished cells all stand in earlier ones cut down to their heading and command."""
+    kept, seen = {}, set[str]()
+    for name, each in found.items():
+        keys = {cell.key for cell in each.analysis.results} if each.analysis else set()
+        if keys and keys <= seen:
+            heading, _, command, *_ = each.text.split("\n")
+            each = Section(f"{heading}\n\nNot run beyond cells of the tables above: `{command.strip()}`.")
+        kept[name] = each
+        seen |= keys
+    return kept
 
 
 def at_equal_accuracy(overrides: list[str]) -> Equal:

@@ -62,6 +62,18 @@ def test_a_table_that_has_no_cells_of_its_own_yet_is_no_second_confirmation() ->
     assert "Table 4: not run; Table 5: not run; no other cells yet: Table 3" in line
 
 
+def test_a_section_without_cells_of_its_own_is_its_heading() -> None:
+    whole = table(SCORES)
+    more = Analysis(whole.spec, [*whole.cells, cell("asft", 1, 1, RATIOS[0], seed=1)])
+    sections = {
+        name: results.Section(f"## {name}\n\n    run {name}\n\ntable", (), (), found)
+        for name, found in (("one", whole), ("same", whole), ("more", more))
+    }
+    shown = results.without_repetitions(sections)
+    assert [each.text.endswith("table") for each in shown.values()] == [True, False, True]
+    assert shown["same"].text == "## same\n\nNot run beyond cells of the tables above: `run same`."
+
+
 def test_what_the_paper_claims_in_words_alone_is_a_direction_too() -> None:
     found = table(SCORES, paper_table=None)
     claimed = results._contrast(found, against(found, "sft"), "full")
