@@ -4,8 +4,8 @@ Each entry of a linear map is scored |W_jk| · √(mean over rows of ‖x_k‖²
 what goes into it on harmful rows with their answers; in each row of W the top share ρ becomes 0. On an adapter that is
 done to A and to B, each with its own inputs; under ``training=full`` to the target modules' weights.
 
-The reference takes the floor of ρ·k entries, which at a small rank removes nothing, or much, of B's r columns; here the
-number is rounded, and the manifest says how many went. All modules are scored in one pass instead of layer by layer:
+As in the reference k − ⌊(1 − ρ)k⌋ of k go, at least one: at a small rank much of B's r columns (an eighth at r = 8, ρ =
+0.05). The manifest says how many went. All modules are scored in one pass instead of layer by layer:
 equal, since the pass does not see the pruned weights. Padding is left out of ‖x_k‖.
 """
 
@@ -37,6 +37,7 @@ class Antidote(PostHoc):
     """
 
     name: ClassVar[str] = "antidote"
+    code: ClassVar[int] = 2
     label: ClassVar[str] = "Antidote"
     strengths: ClassVar[tuple[Strength, ...]] = (Strength("method.share", "ρ", 0.01, 0.5, "log", off=0),)
     share: Annotated[float, Field(ge=0, le=1)] = 0.1
@@ -73,11 +74,11 @@ def linear_maps(model: Model, targets: tuple[str, ...]) -> dict[str, nn.Linear]:
 
 
 def prune(weight: Tensor, sizes: Tensor, share: float) -> int:
-    """Sets the entries of highest |W_jk| · sizes_k to 0, round(share · k) in each row of k; returns how many in all."""
+    """Sets the entries of highest |W_jk| · sizes_k to 0, k − ⌊(1 − share)k⌋ in a row of k; returns how many."""
     import torch
 
     with torch.no_grad():
-        count = round(share * weight.shape[1])
+        count = weight.shape[1] - int(weight.shape[1] * (1 - share))
         top = (weight.abs() * sizes.to(weight)).topk(count, dim=1).indices
         weight.scatter_(1, top, 0.0)
     return int(top.numel())

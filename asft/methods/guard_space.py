@@ -1,12 +1,13 @@
 """GuardSpace: trains what harmful prompts use least of each weight, outside what they span (arXiv:2510.14301).
 
-Per adapted module, with C and N the second moments of its inputs on two sets of harmful prompts, as raw text, each
-prompt's inputs divided by their largest absolute value:
+Per adapted module, with C and N the second moments of its inputs, a mean over the prompts of two harmful sets, as raw
+text, each prompt's inputs divided by their largest absolute value (by the authors: by their maximum):
 
     C̃ = C + δ·mean(diag C)·I,  δ doubled until ‖C̃C̃⁻¹ − I‖ < 0.05;  UΣVᵀ = svd(W C̃),  V ← C̃⁻¹V
     B₀ = U_r√Σ_r,  A₀ = √Σ_r V_rᵀ  of the r smallest components;  P = QQᵀ, Q the null space of N
 
-W − B₀A₀P is frozen, and (W − B₀A₀P)x + BAPx is trained from (B₀, A₀), so that the start is the aligned model. It is
+W − B₀A₀P is frozen, and (W − B₀A₀P)x + BAPx is trained from (B₀, A₀), so that the start is the aligned model but for
+LoRA's dropout, which falls on Px: what N spans is not seen at any step. It is
 saved as the adapter s·[B, −B₀][A; A₀]P of rank 2r on the unedited W.
 
 ``projector=none`` trains (W − B₀A₀P)x + BAx, as the authors' shipped code does: the class that reloads their model for
@@ -47,6 +48,7 @@ class GuardSpace(Method):
     """
 
     name: ClassVar[str] = "guard_space"
+    code: ClassVar[int] = 2
     label: ClassVar[str] = "GuardSpace"
     needs_training: ClassVar[str] = "lora"
     controls: ClassVar[tuple[str, ...]] = ("guard_space_random", "guard_space_none", "sft")
@@ -96,6 +98,8 @@ class GuardSpace(Method):
                 for rows in (raw[: len(raw) // 2], raw[len(raw) // 2 :])
             )
             for name in part:
+                harm[name] /= len(raw) // 2  # sums would make the factors' sizes, and so their steps, hang on the count
+                null[name] /= len(raw) - len(raw) // 2
                 weight, rank = layers[name].base_layer.weight.detach().double(), len(factors[name].a)
                 made[name] = (*smallest_part(weight, harm[name], rank, self.damping), self.basis(name, null[name], ctx))
         for name, (b, a, basis) in made.items():
@@ -106,8 +110,8 @@ class GuardSpace(Method):
                 factor.a.copy_(a * factor.scaling**-0.5)
             ctx.kept[name] = (factor.a.detach().clone(), factor.b.detach().clone(), kept)
             if self.projector != "none":
-                down = layers[name].lora_A[model.active_adapter]
-                down.register_forward_pre_hook(lambda module, given, kept=kept: (given[0] @ kept @ kept.mT,))
+                drop = layers[name].lora_dropout[model.active_adapter]
+                drop.register_forward_pre_hook(lambda module, given, kept=kept: (given[0] @ kept @ kept.mT,))
 
     def basis(self, name: str, null: Tensor, ctx: Context) -> Tensor:
         """An orthonormal basis (i×k) of what module ``name`` may be trained on, given N (i×i)."""

@@ -198,7 +198,7 @@ def test_sums_are_made_in_parts_that_fit() -> None:
 
 
 class TestAntidote:
-    @pytest.mark.parametrize(("share", "count"), [(0, 0), (0.1, 1), (0.25, 2), (1, 8)])
+    @pytest.mark.parametrize(("share", "count"), [(0, 0), (0.05, 1), (0.1, 1), (0.25, 2), (0.3, 3), (1, 8)])
     def test_the_top_share_of_each_row_goes(self, share: float, count: int) -> None:
         random = torch.Generator().manual_seed(0)
         weight, sizes = torch.randn(5, 8, generator=random).double(), torch.rand(8, generator=random).double()

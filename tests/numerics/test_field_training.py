@@ -530,6 +530,10 @@ class TestGuardSpace:
         assert not torch.allclose(moved, start, atol=1e-3)
         unseen = torch.allclose(tuned.model(encoded).logits.detach(), seen, rtol=1e-4, atol=1e-4)
         assert unseen == (projector == "null"), "prompts in the null space, and those alone, see nothing of the adapter"
+        dropped = tuned.model.train()(encoded).logits.detach()
+        unseen = torch.allclose(dropped, seen, rtol=1e-4, atol=1e-4)
+        assert unseen == (projector == "null"), "nor while it is trained: dropout comes after the projection"
+        tuned.model.eval()
         done = tuned.method.finish(tuned.model, tuned.ctx)
         nullity = done.told[name]["nullity"]
         tokens = sum(len(tuned.run.pair.tokenizer()(row.instruction)["input_ids"]) for row in tuned.ctx.defender[2:])
@@ -545,6 +549,17 @@ class TestGuardSpace:
             with torch.no_grad():
                 base.add_(scaling * b @ a)
         torch.testing.assert_close(clean(ids).logits.detach(), moved, rtol=1e-4, atol=1e-5)
+
+    def test_prompts_that_come_twice_change_nothing(self, shared_job: MakeJob) -> None:
+        job = shared_job("method=guard_space", "method.harmful=4", "training.dropout=0")
+        once, twice = Tuned(job), Tuned(job)
+        one, two, three, four = once.ctx.defender
+        twice.ctx = dataclasses.replace(twice.ctx, defender=[one, two, one, two, three, four, three, four])
+        for tuned in (once, twice):
+            tuned.method.prepare(tuned.model, tuned.ctx)
+        for factor, other in zip(lora_factors(once.model), lora_factors(twice.model), strict=True):
+            sizes = [torch.linalg.vector_norm(part).item() for part in (factor.a, factor.b, other.a, other.b)]
+            assert sizes[2:] == pytest.approx(sizes[:2], rel=1e-3)
 
     def test_no_null_space_is_an_error(self, shared_job: MakeJob) -> None:
         tuned = Tuned(shared_job("method=guard_space", "method.harmful=100", "method.tolerance=1e-9"))
