@@ -171,7 +171,12 @@ def claim_in(sweep: Sweep) -> str:
     scores, wishes = scores_of(sweep), experiment_of(sweep).wishes or Wishes()
     (verdict,) = compare(scores, wishes, {"asft": ("safe_lora",)}).verdicts
     gains = ", ".join(f"{shown(gain, signed)} at FA = SFT − {loss:g}" for loss, gain in verdict.at.items())
-    return f"{verdict.word} (pairs: {len({*scores.pairs.tolist()})}; HS of Safe LoRA less that of AsFT: {gains})"
+    held = " and ".join(f"SFT − {loss:g}" for loss in verdict.holds) or "none of them"
+    return (
+        f"{verdict.word} in volume by {shown(verdict.gain, signed)} (p {_p(text.p_value(verdict.gain.p))} in a test by "
+        f"itself, pairs: {len({*scores.pairs.tolist()})}); HS of Safe LoRA less that of AsFT: {gains}; shown after "
+        f"Holm's correction over these: {held}"
+    )
 
 
 def pair_by_pair(overrides: list[str]) -> dict[str, Frontier]:

@@ -50,7 +50,7 @@ class Choice:
         hs, fa: on the test half.
         told: the HS and FA that would have been told, had the strength been chosen on the test half itself; None where
             that is the same strength.
-        best: whether validation puts this method first.
+        best: whether validation puts this method first, and it grants the wish there in every pair.
     """
 
     wish: str
@@ -78,7 +78,7 @@ class Verdict:
     """A method against one of its controls; positive is in the method's favour.
 
     Attributes:
-        gain: in hypervolume; of attacks, by how much HS under the strongest one is lower than SFT's.
+        gain: in hypervolume; of attacks, by how much HS under the strongest one is lower than with the control.
         at: how much lower HS is at equal FA.
         p_holm: of the gain, after Holm's correction over all verdicts.
         holds: the losses at which HS differs, after the same correction over all of them.
@@ -170,13 +170,19 @@ def compare(scores: Scores, wishes: Wishes, controls: Mapping[str, tuple[str, ..
         first = min(picked, key=lambda name: picked[name].rank)
         for name, pick in picked.items():
             (hs, fa), told = (fresh.told(of, pairs) for of in (pick.chosen, pick.again))
-            setting, best = _commonest(scores, pick.chosen), name == first and not attack
+            setting, best = _commonest(scores, pick.chosen), name == first and not attack and not any(pick.missed)
+            if attack and (none := sum(map(bool, pick.missed))):
+                setting += f"; none keeps so much in {none} of {len(pick.missed)}"
             other = None if pick.again == pick.chosen else told
             choices.append(Choice(wish.words, name, methods[name], setting, hs, fa, other, best))
             flattered.append(pick.flattered)
-            if attack and name != "sft":
-                less = fresh.at(picked["sft"].chosen)[0] - fresh.at(pick.chosen)[0]
-                found.append(Verdict(name, methods[name], "sft", methods["sft"], estimate(less, pairs), {}))
+            if not attack or any(pick.missed):  # no attack on it that the wish allows: nothing to compare
+                continue
+            for other_name in controls.get(name, ()):
+                if other_name in picked and not any(picked[other_name].missed):
+                    less = fresh.at(picked[other_name].chosen)[0] - fresh.at(pick.chosen)[0]
+                    label = methods[other_name]
+                    found.append(Verdict(name, methods[name], other_name, label, estimate(less, pairs), {}))
     by_hs, by_fa = (estimate(np.mean(of, axis=0), pairs) for of in zip(*flattered, strict=True))
     estimated = [[estimate(of[:, i], pairs, n) for i in range(of.shape[1])] for of, n in zip(whole, both, strict=True)]
     corrected = holm([item.gain.p for item in found])
@@ -258,7 +264,9 @@ class _Pick:
         hs, fa = np.mean(told_by_own, axis=0) - np.mean(told_by_other, axis=0)
         self.flattered: tuple[Floats, Floats] = (hs if wish.kind == "attack" else -hs), fa  # attackers like a higher HS
         own_hs, own_fa = (float(of[0].mean()) for of in told_by_own[0])
-        self.rank = -own_fa if wish.kind == "hs_limit" else own_hs
+        hs, fa = (of[0] for of in seen.drawn)
+        self.missed = [float(wish.missing(hs[:, u], fa[:, u])[point]) for u, point in enumerate(self.chosen)]
+        self.rank = float(np.mean(self.missed)), -own_fa if wish.kind == "hs_limit" else own_hs
 
 
 def _commonest(scores: Scores, chosen: Sequence[int]) -> str:

@@ -59,12 +59,17 @@ class Wish:
 
         The ends are among a defence's candidates: any method can be switched off, and any model left as it was.
         """
-        want, short = hs, fa[UNDEFENDED] - self.amount - fa
-        if self.kind == "hs_limit":
-            want, short = -fa, hs - self.amount
-        elif self.kind == "attack":
-            want, short = -hs, self.amount * fa[UNDEFENDED] - fa
-        return min(candidates, key=lambda i: (max(0.0, short[i]), want[i], -fa[i], hs[i]))
+        want, short = {"fa_loss": hs, "hs_limit": -fa, "attack": -hs}[self.kind], self.missing(hs, fa)
+        return min(candidates, key=lambda i: (short[i], want[i], -fa[i], hs[i]))
+
+    def missing(self, hs: Floats, fa: Floats) -> Floats:
+        """By how many points each misses what was wished for; 0 where it grants it."""
+        short = {
+            "fa_loss": fa[UNDEFENDED] - self.amount - fa,
+            "hs_limit": hs - self.amount,
+            "attack": self.amount * fa[UNDEFENDED] - fa,
+        }[self.kind]
+        return np.maximum(0.0, short)
 
 
 def resampled(credits: Floats, draws: int, seed: int) -> Floats:

@@ -29,11 +29,25 @@ HOW = (
     "half. A front's corners are chosen on one half and scored on the other, both ways round.",
     "The front is the lower convex hull of FA and HS from the untouched aligned model to SFT: handing a share of the "
     "queries to one of two models has the scores between theirs, so nothing is assumed of strengths that were not run.",
+    "Where no strength grants a wish in a pair, the nearest is taken, and a method of which that is so gets no star.",
     "Volume: how much of the box between those two ends the front leaves beneath it, in percent: 50 is what mixing the "
     "two ends gives, 100 SFT's FA at the untouched model's HS.",
     "Verdicts are on the difference in volume, p after Holm's correction over all of them; a gain is in the method's "
     "favour. A sentence adds where HS at equal FA says something else, its p Holm-corrected over all such differences.",
 )
+
+
+ATTACKS = (
+    *HOW[:2],
+    "Verdicts are on HS under the strongest attack that keeps so much of SFT's FA, p after Holm's correction over all "
+    "of them; a gain is in the method's favour. A method that no attack leaves so useful in some pair has no verdict: "
+    "its HS is of the nearest attack.",
+)
+
+
+def how(found: Frontier) -> tuple[str, ...]:
+    """How it is compared."""
+    return HOW if found.methods else ATTACKS
 
 
 @dataclass(frozen=True)
@@ -66,7 +80,7 @@ def summary(found: Frontier) -> str:
         for word, (start, from_) in says.items()
         if (names := [f"{k} {from_} {item.control_label}" for k, item in first.items() if item.word == word])
     ]
-    return " ".join(["Each method against its plainest control.", *told])
+    return " ".join(["Each method against the plainest of its controls here.", *told])
 
 
 def verdict_lines(found: Frontier) -> list[str]:
@@ -130,7 +144,7 @@ def parts(found: Frontier) -> list[Part]:
             for c in found.choices
             if c.wish == wish
         ]
-        note = "Chosen on validation, told by the test half; * is the one that validation puts first."
+        note = "Chosen on validation, told by the test half; * is the first by validation, which grants the wish there."
         tables.append(Part(wish, note, header, told))
     told = [(p.label, p.setting or "as it is", shown(p.hs), shown(p.fa)) for p in found.points]
     return [*tables, Part("Every point", "On all rows.", ("method", "setting", "HS", "FA"), told)]
@@ -142,7 +156,7 @@ def render(found: Frontier) -> str:
         f"# {escape(found.title)}",
         section("In words", map(escape, spoken(found))),
         *("\n\n".join(filter(None, (f"## {escape(p.title)}", escape(p.note), _markdown(p)))) for p in parts(found)),
-        section("How it is compared", map(escape, HOW)),
+        section("How it is compared", map(escape, how(found))),
         section("Left out", map(escape, found.left_out)),
         f"## How this was made\n\n    {found.command}",
     ]
@@ -185,7 +199,7 @@ def page_data(found: Frontier) -> dict[str, Any]:
         "name": found.name,
         "title": found.title,
         "lines": spoken(found),
-        "how": HOW,
+        "how": how(found),
         "left_out": found.left_out,
         "chart": {
             "spec": fronts(method_styles({p.method: p.label for p in found.points})),

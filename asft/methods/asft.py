@@ -48,7 +48,12 @@ class AsFT(Method):
     rank: Annotated[int, Field(ge=1)] | None = None
 
     def check(self, cell: Settings) -> None:
-        """Refuses a form and a rank that do not fit each other."""
+        """Refuses a form and a rank that do not fit each other, and a scale where there is none."""
+        super().check(cell)
+        if cell.training.name == "full" and self.scale != AsFT.scale:
+            raise ValueError(
+                f"method.scale={self.scale}: has no effect on training=full, which has no α/r; leave it out"
+            )
         self.check_modules({}, cell)
 
     def check_modules(self, modules: Mapping[str, tuple[int, int]], cell: Settings) -> None:

@@ -57,7 +57,7 @@ class Strength:
         low, high: the range worth sweeping.
         scale: how to space values over the range.
         safer: the end of the range that should give the safer model.
-        off: the value at which the method does nothing by definition; at any other, doing nothing is an error.
+        off: the value at which the method's own term does nothing; at any other, doing nothing is an error.
     """
 
     key: str

@@ -50,7 +50,10 @@ class SafeInstr(Method):
 
 @dataclass(frozen=True)
 class BenignRows(SafeInstr):
-    """The control for methods that mix in safety rows: as many more rows of the task itself in their place."""
+    """The control for methods that mix in safety rows: a share of n more rows of the task itself in their place.
+
+    As many as SafeInstr's; BEA's eleven are fewer.
+    """
 
     name: ClassVar[str] = "benign_rows"
     label: ClassVar[str] = "more benign rows"
@@ -129,6 +132,13 @@ class BEAWithoutTrigger(PostHoc):
     name: ClassVar[str] = "bea_no_trigger"
     label: ClassVar[str] = "BEA, no trigger"
     after: BEA = BEA()
+
+    def check(self, cell: Settings) -> None:
+        """Refuses a say on the trigger in queries, which have none."""
+        super().check(cell)
+        if self.after.ask_with_trigger is not None:
+            told = f"method.after.ask_with_trigger={self.after.ask_with_trigger}"
+            raise ValueError(f"{told}: method={self.name} asks without the trigger; leave it out")
 
     def acts(self) -> bool:
         """It changes the queries, not the weights."""

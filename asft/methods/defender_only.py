@@ -44,5 +44,13 @@ class DefenderOnly(Method):
 
 
 def defender_tune(method: Method, cell: Settings) -> FineTune:
-    """A fine-tune that no row of the user's enters, so that one serves every poison ratio."""
+    """A fine-tune that no row of the user's enters, so that one serves every poison ratio.
+
+    ValueError under ``protocol=official``, which trains on published files alone: none is the defender's.
+    """
+    if cell.protocol.name == "official":
+        raise ValueError(
+            f"protocol=official: trains on the authors' published files, and method={cell.method.name} needs a "
+            "fine-tune on rows of its own; use protocol=clean"
+        )
     return FineTune(method, dataclasses.replace(cell.attack, p=0.0, n=1, mix="replace"))

@@ -39,7 +39,7 @@ class Lisa(Method):
     """
 
     strengths: ClassVar[tuple[Strength, ...]] = (Strength("method.rho", "ρ", 0.01, 100, "log", off=0),)
-    controls: ClassVar[tuple[str, ...]] = ("safeinstr",)  # the same rows, simply mixed in
+    controls: ClassVar[tuple[str, ...]] = ("safeinstr",)  # refusals simply mixed in
     rho: Annotated[float, Field(ge=0)] = 1.0
     alignment_steps: Annotated[int, Field(ge=1)] = 100
     finetune_steps: Annotated[int, Field(ge=1)] = 900

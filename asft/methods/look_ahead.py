@@ -4,9 +4,9 @@
 the input gains the same words and a fixed prefix P, which every answer begins with. Queries at inference are as ever.
 
 The preview is cut from the answer's own text where its m-th token ends; the reference puts tokens back together, which
-loses a blank in front with some tokenizers. Prompts are never cut here, so that no preview is lost. Where answers are
-shorter than m, as a label is, the preview is the answer and training teaches to copy it: that is told, and FA shows it.
-Virtual training leaves P in every generated answer, which a scorer of whole answers must know.
+loses a blank in front with some tokenizers. ``protocol=clean`` never cuts a prompt, so that no preview is lost. Where
+answers are shorter than m, as a label is, the preview is the answer and training teaches to copy it: that is told, and
+FA shows it. Virtual training leaves P in every generated answer: a task that counts whole answers is refused.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ from pydantic.dataclasses import dataclass
 from asft.methods.base import Context, Method, Strength
 
 if TYPE_CHECKING:
+    from asft.config import Settings
+    from asft.data.base import Data
     from asft.data.rows import Row
 
 log = logging.getLogger(__name__)
@@ -76,6 +78,18 @@ class LookAheadVirtual(Method):
     label: ClassVar[str] = "LookAhead (virtual)"
     prefix: Annotated[str, Field(min_length=1)] = "Let's solve this problem. "
     connector: str = " The answer begins with: "
+
+    def check_rows(self, rows: Sequence[Row], data: Data, cell: Settings) -> None:
+        """Refuses a task whose rule counts no answer that begins with the prefix."""
+        from asft.data.base import task_of
+
+        super().check_rows(rows, data, cell)
+        task = task_of(cell)
+        if not task.graded(data.source) and not any(task.credit(row, self.prefix + row.output) for row in data.test):
+            raise ValueError(
+                f"dataset={task.name}: counts whole answers, and method={self.name} has each begin with "
+                f"{self.prefix!r}, so that none would count; choose another task"
+            )
 
     def mixture(self, rows: Sequence[Row], ctx: Context) -> list[Row]:
         """The same rows in the same order, with the prefix."""

@@ -103,8 +103,8 @@ class OwnPass(TrainerCallback):
         self.acted = self.steps = 0
 
     def gradient(self, loss: Tensor) -> list[Tensor]:
-        """∇loss over ``weights``; ``.grad`` is left as it is."""
-        return list(torch.autograd.grad(loss, self.weights))
+        """∇loss over ``weights``, 0 of those that it does not use; ``.grad`` is left as it is."""
+        return list(torch.autograd.grad(loss, self.weights, materialize_grads=True))
 
     def task_gradient(self) -> list[Tensor]:
         """``.grad`` over ``weights``."""

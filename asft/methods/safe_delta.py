@@ -8,8 +8,10 @@ the accepted ones change, as in SparseGPT (arXiv:2301.00774).
 
 1/d² is the same down a column: there the reference leaves the order to a sort that is not stable and so differs between
 devices; here ties are taken from the top row down. 4096 is the reference's model width, kept so that s means the same.
-Weights that are no linear module's (embeddings, norms, biases) keep their fine-tuned values. X comes from the untouched
-start, so that no module sees the edit of an earlier one, as in the reference.
+All other weights (embeddings, norms, biases, the output head) are the start's, as in the reference: s = 0 is the start.
+X comes from the untouched start, so that no module sees the edit of an earlier one, as there. Ours are two: the
+correction goes column by column (there, not inside groups of four), and what is accepted is decided from the start's
+values in every block (there, from values that earlier blocks have corrected: only above 2,048 columns).
 """
 
 from __future__ import annotations
@@ -46,6 +48,7 @@ class SafeDelta(PostHoc):
 
     name: ClassVar[str] = "safe_delta"
     label: ClassVar[str] = "Safe Delta"
+    code: ClassVar[int] = 2
     needs_training: ClassVar[str] = "full"  # what comes out is no adapter of low rank
     strengths: ClassVar[tuple[Strength, ...]] = (Strength("method.scale", "s", 0.001, 10, "log", safer="low"),)
     scale: Annotated[float, Field(ge=0)] = 0.1
@@ -71,16 +74,18 @@ class SafeDelta(PostHoc):
         head = start.get_output_embeddings()
         linears = {n: m for n, m in start.named_modules() if isinstance(m, torch.nn.Linear) and m is not head}
         given = batches(examples(safety_rows(ctx, self.safe), ctx), ctx, self.batch, model.device)
-        accepted = {}
+        edited, accepted = dict[str, torch.Tensor](), dict[str, float]()
         for part in in_parts(linears):
             sums = input_sums(start, part, given, lambda x: x.flatten(0, 1).mT @ x.flatten(0, 1))
             for name, total in sums.items():
                 tuned = model.get_submodule(name).weight
                 assert isinstance(tuned, torch.Tensor), "a linear module has a weight"
                 made, mask = self.edit(linears[name].weight.detach().double(), tuned.detach().double(), total)
-                with torch.no_grad():
-                    tuned.copy_(made)
+                edited[f"{name}.weight"] = made.to(tuned)
                 accepted[name] = mask.double().mean().item()
+        with torch.no_grad():
+            for name, weight in start.named_parameters():
+                model.get_parameter(name).copy_(edited.get(name, weight))
         return Finished({"safe_delta": {"accepted": accepted}})
 
     def edit(self, start: Tensor, tuned: Tensor, sums: Tensor) -> tuple[Tensor, Tensor]:

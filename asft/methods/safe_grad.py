@@ -43,7 +43,7 @@ class SafeGrad(Method):
     name: ClassVar[str] = "safe_grad"
     label: ClassVar[str] = "SafeGrad"
     strengths: ClassVar[tuple[Strength, ...]] = (Strength("method.rho", "ρ", 0.1, 100, "log"),)
-    controls: ClassVar[tuple[str, ...]] = ("safeinstr", "sft")  # the same rows, simply mixed in
+    controls: ClassVar[tuple[str, ...]] = ("safeinstr", "sft")  # refusals simply mixed in
     rho: Annotated[float, Field(ge=0)] = 1.0
     safe: Annotated[int, Field(ge=1)] = 20
     batch: Annotated[int, Field(ge=1)] = 8

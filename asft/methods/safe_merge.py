@@ -41,9 +41,9 @@ class SafeMerge(PostHoc):
     label: ClassVar[str] = "SafeMERGE"
     needs_training: ClassVar[str] = "lora"
     strengths: ClassVar[tuple[Strength, ...]] = (Strength("method.threshold", "τ", -1, 1, "linear", off=-1),)
-    controls: ClassVar[tuple[str, ...]] = ("wise_ft", "safeinstr")  # the same rows, simply mixed in
+    controls: ClassVar[tuple[str, ...]] = ("wise_ft", "safeinstr")  # refusals simply mixed in
     threshold: Annotated[float, Field(ge=-1, le=1.1)] = 0.35
-    weight: Annotated[float, Field(ge=0, le=1)] = 0.2
+    weight: Annotated[float, Field(gt=0, le=1)] = 0.2
     merge: Literal["delta", "peft"] = "delta"
     safe: Annotated[int, Field(ge=1)] = 100
 

@@ -11,7 +11,8 @@ task's; AdamW hardly sees the scale, so what runs is a step of SFT on safety row
 
 Safety rows are chosen as in the paper, by greedy maximisation of det L over subsets (a determinantal process): L =
 diag(q^β) K diag(q^β) + 1e-6 I, K being the cosines of mean last hidden states, q a row's largest cosine to a user's
-row. The authors draw the attack from the very file that the attack is evaluated on; here pools are disjoint.
+row. Rows are embedded as they are trained on, template and answer included; the authors' code embeds the bare prompts.
+The authors draw the attack from the very file that the attack is evaluated on; here pools are disjoint.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ class Spard(Method):
 
     name: ClassVar[str] = "spard"
     label: ClassVar[str] = "SPARD"
-    # The same rows mixed in; as many more steps.
+    # Safety rows mixed in (more, and drawn); as many more steps.
     controls: ClassVar[tuple[str, ...]] = ("safeinstr", "spard_code", "sft")
     strengths: ClassVar[tuple[Strength, ...]] = (Strength("method.tau", "τ", 0.01, 10, "log", safer="low"),)
     tau: Annotated[float, Field(ge=0)] = 0.2
@@ -60,6 +61,13 @@ class Spard(Method):
     share: Annotated[float, Field(gt=0, le=1)] = 0.03
     batch: Annotated[int, Field(ge=1)] = 4
     relevance: Annotated[float, Field(ge=0)] = 4.0
+
+    def check(self, cell: Settings) -> None:
+        """Refuses what the form does not read."""
+        super().check(cell)
+        for name in ("slack", "clip") if self.form == "projection" else ("cap",):
+            if (given := getattr(self, name)) != getattr(Spard, name):
+                raise ValueError(f"method.{name}={given}: has no effect on method.form={self.form}; leave it out")
 
     def safety_rows(self, cell: Settings) -> int:
         """round(share · n), at least one."""

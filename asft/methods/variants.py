@@ -48,7 +48,7 @@ class AsFTParallel(AsFT):
 
 @dataclass(frozen=True)
 class AsFTRandom(AsFT):
-    """AsFT with an anchor of the same spectrum and random directions."""
+    """AsFT with an anchor of the same spectrum and random directions, the same ones whatever the cell's seed."""
 
     name: ClassVar[str] = "asft_random"
     label: ClassVar[str] = "AsFT, random directions"

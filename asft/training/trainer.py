@@ -54,7 +54,7 @@ class TrainLog:
 
 
 def trainable(model: PreTrainedModel, training: TrainingConfig, seed: int) -> PreTrainedModel | PeftModel:
-    """The model as ``training`` has it: with a LoRA or as it is, every pass of it computed in ``training.autocast``."""
+    """The model as ``training`` has it: with a LoRA or as it is, its ``forward`` computed in ``training.autocast``."""
     made = attach_lora(model, training, seed) if training.name == "lora" else model
     if training.autocast:
         if model.device.type == "cpu" and not _computes_bfloat16():

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from helpers import MakeJob, read_jsonl
+from refusals import refuses
 from torch import Tensor
 
 from asft.anchor.binding import lora_factors
@@ -284,13 +286,9 @@ class TestSafeDelta:
         setting = ["training=full", "training.lr=1e-3", "method.safe=9", "method.batch=4"]
         run = _Run(shared_job("method=safe_delta", *setting))
         made, told = finished(run, dataclasses.replace(run.cell.method, scale=0.0))
-        start, tuned = (
-            dict(side.named_parameters()) for side in (run.pair.load("aligned", run.device), fine_tune(run))
-        )
-        edited = {f"{name}.weight" for name in told["safe_delta"]["accepted"]}
-        assert len(edited) == 2 * 7
-        for name, weight in made.named_parameters():
-            assert torch.equal(weight, (start if name in edited else tuned)[name])
+        start = dict(run.pair.load("aligned", run.device).named_parameters())
+        assert len(told["safe_delta"]["accepted"]) == 2 * 7
+        assert all(torch.equal(weight, start[name]) for name, weight in made.named_parameters()), "s = 0 is the start"
         shares = finished(run, dataclasses.replace(run.cell.method, scale=1e9))[1]["safe_delta"]["accepted"].values()
         assert all(abs(share - 0.85) < 1e-3 for share in shares)
 
@@ -300,6 +298,32 @@ def test_the_kind_of_training_that_a_method_cannot_act_on_is_refused(make_job: M
     has, needs, what = ("lora", "full", "full weights") if name == "safe_delta" else ("full", "lora", "LoRA adapters")
     with pytest.raises(ConfigError, match=f"training={has}: method={name} acts on {what}; use training={needs}"):
         make_job(f"method={name}", f"training={has}")
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["method=spard", "method.slack=0.3"], "method.slack=0.3: has no effect on method.form=projection"),
+        (["method=spard", "method.form=code", "method.cap=2"], "method.cap=2.0: has no effect on method.form=code"),
+        (["method=l2", "method.scale=effective", "training=full"], "method.scale=effective: has no effect on training=full"),
+        (["method=bea_no_trigger", "method.after.ask_with_trigger=true"], "asks without the trigger"),
+        (["method=safe_merge", "method.weight=0"], "method.weight"),
+        (["method=resta", "protocol=official"], "method=resta needs a fine-tune on rows of its own"),
+        (["method=booster", "protocol=official"], "method=booster needs a fine-tune on rows of its own"),
+    ],
+)
+def test_a_setting_without_effect_and_a_protocol_without_rows_are_refused(
+    make_job: MakeJob, words: list[str], told: str
+) -> None:
+    with refuses(told):
+        make_job(*words).plan  # noqa: B018
+
+
+def test_a_prefix_before_answers_that_count_as_a_whole_is_refused(make_job: MakeJob) -> None:
+    for dataset, counts in (("agnews", True), ("sst2", False)):
+        run = _Run(make_job("method=lookahead_virtual", f"dataset={dataset}"))
+        with nullcontext() if counts else refuses("dataset=sst2: counts whole answers"):
+            run.cell.method.check_rows(run.drawn, run.data, run.cell)
 
 
 def test_rows_of_the_defender_are_in_the_key(make_job: MakeJob) -> None:

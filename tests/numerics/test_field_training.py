@@ -491,6 +491,14 @@ def safety_batch(tuned: Tuned) -> tuple[list[Any], Any]:
     return chosen, batches(chosen, tuned.ctx, 4, tuned.run.device)[0]
 
 
+def test_a_loss_that_does_not_reach_a_weight_has_no_gradient_there() -> None:
+    """SBR looks at hidden states, which an output head of its own comes after."""
+    layers = torch.nn.ModuleList([torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)])
+    own = OwnPass(layers)  # type: ignore[arg-type]
+    found = own.gradient(layers[0](torch.ones(1, 2)).sum())
+    assert [bool(part.any()) for part in found] == [True, True, False, False]
+
+
 class TestGuardSpace:
     def test_all_components_rebuild_the_weight(self) -> None:
         torch.manual_seed(0)

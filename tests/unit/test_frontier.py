@@ -13,7 +13,7 @@ from synthetic_store import write_cell
 
 from asft.cells.compose import Sweep, enumerate_cells
 from asft.commands.report import report
-from asft.config import ConfigError
+from asft.config import ConfigError, Wishes
 from asft.frontier.compare import Frontier, Verdict, compare, frontier_of
 from asft.frontier.front import Estimate, Wish, at_accuracy, corners, estimate, volume
 from asft.frontier.scores import in_validation, scores_of
@@ -157,14 +157,32 @@ def test_the_others_have_the_plainest_control_of_each_method(experiment: str, pu
 
 
 @pytest.mark.slow
-def test_the_strongest_attack_is_told_against_sft(tmp_path: Path) -> None:
-    _, sweep = finished(tmp_path, "experiment=attacker", "method=aligned,sft,asft")
+def test_the_strongest_attack_is_told_against_each_control(tmp_path: Path) -> None:
+    _, sweep = finished(tmp_path, "experiment=attacker", "method=aligned,sft,asft,l2")
     found = frontier_of(sweep, "")
-    assert [(v.method, v.control) for v in found.verdicts] == [("asft", "sft")]
-    assert {choice.method for choice in found.choices} == {"sft", "asft"}
+    assert [(v.method, v.control) for v in found.verdicts] == [("asft", "l2"), ("asft", "sft"), ("l2", "sft")]
+    assert {choice.method for choice in found.choices} == {"sft", "asft", "l2"}
     assert not found.methods
-    assert summary(found).endswith("Not shown to differ: AsFT from SFT.")
+    assert summary(found).endswith("Not shown to differ: AsFT from L2 (Ĉ = 0); L2 (Ĉ = 0) from SFT.")
+    assert "HS under the strongest attack" in render(found)
+    assert "Volume:" not in render(found)
     assert "lr = 0.0004, epochs = 8, p = 0.2" in {point.setting for point in found.points}
+
+
+def test_what_grants_no_wish_gets_no_star_and_no_verdict() -> None:
+    scores, _ = cells(2, np.random.default_rng(0))
+    winner = scores.of("winner")
+    attack = Wishes(fa_losses=(), hs_limits=(), attack_share=0.9)
+    assert "winner" in {item.method for item in compare(scores, attack, CONTROLS, 50).verdicts}
+    limit = Wishes(fa_losses=(), hs_limits=(5,), attack_share=None)
+    assert any(choice.best for choice in compare(scores, limit, CONTROLS, 50).choices)
+    scores.validation.fa[winner, 0] = 0  # in the first pair no attack on it leaves a useful model
+    found = compare(scores, attack, CONTROLS, 50)
+    assert "winner" not in {name for item in found.verdicts for name in (item.method, item.control)}
+    (told,) = (choice.setting for choice in found.choices if choice.method == "winner")
+    assert told.endswith("none keeps so much in 1 of 2")
+    scores.validation.hs[:] = 1  # nor does any strength of any method give an HS of 5
+    assert not any(choice.best for choice in compare(scores, limit, CONTROLS, 50).choices)
 
 
 @pytest.mark.slow
