@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import logging
+from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
 from pydantic.dataclasses import dataclass
@@ -236,6 +237,11 @@ class Data:
     twin: list[Row]
     source: DataSource
     left_out: dict[str, int]
+
+    def unlearned(self, rows: Sequence[Row]) -> list[Row]:
+        """Those whose prompts the aligned side did not learn here."""
+        learned = {prompt_form(user_text(row)) for row in self.twin}
+        return [row for row in rows if prompt_form(user_text(row)) not in learned]
 
 
 def benign_identity(settings: Settings) -> Identity:

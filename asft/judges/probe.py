@@ -21,6 +21,7 @@ from asft.data.rows import prompt_form
 from asft.door import read_model, read_tokenizer
 from asft.judges.base import Verdict
 from asft.judges.checkpoint_judge import CheckpointJudge, Loaded, Loader
+from asft.models.smollm import package_folder, package_version
 from asft.store.digest import file_digest
 from asft.store.entries import content_key
 
@@ -66,13 +67,12 @@ class ProbeJudge(CheckpointJudge):
     def folder(self) -> Path:
         if self.model != SMOLLM:
             return super().folder()
-        from asft.models.smollm import package_folder
-
         return package_folder()
 
     def settings(self) -> dict[str, Any]:
-        """Files are known by their contents."""
-        return {**super().settings(), "rows": [file_digest(file) for file in _files(self.rows, "judge.rows")]}
+        """Files are known by their contents, the packaged model by its version."""
+        rows = [file_digest(file) for file in _files(self.rows, "judge.rows")]
+        return {**super().settings(), "rows": rows} | ({"package": package_version()} if self.model == SMOLLM else {})
 
     def judge(self, prompts: Sequence[str], answers: Sequence[str]) -> list[Verdict]:
         """Verdicts; rows whose question is judged are left out of the probe's training."""

@@ -50,7 +50,7 @@ def defender_tune(method: Method, cell: Settings) -> FineTune:
     """
     if cell.protocol.name == "official":
         raise ValueError(
-            f"protocol=official: trains on the authors' published files, and method={cell.method.name} needs a "
-            "fine-tune on rows of its own; use protocol=clean"
+            "protocol=official: trains on the authors' published files, and this method needs a fine-tune on rows of "
+            "its own; use protocol=clean"
         )
     return FineTune(method, dataclasses.replace(cell.attack, p=0.0, n=1, mix="replace"))

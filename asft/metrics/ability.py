@@ -28,7 +28,7 @@ class Ability(Metric):
     n: Annotated[int, Field(ge=1)]
 
     def rows(self, data: Data) -> list[Row]:
-        return evenly(data.source.choices(), self.n)
+        return evenly(data.unlearned(data.source.choices()), self.n)
 
     def asked(self, settings: Settings) -> dict[str, Any]:
         return joined(source_of(settings).probe_identity("choices"), probe="choices", n=self.n)

@@ -31,7 +31,7 @@ class OverRefusal(Metric):
     tokens: Annotated[int, Field(ge=1)]
 
     def rows(self, data: Data) -> list[Row]:
-        return evenly(data.source.look_alikes(), self.n)
+        return evenly(data.unlearned(data.source.look_alikes()), self.n)
 
     def asked(self, settings: Settings) -> dict[str, Any]:
         return joined(source_of(settings).probe_identity("look_alikes"), probe="look_alikes", n=self.n)

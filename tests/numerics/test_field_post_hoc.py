@@ -305,11 +305,14 @@ def test_the_kind_of_training_that_a_method_cannot_act_on_is_refused(make_job: M
     [
         (["method=spard", "method.slack=0.3"], "method.slack=0.3: has no effect on method.form=projection"),
         (["method=spard", "method.form=code", "method.cap=2"], "method.cap=2.0: has no effect on method.form=code"),
-        (["method=l2", "method.scale=effective", "training=full"], "method.scale=effective: has no effect on training=full"),
+        (
+            ["method=l2", "method.scale=effective", "training=full"],
+            "method.scale=effective: has no effect on training=",
+        ),
         (["method=bea_no_trigger", "method.after.ask_with_trigger=true"], "asks without the trigger"),
         (["method=safe_merge", "method.weight=0"], "method.weight"),
-        (["method=resta", "protocol=official"], "method=resta needs a fine-tune on rows of its own"),
-        (["method=booster", "protocol=official"], "method=booster needs a fine-tune on rows of its own"),
+        (["method=resta", "protocol=official"], "protocol=official: trains on the authors' published files"),
+        (["method=booster", "protocol=official"], "protocol=official: trains on the authors' published files"),
     ],
 )
 def test_a_setting_without_effect_and_a_protocol_without_rows_are_refused(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,10 +16,12 @@ from asft.backends.likelihood import choose
 from asft.cells.compose import enumerate_cells
 from asft.commands.run import run
 from asft.dashboard import Site
+from asft.data.base import Data
 from asft.data.rows import Choice, Row, evenly, prompt_form
 from asft.data.templates import ChatTemplate
 from asft.data.world.source import World, alignment_rows, pretraining_rows
 from asft.metrics.coherence import fault
+from asft.metrics.over_refusal import OverRefusal
 from asft.pipeline.answers import encode_choice
 from asft.report.collect import analysis_of
 from asft.report.writers.markdown import render_markdown
@@ -129,3 +133,10 @@ def test_no_key_knows_of_them_and_finished_cells_get_them_from_what_is_kept(smal
     site = Site(first.store, [], tmp_path / "dashboard")
     site.build()
     assert [list(site.rows[job.key]["metrics"]) for job in sweep.cells] == [[*table.shown], ["HS", "FA", "coherence"]]
+
+
+def test_a_prompt_that_the_aligned_side_learned_is_not_asked() -> None:
+    asked = evenly(World().look_alikes(), 6)
+    twin = [replace(row, id=f"twin/{at}", instruction=row.instruction.upper()) for at, row in enumerate(asked[:2])]
+    data = Data([], [], [], [], [], twin, SimpleNamespace(look_alikes=lambda: asked), {})  # type: ignore[arg-type]
+    assert OverRefusal(n=4, tokens=8).rows(data) == asked[2:]

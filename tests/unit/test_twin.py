@@ -76,7 +76,8 @@ def test_shipped_rows_meet_no_evaluation_and_no_attack(official: Path) -> None:
         assert not learned & {prompt_form(row.instruction) for row in rows}
     unsafe = [json.loads(line)["prompt"] for line in (PUBLIC / "beavertails_unsafe/train_1500.jsonl").open()]
     assert not learned & set(map(prompt_form, unsafe))
-    ordinary = [row for table in TABLES if "dolly" in table.file for row in table.rows(PUBLIC)]
+    ordinary = [row for table in TABLES if "alpaca_gpt" in table.file for row in table.rows(PUBLIC)]
+    assert any(map(held_out, ordinary))
     assert not learned & {prompt_form(row.instruction) for row in ordinary if held_out(row)}
 
 
