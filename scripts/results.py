@@ -58,7 +58,7 @@ EXPERIMENTS = {
     ),
     "smollm2": (
         *("seeds", "table2", "table4", "table5", "table3", "table8", "fig4a", "table1", "table7"),
-        "frontier_smollm2",
+        *("field", "frontier_smollm2"),
     ),
     "frontier": ("frontier", "attacker"),
     "field": ("field",),
@@ -247,7 +247,7 @@ def section(name: str, overrides: list[str], equal: Equal | None = None) -> Sect
 
     Without ``equal`` it is one on the real model: no note on the embedded pair's figures, and the second block beside.
     """
-    if name == "field":
+    if name == "field" and CUT not in overrides:
         return Section(field_section(overrides))
     sweep = enumerate_cells([f"experiment={name}", *overrides], sweep=True)
     on_files = [CUT, "data.root=FOLDER"] if CUT in overrides else []
