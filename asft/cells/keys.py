@@ -12,7 +12,7 @@ from typing import Any
 
 from asft.cells.cell import Cell
 from asft.config import OrganismModel, PretrainedModel, as_plain, joined
-from asft.data.base import attack_of, benign_identity, source_of, task_of, twin_of
+from asft.data.base import attack_of, benign_identity, clear_of, source_of, task_of, twin_of
 from asft.data.rows import digest
 from asft.data.world.source import VERSION
 from asft.measures.base import Measure, folder_identities
@@ -165,6 +165,7 @@ def mixture_settings(cell: Cell) -> Settings:
             "benign": attack.benign_count(),
             "harmful": attack.harmful_count(),
         }
+        rows |= clear_of(cell)
     return {**shared, "protocol": PROTOCOL["official"], "rows": rows} if official else {**shared, **rows}
 
 
@@ -188,7 +189,7 @@ def train_settings(cell: Cell, pair: Settings) -> Settings:
         settings["required"] = {name: content_key(train_settings(needed, pair)) for name, needed in required.items()}
     rows = {"safety": method.safety_rows(cell), "defender": method.defender_rows(cell)}
     if any(rows.values()):
-        settings["rows"] = {**rows, "source": attack_of(cell).identity(source_of(cell))}
+        settings["rows"] = {**rows, "source": attack_of(cell).identity(source_of(cell)), **clear_of(cell)}
     if isinstance(method, PostHoc):
         return settings
     if start := start_settings(cell, pair):

@@ -87,9 +87,11 @@ class DataSource(DataConfig):
 
     Class attributes:
         synthetic: whether rows are the embedded world's, which only its own pairs understand.
+        pools_know_evaluation: whether :meth:`pools_identity` holds the evaluation, whose prompts no pool keeps.
     """
 
     synthetic: ClassVar[bool] = False
+    pools_know_evaluation: ClassVar[bool] = True
 
     def task_rows(self, task: Task, part: Part) -> list[Row]:
         """A task's training or test rows, gold label in ``output``."""
@@ -268,6 +270,30 @@ def gather(source: DataSource, task: Task, attack: Attack, twin: list[Row]) -> D
         train=task.rows("train", source) if own else source.benign(task, count),
     )
     return Data(**pools, test=task.rows("test", source)[: task.n_test], source=source, left_out=left_out)
+
+
+def clear_of(settings: Settings) -> Identity:
+    """What takes rows from the pools and is in no identity of theirs: the evaluation of files, the twin; else nothing.
+
+    So that no mixture, and no weights, are taken for those that another evaluation or another twin leaves.
+    """
+    source, task, attack, twin = source_of(settings), task_of(settings), attack_of(settings), twin_of(settings)
+    apart = [*twin] if source.pools_know_evaluation else [*source.evaluation(), *twin]
+    if not apart:
+        return {}
+    count, drawn_from = attack.benign_count(), attack.source if not attack.own_rows else digest(attack.rows(source))
+    pools = drawn_from, source.pools_identity("none" if attack.own_rows else attack.source), benign_identity(settings)
+    place = repr((source, task, count, pools, digest(apart)))
+    if place not in _clear_of:
+        own = task.own_rows
+        train = task.rows("train", source) if own else source.benign(task, count)
+        met = {prompt_form(user_text(row)) for row in apart}
+        lost = any(prompt_form(user_text(row)) in met for row in (*attack.rows(source), *source.safety(), *train))
+        _clear_of[place] = {"clear_of": digest(apart)} if lost else {}
+    return _clear_of[place]
+
+
+_clear_of: dict[str, Identity] = {}
 
 
 def disjoint(**pools: list[Row]) -> tuple[dict[str, list[Row]], dict[str, int]]:

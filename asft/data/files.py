@@ -38,6 +38,7 @@ class Files(Tables):
     """
 
     name: ClassVar[str] = "files"
+    pools_know_evaluation: ClassVar[bool] = False
     root: str | None = None
     public: str | None = None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from collections.abc import Mapping
 from itertools import combinations
 from pathlib import Path
@@ -139,6 +140,26 @@ def test_questions_of_every_form_are_put_alike(form: str) -> None:
 def test_a_question_that_is_none_is_refused_by_its_place(form: str, change: dict[str, Any], field: str) -> None:
     with pytest.raises(ValueError, match=f"^a file, record 0: {field}"):
         choice_row("0", Record(FORMS[form] | change, "a file, record 0"))
+
+
+def test_an_evaluation_that_takes_rows_from_the_pools_is_in_the_keys_of_what_is_drawn_from_them(
+    published: Path, tmp_path: Path
+) -> None:
+    root = tmp_path / "files"
+    shutil.copytree(published, root)
+    file = root / "evaluation/poison_evaluation/saved_dataset_250.json"
+    asked = json.loads(file.read_text())
+    words = ["data=files", f"data.root={root}", "model=pair", "model.base=a/b", "model.aligned=a/c", "attack.n=20"]
+
+    def keys(prompt: str) -> list[str]:
+        file.write_text(json.dumps([{**asked[0], "instruction": prompt}, *asked[1:]]))
+        plans = [enumerate_cells([*words, f"method={name}"], sweep=False).cells[0].plan for name in ("sft", "sbr")]
+        return [str(settings) for plan in plans for settings in (plan.mixture, plan.train)]
+
+    first, new = keys(asked[0]["instruction"]), keys("A new one")
+    drawn = data_of(*words, "method=sft").harmful[0].instruction
+    assert first == new
+    assert all(one != other for one, other in zip(keys(f"{drawn}!!"), new, strict=True))
 
 
 @pytest.mark.real
