@@ -74,18 +74,20 @@ class SafeDelta(PostHoc):
         head = start.get_output_embeddings()
         linears = {n: m for n, m in start.named_modules() if isinstance(m, torch.nn.Linear) and m is not head}
         given = batches(examples(safety_rows(ctx, self.safe), ctx), ctx, self.batch, model.device)
-        edited, accepted = dict[str, torch.Tensor](), dict[str, float]()
+        accepted = {}
         for part in in_parts(linears):
             sums = input_sums(start, part, given, lambda x: x.flatten(0, 1).mT @ x.flatten(0, 1))
             for name, total in sums.items():
                 tuned = model.get_submodule(name).weight
                 assert isinstance(tuned, torch.Tensor), "a linear module has a weight"
                 made, mask = self.edit(linears[name].weight.detach().double(), tuned.detach().double(), total)
-                edited[f"{name}.weight"] = made.to(tuned)
+                with torch.no_grad():
+                    tuned.copy_(made)
                 accepted[name] = mask.double().mean().item()
         with torch.no_grad():
             for name, weight in start.named_parameters():
-                model.get_parameter(name).copy_(edited.get(name, weight))
+                if name.removesuffix(".weight") not in accepted:
+                    model.get_parameter(name).copy_(weight)
         return Finished({"safe_delta": {"accepted": accepted}})
 
     def edit(self, start: Tensor, tuned: Tensor, sums: Tensor) -> tuple[Tensor, Tensor]:
