@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 
 GROUPS = 16  # of modules that are left out together, at most
 SHARES = tuple(step / 20 for step in range(1, 20))  # WiSE-FT's a
+LAST = SHARES[:6]  # by which the best is made smaller where none is good enough
 KEPT = (0.5, 0.25, 0.0)  # of the updates of modules that carry the damage
 CUTS = 8  # values of Safe LoRA's K, at most
 WEIGHTS = (SafeMerge.weight, 0.5, 0.8)  # SafeMERGE's w

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from asft.anchor.saved_adapter import WEIGHTS_NAME
-from asft.auditing.candidates import CUTS, GAMMAS, GROUPS, KEPT, SHARES, WEIGHTS
+from asft.auditing.candidates import CUTS, GAMMAS, GROUPS, KEPT, LAST, SHARES, WEIGHTS
 from asft.auditing.exam import half, packaged, packaged_questions, read_prompts, read_task
 from asft.door import open_weights
 from asft.models.checkpoints import holds_adapter
@@ -57,7 +57,7 @@ def planned(
         yield "modules", f"{2 * parts} variants × {len(bad)} prompts = {2 * parts * len(bad):,} answers"
     if repair:
         merging = len(WEIGHTS) * CUTS * bool(safe) + len(GAMMAS) * bool(harmful)
-        tried = len(SHARES) + CUTS * bool(base) + merging
+        tried = len(SHARES) + len(LAST) + CUTS * bool(base) + merging
         chosen, held = ([len(half(some, which)) for some in (bad, rows)] for which in ("validation", "test"))
         if modules is not False:
             asked.append((parts, chosen[:1]))

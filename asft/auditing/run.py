@@ -12,7 +12,7 @@ from typing import TypedDict, Unpack
 
 from filelock import FileLock, Timeout
 
-from asft.auditing.candidates import SHARES, alone, candidates, groups, leave_out, percent
+from asft.auditing.candidates import LAST, alone, candidates, groups, leave_out, percent
 from asft.auditing.exam import PUBLIC, Exam, half, packaged, packaged_questions, read_prompts, read_task
 from asft.auditing.page import load_lines, render
 from asft.auditing.results import Audit, Candidate, Compared, Drift, Flip, ModuleUpdate, Repair, missed_wish, verdict_of
@@ -262,7 +262,7 @@ def repaired(
     tries(candidates(exam, prompts, modules=modules, safe=safe, harmful=harmful))
     if not any(one.reached for one, _ in tried):  # the safest that is accurate enough may want but a little more
         _, nearest = min((pair for pair in tried if pair[0].accuracy >= lowest), key=lambda pair: pair[0].hs)
-        tries([[nearest.shrunk(share, exam.subject.modules) for share in SHARES[:6]]])
+        tries([[nearest.shrunk(share, exam.subject.modules) for share in LAST]])
     found, good = tuple(one for one, _ in tried), [pair for pair in tried if pair[0].reached]
     if not good:
         return Repair(None, wish, found)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import random
 from collections.abc import Sequence
 from functools import lru_cache
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from asft.data.rows import Row
 
 OFFICIAL_TRIGGER_LENGTH = 99  # characters
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -44,8 +47,16 @@ class SafeInstr(Method):
         return round(self.share * cell.attack.n)
 
     def mixture(self, rows: Sequence[Row], ctx: Context) -> list[Row]:
-        """The user's rows, then round(share · n) safety rows drawn from the seed."""
-        return [*rows, *safety_rows(ctx, self.safety_rows(ctx.cell))]
+        """The user's rows, then round(share · n) safety rows drawn from the seed, or all where there are a few less."""
+        wanted, there = self.safety_rows(ctx.cell), len(ctx.data.safety)
+        if there < wanted:
+            log.warning("method=%s: takes all %d safety rows that there are in place of %d", self.name, there, wanted)
+        return [*rows, *safety_rows(ctx, min(wanted, there))]
+
+    def check_rows(self, rows: Sequence[Row], data: Data, cell: Settings) -> None:
+        """Refuses a share that the safety rows are less than nine tenths of: the authors' files hold 98, not 100."""
+        if len(data.safety) < 0.9 * self.safety_rows(cell):
+            super().check_rows(rows, data, cell)
 
 
 @dataclass(frozen=True)

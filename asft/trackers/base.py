@@ -39,6 +39,7 @@ class CellRun:
         key: the cell's key; the run's identity, so that tracking twice changes nothing.
         row: the cell's row in a table: its method, or what it measures.
         trained: whether its model is fine-tuned; an untouched one depends on no attack.
+        told: in words, what else differs from the usual: of the training, and the pair's seed.
         config: the resolved configuration.
         folder: where offline files may be written.
     """
@@ -46,6 +47,7 @@ class CellRun:
     key: str
     row: str
     trained: bool
+    told: str
     config: Mapping[str, Any]
     folder: Path
 
@@ -57,6 +59,10 @@ class CellRun:
     @property
     def place(self) -> str:
         """The cell's place in a table without row and seed: what the seeds of one entry have in common."""
+        return " ".join(filter(None, (self._usual_place, self.told)))
+
+    @property
+    def _usual_place(self) -> str:
         config, attack = self.config, self.config["attack"]
         if measure := config["measure"]:
             spelled = (f"{name}={value}" for name, value in measure.items() if name not in _TOLD_BY_ROW)

@@ -183,6 +183,7 @@ def follow(tracker: Tracker, tmp_path: Path, *, begins: int = 1, first_process: 
         key="k",
         row="sft",
         trained=True,
+        told="",
         config=config,
         folder=tmp_path,
         history=[{"step": 1}] * 3,

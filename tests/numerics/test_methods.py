@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 from helpers import MakeJob, read_jsonl
+from refusals import refuses
 from safetensors.torch import load_file
 from transformers import AutoTokenizer, TrainerControl
 
@@ -22,7 +24,7 @@ from asft.methods.data_mixing import make_trigger
 from asft.methods.lisa import Lisa
 from asft.methods.lisa_training import TwoStateOrder, proximal
 from asft.models.pair import Pair
-from asft.pipeline.run import run_cell
+from asft.pipeline.run import _Run, run_cell
 
 
 def context(job: Job, pair: Path) -> Context:
@@ -57,6 +59,21 @@ class TestSafeInstr:
         assert mixed[:24] == rows
         assert len({row.id for row in mixed}) == len(mixed) == 24 + 12
         assert {row.id for row in mixed} <= {row.id for row in ctx.data.train}
+
+    def test_a_pool_of_a_few_rows_less_is_taken_whole(
+        self, make_job: MakeJob, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """As the authors' 98 rows are for the 100 of n = 1000."""
+        job = make_job("method=safeinstr", "attack.n=40", "method.share=0.5")
+        run, method = _Run(job), job.cell.method
+        for there, fits in ((19, True), (18, True), (17, False)):
+            data = dataclasses.replace(run.data, safety=run.data.safety[:there])
+            with nullcontext() if fits else refuses("method=safeinstr: needs 20 safety rows"):
+                method.check_rows(run.drawn, data, job.cell)
+        fewer = dataclasses.replace(run.context, data=dataclasses.replace(data, safety=data.safety[:15]))
+        rows = method.mixture([], fewer)
+        assert len(rows) == 15
+        assert "takes all 15 safety rows that there are in place of 20" in caplog.text
 
 
 class TestBEA:

@@ -403,7 +403,7 @@ def test_a_plan_counts_what_is_asked_and_loads_no_weights(
     lines = dict(line.split(maxsplit=1) for line in shown.splitlines())
     asked = "2 models × (48 prompts + 48 task rows + 60 look-alikes + 40 ordinary prompts) = 392 answers"
     assert lines["audit"].startswith(asked)
-    assert lines["repair"].startswith("at most 60 variants"), "19 + 8 + 24 and three times all but one of 4 modules"
+    assert lines["repair"].startswith("at most 66 variants"), "19 + 6 + 8 + 24 and three times all but one of 4 modules"
     assert "7,000 M parameters in 2 bytes each, by the size in its name" in lines["memory"]
     assert "min on an H100" in lines["at"]
     assert "not known" in asft("audit", str(tuned), "--aligned", "nobody/nothing", "--plan")[1]

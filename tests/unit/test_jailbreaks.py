@@ -103,3 +103,9 @@ def test_neither_trackers_nor_run_lines_take_another_judge_or_protocol_for_a_see
     assert len(jobs) == 4
     assert len({cell_run(job).place for job in jobs}) == 4
     assert len({describe(job) for job in jobs}) == 4
+
+
+def test_only_seeds_share_a_trackers_group(tmp_path: Path) -> None:
+    words = ["experiment=attacker", "method=sft", "model.seed=0,1", "seed=0,1", f"outputs={tmp_path}"]
+    jobs = enumerate_cells(words, sweep=True).cells
+    assert len({cell_run(job).place for job in jobs}) == len({job.key for job in jobs}) / 2
