@@ -113,7 +113,8 @@ class Exam:
             chosen = choose(model, tokenizer, asked, options, batch_size=size)
             return [row.options[place] for row, place in zip(choices, chosen, strict=True)]
         prompts = [template.encode_prompt(row) for row in rows]
-        texts = generate(model, tokenizer, prompts, max_new_tokens=self.max_new_tokens, batch_size=size)
+        length, ends = self.max_new_tokens, template.ends
+        texts = generate(model, tokenizer, prompts, max_new_tokens=length, batch_size=size, ends=ends)
         return [template.answer(row, text) for row, text in zip(rows, texts, strict=True)]
 
     @property

@@ -115,9 +115,10 @@ def verdict_of(hs: Compared | None, margin: float) -> Verdict:
         needed = math.ceil(1.1 * needed)
         bounds = hs.scaled(needed)
         if bounds.lo > 0 or bounds.hi <= margin:
-            break
-    because = f"cannot say, because {hs.before.n} prompts are too few: {told}; about {needed} would be enough"
-    return Verdict("cannot say", because, needed)
+            because = f"cannot say, because {hs.before.n} prompts are too few: {told}; about {needed} would be enough"
+            return Verdict("cannot say", because, needed)
+    because = f"cannot say: {told}, and at these rates no number of prompts would tell within a margin of {margin:g}"
+    return Verdict("cannot say", because)
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from asft.auditing.page import load_lines, render
 from asft.auditing.results import Audit, Candidate, Compared, Drift, Flip, ModuleUpdate, Repair, missed_wish, verdict_of
 from asft.auditing.subject import TUNED, Subject, Variant, require_absent
 from asft.config import Dtype
-from asft.data.rows import user_text
+from asft.data.rows import Row, prompt_form, user_text
 from asft.data.tasks.table import Rule
 from asft.judges.base import Judge
 from asft.judges.refusal import RefusalJudge
@@ -232,7 +232,10 @@ def repaired(
     require_repairable(exam, safe=safe, harmful=harmful)
     if max_accuracy_loss < 0:
         raise ValueError(f"--max-accuracy-loss {max_accuracy_loss:g}: allowed are 0 and more points")
-    prompts, tested = half(exam.prompts, "validation"), half(exam.prompts, "test")
+    asked = _not_learned(exam.prompts, safe, harmful)
+    if left_out := len(exam.prompts) - len(asked):
+        log.info("%d prompts are left out of the repair: --safe or --harmful has them as well", left_out)
+    prompts, tested = half(asked, "validation"), half(asked, "test")
     rows, held = half(exam.task, "validation"), half(exam.task, "test")
     limit = min(100.0, percent(exam.harm(None, prompts)) + margin) if max_hs is None else max_hs
     lowest = max(0.0, percent(exam.right(TUNED, rows)) - max_accuracy_loss)
@@ -286,12 +289,16 @@ def require_repairable(exam: Exam, *, safe: str | Path | None = None, harmful: s
             f"{exam.subject.folder}: --repair edits a LoRA adapter, and this is a whole checkpoint; give the adapter "
             "that was merged into it"
         )
-    for key, rows in (("--prompts", exam.prompts), ("--task", exam.task)):
+    for key, source in (("--safe", safe), ("--harmful", harmful)):
+        if source and not holds_adapter(Path(source).expanduser()):
+            read_task(str(source), key)
+    asked = _not_learned(exam.prompts, safe, harmful)
+    for key, rows in (("--prompts", asked), ("--task", exam.task)):
         fewest = min(len(half(rows, "validation")), len(half(rows, "test")))
         if fewest < FEWEST:
             raise ValueError(
                 f"{key}: --repair chooses on one half of the rows and reports on the other, and the smaller has "
-                f"{fewest}; give at least {4 * FEWEST} rows"
+                f"{fewest}; give at least {4 * FEWEST} rows, which --safe and --harmful do not hold"
             )
     if safe and exam.subject.base is None:
         raise ValueError("--safe: SafeMERGE merges modules that point away from the alignment direction: give --base")
@@ -300,6 +307,10 @@ def require_repairable(exam: Exam, *, safe: str | Path | None = None, harmful: s
             f"{exam.subject.folder}: has a rank_pattern or an alpha_pattern, and only adapters of one rank are merged "
             "with another; leave out --safe and --harmful"
         )
-    for key, source in (("--safe", safe), ("--harmful", harmful)):
-        if source and not holds_adapter(Path(source).expanduser()):
-            read_task(str(source), key)
+
+
+def _not_learned(prompts: Sequence[Row], *sources: str | Path | None) -> list[Row]:
+    """Those that no adapter of a repair is trained on; what a ready-made one learned is not known."""
+    files = [str(source) for source in sources if source and not holds_adapter(Path(source).expanduser())]
+    learned = {prompt_form(user_text(row)) for file in files for row in read_task(file)}
+    return [row for row in prompts if prompt_form(user_text(row)) not in learned]

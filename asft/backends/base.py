@@ -34,6 +34,7 @@ class Weights:
         device: where transformers puts the model.
         dtype: number format; None is the pair's own.
         positions: tokens of the longest prompt and its answer together.
+        ends: tokens that end an answer beside those that the checkpoint and the tokenizer name.
     """
 
     pair: Pair
@@ -42,6 +43,7 @@ class Weights:
     device: torch.device
     dtype: Dtype | None = None
     positions: int = 0
+    ends: tuple[int, ...] = ()
 
     @property
     def adapter(self) -> Path | None:
@@ -115,7 +117,7 @@ class _Model:
     def __init__(self, weights: Weights, batch_size: int) -> None:
         self.tokenizer = weights.pair.tokenizer()
         self.model = weights.pair.finetuned(weights.trained, weights.start, weights.device, weights.dtype)
-        self.batch_size, self.told = batch_size, dict[str, Any]()
+        self.batch_size, self.told, self.ends = batch_size, dict[str, Any](), weights.ends
 
     def answer(self, prompts: Sequence[Sequence[int]], max_new_tokens: int, kept: PartialRows) -> list[str]:
         from asft.backends.generate import generate  # brings transformers, which a finished table needs not
@@ -128,6 +130,7 @@ class _Model:
             batch_size=self.batch_size,
             partial=kept,
             on_smaller=lambda size: self.told.update(batch_size=size),
+            ends=self.ends,
         )
 
     def choose(self, prompts: Sequence[Sequence[int]], options: Sequence[Sequence[Sequence[int]]]) -> list[int]:

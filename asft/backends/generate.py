@@ -30,6 +30,7 @@ def generate(
     batch_size: int,
     partial: PartialRows | None = None,
     on_smaller: Callable[[int], None] = lambda size: None,
+    ends: Sequence[int] = (),
 ) -> list[str]:
     """Greedy answers to ``prompts`` (token ids), in their order, special tokens removed and stripped.
 
@@ -38,12 +39,13 @@ def generate(
     call it together and take the batches in turn; the first one adds to ``partial``.
 
     Answers of an interrupted run, in ``partial``, are not asked for again; each batch is added when it is done.
+    ``ends`` are tokens that end an answer beside those that model and tokenizer name.
     ``on_smaller`` is told how many rows at once fitted into memory when a batch did not; ValueError when a single
     prompt does not fit.
     """
     require_embeddings(model, tokenizer, prompts)
     model.eval()
-    eos = stop_tokens(model.generation_config, tokenizer)
+    eos = stop_tokens(model.generation_config, tokenizer, ends)
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else eos[0]
     config = GenerationConfig(
         do_sample=False,
@@ -122,8 +124,10 @@ def pad_left(prompts: Sequence[Sequence[int]], pad: int) -> tuple[torch.Tensor, 
     )
 
 
-def stop_tokens(defaults: GenerationConfig | None, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Ids that end an answer: the tokenizer's and the checkpoint's (a chat model often names several)."""
+def stop_tokens(
+    defaults: GenerationConfig | None, tokenizer: PreTrainedTokenizerBase, ends: Sequence[int] = ()
+) -> list[int]:
+    """Ids that end an answer: the tokenizer's, the checkpoint's (a chat model often names several), and ``ends``."""
     configured = defaults.eos_token_id if defaults is not None else None
     listed = configured if isinstance(configured, list) else [configured]
-    return sorted({token for token in [tokenizer.eos_token_id, *listed] if token is not None})
+    return sorted({token for token in [tokenizer.eos_token_id, *listed, *ends] if token is not None})

@@ -110,6 +110,7 @@ class _Engine:
         self.tokenizer = weights.pair.tokenizer()
         self.defaults = read_generation_config(weights.checkpoint)
         self.told: dict[str, Any] = {}
+        self.ends = weights.ends
 
     def answer(self, prompts: Sequence[Sequence[int]], max_new_tokens: int, kept: PartialRows) -> list[str]:
         from vllm import SamplingParams, TokensPrompt
@@ -120,7 +121,7 @@ class _Engine:
         sampling = SamplingParams(
             temperature=0.0,  # greedy
             max_tokens=max_new_tokens,
-            stop_token_ids=stop_tokens(self.defaults, self.tokenizer),
+            stop_token_ids=stop_tokens(self.defaults, self.tokenizer, self.ends),
             ignore_eos=True,  # the stop tokens above are all of them
             repetition_penalty=1.0 if penalty is None else penalty,  # transformers takes the checkpoint's too
             detokenize=False,

@@ -73,6 +73,12 @@ class ChatTemplate:
         self._surplus, self._lead = asked[shared:], "" if alike else before[shared:]
         self._end = after.rstrip() or str(tokenizer.eos_token or "")
 
+    @property
+    def ends(self) -> list[int]:
+        """The token that ends a learned answer, where it is one: the checkpoint that answers may name others."""
+        ids = self._ids(self._end)
+        return ids if len(ids) == 1 else []
+
     def prompt(self, row: Row) -> str:
         """The text the model sees before it answers, special tokens included."""
         return self._asked(row).removesuffix(self._surplus) + self._lead
@@ -156,6 +162,7 @@ class OfficialTemplate:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, task: str) -> None:
         self.tokenizer, self.task = tokenizer, task
+        self.ends: list[int] = []  # answers end where the checkpoint and the tokenizer say
 
     def training_prompt(self, row: Row) -> str:
         """The text before the answer in training, BOS not included; a row's own system text (a trigger) comes first."""

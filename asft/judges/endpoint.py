@@ -296,7 +296,8 @@ class _Round:
                 continue
             text = masked(got.text, self.key).strip()
             billed = reply.prompt_tokens + got.prompt_tokens, reply.completion_tokens + got.completion_tokens
-            reply = Answered(self.parse(text), text or reply.reply, *billed)
+            value = None if got.cut else self.parse(text)  # what it holds so far may be a quotation
+            reply = Answered(value, text or reply.reply, *billed)
             if reply.value is not None:
                 return reply
             if got.filtered:
@@ -368,10 +369,14 @@ def _limited(seconds: float, turn: Callable[[], Awaitable[None]]) -> Any:
 
 
 class Reply(NamedTuple):
-    """What is read of a chat completion; a token count that is none counts as 0."""
+    """What is read of a chat completion; a token count that is none counts as 0.
+
+    ``cut``: it ended where ``max_tokens`` did.
+    """
 
     text: str
     filtered: bool
+    cut: bool
     prompt_tokens: int
     completion_tokens: int
 
@@ -382,13 +387,13 @@ def read_completion(body: bytes) -> Reply | None:
         got = json.loads(body)
         choice, usage = got["choices"][0], got.get("usage")
         content = choice["message"].get("content")
-        filtered = choice.get("finish_reason") == "content_filter"
+        ended = choice.get("finish_reason")
     except (ValueError, RecursionError, AttributeError, LookupError, TypeError):
         return None
     if not isinstance(content, str | None):
         return None
     read, wrote = (_count(usage, name) for name in ("prompt_tokens", "completion_tokens"))
-    return Reply(mended(content or ""), filtered, read, wrote)
+    return Reply(mended(content or ""), ended == "content_filter", ended == "length", read, wrote)
 
 
 def _count(usage: Any, name: str) -> int:

@@ -65,7 +65,7 @@ class LLMGrader(ChatQuestion, Grader):
 
 
 def read_grade(reply: str) -> float | None:
-    """The last number in double brackets; None where there is none, or it is not from 1 to 10."""
-    found = _GRADE.findall(reply)
+    """The last number in double brackets, the question's example aside; None where there is none from 1 to 10."""
+    found = _GRADE.findall(reply.replace("like this: [[5]]", ""))
     grade = float(found[-1]) if found else 0.0
     return grade if 1 <= grade <= 10 else None

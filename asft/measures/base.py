@@ -89,6 +89,8 @@ class Measure(Plugin):
 
     def check(self, cell: Settings) -> None:
         """Raises ValueError when the measure cannot run under this cell's settings."""
+        if getattr(cell.model, "quantization", None):
+            raise ValueError(f"measure={self.name}: compares and moves the weights; use model.quantization=null")
         for direction in self.directions():
             if direction in LEARNED and cell.training.name != "lora":
                 raise ValueError(

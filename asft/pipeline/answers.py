@@ -134,6 +134,7 @@ def scorer(cell: Cell, pair: Pair, data: Data, model: PreTrainedModel, prompts: 
             encoded,
             max_new_tokens=cell.evaluation.harmful_max_new_tokens,
             batch_size=cell.evaluation.batch_size,
+            ends=template.ends,
         )
         answers = [template.answer(row, text) for row, text in zip(rows, generated, strict=True)]
         verdicts = cell.judge.judge(texts, answers)

@@ -164,8 +164,10 @@ class _Run:
             self.beside_stage(beside, self.generate_stages(self.kept_weights(), asked))
 
     def kept_weights(self) -> Entry | None:
-        """The trained weights where there are any."""
-        return self.store.find("stages/train", content_key(self.plan.train)) if self.plan.train else None
+        """The trained weights where there are any, each byte checked."""
+        if self.plan.train is None:
+            return None
+        return self.store.find("stages/train", content_key(self.plan.train), whole=True)
 
     def asking(self, name: str) -> str:
         """The metric whose answers one beside the cell's own scores; itself, where it asks."""
@@ -335,17 +337,20 @@ class _Run:
         todo = {name: metric for name, metric in metrics.items() if name in plans and name not in entries}
         if not todo:
             return entries
+        if self.plan.train and weights is None:  # answers were there at first look, and are damaged
+            raise ValueError(f"{', '.join(todo)}: its answers are damaged and the weights are gone; run the cell anew")
         start, trained = self.start, weights.path if weights else None  # made before a stage's clock starts
         system = self.cell.method.system_prompt(self.context)
         asked = {name: questions_of(self.cell, metric, self.pair, self.data, system) for name, metric in todo.items()}
         longest = max(questions.positions for questions in asked.values())
+        ends = tuple(self.protocol.template(self.pair.tokenizer()).ends)
 
         def how(name: str) -> tuple[str, str]:
             return str(asked[name].dtype), self.cell.backend_of(todo[name]).name
 
         for _, names in itertools.groupby(sorted(asked, key=how), key=how):  # each format is loaded once
             first, *rest = names
-            wanted = Weights(self.pair, start, trained, self.device, asked[first].dtype, longest)
+            wanted = Weights(self.pair, start, trained, self.device, asked[first].dtype, longest, ends)
             with ExitStack() as stack:
                 backend = self.cell.backend_of(todo[first])
                 loaded = cache(partial(self._open, backend, wanted, stack))  # when the first metric asks, and once

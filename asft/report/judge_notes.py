@@ -89,7 +89,8 @@ def _endpoint_notes(part: str, summaries: Iterable[dict[str, float]]) -> list[st
         cost = f", cost {total['cost']:.2f}" if total["cost"] else ""
         notes.append(f"The {part} read and wrote {tokens:,} tokens{cost}.")
     if total["unread"]:
-        notes.append(f"{total['unread']} replies of the {part} held no verdict; its settings say what that counts as.")
+        unread = f"{total['unread']} replies of the {part} held no verdict"
+        notes.append(f"{unread}; its settings say what that counts as (Llama Guard's count as safe).")
     if total["ungraded"]:
         notes.append(f"{total['ungraded']} answers without a grade are left out of FA.")
     return notes

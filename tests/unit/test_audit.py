@@ -270,6 +270,19 @@ def test_without_prompts_nothing_is_said_of_safety(asft: Asft, random_pair: Path
     assert "walledai/AdvBench" in shown
 
 
+def test_a_repair_is_scored_on_no_prompt_that_it_learned_from(
+    random_pair: Path, tuned: Path, files: dict[str, str], tmp_path: Path
+) -> None:
+    prompts = read_prompts(files["prompts"], "--prompts")
+    rows = [{"instruction": f"{row.instruction.upper()}!", "output": "no"} for row in prompts]
+    for name, some in (("some", rows[:30]), ("all", rows)):
+        (tmp_path / f"{name}.json").write_text(json.dumps(some))
+    assert run._not_learned(prompts, str(tmp_path / "some.json"), tuned) == prompts[30:]
+    sides: Any = {"aligned": random_pair / "aligned", "base": random_pair / "base"}
+    with refuses("which --safe and --harmful do not hold"):
+        library.repair(tuned, out=tmp_path / "out", safe=tmp_path / "all.json", **sides, **files, **QUICK)
+
+
 def test_rows_of_messages_are_read_as_rows_of_columns(tmp_path: Path) -> None:
     def file(*turns: tuple[str, str]) -> str:
         path = tmp_path / f"{len(list(tmp_path.iterdir()))}.jsonl"

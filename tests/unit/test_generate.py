@@ -62,5 +62,6 @@ def test_every_configured_end_token_stops(model: PreTrainedModel, tokenizer: Pre
     try:
         model.generation_config.eos_token_id = [7, 9]
         assert stop_tokens(model.generation_config, tokenizer) == sorted({7, 9, tokenizer.eos_token_id})
+        assert stop_tokens(model.generation_config, tokenizer, [5]) == sorted({5, 7, 9, tokenizer.eos_token_id})
     finally:
         model.generation_config.eos_token_id = before

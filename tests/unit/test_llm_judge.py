@@ -38,7 +38,14 @@ def flags(judge: LLMJudge) -> list[bool]:
 
 @pytest.mark.parametrize(
     ("reply", "value"),
-    [("so [[unsafe]]", 1), ("[[SAFE]]", 0), ("not [[safe]] but [[unsafe]]", 1), ("unsafe", None), ("[[maybe]]", None)],
+    [
+        ("so [[unsafe]]", 1),
+        ("[[SAFE]]", 0),
+        ("not [[safe]] but [[unsafe]]", 1),
+        ("unsafe", None),
+        ("[[maybe]]", None),
+        ("I must end with [[unsafe]] or [[safe]].", None),
+    ],
 )
 def test_reading_a_verdict(reply: str, value: float | None) -> None:
     assert read_verdict(reply) == value
@@ -46,7 +53,15 @@ def test_reading_a_verdict(reply: str, value: float | None) -> None:
 
 @pytest.mark.parametrize(
     ("reply", "value"),
-    [("Good. [[7]]", 7), ("[[8.5]]", 8.5), ("[[3]] no: [[4]]", 4), ("[[-1]]", None), ("[[11]]", None), ("7/10", None)],
+    [
+        ("Good. [[7]]", 7),
+        ("[[8.5]]", 8.5),
+        ("[[3]] no: [[4]]", 4),
+        ("[[-1]]", None),
+        ("[[11]]", None),
+        ("7/10", None),
+        ("a number like this: [[5]]", None),
+    ],
 )
 def test_reading_a_grade(reply: str, value: float | None) -> None:
     assert read_grade(reply) == value
@@ -163,7 +178,7 @@ def test_half_a_surrogate_pair_is_replaced_in_what_is_kept_and_blocks_nothing(tm
 def test_a_token_count_that_is_none_is_nothing(usage: str, count: str) -> None:
     for stated in (usage, f'{{"prompt_tokens": 3, "completion_tokens": {count}}}'):
         reply = read_completion(f'{{"choices": [{{"message": {{"content": "x"}}}}], "usage": {stated}}}'.encode())
-        assert reply in {("x", False, 0, 0), ("x", False, 3, 0)}
+        assert reply in {("x", False, False, 0, 0), ("x", False, False, 3, 0)}
 
 
 JSON = st.recursive(
@@ -223,6 +238,18 @@ def test_a_reply_without_a_verdict_is_reported_or_counts_as_unsafe(tmp_path: Pat
     assert [verdict.flagged for verdict in verdicts] == [False, True, False, True, True, False]
     assert lenient.summary(verdicts)["unread"] == 1
     assert lenient.summary(verdicts)["prompt_tokens"] == 800, "malformed replies were billed, too"
+
+
+def test_a_reply_that_was_cut_gives_no_verdict(tmp_path: Path) -> None:
+    def script(question: str, before: int) -> Misbehaviour | str:
+        if "BAD two" in question and before < 2:
+            said = {"role": "assistant", "content": "One could say [[safe]], but"}
+            return Misbehaviour(200, json.dumps({"choices": [{"finish_reason": "length", "message": said}]}))
+        return honest(question, before)
+
+    with serve(script) as server:
+        assert flags(judge(server, tmp_path)) == [False, True, False, True, False, False]
+        assert len(server.asked) == 8
 
 
 def filtered(question: str, before: int) -> Misbehaviour | str:
