@@ -301,6 +301,7 @@ class TestMeasures:
             (["measure=epl", "measure.direction=harmful", "training=full"], "training=full"),
             (["measure=epl", "measure.direction=harmful", "attack=none", "attack.p=0"], "attack=none"),
             (["measure=epl", "measure.treshold=3"], "treshold"),
+            (["measure=cosine", "model.quantization=8bit"], "measure=cosine: compares and moves the weights"),
         ],
     )
     def test_mistakes_are_told(self, make_job: MakeJob, overrides: list[str], words: str) -> None:
