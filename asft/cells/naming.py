@@ -27,7 +27,12 @@ def fine_tune(config: Mapping[str, Any]) -> str:
     """
     attack, training = config["attack"], config["training"]
     chosen = {"attack": attack["source"], "training": training["name"]}
-    around = json.dumps({name: config[name] for name in ("model", "dataset", "protocol")}, sort_keys=True)
+    parts = {
+        "model": _with_written_recipe(config["model"]),
+        "dataset": config["dataset"],
+        "protocol": config["protocol"],
+    }
+    around = json.dumps(parts, sort_keys=True)
     words = [f"p={attack['p']:g}", *(name for name in chosen.values() if name not in {"harmful", "lora"})]
     for group, name in chosen.items():
         usual = _as_written(group, name, around)
@@ -53,7 +58,7 @@ def variant(method: Mapping[str, Any], model: Mapping[str, Any]) -> str:
     Of a method that no YAML of the package names, all settings.
     """
     usual, symbols = _usual(method["name"])
-    given = OmegaConf.create({"model": dict(model)})
+    given = OmegaConf.create({"model": _with_written_recipe(model)})
     words, after = [], ""
     for key, value in method.items():
         default = usual.get(key, dataclasses.MISSING)
@@ -67,6 +72,12 @@ def variant(method: Mapping[str, Any], model: Mapping[str, Any]) -> str:
         else:
             words.append(f"{symbols.get(key, key)}={_text(value)}")
     return " ".join(filter(None, (*words, after)))
+
+
+def _with_written_recipe(model: Mapping[str, Any]) -> dict[str, Any]:
+    """The model with the recipe of its YAML: a setting that the recipe was given on the command line is not usual."""
+    written = _as_written("model", str(model.get("name", "")), "{}").get("recipe") or {}
+    return {**model, "recipe": {**(model.get("recipe") or {}), **written}}
 
 
 def _text(value: Any) -> str:

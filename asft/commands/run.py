@@ -48,7 +48,7 @@ from asft.trackers.base import USUAL, unusual
 
 log = logging.getLogger("asft.run")
 # Words that no table depends on.
-_PRACTICAL = re.compile(r"\+{0,2}(workers|device|checkpoint_every|tracker(\.\w+)?|hydra[/.].*?)=")
+PRACTICAL = re.compile(r"\+{0,2}(workers|device|checkpoint_every|tracker(\.\w+)?|hydra[/.].*?)=")
 _left_to_others: set[str] = set()  # cells of this process that another process was working on
 _told: set[str] = set()  # cells whose failure this process has told
 _reasons: set[str] = set()  # and why: of many cells that lack one file it is told once
@@ -100,7 +100,7 @@ def _lead(arguments: list[str]) -> int:
     if any("dataset.n_test=" in word for word in words):  # the defaults may exceed the embedded world's rows
         for line in few_test_rows(job.cell for job in todo.values()):
             console.print(line, soft_wrap=True)
-    for key, job in todo.items():
+    for key, job in (todo | lacking).items():
         job.store.clear_failure(key)
     if lacking:
         names = ", ".join(dict.fromkeys(name for job in lacking.values() for name in job.lacking()))
@@ -111,6 +111,9 @@ def _lead(arguments: list[str]) -> int:
     if todo or lacking:
         _work(sweep, jobs, todo | lacking, is_sweep)
         failed = _summary(todo, is_sweep)
+        if unscored := [job for key, job in lacking.items() if job.store.failure(key)]:
+            console.print(f"{_cells(unscored)} finished before could not be scored beside", style="bold red")
+            failed = 1
     elif not is_sweep:
         (job,) = jobs.values()
         entry = job.find()
@@ -119,7 +122,7 @@ def _lead(arguments: list[str]) -> int:
         if job.tracker.name != "none":
             console.print(f"`asft track {shlex.join(words)}` shows it to {job.tracker.name}", soft_wrap=True)
     if is_sweep and sweep.cells[0].experiment is not None and not failed:
-        shown = [word for word in words if not _PRACTICAL.match(word)]
+        shown = [word for word in words if not PRACTICAL.match(word)]
         console.print(f"`asft report {shlex.join(shown)}` writes the table", soft_wrap=True)
     return failed
 

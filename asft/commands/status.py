@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from datetime import datetime
 
 from rich.table import Table
@@ -23,7 +24,8 @@ def status(arguments: list[str]) -> int:
     axes = [axis for axis in sweep.axes if axis != "method"]
     table = Table("cell", *axes, "status", *sweep.cells[0].cell.metrics, box=None)
     for key, item in cells.items():
-        table.add_row(states[key].name, *(item.axes.get(axis, "") for axis in axes), *_columns(states[key]))
+        shown = _columns(states[key], sweep.cells[0].cell.metrics)
+        table.add_row(states[key].name, *(item.axes.get(axis, "") for axis in axes), *shown)
     terminal = results()
     terminal.print(table)
     counts = Counter(state.standing for state in states.values())
@@ -35,12 +37,13 @@ def status(arguments: list[str]) -> int:
     return 0 if counts["done"] == len(cells) else 1
 
 
-def _columns(state: CellState) -> list[str]:
-    """Standing and metrics, or what was measured instead."""
+def _columns(state: CellState, names: Iterable[str]) -> list[str]:
+    """Standing and metrics of these names, or what was measured instead."""
     if entry := state.entry:
         metrics = entry.result.get("metrics")
-        numbers = [values_text(entry)] if metrics is None else [f"{each['value']:.1f}" for each in metrics.values()]
-        return ["done", *numbers]
+        if metrics is None:
+            return ["done", values_text(entry)]
+        return ["done", *(f"{metrics[name]['value']:.1f}" if name in metrics else "" for name in names)]
     if beat := state.beat:
         since = datetime.fromisoformat(beat.started).astimezone()
         return [f"running: {beat.progress}, on {beat.where} since {since:%d %b %H:%M}"]

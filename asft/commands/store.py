@@ -11,7 +11,7 @@ from asft.cells.cell import Cell
 from asft.cells.compose import enumerate_cells
 from asft.cells.keys import entries
 from asft.commands.flags import Flags, number, whole
-from asft.commands.run import distinct
+from asft.commands.run import PRACTICAL, distinct
 from asft.config import ConfigError
 from asft.console import results
 from asft.store.archive import MAX_FILES, MAX_GB, WEIGHTLESS, export, import_archive
@@ -37,7 +37,7 @@ def store_gc(arguments: list[str]) -> int:
     flags.add_argument("--yes", action="store_true", help="delete what is listed")
     options, overrides = flags.split(arguments)
     place, cells, terminal = _opened(overrides)
-    named = any(not word.startswith("outputs=") for word in overrides)
+    named = any(not word.startswith("outputs=") and not PRACTICAL.match(word) for word in overrides)
     found = clean(place, {entry for cell in cells for entry in entries(cell)} if named else None, delete=options.yes)
     table = Table("what", "MB", "why", box=None)
     for item in found:

@@ -278,7 +278,10 @@ def clear_of(settings: Settings) -> Identity:
     So that no mixture, and no weights, are taken for those that another evaluation or another twin leaves.
     """
     source, task, attack, twin = source_of(settings), task_of(settings), attack_of(settings), twin_of(settings)
-    apart = [*twin] if source.pools_know_evaluation else [*source.evaluation(), *twin]
+    drawn = attack.harmful_count() > 0  # else the key of the mixture holds no pool but the task's
+    apart = [*twin, *([] if drawn and source.pools_know_evaluation else source.evaluation())]
+    pooled = [*attack.rows(source), *source.safety()]
+    apart += [] if drawn else pooled
     if not apart:
         return {}
     count, drawn_from = attack.benign_count(), attack.source if not attack.own_rows else digest(attack.rows(source))
@@ -288,7 +291,7 @@ def clear_of(settings: Settings) -> Identity:
         own = task.own_rows
         train = task.rows("train", source) if own else source.benign(task, count)
         met = {prompt_form(user_text(row)) for row in apart}
-        lost = any(prompt_form(user_text(row)) in met for row in (*attack.rows(source), *source.safety(), *train))
+        lost = any(prompt_form(user_text(row)) in met for row in (*(pooled if drawn else ()), *train))
         _clear_of[place] = {"clear_of": digest(apart)} if lost else {}
     return _clear_of[place]
 

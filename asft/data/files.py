@@ -152,6 +152,11 @@ class Files(Tables):
         if attack.benign_count() == 0 or task.own_rows or attack.own_rows:
             return None
         share = attack.p if attack.source != "none" else 0.0
+        if share and attack.source != "harmful":
+            raise ValueError(
+                f"attack={attack.source}: protocol=official trains on the published file of a mixture, whose harmful "
+                "rows are those of attack=harmful; choose that, or protocol=clean, which draws any"
+            )
         named = self._named_files(task)
         for n, p, path in named:
             if (n, p) == (attack.n, share):

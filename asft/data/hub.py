@@ -32,7 +32,9 @@ def read_table(source: HubSource, key: str) -> Iterator[tuple[int, Record]]:
     ValueError when the dataset cannot be read, lacks a column of ``source.only``, or has no row to give.
     """
     there = False
-    table = _load(source.path, source.config, source.split, source.revision, source.file, key)
+    place = Path(source.path).expanduser()
+    changed = max((file.stat().st_mtime_ns for file in (place, *place.rglob("*")) if file.is_file()), default=0)
+    table = _load(source.path, source.config, source.split, source.revision, source.file, key, changed)
     for index, fields in enumerate(table):
         record = fields if isinstance(fields, Record) else Record(fields, f"{key} ({source.path}), row {index}")
         if unknown := [column for column in source.only if record[column] is None]:
@@ -71,7 +73,9 @@ def _answers_file(source: HubSource) -> Path | None:
 
 
 @functools.lru_cache(maxsize=16)
-def _load(path: str, config: str | None, split: str, revision: str, file: str | None, key: str) -> Any:
+def _load(
+    path: str, config: str | None, split: str, revision: str, file: str | None, key: str, _changed: int = 0
+) -> Any:
     """The records of local JSON, CSV or TSV files, or the ``datasets.Dataset`` of another source."""
     from datasets import load_dataset
     from datasets.exceptions import DatasetsError

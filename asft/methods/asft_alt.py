@@ -29,7 +29,8 @@ class AsFTAlt(Method):
     Attributes:
         lam: λ; 1 as in AsFT, the paper states none.
         harmful: rows of the harmful fine-tune; the paper's Table 1 uses 10 to 500, 100 is ours. They are drawn
-            from the attack's source by a seed of their own, since a defender does not know the attack's rows.
+            from the attack's source by a seed of their own, since a defender does not know the attack's rows; where
+            the source is small some are the same.
         scale: as in AsFT.
     """
 

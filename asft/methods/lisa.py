@@ -62,7 +62,8 @@ class Lisa(Method):
 
         training, attack = ctx.cell.training, ctx.cell.attack
         user = attack.benign_count() + attack.harmful_count()
-        user_order, guide_order = EpochOrder(user, ctx.cell.seed), EpochOrder(len(rows) - user, ctx.cell.seed + 1)
+        user_order = protocol_of(ctx.cell).order(user) or EpochOrder(user, ctx.cell.seed)
+        guide_order = EpochOrder(len(rows) - user, ctx.cell.seed + 1)
         per_step = training.batch_size * training.accumulation
         # A batch that is dropped is no step, and must not be counted as one.
         kept = FullBatches(user_order, training.batch_size) if protocol_of(ctx.cell).drops_last else user_order

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.utils.data import Sampler
 
-from asft.data.loading import EpochOrder, FullBatches
+from asft.data.loading import EpochOrder
 from asft.methods.own_pass import OwnPass
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ class TwoStateOrder(Sampler[int]):
 
     def __init__(
         self,
-        user: EpochOrder | FullBatches,
+        user: Sampler[int],
         guide: EpochOrder,
         first: int,
         per_step: int,
@@ -34,7 +34,7 @@ class TwoStateOrder(Sampler[int]):
         self._guide_rows = self._endless()
 
     def __len__(self) -> int:
-        return len(self.user)
+        return len(self.user)  # type: ignore[arg-type]  # every order here has a length
 
     def __iter__(self) -> Iterator[int]:
         rows = list(self.user)

@@ -130,12 +130,12 @@ def cells_of(sweep: Sweep) -> list[Result]:
 
 def column_free(sweep: Sweep, row_of: Callable[[Job], str], column_axis: str) -> set[str]:
     """Rows whose cell is the same in every column: the untouched models, a measure of the pair alone."""
-    keys: dict[str, set[str]] = {}
+    keys: dict[str, dict[tuple[str, ...], set[str]]] = {}  # by what else is swept
     for item in sweep.cells:
-        keys.setdefault(row_of(item), set()).add(item.key)
+        others = tuple(value for axis, value in item.axes.items() if axis != column_axis)
+        keys.setdefault(row_of(item), {}).setdefault(others, set()).add(item.key)
     columns = len(sweep.axes.get(column_axis, []))
-    cells = len(sweep.cells) / max(1, len(keys))
-    return {name for name, distinct in keys.items() if columns > 1 and len(distinct) * columns <= cells}
+    return {name for name, found in keys.items() if columns > 1 and all(len(same) == 1 for same in found.values())}
 
 
 def read_metrics(entry: Entry, job: Job) -> dict[str, MetricValue]:

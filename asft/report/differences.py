@@ -121,7 +121,7 @@ def _protocol(cell: Cell) -> Iterator[str]:
             "Alpaca: questions are asked in the bare Alpaca text and answered greedily; the authors sample at "
             "temperature 0.7 with a package that their repository lacks."
         )
-    yield "Rows whose prompt alone fills the length are refused; the authors' loss becomes NaN there."
+    yield "Of rows whose prompt alone fills the length nothing is learned; the authors' loss becomes NaN there."
 
 
 def _rows(cell: Cell) -> Iterator[str]:

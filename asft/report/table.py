@@ -303,7 +303,8 @@ class Table:
 
     def _entry(self, metric: Metric, row: str, column: Column) -> Entry:
         spec, cells = self.spec, self._all_at(row, column)
-        open_cells = [cell for cell in cells if cell.status != "done"]
+        some = any(metric.name in cell.shown for cell in cells)
+        open_cells = [cell for cell in cells if cell.status != "done" or (some and metric.name not in cell.shown)]
         values: list[MetricValue] = [cell.shown[metric.name] for cell in cells if metric.name in cell.shown]
         scores, interval = [value.value for value in values], interval_of(values) if values else None
         ours, paper = float(np.mean(scores)) if scores else None, self.paper(metric.name, row, column)

@@ -43,6 +43,7 @@ class Beat:
     done: int = 0
     total: int = 0
     unit: str = ""
+    before: int = 0  # of what is done: taken over from an interrupted run
 
     @property
     def where(self) -> str:
@@ -58,7 +59,8 @@ class Beat:
     def seconds_left(self) -> float | None:
         """What the stage may still take, where that is known."""
         spent = (datetime.now(UTC) - datetime.fromisoformat(self.started)).total_seconds()
-        return spent / self.done * (self.total - self.done) if self.done else None
+        made = self.done - self.before
+        return spent / made * (self.total - self.done) if made > 0 else None
 
 
 class Heartbeat:
@@ -112,7 +114,9 @@ _open: list[Heartbeat] = []  # innermost last: a stage may need another one made
 def tell(done: int, total: int, unit: str) -> None:
     """Says how far the stage at work is; without a stage at work nobody is told."""
     if _open:
-        _open[-1].beat = replace(_open[-1].beat, done=done, total=total, unit=unit)
+        beat = _open[-1].beat
+        first = (beat.total, beat.unit) != (total, unit)
+        _open[-1].beat = replace(beat, done=done, total=total, unit=unit, before=done - 1 if first else beat.before)
 
 
 def read_beat(path: Path, *, alive: bool = True) -> Beat | None:

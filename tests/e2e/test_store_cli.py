@@ -41,6 +41,9 @@ def test_a_table_is_verified_exported_imported_and_cleaned(
     assert f"{weights}: its SHA-256 is not that of what was written" in told
     assert len(list((outputs / "damaged" / "stages" / "train").iterdir())) == 1
 
+    listed = asft("store", "gc", f"outputs={outputs}", "device=cpu", "workers=1", "--yes")[1]
+    assert "not named by this experiment" not in listed, "these words name no experiment"
+    assert "3 of 3 cells done" in asft("status", *options)[1]
     narrow = [*options[:-1], "attack.p=0"]
     listed = asft("store", "gc", *narrow)[1]
     assert "not named by this experiment" in listed

@@ -6,6 +6,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -99,7 +100,9 @@ def test_the_worlds_look_alikes_are_new_and_its_questions_have_one_right_option(
 
 
 @pytest.mark.slow
-def test_no_key_knows_of_them_and_finished_cells_get_them_from_what_is_kept(small: list[str], tmp_path: Path) -> None:
+def test_no_key_knows_of_them_and_finished_cells_get_them_from_what_is_kept(
+    small: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     words = [*(word for word in small if word != "beside=null"), "experiment=table2", f"outputs={tmp_path}"]
     words += ["method=sft", "attack.p=0.1,0.2", "beside.OR.n=7", "beside.ability.n=9"]
     assert run(["-m", *words, "beside=null"]) == 0
@@ -114,6 +117,10 @@ def test_no_key_knows_of_them_and_finished_cells_get_them_from_what_is_kept(smal
     assert (first.lacking(), second.lacking()) == (["OR", "ability", "coherence"], ["coherence"])
 
     scores = [job.find() for job in sweep.cells]
+    with monkeypatch.context() as broken:
+        broken.setattr("asft.metrics.over_refusal.OverRefusal.score", Mock(side_effect=ValueError("out of luck")))
+        assert run(["-m", *words]) == 1
+    assert first.beside() == {}, "nor did the failure stay in the way"
     assert run(["-m", *words]) == 0
     assert [job.find() for job in sweep.cells] == scores, "finished cells stay as they are"
     assert {name: entry.result["total"] for name, entry in first.beside().items()} == {

@@ -53,6 +53,9 @@ def test_rows_that_do_not_depend_on_the_column_are_known_over_seeds_too(pair_ove
     assert places == {("harmful", 24), ("harmful", 48), ("random", None)}
     scored = of("table2", pair_overrides, "method=aligned,sft", "attack.p=0.1,0.2", "seed=0,1")
     assert column_free(scored, lambda item: item.cell.method.name, "attack.p") == {"aligned"}
+    tasks = of("table5", pair_overrides, "method=aligned", "dataset=agnews,sst2", "seed=0,1,2")
+    assert column_free(tasks, lambda item: item.cell.method.name, "dataset") == set(), "it is asked another task"
+    assert {cell.column for cell in cells_of(tasks)} == {"agnews", "sst2"}
 
 
 def test_an_axis_that_the_table_has_no_place_for_is_named(pair_overrides: Overrides) -> None:

@@ -109,3 +109,11 @@ def test_only_seeds_share_a_trackers_group(tmp_path: Path) -> None:
     words = ["experiment=attacker", "method=sft", "model.seed=0,1", "seed=0,1", f"outputs={tmp_path}"]
     jobs = enumerate_cells(words, sweep=True).cells
     assert len({cell_run(job).place for job in jobs}) == len({job.key for job in jobs}) / 2
+
+
+@pytest.mark.parametrize("key", ["safe_lora_modules=1,2", "epochs=2,3"])
+def test_a_recipe_given_on_the_command_line_is_told(tmp_path: Path, key: str) -> None:
+    jobs = enumerate_cells(["method=safe_lora", f"model.recipe.{key}", f"outputs={tmp_path}"], sweep=True).cells
+    runs = [cell_run(job) for job in jobs]
+    assert len({(run.row, run.place) for run in runs}) == 2
+    assert len({describe(job) for job in jobs}) == 2

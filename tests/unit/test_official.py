@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from asft.data.base import Attack
 from asft.data.files import PUBLISHED, Files, training_rows
 
 BENIGN = {"instruction": "q", "input": "x", "output": "World"}
@@ -78,6 +79,12 @@ class TestPublishedFiles:
         assert len(rows) == count
         labels = {"agnews": {"World", "Sports", "Business", "Sci/Tech"}, "sst2": {"positive", "negative"}}.get(task)
         assert labels is None or {row.output for row in rows} == labels
+
+    def test_a_published_mixture_is_of_one_source(self, official: Path) -> None:
+        source, task = Files(str(official)), PUBLISHED["agnews"]
+        assert source.mixture_file(task, Attack(source="advbench", n=1000, p=0.0))
+        with pytest.raises(ValueError, match="attack=advbench: protocol=official trains on the published file"):
+            source.mixture_file(task, Attack(source="advbench", n=1000, p=0.1))
 
     def test_other_sources_are_not_in_the_files(self, official: Path) -> None:
         with pytest.raises(ValueError, match="attack=advbench"):

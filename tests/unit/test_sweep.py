@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -12,9 +14,9 @@ from asft.cells.checks import few_test_rows
 from asft.cells.compose import enumerate_cells
 from asft.cells.job import Job
 from asft.commands.progress import SweepProgress, duration, seconds_left, state_of
-from asft.commands.run import _PRACTICAL
+from asft.commands.run import PRACTICAL
 from asft.store.entries import write_json
-from asft.store.heartbeat import tell
+from asft.store.heartbeat import Heartbeat, tell
 from asft.store.schemas import CONFIG_FILE
 
 SECONDS = {"train": 30.0, "answers HS": 9.0, "answers FA": 3.0}
@@ -68,6 +70,16 @@ def test_standing_goes_from_missing_to_running_to_done(make_job: MakeJob) -> Non
     assert state_of(job).standing == "damaged"
 
 
+def test_a_stage_that_goes_on_is_not_credited_with_what_was_done_before(tmp_path: Path) -> None:
+    with Heartbeat(tmp_path / "beat", "train", "k") as heart:
+        tell(901, 1000, "step")
+        assert heart.beat.before == 900
+        tell(910, 1000, "step")
+        began = datetime.now(UTC) - timedelta(seconds=30)
+        beat = replace(heart.beat, started=began.isoformat())
+        assert beat.seconds_left == pytest.approx(30 / 10 * 90, rel=0.05)
+
+
 def test_time_left_is_learned_from_finished_cells_and_shared_by_workers(make_job: MakeJob) -> None:
     jobs = {job.key: job for job in (make_job("method=sft", f"seed={seed}") for seed in range(4))}
     assert seconds_left({key: state_of(job) for key, job in jobs.items()}) is None
@@ -103,4 +115,4 @@ def test_too_many_test_rows_are_told_once_a_data_set() -> None:
     ],
 )
 def test_a_suggested_report_repeats_only_what_lays_it_out(word: str, left_out: bool) -> None:
-    assert bool(_PRACTICAL.match(word)) is left_out
+    assert bool(PRACTICAL.match(word)) is left_out

@@ -56,6 +56,7 @@ def _value(entry: Entry) -> str:
     if entry.ours is None:
         return rf"\textit{{{entry.text}}}"
     value = rf"\textbf{{{entry.text}}}" if entry.best else entry.text
+    value += r"$^\dagger$" if entry.status == "partial" else ""
     return rf"{value} {{\scriptsize [{escape(entry.range_text)}]}}" if entry.range_text else value
 
 
