@@ -297,12 +297,19 @@ def generating(shape: Shape, size: int, batch: int, tokens: int = _PROMPT) -> fl
 def disk_bytes(fine_tunes: Collection[Cell], cells: Collection[Cell], shape: Shape) -> float:
     """Bytes that fine-tunes, anchors and answers take below ``outputs``, at most.
 
-    A post-hoc method's adapter is a fine-tune's in size; an anchor holds two o×o matrices a module; answers are kept
-    twice, the second time with their verdicts, at four bytes a token.
+    A post-hoc method's adapter is a fine-tune's in size; a start that is made of the pair is a whole model; an anchor
+    holds two o×o matrices a module; answers are kept twice, the second time with their verdicts, at four bytes a token.
     """
     stored = [*fine_tunes, *(cell for cell in cells if isinstance(cell.method, PostHoc))]
     lora = sum(4 * shape.lora_parameters(cell.training.rank) for cell in stored if cell.training.name == "lora")
-    full = sum(2 * shape.parameters for cell in stored if cell.training.name != "lora")
+    full = sum(4 * shape.parameters for cell in stored if cell.training.name != "lora")
+    starts = {repr(start) for cell in cells if not isinstance(start := cell.method.start(), str)}
     answers = sum(2 * 4 * answer_tokens(cell.plain()) for cell in cells)
     variants = {cell.method.variant for cell in cells if isinstance(cell.method, AsFT)}
-    return lora + full + answers + len(variants) * 2 * 4 * sum(outputs**2 for outputs, _ in shape.adapted)
+    return (
+        lora
+        + full
+        + 4 * shape.parameters * len(starts)
+        + answers
+        + len(variants) * 2 * 4 * sum(outputs**2 for outputs, _ in shape.adapted)
+    )

@@ -213,7 +213,8 @@ def _cell(job: Job, row: str, column: AxisValue | None) -> Result:
     except DamagedEntry as error:  # not to be seen at first look
         absence = "failed", str(error)
     shows = (job.cell.measure.headline,) if job.cell.measure else ()
-    return Result(job.key, row, column, job.cell.seed, *(absence or _absence(job)), awaited=shows)
+    tuned = job.cell.method.trains
+    return Result(job.key, row, column, job.cell.seed, *(absence or _absence(job)), awaited=shows, tuned=tuned)
 
 
 def _result(job: Job, entry: Entry, row: str, column: AxisValue | None) -> Result:
@@ -231,6 +232,7 @@ def _result(job: Job, entry: Entry, row: str, column: AxisValue | None) -> Resul
         seconds=entry.seconds + sum(stage["seconds"] for stage in stages.values()),
         peak_memory_mb=max((stage["peak_memory_mb"] for stage in stages.values()), default=None),
         trained="train" in stages and not isinstance(cell.method, PostHoc),
+        tuned=cell.method.trains,
         extra={name: float(value) for name, value in numbers if _is_number(value) and name not in metrics},
         details=read_document(entry.path / DETAILS, Details) if cell.measure else {},
         config=job.plain(),

@@ -75,6 +75,7 @@ class Result:
         seconds: wall time of all stages of this cell that were run for it.
         peak_memory_mb: peak memory in MiB, None where it was not measured.
         trained: False where the adapter is another cell's (or there is none to train).
+        tuned: False of a model that no fine-tune has touched.
         extra: further numbers: what a method logged to prove that it acted, all that a measure found.
         details: a measure's arrays, for figures.
         config: the resolved configuration.
@@ -92,6 +93,7 @@ class Result:
     seconds: float = 0.0
     peak_memory_mb: float | None = None
     trained: bool = False
+    tuned: bool = True
     extra: dict[str, float] = field(default_factory=dict)
     details: dict[str, Any] = field(default_factory=dict)
     config: dict[str, Any] = field(default_factory=dict)

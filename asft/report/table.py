@@ -171,8 +171,9 @@ class Table:
         return (row, None) in self._places
 
     def untouched(self, row: str) -> bool:
-        """Whether a row is a control that no training and no column changes."""
-        return row in self.spec.controls and self.spans(row)
+        """Whether a row is a control that no training changes."""
+        tuned = any(cell.tuned for cell in self.cells if cell.row == row)
+        return row in self.spec.controls and (self.spans(row) or not tuned)
 
     def _all_at(self, row: str, column: Column) -> list[Result]:
         seeds = self._places.get((row, None)) or self._places.get((row, column.value)) or {}

@@ -10,7 +10,8 @@ from refusals import refuses
 from synthetic_store import write_cell, write_measure
 
 from asft.cells.compose import Sweep, enumerate_cells
-from asft.report.collect import cells_of, column_free
+from asft.report.collect import cells_of, column_free, table_spec
+from asft.report.table import Table
 from asft.store.schemas import CONFIG_FILE
 
 Overrides = list[str]
@@ -56,6 +57,9 @@ def test_rows_that_do_not_depend_on_the_column_are_known_over_seeds_too(pair_ove
     tasks = of("table5", pair_overrides, "method=aligned", "dataset=agnews,sst2", "seed=0,1,2")
     assert column_free(tasks, lambda item: item.cell.method.name, "dataset") == set(), "it is asked another task"
     assert {cell.column for cell in cells_of(tasks)} == {"agnews", "sst2"}
+    both = of("table5", pair_overrides, "method=aligned,sft", "dataset=agnews,sst2")
+    table = Table(table_spec(both, ""), cells_of(both))
+    assert (table.untouched("aligned"), table.untouched("sft")) == (True, False)
 
 
 def test_an_axis_that_the_table_has_no_place_for_is_named(pair_overrides: Overrides) -> None:
