@@ -83,7 +83,14 @@ def _frontier_page(words: Data, sweep: Sweep, command: str) -> tuple[Data, Data 
     """The same of an experiment that compares methods over their strengths."""
     jobs = {job.key: job for job in sweep.cells}.values()
     done = sum(job.find() is not None for job in jobs)
-    words |= {"title": experiment_of(sweep).title, "done": done, "total": len(jobs), "page": "frontier"}
+    failed = sum(job.find() is None and job.store.failure(job.key) is not None for job in jobs)
+    words |= {
+        "title": experiment_of(sweep).title,
+        "done": done,
+        "failed": failed,
+        "total": len(jobs),
+        "page": "frontier",
+    }
     if not done:
         return words, None
     try:
