@@ -152,7 +152,7 @@ def _enumerate(overrides: Sequence[str], sweep: bool) -> Sweep:
     with _hydra(overrides):
         parsed = _parse(overrides)
         fixed = [override.input_line for override in parsed if not override.is_sweep_override()]
-        swept = {_key(override): override for override in parsed if override.is_sweep_override()}
+        swept = {override.get_key_element(): override for override in parsed if override.is_sweep_override()}
         if swept and not sweep:
             raise ConfigError(
                 f"{', '.join(swept)}: several values are a sweep; add -m (--multirun), or quote a comma of the value's "
@@ -167,7 +167,7 @@ def _enumerate(overrides: Sequence[str], sweep: bool) -> Sweep:
             base = _compose(fixed + [f"{key}={_values(override)[0]}" for key, override in groups.items()], True)
             params = dict(base.hydra.sweeper.get("params") or {})
             parts = list(((base.get("experiment") or {}).get("sweeps") or {"": {}}).values())
-        given = {_key(override): override for override in parsed}
+        given = {override.get_key_element(): override for override in parsed}
         shared = {key: _values(given.get(key) or _parse([f"{key}={value}"])[0]) for key, value in params.items()}
         apart = {str(key) for part in parts for key in part} - {*params}
         shared |= {key: _values(override) for key, override in swept.items() if key not in apart}
@@ -179,7 +179,7 @@ def _enumerate(overrides: Sequence[str], sweep: bool) -> Sweep:
             axes = shared | own
             if not all(axes.values()):
                 continue
-            rest = [text for text in fixed if text.partition("=")[0].lstrip("+") not in axes]
+            rest = [text for text in fixed if text.partition("=")[0] not in axes]
             if not jobs:
                 first = (*rest, *(f"{key}={texts[0]}" for key, texts in axes.items()))
             jobs += [build_job(tree, chosen) for chosen, tree in _trees(rest, axes)]
@@ -403,11 +403,6 @@ def _unknown_key(key: str, overrides: list[str]) -> str:
     parts = [str(part) for part, inside in tree.items() if isinstance(inside, DictConfig) and name in inside]
     places = [f"{part}.{name}" for part in parts]
     return f"{key}: unknown key{instead(name, allowed, f'{parent}.' if parent else '', places)}"
-
-
-def _key(override: Override) -> str:
-    """The key without the pluses that add it, so that ``++seed=1`` is ``seed=1``."""
-    return str(override.get_key_element()).lstrip("+")
 
 
 def _values(override: Override) -> list[str]:
