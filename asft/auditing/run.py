@@ -289,9 +289,6 @@ def require_repairable(exam: Exam, *, safe: str | Path | None = None, harmful: s
             f"{exam.subject.folder}: --repair edits a LoRA adapter, and this is a whole checkpoint; give the adapter "
             "that was merged into it"
         )
-    for key, source in (("--safe", safe), ("--harmful", harmful)):
-        if source and not holds_adapter(Path(source).expanduser()):
-            read_task(str(source), key)
     asked = _not_learned(exam.prompts, safe, harmful)
     for key, rows in (("--prompts", asked), ("--task", exam.task)):
         fewest = min(len(half(rows, "validation")), len(half(rows, "test")))
@@ -309,8 +306,10 @@ def require_repairable(exam: Exam, *, safe: str | Path | None = None, harmful: s
         )
 
 
-def _not_learned(prompts: Sequence[Row], *sources: str | Path | None) -> list[Row]:
+def _not_learned(prompts: Sequence[Row], safe: str | Path | None, harmful: str | Path | None) -> list[Row]:
     """Those that no adapter of a repair is trained on; what a ready-made one learned is not known."""
-    files = [str(source) for source in sources if source and not holds_adapter(Path(source).expanduser())]
-    learned = {prompt_form(user_text(row)) for file in files for row in read_task(file)}
+    learned: set[str] = set()
+    for key, source in (("--safe", safe), ("--harmful", harmful)):
+        if source and not holds_adapter(Path(source).expanduser()):
+            learned |= {prompt_form(user_text(row)) for row in read_task(str(source), key)}
     return [row for row in prompts if prompt_form(user_text(row)) not in learned]

@@ -259,15 +259,19 @@ def _warn_once(message: str) -> None:
     log.warning(message)
 
 
+def _train(source: DataSource, task: Task, attack: Attack) -> list[Row]:
+    """The rows that an attack's benign ones are drawn from."""
+    return task.rows("train", source) if task.own_rows else source.benign(task, attack.benign_count())
+
+
 def gather(source: DataSource, task: Task, attack: Attack, twin: list[Row]) -> Data:
     """All pools of a task and an attack. No two of those that meet in a cell share a prompt (:func:`disjoint`)."""
-    own, count = task.own_rows, attack.benign_count()
     pools, left_out = disjoint(
         evaluation=source.evaluation(),
         twin=twin,
         harmful=attack.rows(source),
         safety=source.safety(),
-        train=task.rows("train", source) if own else source.benign(task, count),
+        train=_train(source, task, attack),
     )
     return Data(**pools, test=task.rows("test", source)[: task.n_test], source=source, left_out=left_out)
 
@@ -279,19 +283,17 @@ def clear_of(settings: Settings) -> Identity:
     """
     source, task, attack, twin = source_of(settings), task_of(settings), attack_of(settings), twin_of(settings)
     drawn = attack.harmful_count() > 0  # else the key of the mixture holds no pool but the task's
-    apart = [*twin, *([] if drawn and source.pools_know_evaluation else source.evaluation())]
-    pooled = [*attack.rows(source), *source.safety()]
-    apart += [] if drawn else pooled
-    if not apart:
+    if drawn and source.pools_know_evaluation and not twin:
         return {}
-    count, drawn_from = attack.benign_count(), attack.source if not attack.own_rows else digest(attack.rows(source))
-    pools = drawn_from, source.pools_identity("none" if attack.own_rows else attack.source), benign_identity(settings)
-    place = repr((source, task, count, pools, digest(apart)))
+    known = attack.identity(source), benign_identity(settings), source.evaluation_identity(), digest(twin)
+    place = repr((source, task, attack, known))
     if place not in _clear_of:
-        own = task.own_rows
-        train = task.rows("train", source) if own else source.benign(task, count)
+        apart = [*twin, *([] if drawn and source.pools_know_evaluation else source.evaluation())]
+        pooled = [*attack.rows(source), *source.safety()]
+        train = _train(source, task, attack)
+        kept, apart = ([*pooled, *train], apart) if drawn else (train, [*apart, *pooled])
         met = {prompt_form(user_text(row)) for row in apart}
-        lost = any(prompt_form(user_text(row)) in met for row in (*(pooled if drawn else ()), *train))
+        lost = any(prompt_form(user_text(row)) in met for row in kept)
         _clear_of[place] = {"clear_of": digest(apart)} if lost else {}
     return _clear_of[place]
 
