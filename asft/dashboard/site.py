@@ -41,8 +41,8 @@ class SiteCounts:
 class Site:
     """A dashboard folder that is built once, or again and again while a sweep runs.
 
-    A finished cell never changes, so its own files are written at the first build that sees it; a later build of
-    the same object writes what is new, the tables and the index.
+    A finished cell never changes, so its own files are written at the first build that sees it, and again when more is
+    scored beside it; a later build of the same object writes what is new, the tables and the index.
 
     Attributes:
         rows: the index line of every cell written so far, by key.
@@ -58,6 +58,7 @@ class Site:
     def __init__(self, store: Store, experiments: Sequence[Experiment], folder: Path, *, live: bool = False) -> None:
         self.store, self.experiments, self.folder, self.live = store, experiments, folder, live
         self.rows: dict[str, Row] = {}
+        self._scores: dict[str, set[str]] = {}  # what was scored beside a cell when its files were written, by key
         self.metrics: dict[str, Metric] = {}
         lay_out(folder)
 
@@ -71,8 +72,11 @@ class Site:
         damaged, beside = [], self._beside()
         for path in sorted((self.store.root / "cells").glob("[0-9a-f]" * 20)):
             try:
-                if path.name not in self.rows and (entry := self.store.read("cells", path.name)):
-                    self._add_cell(entry, beside.get(path.name, {}))
+                scores = beside.get(path.name, {})
+                keys = {score.path.name for score in scores.values()}
+                if self._scores.get(path.name) != keys and (entry := self.store.read("cells", path.name)):
+                    self._add_cell(entry, scores)
+                    self._scores[path.name] = keys
             except DamagedEntry as error:
                 damaged.append(_unknown(path.name, error))
         overview, failures = self._write_tables(), [*self._failures(), *damaged]
@@ -229,7 +233,7 @@ def write_index(folder: Path, **fields: Any) -> None:
 
 
 def fingerprint(store: Store) -> str:
-    """Changes whenever a cell finishes or fails, or a landscape or a spectrum is written."""
-    watched = [store.root / "cells", store.root / "failures", store.root / "measures"]
+    """Changes whenever a cell finishes, fails or is scored further, or a landscape or a spectrum is written."""
+    watched = [store.root / name for name in ("cells", "beside", "failures", "measures")]
     watched += sorted(store.root.glob("reports/anchor_*"))
     return " ".join(str(path.stat().st_mtime_ns) for path in watched if path.exists())

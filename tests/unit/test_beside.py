@@ -17,6 +17,7 @@ from asft.backends.likelihood import choose
 from asft.cells.compose import enumerate_cells
 from asft.commands.run import run
 from asft.dashboard import Site
+from asft.dashboard.site import fingerprint
 from asft.data.base import Data
 from asft.data.rows import Choice, Row, evenly, prompt_form
 from asft.data.templates import ChatTemplate
@@ -121,6 +122,9 @@ def test_no_key_knows_of_them_and_finished_cells_get_them_from_what_is_kept(
         broken.setattr("asft.metrics.over_refusal.OverRefusal.score", Mock(side_effect=ValueError("out of luck")))
         assert run(["-m", *words]) == 1
     assert first.beside() == {}, "nor did the failure stay in the way"
+    site = Site(first.store, [], tmp_path / "dashboard")
+    site.build()
+    seen = fingerprint(first.store)
     assert run(["-m", *words]) == 0
     assert [job.find() for job in sweep.cells] == scores, "finished cells stay as they are"
     assert {name: entry.result["total"] for name, entry in first.beside().items()} == {
@@ -137,7 +141,7 @@ def test_no_key_knows_of_them_and_finished_cells_get_them_from_what_is_kept(
     (line,) = table.lines("OR")
     assert [entry.text == "–" for entry in line] == [False, True]
     assert "## Beside: OR" in render_markdown(table)
-    site = Site(first.store, [], tmp_path / "dashboard")
+    assert fingerprint(first.store) != seen
     site.build()
     assert [list(site.rows[job.key]["metrics"]) for job in sweep.cells] == [[*table.shown], ["HS", "FA", "coherence"]]
 
