@@ -21,6 +21,7 @@ from asft.frontier.front import (
     at_accuracy,
     corners,
     estimate,
+    lower_corner,
     resampled,
     volume,
 )
@@ -156,7 +157,7 @@ def compare(scores: Scores, wishes: Wishes, controls: Mapping[str, tuple[str, ..
     on_front = {point for name in fronts for point in corners(mean[0], mean[1], own[name])}
     found = [
         Verdict(name, methods[name], other, methods[other], estimate(front.volume - fronts[other].volume, pairs), {
-            loss: estimate(fronts[other].at[loss] - hs, pairs) for loss, hs in front.at.items()
+            loss: estimate(fronts[other].at[loss] - hs, pairs, both[0], less=True) for loss, hs in front.at.items()
         })
         for name, front in fronts.items()
         for other in controls.get(name, ())
@@ -171,8 +172,8 @@ def compare(scores: Scores, wishes: Wishes, controls: Mapping[str, tuple[str, ..
         for name, pick in picked.items():
             (hs, fa), told = (fresh.told(of, pairs) for of in (pick.chosen, pick.again))
             setting, best = _commonest(scores, pick.chosen), name == first and not attack and not any(pick.missed)
-            if attack and (none := sum(map(bool, pick.missed))):
-                setting += f"; none keeps so much in {none} of {len(pick.missed)}"
+            if none := sum(map(bool, pick.missed)):
+                setting += f"; none {'keeps so much' if attack else 'grants it'} in {none} of {len(pick.missed)}"
             other = None if pick.again == pick.chosen else told
             choices.append(Choice(wish.words, name, methods[name], setting, hs, fa, other, best))
             flattered.append(pick.flattered)
@@ -182,7 +183,8 @@ def compare(scores: Scores, wishes: Wishes, controls: Mapping[str, tuple[str, ..
                 if other_name in picked and not any(picked[other_name].missed):
                     less = fresh.at(picked[other_name].chosen)[0] - fresh.at(pick.chosen)[0]
                     label = methods[other_name]
-                    found.append(Verdict(name, methods[name], other_name, label, estimate(less, pairs), {}))
+                    gain = estimate(less, pairs, fresh.rows[0], less=True)
+                    found.append(Verdict(name, methods[name], other_name, label, gain, {}))
     by_hs, by_fa = (estimate(np.mean(of, axis=0), pairs) for of in zip(*flattered, strict=True))
     estimated = [[estimate(of[:, i], pairs, n) for i in range(of.shape[1])] for of, n in zip(whole, both, strict=True)]
     corrected = holm([item.gain.p for item in found])
@@ -240,7 +242,9 @@ class _Front:
             drawn = [[of[:, path, u] for of in rows] for u, path in zip(units, paths, strict=True)]
             volumes.append(np.stack([volume(hs, fa) for hs, fa in drawn], axis=1))
             for loss, found in at.items():
-                found.append(np.stack([at_accuracy(hs, fa, fa[:, -1] - loss) for hs, fa in drawn], axis=1))
+                lower = [lower_corner(hs[0, p, u], fa[0, p, u], fa[0, p[-1], u] - loss) for u, p in enumerate(paths)]
+                one_by_one = zip(drawn, lower, strict=True)
+                found.append(np.stack([at_accuracy(x, y, y[:, -1] - loss, i) for (x, y), i in one_by_one], axis=1))
         self.volume: Floats = np.mean(volumes, axis=0)
         self.at: dict[float, Floats] = {loss: np.mean(found, axis=0) for loss, found in at.items()}
 
@@ -266,7 +270,8 @@ class _Pick:
         own_hs, own_fa = (float(of[0].mean()) for of in told_by_own[0])
         hs, fa = (of[0] for of in seen.drawn)
         self.missed = [float(wish.missing(hs[:, u], fa[:, u])[point]) for u, point in enumerate(self.chosen)]
-        self.rank = float(np.mean(self.missed)), -own_fa if wish.kind == "hs_limit" else own_hs
+        wanted = (-own_fa, own_hs) if wish.kind == "hs_limit" else (own_hs, -own_fa)
+        self.rank = float(np.mean(self.missed)), *wanted
 
 
 def _commonest(scores: Scores, chosen: Sequence[int]) -> str:

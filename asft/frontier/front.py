@@ -11,6 +11,7 @@ nothing by a finer grid. Which points are its corners is decided on one half; wh
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -24,6 +25,7 @@ from asft.report.analysis import MIN_RISE
 DRAWS = 2000
 MANY = 1e9  # degrees of freedom of a normal distribution
 UNTOUCHED, UNDEFENDED = 0, 1
+_ROUNDING = 1e-9  # what sums of weights are off by, and more
 
 Floats = NDArray[np.float64]
 
@@ -96,21 +98,36 @@ def _turns_up(hs: Floats, fa: Floats, first: int, second: int, third: int) -> bo
     return bool(rise > 0)
 
 
-def at_accuracy(hs: Floats, fa: Floats, target: Floats) -> Floats:
-    """HS [draws] where a path [draws, corners] first reaches an FA [draws], straight lines between corners."""
+def at_accuracy(hs: Floats, fa: Floats, target: Floats, corner: int | None = None) -> Floats:
+    """HS [draws] of a path [draws, corners] at an FA of at least a target [draws], straight lines between corners.
+
+    That is where the path first reaches it; or at ``corner`` (:func:`lower_corner`), in draws in which that reaches it.
+    """
     reached = fa >= target[:, None]
     reached[:, -1] = True  # the undefended model is what the target is taken from
     after = np.maximum(reached.argmax(axis=1), 1)
     draw = np.arange(len(hs))
     (low, high), (start, end) = ((values[draw, after - 1], values[draw, after]) for values in (fa, hs))
     share = np.clip((target - low) / np.maximum(high - low, 1e-9), 0, 1)
-    return start + share * (end - start)
+    found: Floats = start + share * (end - start)
+    return found if corner is None else np.where(fa[:, corner] >= target, hs[:, corner], found)
+
+
+def lower_corner(hs: Floats, fa: Floats, target: float) -> int | None:
+    """Of a path's corners that reach an FA the one of lowest HS, where that is below the path's own HS there.
+
+    So it is where a method's FA ends above the target at an HS below the untouched model's: it is taken as it is, and
+    not for a share of the queries.
+    """
+    best = min((i for i, of in enumerate(fa) if of >= target), key=lambda i: (hs[i], -fa[i]))
+    return best if hs[best] < at_accuracy(hs[None], fa[None], np.array([target]))[0] else None
 
 
 def volume(hs: Floats, fa: Floats) -> Floats:
     """Hypervolume [draws] of a path [draws, corners] in percent of the box that its two ends span.
 
-    50 is what handing queries to one of the two ends by chance gives, 100 SFT's FA at the untouched model's HS.
+    50 is what handing queries to one of the two ends by chance gives, 100 SFT's FA at the untouched model's HS. A path
+    that leaves the box, by an FA above SFT's or an HS below the untouched model's, has more.
     """
     x = (fa - fa[:, :1]) / np.maximum(fa[:, -1:] - fa[:, :1], MIN_RISE)
     y = (hs[:, -1:] - hs) / np.maximum(hs[:, -1:] - hs[:, :1], MIN_RISE)
@@ -118,7 +135,9 @@ def volume(hs: Floats, fa: Floats) -> Floats:
     return area
 
 
-def estimate(draws: Floats, pairs: NDArray[np.int64], rows: int = 0, least: float = -100.0) -> Estimate:
+def estimate(
+    draws: Floats, pairs: NDArray[np.int64], rows: int = 0, *, less: bool = False, least: float = -math.inf
+) -> Estimate:
     """The mean over pairs of what each unit has, [draws, units]; seeds of one pair are averaged first.
 
     One pair: its interval covers the prompts alone. Several: the variance between pairs is added to that of the
@@ -127,8 +146,10 @@ def estimate(draws: Floats, pairs: NDArray[np.int64], rows: int = 0, least: floa
 
     Args:
         rows: prompts behind a percentage, whose interval stays within 0 to 100: Wilson's, of as many prompts as would
-            give this variance. 0 for a difference, whose interval ends at ±100.
-        least: where an interval ends that is none of a percentage of rows.
+            give this variance. 0 for volumes; their intervals end at ±100, unless a draw lies beyond.
+        less: whether this is a difference of two such percentages. Where no row tells them apart, the interval reaches
+            as far as that of a share of 0 does.
+        least: where the interval ends in any case.
     """
     from scipy.special import stdtr, stdtrit  # slow to load
 
@@ -140,10 +161,13 @@ def estimate(draws: Floats, pairs: NDArray[np.int64], rows: int = 0, least: floa
         variance += between
         freedom = min(MANY, (count - 1) * (variance / between) ** 2) if between > 0 else MANY
     reach = float(stdtrit(freedom, (1 + CONFIDENCE) / 2))
-    error = float(np.sqrt(variance))
-    lo, hi = max(least, value - reach * error), min(100.0, value + reach * error)
-    if rows:
+    value, error = (of if abs(of) > _ROUNDING else 0.0 for of in (value, float(np.sqrt(variance))))
+    if rows and not less:
         lo, hi = _within(value, error, reach, rows)
+    else:
+        width = reach * error or (_within(0.0, 0.0, reach, rows)[1] if rows else 0.0)
+        bound = 100.0 if np.abs(draws).max() <= 100 + _ROUNDING else math.inf
+        lo, hi = max(least, -bound, value - width), min(bound, value + width)
     p = float(2 * stdtr(freedom, -abs(value) / error)) if error > 0 else float(value == 0)
     return Estimate(value, lo, hi, p)
 
@@ -151,6 +175,7 @@ def estimate(draws: Floats, pairs: NDArray[np.int64], rows: int = 0, least: floa
 def _within(value: float, error: float, reach: float, rows: int) -> tuple[float, float]:
     """Wilson's interval of a percentage with a standard error, in percent."""
     share = min(max(value / 100, 0.0), 1.0)
+    share = 1.0 if 1 - share < _ROUNDING else share
     spread = share * (1 - share)
     effective = spread / (error / 100) ** 2 if spread > 0 and error > 0 else float(rows)
     centre = (share + reach**2 / (2 * effective)) / (1 + reach**2 / effective)

@@ -28,17 +28,20 @@ HOW = (
     "Prompts and task rows are split by their text: a strength is chosen on the validation half, told by the test "
     "half. A front's corners are chosen on one half and scored on the other, both ways round.",
     "The front is the lower convex hull of FA and HS from the untouched aligned model to SFT: handing a share of the "
-    "queries to one of two models has the scores between theirs, so nothing is assumed of strengths that were not run.",
+    "queries to one of two models has the scores between theirs, so nothing is assumed of strengths that were not run. "
+    "HS at an FA is that of the front there, or of a later corner where that is lower.",
     "Where no strength grants a wish in a pair, the nearest is taken, and a method of which that is so gets no star.",
-    "Volume: how much of the box between those two ends the front leaves beneath it, in percent: 50 is what mixing the "
-    "two ends gives, 100 SFT's FA at the untouched model's HS.",
+    "Volume: how much of the box between these two ends the front leaves beneath it, in percent: 50 is what mixing the "
+    "ends gives, 100 SFT's FA at the untouched model's HS. A front that reaches a higher FA or a lower HS has more.",
     "Verdicts are on the difference in volume, p after Holm's correction over all of them; a gain is in the method's "
     "favour. A sentence adds where HS at equal FA says something else, its p Holm-corrected over all such differences.",
 )
 
 
 ATTACKS = (
-    *HOW[:2],
+    HOW[0].partition(" A strength is")[0],
+    "Prompts and task rows are split by their text: an attack is chosen on the validation half, told by the test half.",
+    "The attack of highest HS is taken among those that keep so much of SFT's FA; where none does, the nearest.",
     "Verdicts are on HS under the strongest attack that keeps so much of SFT's FA, p after Holm's correction over all "
     "of them; a gain is in the method's favour. A method that no attack leaves so useful in some pair has no verdict: "
     "its HS is of the nearest attack.",
@@ -62,11 +65,12 @@ class Part:
 
 def covers(found: Frontier) -> str:
     """What the intervals are about."""
-    rows = f"{found.rows[0]} prompts and {found.rows[1]} task rows"
+    halves = f"for a wish the test half, {found.told_by[0]} and {found.told_by[1]}"
+    rows = f"{found.rows[0]} prompts and {found.rows[1]} task rows ({halves})"
     if found.pairs == 1:
-        return f"One model pair: the 95% intervals cover the choice of {rows} alone, not another pair or its training."
+        return f"One model pair: intervals are of 95% and cover the choice of {rows}, not another pair or its training."
     seeds = f", {found.units} trainings" if found.units > found.pairs else ""
-    return f"{found.pairs} model pairs{seeds}: the 95% intervals are over pairs (Student's t) and {rows}."
+    return f"{found.pairs} model pairs{seeds}: intervals are of 95%, over pairs (Student's t) and {rows}."
 
 
 def summary(found: Frontier) -> str:
@@ -144,7 +148,8 @@ def parts(found: Frontier) -> list[Part]:
             for c in found.choices
             if c.wish == wish
         ]
-        note = "Chosen on validation, told by the test half; * is the first by validation, which grants the wish there."
+        note = "Chosen on validation, told by the test half"
+        note += "; * is the first by validation, which grants the wish there." if found.methods else "."
         tables.append(Part(wish, note, header, told))
     told = [(p.label, p.setting or "as it is", shown(p.hs), shown(p.fa)) for p in found.points]
     return [*tables, Part("Every point", "On all rows.", ("method", "setting", "HS", "FA"), told)]
@@ -203,7 +208,7 @@ def page_data(found: Frontier) -> dict[str, Any]:
         "left_out": found.left_out,
         "chart": {
             "spec": fronts(method_styles({p.method: p.label for p in found.points})),
-            "rows": [*_point_rows(found), *_end_rows(found)],
+            "rows": [*(row | {"along": row["fa"]} for row in _point_rows(found)), *_end_rows(found)],
         },
         "winners": {choice.wish: _winner(choice) for choice in found.choices if choice.best},
         "tables": [asdict(part) for part in parts(found)],
@@ -213,9 +218,10 @@ def page_data(found: Frontier) -> dict[str, Any]:
 
 
 def _end_rows(found: Frontier) -> list[dict[str, Any]]:
-    """Both ends once more for each front, whose line they begin and end."""
-    ends = _point_rows(replace(found, points=found.points[:2]))
-    return [end | {"method": m.method, "series": m.label, "end": True} for m in found.methods for end in ends]
+    """Both ends once more for each front, whose line they begin and end, SFT's also where a corner has a higher FA."""
+    ends = zip(_point_rows(replace(found, points=found.points[:2])), (-1, 101), strict=True)
+    told = [end | {"along": place, "end": True} for end, place in ends]
+    return [end | {"method": m.method, "series": m.label} for m in found.methods for end in told]
 
 
 def _point_rows(found: Frontier) -> list[dict[str, Any]]:

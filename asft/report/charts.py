@@ -120,7 +120,8 @@ def trade_off(styles: Styles, x: Metric, y: Metric) -> Spec:
 def fronts(styles: Styles) -> Spec:
     """FA against HS of every point with its intervals; a method's corners are joined.
 
-    Rows: ``series``, ``setting``, ``corner`` and ``hs``, ``fa`` with ``_lo`` and ``_hi``; ``end`` for a line's.
+    Rows: ``series``, ``setting``, ``corner`` and ``hs``, ``fa`` with ``_lo`` and ``_hi``; ``along``, by which corners
+    follow one another; ``end`` for a line's.
     """
     axes = {
         "x": _number("hs", "HS, % (lower is better)", nice=False, padding=12),
@@ -130,7 +131,7 @@ def fronts(styles: Styles) -> Spec:
     numbers = [(f"{of}{end}", f"{of.upper()}{words}", ".1f") for of in ("hs", "fa") for end, words in ends.items()]
     told = _tip(("series", "method"), ("setting", "setting"), *numbers)
     colour, marked, faint = _series(styles), _series(styles, shapes=True), {"type": "rule", "strokeOpacity": 0.35}
-    joined = {**colour, "order": {"field": "fa", "type": "quantitative"}}
+    joined = {**colour, "order": {"field": "along", "type": "quantitative"}}
     own = [{"filter": "!datum.end"}]
     layers = [
         _layer(faint, {**colour, axis: {"field": f"{name}_lo"}, f"{axis}2": {"field": f"{name}_hi"}}, transform=own)

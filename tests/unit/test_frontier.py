@@ -15,7 +15,7 @@ from asft.cells.compose import Sweep, enumerate_cells
 from asft.commands.report import report
 from asft.config import ConfigError, Wishes
 from asft.frontier.compare import Frontier, Verdict, compare, frontier_of
-from asft.frontier.front import Estimate, Wish, at_accuracy, corners, estimate, volume
+from asft.frontier.front import Estimate, Wish, at_accuracy, corners, estimate, lower_corner, volume
 from asft.frontier.scores import in_validation, scores_of
 from asft.frontier.write import page_data, parts, render, summary, verdict_lines
 
@@ -50,6 +50,30 @@ def test_the_front_is_the_hull_from_the_untouched_to_the_undefended_model() -> N
     # Trapezoids of the box 80 × 50: 60·(50 + 46)/2 + 15·(46 + 30)/2 + 5·(30 + 0)/2
     assert volume(hs, fa)[0] == pytest.approx(100 * (2880 + 570 + 75) / 4000)
     assert volume(HS[None, :2], FA[None, :2])[0] == pytest.approx(50)  # mixing the two ends
+
+
+def test_what_beats_both_ends_is_taken_as_it_is() -> None:
+    hs, fa = np.array([[20.0, 55, 10, 11]]), np.array([[16.0, 50, 74, 49]])  # FA above SFT's, HS below the untouched
+    path = corners(hs[0], fa[0], [0, 1, 2])
+    assert path == [0, 2, 1]
+    front, target = (hs[:, path], fa[:, path]), np.array([47.0])
+    assert at_accuracy(*front, target)[0] == pytest.approx(20 - 10 * 31 / 58)  # for half of the queries
+    assert at_accuracy(*front, target, lower_corner(hs[0, path], fa[0, path], 47))[0] == 10
+    assert at_accuracy(*front, np.array([75.0]), 1)[0] == 55  # in this draw the corner does not reach it
+    assert lower_corner(hs[0, [0, 3, 1]], fa[0, [0, 3, 1]], 47) == 1
+    assert lower_corner(HS[[0, 5, 3, 1]], FA[[0, 5, 3, 1]], 77.5) is None  # a front between its ends: HS rises with FA
+    one = estimate(np.array([[149.0], [140.0], [158.0]]), np.array([0]), least=0.0)
+    assert one.lo < one.value == 149 < one.hi
+    assert volume(*front)[0] > 100
+
+
+def test_what_no_row_tells_apart_has_an_interval_and_rounding_is_no_difference() -> None:
+    same = estimate(np.zeros((10, 1)), np.array([0]), 125, less=True)
+    assert (same.lo, same.hi, same.p) == (pytest.approx(-2.98, abs=0.01), pytest.approx(2.98, abs=0.01), 1)
+    noise = np.array([[1e-14], [-1e-14], [3e-14]])
+    assert estimate(noise, np.array([0]), 125, less=True) == same
+    whole = estimate(100 - np.abs(noise), np.array([0]), 125)
+    assert (whole.lo, whole.hi) == (pytest.approx(97.02, abs=0.01), 100)
 
 
 def test_one_pairs_interval_is_of_prompts_and_several_pairs_count_by_their_spread() -> None:
@@ -182,7 +206,9 @@ def test_what_grants_no_wish_gets_no_star_and_no_verdict() -> None:
     (told,) = (choice.setting for choice in found.choices if choice.method == "winner")
     assert told.endswith("none keeps so much in 1 of 2")
     scores.validation.hs[:] = 1  # nor does any strength of any method give an HS of 5
-    assert not any(choice.best for choice in compare(scores, limit, CONTROLS, 50).choices)
+    choices = compare(scores, limit, CONTROLS, 50).choices
+    assert not any(choice.best for choice in choices)
+    assert all(choice.setting.endswith("; none grants it in 2 of 2") for choice in choices)
 
 
 @pytest.mark.slow
@@ -241,4 +267,6 @@ def test_every_front_is_drawn_from_end_to_end(synthetic: Frontier) -> None:
     rows = page_data(synthetic)["chart"]["rows"]
     for method in synthetic.methods:
         joined = [row for row in rows if row["series"] == method.label and row["corner"]]
-        assert {(row["hs"], row["fa"]) for row in joined} >= {(p.hs.value, p.fa.value) for p in synthetic.points[:2]}
+        ends = [(p.hs.value, p.fa.value) for p in synthetic.points[:2]]
+        line = [(row["hs"], row["fa"]) for row in sorted(joined, key=lambda row: row["along"])]
+        assert [line[0], line[-1]] == ends
