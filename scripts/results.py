@@ -13,6 +13,7 @@ import re
 import shlex
 import shutil
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -29,10 +30,11 @@ from asft.frontier.compare import Frontier, compare, frontier_of
 from asft.frontier.scores import scores_of
 from asft.frontier.write import render, shown, summary
 from asft.report import text
-from asft.report.analysis import HARM, MAX_ALIGNED_HS, MIN_BASE_HS, Analysis
+from asft.report.analysis import HARM, MAX_ALIGNED_HS, MIN_BASE_HS, Analysis, Health
 from asft.report.collect import analysis_of, experiment_of, measures_in, number
 from asft.report.contrast import Contrast, contrast, contrasts
-from asft.report.statistics import ALPHA, holm, pair_by_seed, paired_test
+from asft.report.records import Column
+from asft.report.statistics import ALPHA, holm, pair_by_seed, paired_interval, paired_test
 from asft.report.table import Entry, signed
 from asft.report.writers import markdown
 from asft.report.writers.figures import place_figures
@@ -125,7 +127,7 @@ def main() -> None:
         blocks |= {
             "by_pair": verdicts_by_pair(pairs),
             "claims": "\n".join(f"- AsFT against Safe LoRA in pair {seed}: {claim}." for seed, claim in claims.items()),
-            "earlier": beside_earlier(next(iter(pairs.values()))),
+            "earlier": beside_earlier(pairs.get("0")),
             "reading": notes()["frontier"],
         }
     found = {}
@@ -169,11 +171,14 @@ def at_equal_accuracy(overrides: list[str]) -> Equal:
 def claim_in(sweep: Sweep) -> str:
     """AsFT against Safe LoRA over the pairs of a sweep that are finished."""
     scores, wishes = scores_of(sweep), experiment_of(sweep).wishes or Wishes()
+    if unfinished := [line for line in scores.left_out if line.startswith("Not finished")]:
+        raise ConfigError(unfinished[0])  # of a few strengths it would be no comparison at equal accuracy
     (verdict,) = compare(scores, wishes, {"asft": ("safe_lora",)}).verdicts
     gains = ", ".join(f"{shown(gain, signed)} at FA = SFT − {loss:g}" for loss, gain in verdict.at.items())
     held = " and ".join(f"SFT − {loss:g}" for loss in verdict.holds) or "none of them"
+    word = "not shown to differ in volume:" if verdict.word == "not shown" else f"{verdict.word} in volume by"
     return (
-        f"{verdict.word} in volume by {shown(verdict.gain, signed)} (p {_p(text.p_value(verdict.gain.p))} in a test by "
+        f"{word} {shown(verdict.gain, signed)} (p {_p(text.p_value(verdict.gain.p))} in a test by "
         f"itself, pairs: {len({*scores.pairs.tolist()})}); HS of Safe LoRA less that of AsFT: {gains}; shown after "
         f"Holm's correction over these: {held}"
     )
@@ -197,7 +202,7 @@ def verdicts_by_pair(pairs: dict[str, Frontier]) -> str:
     told: dict[tuple[str, str], list[str]] = {}
     for found in pairs.values():
         for item in found.verdicts:
-            gains = [shown(gain, signed) for gain in (item.gain, item.at[loss])]
+            gains = [shown(gain, signed) for gain in (item.gain, item.at.get(loss))]
             told.setdefault((item.label, item.control_label), []).extend([item.word, *gains])
     header = ["method", "control"]
     for seed in pairs:
@@ -206,8 +211,10 @@ def verdicts_by_pair(pairs: dict[str, Frontier]) -> str:
     return markdown.table(header, rows, words=(0, 1, *range(2, len(header), 3)))
 
 
-def beside_earlier(first: Frontier) -> str:
-    """The figures that the question was asked with beside those of the first pair now."""
+def beside_earlier(first: Frontier | None) -> str:
+    """The figures that the question was asked with beside those of the first pair now, of seed 0."""
+    if first is None:
+        return f"Not run: `{shlex.join(['asft', 'run', '-m', CLAIM[0]])}`."
     earlier: dict[str, dict[str, str]] = yaml.safe_load((PAGES / "frontier_asked.yaml").read_text(encoding="utf-8"))
     now = {(point.label, point.setting): point for point in first.points}
     rows = [
@@ -268,7 +275,7 @@ def section(name: str, overrides: list[str], equal: Equal | None = None) -> Sect
     parts = [
         f"## {title}",
         f"    {command}",
-        f"*{health.headline}* {markdown.escape(health.why)}" if health else "",
+        f"*{_headline(health, equal)}* {markdown.escape(health.why)}" if health else "",
         notes().get(name, "") if equal else "",
         ranking(analysis) if name.startswith("table") else "",
         _at_shared_column(sweep, analysis, equal) if equal else "",
@@ -312,9 +319,28 @@ def controls(analysis: Analysis | None) -> str:
             rows.append([what, asked, "not run", ""])
             continue
         value = found.ours - (before.ours or 0.0 if before else 0.0)
-        shown = f"{signed(value)}, to {place(found)}" if less else place(found)
+        by = _rise(analysis, metric, (row, less), columns[p]) if analysis and less else ""
+        shown = f"{signed(value)}{by}, to {place(found)}" if less else place(found)
         rows.append([what, asked, shown, "yes" if lo <= value <= hi else "**no**"])
     return markdown.table(["control", "asked", "found", "in order"], rows, words=(0, 1, 2, 3))
+
+
+def _rise(analysis: Analysis, metric: str, rows: tuple[str, str], column: Column) -> str:
+    """The interval of a difference on the same prompts, where it is of one seed's verdicts."""
+    one, other = (analysis.at(row, column) for row in rows)
+    pairs = pair_by_seed(one, other, metric)
+    if len(pairs) != 1:
+        return ""
+    both = Counter((pairs[0][0][row], pairs[0][1][row]) for row in pairs[0][0].keys() & pairs[0][1])
+    if not {*both} <= {(a, b) for a in (0.0, 1.0) for b in (0.0, 1.0)}:
+        return ""
+    found = paired_interval(both[1, 1], both[1, 0], both[0, 1], both[0, 0])
+    return f" \\[{found.lo:.0f}–{found.hi:.0f}\\]".replace("-", "−")
+
+
+def _headline(health: Health, equal: Equal | None) -> str:
+    """What a table's own controls say; on the real model the page has another one, which is in its own table."""
+    return "Attack and task are in order." if equal is None and health.verdict == "sound" else health.headline
 
 
 def answers(tables: Mapping[str, Analysis]) -> str:
@@ -378,6 +404,7 @@ def answer(claim: Mapping[str, Any], table: str, analysis: Analysis | None, clai
     paper = "" if item.paper is None else f"; paper {signed(item.paper)}"
     there = len(analysis.spec.columns)  # less where the attack does not work or cells are missing
     finished = "" if item.columns == there else f"; {item.columns} of {there} columns"
+    finished += f"; {item.seeds} of {analysis.seeds} seeds" if item.seeds < analysis.seeds else ""
     return f"{_word(item.verdict, expected)} ({signed(item.difference)}, {p}{paper}{finished})"
 
 
@@ -432,7 +459,8 @@ def _at_shared_column(sweep: Sweep, analysis: Analysis, equal: Equal) -> str:
 def place(entry: Entry) -> str:
     """A score with its interval, the paper's figure in parentheses."""
     interval = "" if entry.lo is None or entry.hi is None else f" \\[{entry.lo:.0f}–{entry.hi:.0f}\\]"
-    return f"{entry.text}{interval}{entry.paper_text and f' ({entry.paper_text})'}"
+    seeds = f", {entry.seeds_text}" if entry.seeds_text else ""
+    return f"{entry.text}{interval}{seeds}{entry.paper_text and f' ({entry.paper_text})'}"
 
 
 def _contrast(analysis: Analysis, item: Contrast, name: str) -> list[str]:

@@ -120,10 +120,14 @@ class Analysis(Table):
 
     @cached_property
     def attacked_columns(self) -> list[Column]:
-        """The columns in which plain fine-tuning raised HS by at least five points over the aligned model."""
+        """The columns in which the attack raised HS by at least five points: not those without harmful rows.
+
+        That is HS of plain fine-tuning less the aligned model's.
+        """
         scores = [
             (column, [self.ours(HARM, row, column) for row in (self.spec.undefended or "", "aligned")])
             for column in self.spec.columns
+            if column.value != 0 or self.spec.column_axis not in POISON_RATIO_AXES
         ]
         return [
             column

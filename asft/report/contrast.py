@@ -7,14 +7,14 @@ table is about. It counts where p < 0.05 after Holm's correction over the contra
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Literal
 
 from asft.report.analysis import HARM, Analysis
-from asft.report.records import Column
-from asft.report.statistics import ALPHA, holm, pair_by_seed, paired_p_over_columns
+from asft.report.records import Column, Result
+from asft.report.statistics import ALPHA, holm, pair_by_seed, paired_p_over_columns, shared_seeds
 
 Verdict = Literal["lower", "higher", "mixed", "not shown"]
 
@@ -23,8 +23,9 @@ Verdict = Literal["lower", "higher", "mixed", "not shown"]
 class Contrast:
     """``first − second`` in points of one metric, mean over columns; ``paper`` the same from the paper's figures.
 
-    ``p_value`` is None where the columns share no prompts (other test rows in each). ``lower`` and ``higher`` name
-    the columns in which the difference holds by itself after the table's correction, with its size.
+    ``seeds`` is how many a column has at least. ``p_value`` is None where the columns share no seed or prompts (other
+    test rows in each). ``lower`` and ``higher`` name the columns in which the difference holds by itself after the
+    table's correction, with its size.
     """
 
     first: str
@@ -35,6 +36,7 @@ class Contrast:
     paper: float | None
     lower_in: int
     columns: int
+    seeds: int
     lower: tuple[str, ...] = ()
     higher: tuple[str, ...] = ()
 
@@ -51,30 +53,41 @@ class Contrast:
 def contrast(
     analysis: Analysis, first: str, second: str, columns: Sequence[Column], metric: str = HARM
 ) -> Contrast | None:
-    """Compares two rows over those of the columns in which both are finished; None where that is none."""
-    scores = [
-        (column, analysis.ours(metric, first, column), analysis.ours(metric, second, column)) for column in columns
-    ]
-    ours = {column: one - other for column, one, other in scores if one is not None and other is not None}
-    if not ours:
+    """Compares two rows over those of the columns in which both have a seed; None where that is none.
+
+    A column's difference is over the seeds that both rows have there, the test over those that they have everywhere.
+    """
+    places = {column: (analysis.at(first, column), analysis.at(second, column)) for column in columns}
+    seeds = {column: found for column, place in places.items() if (found := shared_seeds(*place, metric))}
+    if not seeds:
         return None
-    columns, differences = list(ours), list(ours.values())
+    columns = list(seeds)
+    differences = [
+        one - other
+        for column in columns
+        for one, other in [[_mean(results, metric, seeds[column]) for results in places[column]]]
+    ]
     papers = [[analysis.paper(metric, row, column) for row in (first, second)] for column in columns]
     printed = [one - other for one, other in papers if one is not None and other is not None]
-    places = [(analysis.at(first, column), analysis.at(second, column)) for column in columns]
+    in_all = set.intersection(*seeds.values())
     lower, higher = _holding(analysis, first, second, metric, columns)
     return Contrast(
         first,
         second,
         metric,
         difference=fmean(differences),
-        p_value=paired_p_over_columns([pair_by_seed(one, other, metric) for one, other in places]),
+        p_value=paired_p_over_columns([pair_by_seed(*places[column], metric, in_all) for column in columns]),
         paper=fmean(printed) if printed else None,
         lower_in=sum(difference < 0 for difference in differences),
         columns=len(columns),
+        seeds=min(map(len, seeds.values())),
         lower=lower,
         higher=higher,
     )
+
+
+def _mean(results: Sequence[Result], metric: str, seeds: Collection[int]) -> float:
+    return fmean(result.metrics[metric].value for result in results if result.seed in seeds)
 
 
 def contrasts(analysis: Analysis, first: str, others: Sequence[str]) -> list[Contrast]:

@@ -9,7 +9,7 @@ paired bootstrap that resamples prompts and seeds. Holm's correction covers the 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -100,11 +100,19 @@ def bootstrap_p_value(differences: NDArray[np.float64]) -> float:
     return float(min(1.0, 2 * tail / (RESAMPLES + 1)))
 
 
-def pair_by_seed(first: Sequence[Result], second: Sequence[Result], metric: str) -> Pairs:
-    """One metric's rows of the results that share a seed and have it."""
-    by_seed = {result.seed: result for result in second}
-    both = [(result, by_seed[result.seed]) for result in first if result.seed in by_seed]
-    return [(a.metrics[metric].rows, b.metrics[metric].rows) for a, b in both if metric in a.metrics.keys() & b.metrics]
+def shared_seeds(first: Sequence[Result], second: Sequence[Result], metric: str) -> set[int]:
+    """Seeds of which both have a result with one metric."""
+    one, other = ({result.seed for result in results if metric in result.metrics} for results in (first, second))
+    return one & other
+
+
+def pair_by_seed(
+    first: Sequence[Result], second: Sequence[Result], metric: str, seeds: Collection[int] | None = None
+) -> Pairs:
+    """One metric's rows of the results that share a seed and have it; of some seeds only, where these are given."""
+    kept = shared_seeds(first, second, metric) if seeds is None else seeds
+    one, other = ({result.seed: result for result in results} for results in (first, second))
+    return [(one[seed].metrics[metric].rows, other[seed].metrics[metric].rows) for seed in sorted(kept)]
 
 
 def _scores(pairs: Pairs) -> NDArray[np.float64] | None:
@@ -129,14 +137,13 @@ def paired_test(pairs: Pairs) -> PairedTest | None:
 def paired_p_over_columns(columns: Sequence[Pairs]) -> float | None:
     """Two-sided p of a mean difference of zero over fixed columns: per prompt and seed the mean over the columns.
 
-    None where the columns share no prompts (other test rows in each).
+    Each column has the same seeds in the same order. None where the columns share no prompts (other test rows in each).
     """
-    seeds = min(map(len, columns), default=0)
-    scores = _scores([pair for column in columns for pair in column[:seeds]])
+    scores = _scores([pair for column in columns for pair in column])
     if scores is None:
         return None
     differences = scores[:, 0] - scores[:, 1]
-    return bootstrap_p_value(differences.reshape(len(columns), seeds, -1).mean(axis=0))
+    return bootstrap_p_value(differences.reshape(len(columns), len(columns[0]), -1).mean(axis=0))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

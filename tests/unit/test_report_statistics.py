@@ -96,7 +96,7 @@ def test_records_without_a_common_seed_or_prompt_are_not_compared() -> None:
     assert pair_by_seed([cell("sft", 1, 1)], [cell("asft", 1, 1, metrics={})], "HS") == []
     assert paired_test([]) is None
     assert paired_test([({"one": 1.0}, {"another": 1.0})]) is None
-    assert paired_p_over_columns([[({"one": 1.0}, {"one": 0.0})], []]) is None
+    assert paired_p_over_columns([[({"one": 1.0}, {"one": 0.0})], [({"two": 1.0}, {"two": 0.0})]]) is None
 
 
 def test_holm_steps_down_and_stays_monotone() -> None:
