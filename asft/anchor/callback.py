@@ -45,7 +45,7 @@ class PenaltyCallback(TrainerCallback, ABC):
             after the division by the number of accumulation steps.
     """
 
-    def __init__(self, anchor: Anchor, lam: float, accumulation: Accumulation) -> None:
+    def __init__(self, anchor: Anchor, lam: float, *, accumulation: Accumulation = "step") -> None:
         if not isinstance(anchor, Anchor):
             raise TypeError(f"anchor={anchor!r} is no Anchor; make one by Anchor.build(base, aligned, targets).")
         if not isinstance(lam, SupportsFloat) or not 0 <= lam < math.inf:
@@ -136,7 +136,7 @@ class AsFTCallback(PenaltyCallback):
         accumulation: Accumulation = "step",
         allow_partial: bool = False,
     ) -> None:
-        super().__init__(anchor, lam, accumulation)
+        super().__init__(anchor, lam, accumulation=accumulation)
         check_scale(scale)
         self.scale, self.allow_partial = scale, allow_partial
 
@@ -162,9 +162,6 @@ class FullAsFTCallback(PenaltyCallback):
         ValueError: as :class:`AsFTCallback`; also when training resumes from a checkpoint (the starting
             weights are no longer there) or the model holds adapters.
     """
-
-    def __init__(self, anchor: Anchor, lam: float, *, accumulation: Accumulation = "step") -> None:
-        super().__init__(anchor, lam, accumulation)
 
     def bind(self, model: nn.Module) -> FullPenalty:
         return FullPenalty(self.anchor, model)

@@ -6,6 +6,7 @@ One model is in memory. A variant is written into it in place, from a pristine c
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import logging
 import os
 import shutil
@@ -92,7 +93,8 @@ class Subject:
 
     def __init__(self, tuned: str, aligned: str, base: str | None, dtype: Dtype | None, device: str) -> None:
         self.source = aligned
-        self.folder, self.aligned = _folder(tuned, "the fine-tune"), checkpoint_folder(aligned, "--aligned")
+        self.folder = fetch_checkpoint(tuned, "main", "the fine-tune")
+        self.aligned = checkpoint_folder(aligned, "--aligned")
         self.base = checkpoint_folder(base, "--base") if base else None
         config = read_config(self.aligned)
         self.dtype = cast("Dtype", dtype or str(getattr(config, "dtype", None) or "float32").removeprefix("torch."))
@@ -233,12 +235,13 @@ class Subject:
                 "which no repair undoes: merge it and audit the merged checkpoint"
             )
         transposed, weights = bool(saved.config.get("fan_in_fan_out")), {}
+        modules = dict(self.model.named_modules())
         self.trained_on = named = str(saved.config.get("base_model_name_or_path") or "a model that it does not name")
         if Path(named).name != Path(self.source).name:  # models of one shape cannot be told apart by their weights
             log.warning(f"{self.folder}: was trained on {named}, and --aligned={self.source}: are they the same model?")
         for name, keys in saved.keys.items():
             a, b = saved.tensors[keys.a], saved.tensors[keys.b]
-            weight = getattr(_module(self.model, name), "weight", None)
+            weight = getattr(modules.get(name), "weight", None)
             shape = (a.shape[1], b.shape[0]) if transposed else (b.shape[0], a.shape[1])
             if weight is None or tuple(weight.shape) != shape:
                 found = "no such module" if weight is None else f"a weight of {'×'.join(map(str, weight.shape))}"
@@ -273,13 +276,9 @@ def require_absent(out: Path) -> None:
         raise ValueError(f"{out}: is there already; take it away, or name another folder")
 
 
-def _folder(source: str, key: str) -> Path:
-    return fetch_checkpoint(str(source), "main", key)
-
-
 def checkpoint_folder(source: str, key: str) -> Path:
     """The local folder of a whole checkpoint; ValueError for anything else, pickles and quantised weights."""
-    folder = _folder(source, key)
+    folder = fetch_checkpoint(source, "main", key)
     _require_model(folder, key)
     return folder
 
@@ -298,14 +297,5 @@ def _require_model(folder: Path, key: str) -> None:
         raise ValueError(f"{key}={folder}: holds quantised weights, which no update is added to; give unquantised ones")
 
 
-def _module(model: nn.Module, name: str) -> nn.Module | None:
-    try:
-        return model.get_submodule(name)
-    except AttributeError:
-        return None
-
-
 def _digest(tensor: Tensor) -> str:
-    import hashlib
-
     return hashlib.sha256(tensor.contiguous().cpu().float().numpy().tobytes()).hexdigest()

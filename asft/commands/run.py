@@ -88,7 +88,7 @@ def _lead(arguments: list[str]) -> int:
     lacking = {key: job for key, job in jobs.items() if key not in todo and job.lacking()}
     refuse([*todo.values(), *lacking.values()], elsewhere=sweep.launcher != "basic")
     if team().size > 1:
-        _check_together(words, list(todo.values()))
+        _check_together(sweep.launcher, list(todo.values()))
     if is_sweep:
         console.print(f"{_cells(jobs)}, {len(jobs) - len(todo)} finished already")
     elif (experiment := sweep.cells[0].experiment) is not None:
@@ -132,15 +132,13 @@ def _cells(cells: Iterable[object]) -> str:
     return f"{count} cell{'s' * (count != 1)}"
 
 
-def _check_together(arguments: list[str], jobs: list[Job]) -> None:
+def _check_together(launcher: str, jobs: list[Job]) -> None:
     """Refuses, by ConfigError, what several processes cannot do together."""
-    for argument in arguments:
-        key, _, launcher = argument.lstrip("+").partition("=")
-        if key == "hydra/launcher" and launcher != "basic":
-            raise ConfigError(
-                f"{key}={launcher}: starts processes of its own, and {team().size} were started already; leave it out, "
-                "or start one process"
-            )
+    if launcher != "basic":
+        raise ConfigError(
+            f"hydra/launcher={launcher}: starts processes of its own, and {team().size} were started already; leave it "
+            "out, or start one process"
+        )
     for job in jobs:
         check_together(job.cell, job.options)
 
@@ -248,16 +246,12 @@ def _compute(job: Job) -> None:
 
 def finished_line(job: Job, entry: Entry, how: str) -> str:
     """A finished cell with its scores, which have a line of their own where a terminal is too narrow for both."""
-    found = values_text(entry) if job.cell.measure is not None else scores_text(entry)
-    line, scores = describe(job), f"{found}  ({how})"
-    if not console.is_terminal or len(line) + 2 + len(scores) <= console.width:
-        return f"{line}  {scores}"
-    return "\n  ".join([*textwrap.wrap(line, console.width - 2), scores])
-
-
-def scores_text(entry: Entry) -> str:
-    """A cell's metrics in one line."""
-    return "  ".join(f"{name} {metric['value']:5.1f}" for name, metric in entry.result["metrics"].items())
+    scores = (f"{name} {metric['value']:5.1f}" for name, metric in entry.result.get("metrics", {}).items())
+    found = values_text(entry) if job.cell.measure is not None else "  ".join(scores)
+    line, told = describe(job), f"{found}  ({how})"
+    if not console.is_terminal or len(line) + 2 + len(told) <= console.width:
+        return f"{line}  {told}"
+    return "\n  ".join([*textwrap.wrap(line, console.width - 2), told])
 
 
 def describe(job: Job) -> str:

@@ -65,11 +65,6 @@ class Scores:
         return [i for i, point in enumerate(self.points) if point.method == method]
 
 
-def in_validation(prompt: str) -> bool:
-    """The half that a row belongs to, by its text alone."""
-    return in_even_half(prompt)
-
-
 def scores_of(sweep: Sweep) -> Scores:
     """Reads the finished cells.
 
@@ -146,7 +141,7 @@ def _halves(credits: list[list[dict[str, Mapping[str, float]]]], metric: str, pr
     shared = set(prompts).intersection(*(cell[metric] for row in credits for cell in row))
     sides: dict[bool, list[str]] = {True: [], False: []}
     for row in sorted(shared):
-        sides[in_validation(prompts[row])].append(row)
+        sides[in_even_half(prompts[row])].append(row)
     if not all(sides.values()):
         raise ConfigError(f"{metric}: {len(shared)} rows are shared by all cells; two halves need more")
     return [np.array([[[cell[metric][r] for r in rows] for cell in row] for row in credits]) for rows in sides.values()]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -143,16 +143,11 @@ def scorer(cell: Cell, pair: Pair, data: Data, model: PreTrainedModel, prompts: 
     return score
 
 
-def judge_answers(cell: Cell, answers: Mapping[str, Entry], folder: Path, kept: Path) -> dict[str, Any]:
+def judge_answers(cell: Cell, name: str, metric: Metric, answers: Entry, folder: Path, kept: Path) -> dict[str, Any]:
     """Scores what was answered and writes the answers again to ``folder``, each with its credit and verdict.
 
-    ``kept`` is the folder of an interrupted run's verdicts. Returns what the manifest keeps of each metric, by name.
+    ``kept`` is the folder of an interrupted run's verdicts. Returns what the manifest keeps of a metric.
     """
-    return {name: judge_one(cell, name, metric, answers[name], folder, kept) for name, metric in cell.metrics.items()}
-
-
-def judge_one(cell: Cell, name: str, metric: Metric, answers: Entry, folder: Path, kept: Path) -> dict[str, Any]:
-    """The same of one metric."""
     file = f"{name}.jsonl"
     rows = list(read_rows(answers.path / ANSWERS_FILE, Answered))
     scored = metric.score(cell, rows, PartialRows(kept / file))

@@ -35,7 +35,7 @@ from asft.methods.post_hoc import PostHoc
 from asft.metrics.base import Metric
 from asft.models.checkpoints import require_safetensors, same_weights
 from asft.models.pair import Pair, require_embeddings, resolve_device
-from asft.pipeline.answers import Questions, answer, judge_answers, judge_one, questions_of, scorer
+from asft.pipeline.answers import Questions, answer, judge_answers, questions_of, scorer
 from asft.pipeline.prepare import prepare_pair
 from asft.pipeline.tracked import cell_run, tracked_cell
 from asft.store.entries import Entry, content_key, write_json, write_jsonl
@@ -193,7 +193,7 @@ class _Run:
         for name, metric in metrics.items():
             settings = self.plan.beside[name]
             kept = self.store.resumable("beside", content_key(settings))
-            produce = partial(judge_one, self.cell, name, metric, answers[self.asking(name)], kept=kept)
+            produce = partial(judge_answers, self.cell, name, metric, answers[self.asking(name)], kept=kept)
             self.store.ensure("beside", settings, produce)
 
     def check_judges(self) -> None:
@@ -371,7 +371,10 @@ class _Run:
         kept = self.store.resumable("cells", self.plan.key)
 
         def produce(folder: Path) -> dict[str, Any]:
-            metrics = judge_answers(self.cell, answers, folder, kept)
+            metrics = {
+                name: judge_answers(self.cell, name, metric, answers[name], folder, kept)
+                for name, metric in self.cell.metrics.items()
+            }
             write_json(folder / CONFIG_FILE, self.job.plain())
             asked = {f"answers {name}": answers[name] for name in self.cell.metrics}
             return {"metrics": metrics, "stages": stages_of(train=weights, **asked)}

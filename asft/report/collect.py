@@ -18,7 +18,7 @@ from asft.report.table import paper_tables
 from asft.store.entries import Entry
 from asft.store.errors import DamagedEntry
 from asft.store.provenance import library_versions
-from asft.store.schemas import DETAILS, Details, Judged, read_document, read_rows
+from asft.store.schemas import DETAILS, Details, Judged, is_number, read_document, read_rows
 from asft.text import instead
 
 
@@ -233,7 +233,7 @@ def _result(job: Job, entry: Entry, row: str, column: AxisValue | None) -> Resul
         peak_memory_mb=max((stage["peak_memory_mb"] for stage in stages.values()), default=None),
         trained="train" in stages and not isinstance(cell.method, PostHoc),
         tuned=cell.method.trains,
-        extra={name: float(value) for name, value in numbers if _is_number(value) and name not in metrics},
+        extra={name: float(value) for name, value in numbers if is_number(value) and name not in metrics},
         details=read_document(entry.path / DETAILS, Details) if cell.measure else {},
         config=job.plain(),
     )
@@ -248,7 +248,3 @@ def _absence(job: Job) -> tuple[Literal["missing", "failed"], str]:
         return "failed", reason
     beat = job.store.interrupted(job.key)
     return "missing", f"interrupted: {beat.progress}" if beat else ""
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)

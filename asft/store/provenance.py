@@ -14,12 +14,15 @@ _LIBRARIES = ("torch", "transformers", "peft", "accelerate", "tokenizers", "hydr
 def library_versions() -> dict[str, str]:
     """Versions of what can change a number, Python included."""
     found = {"python": ".".join(map(str, sys.version_info[:3]))}
-    for name in _LIBRARIES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:  # run from a bare checkout
-            continue
-    return found
+    return found | {name: version for name in _LIBRARIES if (version := installed(name))}
+
+
+def installed(package: str) -> str | None:
+    """The version; None where it is not installed, as this package in a bare checkout."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 @functools.cache

@@ -58,12 +58,13 @@ def _moment(text: str) -> str:
 
 def _interval(found: list[Any]) -> list[Any]:
     lo, hi, kind = found
-    if not (_is_number(lo) and _is_number(hi) and isinstance(kind, str)):
+    if not (is_number(lo) and is_number(hi) and isinstance(kind, str)):
         raise ValueError("is not two numbers and a word")
     return found
 
 
-def _is_number(value: object) -> bool:
+def is_number(value: object) -> bool:
+    """Whether a value of JSON is a number, which True is not."""
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 

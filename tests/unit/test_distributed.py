@@ -61,12 +61,12 @@ def test_what_several_processes_cannot_do_is_refused(make_job: MakeJob, monkeypa
     plain, spread = make_job("device=cpu"), make_job("model.device_map=auto")
     with joined(Second()):
         with pytest.raises(ConfigError, match="hydra/launcher=workers: starts processes of its own"):
-            _check_together(["hydra/launcher=workers"], [plain])
+            _check_together("workers", [plain])
         with pytest.raises(ConfigError, match=r"model.device_map=auto: spreads one model over GPUs"):
-            _check_together([], [spread])
+            _check_together("basic", [spread])
         with pytest.raises(ConfigError, match="device=auto: 2 processes share 1 GPUs; start 1"):
-            _check_together([], [make_job()])
-        _check_together(["hydra/launcher=basic"], [plain])
+            _check_together("basic", [make_job()])
+        _check_together("basic", [plain])
 
 
 @pytest.mark.parametrize(

@@ -98,7 +98,7 @@ def test_an_endpoint_without_its_key_is_missing(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_package_that_the_model_needs_is_missing(monkeypatch: pytest.MonkeyPatch, official: Path) -> None:
-    monkeypatch.setattr("asft.planning.doctor._installed", lambda package: None if package == "gguf" else "1.0")
+    monkeypatch.setattr("asft.planning.doctor.installed", lambda package: None if package == "gguf" else "1.0")
     assert found([])["gguf"].state == "note"
     finding = found(["model=smollm2_135m", f"data.root={official}", "attack.n=100"])["gguf"]
     assert finding.state == "missing"

@@ -14,9 +14,10 @@ from synthetic_store import write_cell
 from asft.cells.compose import Sweep, enumerate_cells
 from asft.commands.report import report
 from asft.config import ConfigError, Wishes
+from asft.data.rows import in_even_half
 from asft.frontier.compare import Frontier, Verdict, compare, frontier_of
 from asft.frontier.front import Estimate, Wish, at_accuracy, corners, estimate, lower_corner, volume
-from asft.frontier.scores import in_validation, scores_of
+from asft.frontier.scores import scores_of
 from asft.frontier.write import page_data, parts, render, summary, verdict_lines
 
 # The untouched model, the undefended one, and four strengths of a method; the fourth is no corner.
@@ -120,8 +121,8 @@ def test_intervals_cover_and_choosing_on_test_flatters(pairs: int) -> None:
 
 
 def test_halves_are_of_the_text_alone() -> None:
-    assert [in_validation(f"Prompt {i}") for i in range(8)] == [in_validation(f"Prompt {i}") for i in range(8)]
-    assert 400 < sum(in_validation(f"Prompt {i}") for i in range(1000)) < 600
+    assert [in_even_half(f"Prompt {i}") for i in range(8)] == [in_even_half(f"Prompt {i}") for i in range(8)]
+    assert 400 < sum(in_even_half(f"Prompt {i}") for i in range(1000)) < 600
 
 
 def finished(tmp_path: Path, *words: str, leave: str = "") -> tuple[list[str], Sweep]:
