@@ -25,6 +25,7 @@ from asft.store.integrity import DAMAGED, own_folders
 
 # The folder of cached anchors, which are no entries of the store; they belong to a pair, and no experiment names them.
 ANCHORS = "anchors"
+UNNAMED = "not named by this experiment"
 _KEY, _ANCHOR = re.compile(r"[0-9a-f]{20}"), re.compile(r"[0-9a-f]{32}")
 _BESIDE = re.compile(
     rf"\.(?P<key>[0-9a-f]{{20}})(?P<claim>\.claim)?(?P<what>{re.escape(SUFFIX)}(-\d+)?|\.resume|\.tmp-\d+)"
@@ -83,7 +84,8 @@ def clean(store: Store, named: Named | None, *, delete: bool) -> list[Removable]
     """What interrupted runs left behind, what was set aside, and entries that ``named`` does not hold.
 
     Args:
-        named: (kind, key) of the entries to keep; None keeps all of them, and so does a cell that anyone works on.
+        named: (kind, key) of the entries to keep; None keeps all of them, and so does a cell that anyone works on. With
+            a cell stay the scores beside it, which its key does not hold, and their answers.
         delete: remove them, too.
     """
     found: list[Removable] = []
@@ -121,12 +123,13 @@ def clean(store: Store, named: Named | None, *, delete: bool) -> list[Removable]
                     take(scratch, "left behind by an interrupted import")
         if named is not None:
             with store.gate():
-                unnamed = [] if at_work(store) else [entry for entry in _entries(store) if entry not in named]
+                keep = {*named, *_beside(store, named)}
+                unnamed = [] if at_work(store) else [entry for entry in _entries(store) if entry not in keep]
                 for kind, key in unnamed:
                     with _free(store.lock(kind, key, 0)) as free:
                         if free and kind in kinds:  # half an entry is never seen, should this be interrupted
                             path = store.path(kind, key)
-                            take(path, "not named by this experiment", path.with_name(f".{key}.tmp-0"))
+                            take(path, UNNAMED, path.with_name(f".{key}.tmp-0"))
     return found
 
 
@@ -166,6 +169,15 @@ def _is_left(store: Store, kind: str, key: str, what: str, named: Named | None) 
     if what != ".resume":
         return True
     return store.find(kind, key) is not None or (named is not None and (kind, key) not in named)
+
+
+def _beside(store: Store, named: Named) -> Iterator[tuple[str, str]]:
+    """The scores beside the cells that are named, whatever else the words say of them, and the answers they are of."""
+    for kind, key in _named(store, "beside", _KEY):
+        settings = entry.manifest["settings"] if (entry := store.find(kind, key)) else {}
+        if ("cells", settings.get("cell")) in named:
+            yield kind, key
+            yield "stages/generate", settings.get("answers", "")
 
 
 def _is_ours(store: Store, below: str) -> bool:

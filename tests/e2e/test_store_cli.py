@@ -10,8 +10,10 @@ from helpers import Asft, Cli
 from synthetic_store import write_cell
 
 from asft.cells.compose import enumerate_cells
+from asft.cells.job import Job
 from asft.commands.run import distinct
 from asft.pipeline.run import run_cell
+from asft.store.entries import content_key, remove
 
 pytestmark = pytest.mark.slow
 
@@ -51,6 +53,55 @@ def test_a_table_is_verified_exported_imported_and_cleaned(
     assert "3 of 3 cells done" in asft("status", *options)[1]
     assert "deleted" in asft("store", "gc", *narrow, "--yes")[1]
     assert "2 of 3 cells done, 1 missing" in asft("status", *options)[1]
+
+
+@pytest.fixture
+def made_up(tmp_path: Path) -> list[Job]:
+    """Two finished cells of a demo, made up, with one score beside each; their mixture and pair are not there."""
+    words = ["experiment=demo", "method=aligned,sft", "attack.p=0.1", f"outputs={tmp_path / 'outputs'}"]
+    jobs = list(distinct(enumerate_cells(words, sweep=True).cells).values())
+    for job in jobs:
+        entry = write_cell(job, 4, 4)
+        result = {**entry.result["metrics"]["HS"], "file": "x.jsonl"}
+        settings = job.plan.beside["coherence"]
+        job.store.ensure(
+            "beside", settings, lambda folder, result=result: (folder / "x.jsonl").write_text("") or result
+        )
+    return jobs
+
+
+@pytest.mark.parametrize("word", ["model=tiny_qwen2", "lam=2"])
+def test_words_that_name_one_cell_delete_no_entry(asft: Asft, made_up: list[Job], word: str) -> None:
+    code, _, told = asft("store", "gc", "--yes", word)
+    assert (code, len(told.strip().splitlines())) == (2, 1)
+    assert f"{word}: names neither an experiment nor several cells" in told
+    assert all(job.find() for job in made_up)
+
+
+def test_what_is_kept_is_told_and_keeps_its_scores_beside(asft: Asft, made_up: list[Job]) -> None:
+    aligned, sft = made_up
+    narrow = ["experiment=demo", "method=sft", "attack.p=0.1", "beside=null"]
+    told = asft("store", "gc", *narrow)[1]
+    assert told.startswith("kept: 1 finished of 1 cells; 4 other entries go\n"), told
+    assert "4 files and folders of" in asft("store", "gc", *narrow, "--yes")[1]
+    assert aligned.find() is None
+    assert sft.find()
+    assert (list(sft.beside()), list(aligned.beside())) == (["coherence"], [])
+    assert sft.is_answered()
+    code, told, _ = asft("store", "gc", "method=sft,asft", "dataset=sst2", "--yes")
+    assert (code, told.startswith("kept: 0 finished of 2 cells; ")) == (0, True), "several cells are named as well"
+    assert sft.find() is None
+
+
+def test_an_export_tells_what_finished_cells_lack(asft: Asft, made_up: list[Job]) -> None:
+    words = ["experiment=demo", "method=aligned,sft", "attack.p=0.1", "beside=null"]
+    code, told, _ = asft("store", "export", "a.tar.gz", *words)
+    assert code == 0, "a report needs no mixture"
+    assert told.endswith("is of the finished cells: 1 of stages/mixture\n"), told
+    remove(made_up[0].store.path("stages/generate", content_key(made_up[0].plan.generate["HS"])))
+    code, told, _ = asft("store", "export", "b.tar.gz", *words, "--weights")
+    assert code == 1, "their answers cannot be judged anew"
+    assert told.endswith("is of the finished cells: 1 of pairs, 1 of stages/generate, 1 of stages/mixture\n"), told
 
 
 @pytest.mark.parametrize(
