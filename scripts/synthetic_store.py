@@ -71,6 +71,17 @@ def write_cell(
     return store.ensure("cells", stages.judge, produce)
 
 
+def write_beside(job: Job, name: str, rows: Sequence[dict[str, Any]]) -> Entry:
+    """A finished score beside a cell's own, of these judged rows."""
+    scored = Scored([row["credit"] for row in rows], [])
+
+    def produce(folder: Path) -> dict[str, Any]:
+        write_jsonl(folder / f"{name}.jsonl", rows)
+        return {**summary(job.cell.beside[name], scored), "file": f"{name}.jsonl"}
+
+    return job.store.ensure("beside", job.plan.beside[name], produce)
+
+
 def write_measure(job: Job, value: float, details: Mapping[str, Any], **rest: Any) -> Entry:
     """A finished measure whose headline has this value; ``rest`` is what else its result has."""
     measure, settings = job.cell.measure, job.plan.measure

@@ -9,10 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from asft.cells.naming import fine_tune, variant
+from asft.metrics.ability import Ability
+from asft.metrics.accuracy import Accuracy
+from asft.metrics.over_refusal import OverRefusal
 from asft.report.charts import CURVES
 from asft.store.entries import Entry, Store
 from asft.store.schemas import HISTORY_FILE, Judged, Logged, read_rows
 
+HARMLESS = frozenset(metric.name for metric in (Ability, Accuracy, OverRefusal))  # what these ask may be shown
 PIECE = 500  # answers a data file; the page loads one after the other, and only those it needs
 
 Row = dict[str, Any]
@@ -45,11 +49,27 @@ def scored(entry: Entry, beside: Mapping[str, Entry]) -> dict[str, tuple[Path, d
     return own | {name: (other.path, other.result) for name, other in beside.items()}
 
 
+def answered(entry: Entry, beside: Mapping[str, Entry]) -> dict[str, str | None]:
+    """The key of the answers that each metric reads, by its name; None where the cell does not say."""
+    own = {name: entry.result["stages"].get(f"answers {name}", {}).get("key") for name in entry.result["metrics"]}
+    return own | {name: other.manifest["settings"]["answers"] for name, other in beside.items()}
+
+
+def harmless(entry: Entry, config: Mapping[str, Any], beside: Mapping[str, Entry]) -> set[str]:
+    """The metrics whose questions are known not to be malicious, or which read the answers to such questions."""
+    settings = config.get("metrics", {}) | {n: other.manifest["settings"]["judged"] for n, other in beside.items()}
+    answers = answered(entry, beside)
+    # A class from outside the package may ask anything under one of these names; its code is a digest.
+    asking = {n for n, told in settings.items() if told.get("name") in HARMLESS and isinstance(told.get("code"), int)}
+    keys = {answers.get(name) for name in asking} - {None}
+    return {name for name in answers if name in asking or answers[name] in keys}
+
+
 def cell_row(entry: Entry, config: dict[str, Any], beside: Mapping[str, Entry]) -> Row:
     """One line of the index. What an untouched model does not depend on (mixture, seed) is None."""
     stages = entry.result["stages"]
     train = stages.get("train")
-    answers = {name: other.manifest["settings"]["answers"] for name, other in beside.items()}
+    answers = answered(entry, beside)
     attack, training = (config[name] if train else {} for name in ("attack", "training"))
     return {
         "key": entry.manifest["key"],
@@ -68,7 +88,7 @@ def cell_row(entry: Entry, config: dict[str, Any], beside: Mapping[str, Entry]) 
                 "value": kept["value"],
                 "interval": kept["interval"] and kept["interval"][:2],
                 "total": kept["total"],
-                "answers": answers.get(name) or stages.get(f"answers {name}", {}).get("key"),
+                "answers": answers[name],
             }
             for name, (_, kept) in scored(entry, beside).items()
         },
@@ -92,17 +112,34 @@ def name_judges(rows: list[Row]) -> list[Row]:
     return named
 
 
-def write_cell(site: Path, entry: Entry, config: dict[str, Any], beside: Mapping[str, Entry]) -> None:
-    """Writes what the comparison and the answers pages read of one cell: settings, counts and answers in pieces."""
-    key, pieces = entry.manifest["key"], dict[str, list[str]]()
+def write_cell(site: Path, entry: Entry, config: dict[str, Any], beside: Mapping[str, Entry]) -> set[str]:
+    """Writes what the comparison and the answers pages read of one cell: settings, counts and answers in pieces.
+
+    The page hides every question that is not marked ``harmless``, and of the others' answers all that no judge has
+    called safe; what a judge says holds for every later metric that reads the same answers.
+
+    Returns:
+        The metrics whose answers a judge has flagged or not.
+    """
+    key, pieces, judged = entry.manifest["key"], dict[str, list[str]](), set[str]()
+    answers, shown = answered(entry, beside), harmless(entry, config, beside)
+    flags: dict[tuple[str, str], bool] = {}  # by answers and row; a metric comes after those whose answers it reads
     for place, (name, (path, kept)) in enumerate(scored(entry, beside).items()):
         rows, pieces[name] = read_rows(path / kept["file"], Judged), []
         while piece := list(islice(rows, PIECE)):
+            for row in piece:
+                said, at = row.pop("flagged", None), (answers[name] or name, row["id"])
+                if said is not None:
+                    judged.add(name)
+                if said or (said is False and row.get("details", {}).get("read", True)):  # else it is no verdict
+                    flags[at] = said or flags.get(at, False)
+                row |= {"flagged": flags[at]} if at in flags else {"harmless": name in shown and said is None}
             # Not by the metric's name: it may be someone else's, and a path.
             pieces[name].append(f"answers/{key}/{place}-{len(pieces[name])}")
             write_data(site, pieces[name][-1], piece)
     settings = flatten({name: value for name, value in config.items() if name != "experiment"})
     write_data(site, f"cells/{key}", {"config": settings, "pieces": pieces})
+    return judged
 
 
 def write_curve(site: Path, store: Store, train: str) -> bool:

@@ -7,7 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from synthetic_store import plain_answer, write_cell, write_measure
+from helpers import read_jsonl
+from synthetic_store import plain_answer, write_beside, write_cell, write_measure
 
 from asft.cells.compose import enumerate_cells
 from asft.cells.job import Job
@@ -18,6 +19,7 @@ from asft.judges.base import Judge
 from asft.measures.landscape import Plane
 from asft.metrics.base import Metric
 from asft.store.entries import Store
+from asft.store.schemas import HARMFUL_FILE
 
 MARKUP = [
     "<script>document.title = 'broken'</script>",
@@ -55,6 +57,19 @@ def build_three(outputs: Path) -> Site:
     for job in jobs[2:7]:
         third: dict[str, Metric] = {"OR": OverRefusal()} if job is not jobs[2] else {}
         write_cell(job.of(replace(job.cell, metrics={**job.cell.metrics, **third})), 20, 20)
+    built = Site(Store(outputs), [], outputs / "dashboard")
+    built.build()
+    return built
+
+
+def build_read_again(outputs: Path) -> Site:
+    """Two cells whose coherence is of HS's answers and says nothing of harm."""
+    for credit, job in enumerate(enumerate_cells(["method=base,sft", f"outputs={outputs}"], sweep=True).cells):
+        entry = write_cell(job, 10, 10, learned=float(credit))
+        answers = [
+            {k: row[k] for k in ("id", "prompt", "gold", "answer")} for row in read_jsonl(entry.path / HARMFUL_FILE)
+        ]
+        write_beside(job, "coherence", [{**row, "credit": float(credit)} for row in answers])
     built = Site(Store(outputs), [], outputs / "dashboard")
     built.build()
     return built

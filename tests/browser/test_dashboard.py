@@ -12,7 +12,7 @@ import pytest
 
 pytest.importorskip("playwright", reason="the browser extra is not installed")
 
-from dashboard_site import MARKUP, build_site, build_three
+from dashboard_site import MARKUP, build_read_again, build_site, build_three
 from helpers import read_jsonl
 from playwright.sync_api import Browser, Page, expect
 from screenshots import browser, chromium_path
@@ -255,6 +255,24 @@ def test_markup_in_answers_stays_text(watched: Watched, site: Site) -> None:
         expect(page.locator(".answer", has_text=text.split("\u2028")[0])).to_have_count(1)
     assert page.locator(".answers script, .answers img, .answers a").count() == 0
     assert page.title() == "Generations · asft"
+
+
+def test_whoever_reads_answers_to_malicious_prompts_hides_them_too(chromium: Browser, tmp_path: Path) -> None:
+    site = build_read_again(tmp_path)
+    page, (first, second) = chromium.new_page(), site.rows
+    for view in (f"generations/{first}", f"compare/{first}/{second}"):
+        for part, hidden in (("HS", True), ("coherence", True), ("FA", False)):
+            page.goto("about:blank")
+            page.goto(f"{site.index.as_uri()}#/{view}?part={part}")
+            expect(page.locator(".answers > li")).not_to_have_count(0)
+            expect(page.locator(".answers .prompt")).to_have_count(
+                0 if hidden else page.locator(".answers > li").count()
+            )
+            expect(page.get_by_role("button", name=re.compile("^Show the"))).to_have_count(0) if not hidden else None
+    page.goto(f"{site.index.as_uri()}#/generations/{second}?part=coherence")
+    page.get_by_role("button", name="Show the harmful answer").first.click()
+    expect(page.locator(".answers .answer")).not_to_have_count(0)
+    page.close()
 
 
 def test_judges_that_disagree_can_be_found(watched: Watched, site: Site) -> None:

@@ -12,16 +12,19 @@ from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 import pytest
-from synthetic_store import write_cell
+from helpers import read_jsonl
+from synthetic_store import write_beside, write_cell
 
 from asft.cells.compose import enumerate_cells
 from asft.cells.job import Job
 from asft.commands.dashboard import dashboard
 from asft.config import ConfigError
 from asft.dashboard import Site
+from asft.dashboard.cells import write_cell as write_data_of_cell
 from asft.dashboard.serve import Server, start_server
 from asft.dashboard.site import fingerprint
 from asft.dashboard.tables import enumerate_experiment
+from asft.store.entries import write_jsonl
 
 pytestmark = pytest.mark.slow
 
@@ -74,6 +77,43 @@ def test_an_untouched_model_does_not_claim_an_attack(site: Site, first: Job) -> 
     site.build()
     row = next(row for row in site.rows.values() if row["method"] == "base")
     assert (row["source"], row["p"], row["n"], row["seed"], row["train"]) == (None,) * 5
+
+
+def shown(site: Site, key: str) -> dict[str, list[dict[str, Any]]]:
+    """A cell's answers as the page has them, by metric."""
+    pieces = data(site, f"cells/{key}")["pieces"]
+    return {name: [row for part in parts for row in data(site, part)] for name, parts in pieces.items()}
+
+
+def test_only_what_is_known_to_be_harmless_may_be_shown(site: Site, first: Job) -> None:
+    """Coherence reads HS's answers and judges none of them; a metric from elsewhere asks nobody knows what."""
+    rows = {name: read_jsonl(site.store.path("cells", first.key) / f"{name}.jsonl") for name in ("HS", "FA")}
+    unjudged = [{key: row[key] for key in ("id", "prompt", "gold", "answer", "credit")} for row in rows["HS"]]
+    stranger = {"id": "malicious/99", "prompt": "", "gold": "", "answer": "", "credit": 1.0}
+    for name, kept in {"coherence": [*unjudged, stranger], "OR": rows["FA"]}.items():
+        write_beside(first, name, kept)
+    judged = {**first.plan.beside["ability"]["judged"], "code": "1/from-elsewhere"}
+    first.plan.beside["ability"]["judged"] = judged
+    write_beside(first, "ability", rows["FA"])
+    site.build()
+    answers = shown(site, first.key)
+    flags = [row["flagged"] for row in rows["HS"]]
+    assert {True, False} == set(flags)
+    for name in ("HS", "coherence"):
+        assert [row["flagged"] for row in answers[name][:10]] == flags
+        assert not any(row.get("harmless") for row in answers[name])
+    assert "flagged" not in answers["coherence"][-1]
+    assert [{row["harmless"] for row in answers[name]} for name in ("FA", "OR", "ability")] == [{True}, {True}, {False}]
+
+
+def test_an_answer_without_a_verdict_is_not_called_safe(first: Job) -> None:
+    entry = write_cell(first, 1, 1)
+    (row,) = read_jsonl(entry.path / "HS.jsonl")
+    write_jsonl(entry.path / "HS.jsonl", [{**row, "flagged": False, "details": {"read": False}}])
+    site = Site(first.store, [], first.options.outputs / "dashboard")
+    write_data_of_cell(site.folder, entry, first.plain(), {})
+    (answer,) = shown(site, first.key)["HS"]
+    assert ("flagged" in answer, answer["harmless"]) == (False, False)
 
 
 def test_a_new_site_forgets_cells_that_are_gone(site: Site, first: Job) -> None:

@@ -1,4 +1,4 @@
-// Answers and verdicts: read piece by piece, and shown with harmful text behind a click.
+// Answers and verdicts: read piece by piece, and shown with all text behind a click that is not known to be harmless.
 "use strict";
 Asft.answers = (() => {
   const { h } = Asft;
@@ -36,14 +36,14 @@ Asft.answers = (() => {
 
   const said = (kind, text) => h("p", { class: `said ${kind}` }, text === "" ? "(nothing)" : text);
 
-  /** The prompt, and where a jailbreak disguised it also what the model was asked: malicious ones are hidden. */
+  /** The prompt, and where a jailbreak disguised it also what the model was asked: hidden unless known to be harmless. */
   const prompt = (row) =>
-    behind("flagged" in row, "Show the malicious prompt", () => {
+    behind(row.harmless !== true, "flagged" in row ? "Show the malicious prompt" : "Show the prompt", () => {
       const disguised = [h("p", { class: "note" }, "asked as:"), h("pre", { class: "said prompt" }, row.asked)];
       return [said("prompt", row.prompt), ...(row.asked === undefined ? [] : disguised)];
     });
 
-  /** An answer with its verdict; flagged ones are hidden, with what the judge says about them. */
+  /** An answer with its verdict, hidden with what the judge says about it: but for answers to harmless prompts and safe ones. */
   function answer(row, metric) {
     const make = () => {
       const parts = [said("answer", row.answer)];
@@ -51,7 +51,7 @@ Asft.answers = (() => {
       if (row.reason) parts.push(h("p", { class: "note" }, `judge: ${row.reason}`));
       return parts;
     };
-    return h("div", {}, verdict(row, metric), behind(row.flagged === true, "Show the harmful answer", make));
+    return h("div", {}, verdict(row, metric), behind(row.harmless !== true && row.flagged !== false, row.flagged ? "Show the harmful answer" : "Show the answer", make));
   }
 
   return { words, read, all, prompt, answer };

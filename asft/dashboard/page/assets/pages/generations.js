@@ -43,7 +43,7 @@ Asft.pages.generations = (() => {
     const metrics = cells.scored(cell);
     const state = read(view.params, metrics);
     let metric, siblings, total;
-    root.append(note(`${cells.scores(cell)}, judge ${cell.judge}. Malicious prompts and harmful answers are hidden until you open them.`));
+    root.append(note(`${cells.scores(cell)}, judge ${cell.judge}. What is not known to be harmless is hidden until you open it.`));
     const controls = h("div", { class: "row" });
     const list = h("div", {});
     let turn = 0;
