@@ -18,6 +18,7 @@ class ServedRun:
 
     history: list[dict[str, Any]] = field(default_factory=list)
     summary: dict[str, Any] = field(default_factory=dict)
+    tags: list[str] = field(default_factory=list)
     exit_code: int | None = None
 
 
@@ -42,6 +43,7 @@ class Server:
             return {"model": {**MODEL, "bucket": self._resumed(variables["name"])}}
         if "upsertBucket" in query:
             run = self.runs.setdefault(variables["name"], ServedRun())
+            run.tags = variables.get("tags") or run.tags
             bucket = {"id": variables["name"], "name": variables["name"], "project": MODEL}
             return {"upsertBucket": {"bucket": {**bucket, "historyLineCount": len(run.history)}, "inserted": False}}
         if "createRunFiles" in query:
@@ -68,7 +70,7 @@ class Server:
         tail = json.dumps([json.dumps(run.history[-1])] if run.history else [])
         counts = {"historyLineCount": len(run.history), "eventsLineCount": 0, "logLineCount": 0}
         texts = {"summaryMetrics": json.dumps(run.summary), "config": "{}", "historyTail": tail, "eventsTail": "[]"}
-        return {"id": run_id, "name": run_id, **counts, **texts, "tags": [], "wandbConfig": '{"t": 1}'}
+        return {"id": run_id, "name": run_id, **counts, **texts, "tags": run.tags, "wandbConfig": '{"t": 1}'}
 
     def _save(self, variables: dict[str, Any]) -> dict[str, Any]:
         number = variables.get("id") or base64.b64encode(f"View:{len(self.views):04}".encode()).decode()

@@ -168,7 +168,8 @@ class WandbTracker(Tracker):
         import wandb  # slow to import, and not needed by tracker=none
 
         cell.folder.mkdir(parents=True, exist_ok=True)
-        if self.mode == "offline":
+        online = self.mode == "online"
+        if not online:
             for earlier in (cell.folder / "wandb").glob(f"offline-run-*-{cell.key}"):
                 shutil.rmtree(earlier)  # one set of files a cell, however often it is tracked
         run = wandb.init(
@@ -179,10 +180,10 @@ class WandbTracker(Tracker):
             name=cell.name,
             group=cell.place,
             job_type=cell.row,
-            tags=cell.tags,
+            tags=None if online else cell.tags,
             config=dict(cell.config),
             dir=cell.folder,
-            resume="allow" if self.mode == "online" else None,
+            resume="allow" if online else None,
             settings=wandb.Settings(
                 silent=True,
                 console="off",
@@ -194,6 +195,8 @@ class WandbTracker(Tracker):
                 finish_timeout_raises=True,  # a network that is gone must not hold up the next cell
             ),
         )
+        if online:  # tags given at the start would replace those of another experiment that has this cell, too
+            run.tags = tuple(dict.fromkeys([*(run.tags or ()), *cell.tags]))
         return _WandbRun(run, self.generations)
 
 

@@ -12,10 +12,12 @@ import pytest
 import wandb
 from helpers import MakeJob, read_jsonl
 from pydantic.dataclasses import dataclass
+from synthetic_store import write_cell
 from transformers import TrainerControl, TrainerState, TrainingArguments
 from wandb_files import OfflineRun, read_run
 from wandb_server import Server, wandb_server
 
+from asft.cells.compose import enumerate_cells
 from asft.cells.job import Job
 from asft.commands.track import track
 from asft.pipeline.run import run_cell
@@ -108,6 +110,16 @@ def test_online_no_step_is_sent_twice_and_none_is_lost(
         again()
         assert [row["_step"] for row in run.history] == [entry["step"] for entry in stored_history(tracked)]
         assert (run.summary["hs_total"], run.exit_code) == (10, 0)
+
+
+def test_a_cell_of_two_experiments_has_the_tags_of_both(tmp_path: Path, server: Server) -> None:
+    for experiment in ("demo", "table2"):
+        words = [f"experiment={experiment}", "method=aligned", "attack.p=0.1", f"outputs={tmp_path}"]
+        (job,) = enumerate_cells(words, sweep=True).cells
+        write_cell(job, 4, 4)
+        assert track([*words, "tracker=wandb", "tracker.mode=online"]) == 0
+    assert [*server.runs] == [job.key]
+    assert {"demo", "table2", "agnews"} <= set(server.runs[job.key].tags)
 
 
 def test_a_network_that_goes_away_costs_the_cell_a_warning(
