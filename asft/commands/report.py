@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import asdict
 from pathlib import Path
 
 from asft.cells.compose import Sweep, enumerate_cells
 from asft.commands.flags import SweepFlags
+from asft.commands.run import sweep_name
 from asft.config import ConfigError
 from asft.console import results
 from asft.dashboard.site import write_report_page
@@ -17,7 +17,6 @@ from asft.frontier.write import page_data, print_frontier, write
 from asft.report.collect import analysis_of, measures_in
 from asft.report.writers.terminal import print_analysis
 from asft.report.writers.write import PRINT_FORMATS, write_for_print, write_report
-from asft.store.entries import content_key
 
 
 def report(arguments: list[str]) -> int:
@@ -67,8 +66,4 @@ def _report_frontier(sweep: Sweep, launched: str, kind: str | None) -> int:
 
 
 def _folder(sweep: Sweep, name: str) -> Path:
-    """Of the table and its model; other cells or another layout under the same names get a folder of their own."""
-    first, cells = sweep.cells[0], sorted(job.key for job in sweep.cells)
-    layout = asdict(first.experiment) if first.experiment else {}
-    named = f"{name}_{first.cell.model.name}_{content_key({'cells': cells, 'layout': layout})[:6]}"
-    return first.options.outputs / "reports" / named
+    return sweep.cells[0].options.outputs / "reports" / sweep_name(sweep.cells, name)

@@ -41,7 +41,7 @@ from asft.console import console, quiet_libraries, show_log
 from asft.distributed.team import started_together, team, together
 from asft.planning.ahead import refuse
 from asft.store.celllog import cell_log
-from asft.store.entries import Entry
+from asft.store.entries import Entry, content_key
 from asft.store.errors import MAKE_ROOM, DiskFull, OutOfStep, disk_full
 from asft.text import masked
 from asft.trackers.base import USUAL, unusual
@@ -272,6 +272,13 @@ def distinct(jobs: Sequence[Job]) -> dict[str, Job]:
     for job in jobs:
         found.setdefault(job.key, job)
     return found
+
+
+def sweep_name(jobs: Sequence[Job], name: str) -> str:
+    """A table's name with its model's; other cells or another layout under the same names have one of their own."""
+    first, cells = jobs[0], sorted(job.key for job in jobs)
+    layout = as_plain(first.experiment) or {}
+    return f"{name}_{first.cell.model.name}_{content_key({'cells': cells, 'layout': layout})[:6]}"
 
 
 def values_text(entry: Entry) -> str:

@@ -3,7 +3,7 @@
 Both take the experiment's runs by their ids, the cells' keys, so that a cell that several tables share is in each,
 and group them by job type (the row) and group (the column without its seeds), as
 :class:`asft.trackers.base.WandbTracker` names them. They are saved anew under the address that the first time
-gave them.
+gave them; other cells, or another layout, have pages of their own.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from asft.cells.job import Job
+from asft.commands.run import sweep_name
 from asft.config import ConfigError
 from asft.trackers.base import Tracker, WandbTracker
 
@@ -36,7 +37,7 @@ _READING = (
 
 @dataclass(frozen=True)
 class Shown:
-    """What a page is of: the experiment's name, the page's title, and the cells' keys, which are the runs' ids.
+    """What a page is of: the sweep's name, which no other has, the title, and the cells' keys, the runs' ids.
 
     ``headlines`` are summary metrics of measured cells, in order; none where cells are trained and scored.
     """
@@ -75,11 +76,12 @@ def save_pages(cells: Sequence[Job], *, of: Collection[str], folder: Path) -> li
         raise ConfigError(f"tracker.mode=online: {error} Or set WANDB_API_KEY") from error
     tracker, experiment = cells[0].tracker, cells[0].experiment
     assert isinstance(tracker, WandbTracker), "check_pages comes first"
+    name = sweep_name(cells, experiment.name if experiment else "sweep")
     page = Shown(
         entity=tracker.entity or api.default_entity,
         project=tracker.project,
-        name=experiment.name if experiment else "sweep",
-        title=experiment.title if experiment else "Cells of a sweep",
+        name=name,
+        title=f"{experiment.title if experiment else 'Cells of a sweep'} ({name})",
         keys=[job.key for job in cells],
         headlines=list(dict.fromkeys(job.cell.measure.headline for job in cells if job.cell.measure)),
     )
@@ -125,7 +127,8 @@ def _save_report(page: Shown, address: Path) -> str:
         )
         return wr.PanelGrid(runsets=[runs], panels=panels)
 
-    blocks = [wr.P(_READING), grid(_scores(page))]
+    cut = f" Each panel shows {MOST} of these {len(page.keys)} runs." if len(page.keys) > MOST else ""
+    blocks = [wr.P(_READING + cut), grid(_scores(page))]
     if not page.headlines:
         blocks += [wr.H2("Training"), grid(_curves())]
     made = wr.Report(

@@ -17,6 +17,8 @@ from wandb_server import Server, wandb_server
 
 from asft.cells.compose import enumerate_cells
 from asft.cells.job import Job
+from asft.commands import wandb_pages
+from asft.commands.run import sweep_name
 from asft.commands.track import track
 from asft.commands.wandb_pages import CURVES, save_pages
 from asft.config import ConfigError
@@ -58,7 +60,8 @@ def panels(section: dict[str, Any]) -> dict[str, list[str]]:
 
 def test_the_workspace_groups_the_tables_runs_and_draws_its_figures(saved: dict[str, dict[str, Any]]) -> None:
     view = saved["project-view"]
-    assert (view["displayName"], view["projectName"]) == ("demo", "asft-lab")
+    assert view["displayName"] == sweep_name(jobs(*DEMO), "demo")
+    assert view["projectName"] == "asft-lab"
     (runs,) = view["spec"]["section"]["runSets"]
     assert [group["name"] for group in runs["grouping"]] == ["jobType", "group"]
     (chosen,) = runs["filters"]["filters"]
@@ -82,7 +85,7 @@ def test_the_report_has_a_run_set_beneath_the_figures(saved: dict[str, dict[str,
 
 def test_a_measures_page_draws_its_headline(server: Server, tmp_path: Path) -> None:
     save_pages(jobs("experiment=table1", "measure.update=harmful", "attack.n=10"), of=["workspace"], folder=tmp_path)
-    view = next(view for view in server.views.values() if view["displayName"] == "table1")
+    view = next(view for view in server.views.values() if view["displayName"].startswith("table1_"))
     (section,) = json.loads(view["spec"])["section"]["panelBankConfig"]["sections"]
     assert panels(section) == {"abs_cos": ["abs_cos"]}
 
@@ -92,6 +95,22 @@ def test_another_project_gets_a_page_of_its_own(server: Server, tmp_path: Path) 
     there = save_pages(jobs(*DEMO, "tracker.project=other"), of=["workspace"], folder=tmp_path)
     assert here != there
     assert [view["projectName"] for view in server.views.values()].count("other") == 1
+
+
+def test_other_cells_under_one_name_have_pages_of_their_own(server: Server, tmp_path: Path) -> None:
+    sweeps = [jobs(*DEMO), jobs(*DEMO, "model=tiny_qwen2"), jobs("method=sft,l2"), jobs("method=sft,asft")]
+    found = [save_pages(cells, of=["report"], folder=tmp_path) for cells in sweeps]
+    assert len({address for (address,) in found}) == 4
+    titles = {view["displayName"] for view in list(server.views.values())[-4:]}
+    assert len(titles) == 4
+
+
+def test_a_report_says_what_its_panels_leave_out(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wandb_pages, "MOST", 1)
+    save_pages(jobs(*DEMO), of=["report"], folder=tmp_path)
+    assert "Each panel shows 1 of these 2 runs." in list(server.views.values())[-1]["spec"]
 
 
 def test_a_page_that_was_deleted_is_made_again(server: Server, tmp_path: Path) -> None:
