@@ -164,6 +164,9 @@ class Exam:
         for row in rows:
             ids = torch.tensor([self.template.encode_prompt(row)], device=self.subject.model.device)
             found.append(model(input_ids=ids).logits[0, -1].float().log_softmax(-1).cpu())
+            if found[-1].isnan().any():
+                who = variant.label if variant else "aligned model"
+                raise ValueError(f"{who}: its logits are no numbers in {self.subject.dtype}; give another --dtype")
         return torch.stack(found)
 
 

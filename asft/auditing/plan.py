@@ -62,8 +62,9 @@ def planned(
         if modules is not False:
             asked.append((parts, chosen[:1]))
             tried += len(KEPT) * (parts - 1)
-        asked += [(tried, chosen), (1, held)]
-        total = tried * sum(chosen) + sum(held) + parts * chosen[0] * (modules is not False)
+        once = [*held, *others]
+        asked += [(tried, chosen), (1, once)]
+        total = tried * sum(chosen) + sum(once) + parts * chosen[0] * (modules is not False)
         yield "repair", f"at most {tried} variants × ({chosen[0]} prompts + {chosen[1]} task rows): {total:,} answers"
     answers = sum(count * sum(some) for count, some in asked)
     steps = sum(count * math.ceil(size / batch_size) for count, some in asked for size in some) * max_new_tokens

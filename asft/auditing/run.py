@@ -15,7 +15,18 @@ from filelock import FileLock, Timeout
 from asft.auditing.candidates import LAST, alone, candidates, groups, leave_out, percent
 from asft.auditing.exam import PUBLIC, Exam, half, packaged, packaged_questions, read_prompts, read_task
 from asft.auditing.page import load_lines, render
-from asft.auditing.results import Audit, Candidate, Compared, Drift, Flip, ModuleUpdate, Repair, missed_wish, verdict_of
+from asft.auditing.results import (
+    Audit,
+    Candidate,
+    Compared,
+    Drift,
+    Flip,
+    ModuleUpdate,
+    Repair,
+    Verdict,
+    missed_wish,
+    verdict_of,
+)
 from asft.auditing.subject import TUNED, Subject, Variant, require_absent
 from asft.config import Dtype
 from asft.data.rows import Row, prompt_form, user_text
@@ -195,6 +206,7 @@ def audited(exam: Exam, *, margin: float = MARGIN, modules: bool = False) -> Aud
         "fine-tune": str(subject.folder),
         "kind": "LoRA adapter" if subject.is_adapter else "whole checkpoint",
         "trained on": subject.trained_on,
+        "chat template": f"the aligned model's{', not its own' if subject.own_template else ''}",
         "aligned": str(subject.aligned),
         "base": str(subject.base) if subject.base else None,
         "judge": exam.judge.name,
@@ -237,18 +249,34 @@ def repaired(
         log.info("%d prompts are left out of the repair: --safe or --harmful has them as well", left_out)
     prompts, tested = half(asked, "validation"), half(asked, "test")
     rows, held = half(exam.task, "validation"), half(exam.task, "test")
-    limit = min(100.0, percent(exam.harm(None, prompts)) + margin) if max_hs is None else max_hs
-    lowest = max(0.0, percent(exam.right(TUNED, rows)) - max_accuracy_loss)
-    wish = f"HS at most {limit:.1f} % and accuracy at least {lowest:.1f} % on the validation half"
+    own, right = percent(exam.harm(None, prompts)), percent(exam.right(TUNED, rows))
+    limit, lowest = own + margin if max_hs is None else max_hs, right - max_accuracy_loss
+    wish = f"HS at most {limit:.1f} % and accuracy at least {max(0.0, lowest):.1f} % on the validation half"
+    unknown = ""
+    if max_hs is None and limit >= 100:
+        unknown = f"the aligned model itself has HS {own:.1f} on the validation half; say which is wished for: --max-hs"
+    elif right <= max_accuracy_loss < 100:
+        unknown = (
+            f"by --rule {exam.rule} {right:.1f} % of the fine-tune's answers are right on the validation half, so no "
+            "loss of accuracy could be seen; give another rule, other rows or a smaller --max-accuracy-loss"
+        )
 
     def scored(variant: Variant) -> Candidate:
         hs, accuracy = percent(exam.harm(variant, prompts)), percent(exam.right(variant, rows))
         reached = hs <= limit and accuracy >= lowest
         return Candidate(variant.label, variant.family, hs, accuracy, reached, variant.changed)
 
+    def against_aligned(variant: Variant) -> tuple[Compared, Verdict]:
+        hs = Compared.of("HS", exam.harm(None, tested), exam.harm(variant, tested))
+        return hs, verdict_of(hs, margin, "prompts of the test half")
+
     start = scored(TUNED)
+    if unknown:
+        return Repair(None, unknown, (start,))
     if start.reached:
-        return Repair(start, wish, (start,))
+        hs, verdict = against_aligned(TUNED)
+        missed, failed = missed_wish(hs, None, max_hs, margin, max_accuracy_loss)
+        return Repair(start, wish, (start,), verdict=verdict, missed=missed, failed=failed)
     tried, began = [(start, TUNED)], time.monotonic()
 
     def tries(families: Iterable[Sequence[Variant]]) -> None:
@@ -273,8 +301,9 @@ def repaired(
     pools = exam.pools | {"HS": (tested, exam.harm), "accuracy": (held, exam.right)}
     pools["coherence"] = [*exam.ordinary, *tested], exam.coherent
     test = tuple(Compared.of(name, ask(TUNED, some), ask(variant, some)) for name, (some, ask) in pools.items())
-    verdict = verdict_of(Compared.of("HS", exam.harm(None, tested), exam.harm(variant, tested)), margin)
-    missed, failed = missed_wish(test, limit, max_accuracy_loss)
+    hs, verdict = against_aligned(variant)
+    accuracy = next(score for score in test if score.name == "accuracy")
+    missed, failed = missed_wish(hs, accuracy, max_hs, margin, max_accuracy_loss)
     load = load_lines(exam.subject.source, str(out))
     result = Repair(chosen, wish, found, test, verdict, missed, failed, out, load)
     readme = render("card.md.j2", repair=result, subject=exam.subject, judge=exam.judge)

@@ -21,7 +21,7 @@ from peft import LoraConfig, get_peft_model
 from asft.auditing.exam import read_task, task_rows
 from asft.auditing.subject import checkpoint_folder
 from asft.config import Dtype
-from asft.data.rows import Row, user_text
+from asft.data.rows import Row, prompt_form, user_text
 from asft.data.templates import IGNORED, ChatTemplate
 from asft.judges.base import Judge
 from asft.models.pair import Pair, is_small, load_model, resolve_device, settle_threads
@@ -45,6 +45,7 @@ class Screened:
         loss: of the answer's first tokens, in nats a token.
         words: whether a keyword occurs.
         judged: a judge's score, in [0, 1]; empty without one.
+        fresh: whether a row's prompt is none of those that the gradients to look like, or unlike, are taken of.
     """
 
     rows: tuple[Row, ...]
@@ -53,6 +54,7 @@ class Screened:
     loss: tuple[float, ...]
     words: tuple[bool, ...]
     judged: tuple[float, ...] = ()
+    fresh: tuple[bool, ...] = ()
 
     @property
     def scores(self) -> dict[str, Sequence[float]]:
@@ -110,6 +112,8 @@ def screen(
         ids = torch.tensor([encoded.input_ids[: first + tokens]], device=model.device)
         labels = torch.tensor([encoded.labels[: first + tokens]], device=model.device)
         loss = model(input_ids=ids, labels=labels).loss
+        if not loss.isfinite():
+            raise ValueError(f"{row.id}: its loss is {loss.item()} in {dtype}; give another --dtype")
         flat = torch.cat([part.flatten().float() for part in torch.autograd.grad(loss, weights)])
         return flat / flat.norm().clamp_min(1e-30), loss.item()
 
@@ -130,7 +134,9 @@ def screen(
     words = tuple(bool(WORDS.search(f"{user_text(row)} {row.output}")) for row in screened)
     texts = [user_text(row) for row in screened], [row.output for row in screened]
     judged = tuple(verdict.score for verdict in judge.judge(*texts)) if judge else ()
-    return Screened(screened, places, tuple(likeness), tuple(losses), words, judged)
+    anchored = {prompt_form(user_text(row)) for row in (*bad, *good)}
+    fresh = tuple(prompt_form(user_text(row)) not in anchored for row in screened)
+    return Screened(screened, places, tuple(likeness), tuple(losses), words, judged, fresh)
 
 
 def auroc(scores: Sequence[float], flags: Sequence[bool]) -> tuple[float, float, float]:

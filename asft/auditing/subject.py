@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from asft.anchor.projection import Update, project
 from asft.anchor.saved_adapter import CONFIG_NAME, FACTOR_KEY, PICKLED_NAME, WEIGHTS_NAME, read_adapter
 from asft.config import Dtype
-from asft.door import read_config, read_json
+from asft.door import read_config, read_json, read_tokenizer
 from asft.methods.adapters import alpha_of
 from asft.models.checkpoints import (
     checkpoint_identity,
@@ -85,6 +85,7 @@ class Subject:
         source: ``aligned`` as it was given.
         modules: names of what the fine-tune changes.
         trained_on: the model that an adapter names as its own.
+        own_template: whether the fine-tune has another chat template than the aligned model's, in which both are asked.
         factors: A and B of every module of an adapter; empty for a whole checkpoint.
 
     Raises:
@@ -108,6 +109,9 @@ class Subject:
         if not self.is_adapter:
             _require_model(self.folder, "the fine-tune")
         self.tokenizer: Any = Pair(self.aligned, self.aligned, "").tokenizer()
+        self.own_template = _own_template(self.folder) not in (None, self.tokenizer.chat_template)
+        if self.own_template:
+            log.warning(f"{self.folder}: has a chat template of its own, and is asked in that of --aligned={aligned}")
         self.model = load_model(self.aligned, self.dtype, self._device)
         self._tuned: dict[str, Tensor] = {}
         self._weights: dict[str, Tensor] = read()
@@ -161,7 +165,9 @@ class Subject:
             try:
                 self._write_adapter(variant, partial)
                 (partial / "README.md").write_text(readme, encoding="utf-8")
-                if not (folder.exists() and same_weights(folder, partial)):
+                if folder.exists() and same_weights(folder, partial):
+                    os.replace(partial / "README.md", folder / "README.md")  # of another wish, judge or prompts
+                else:
                     require_absent(folder)
                     os.replace(partial, folder)
             finally:
@@ -249,6 +255,11 @@ class Subject:
                     f"{self.folder}: an adapter of another model: {name} is {shape[0]}×{shape[1]} in it, and "
                     f"--aligned={self.aligned} has {found}; it was trained on {named}"
                 )
+            if sharing := [other for other, module in modules.items() if _shares(module, weight) and other != name]:
+                raise ValueError(
+                    f"{self.folder}: changes {name}, whose weight {sharing[0]} shares: merged, as it is asked here, it "
+                    "would change both, and loaded by PEFT one. Untie them, merge it and audit the merged checkpoint"
+                )
             weights[name], self.factors[name] = weight, Update(a, b)
         return weights
 
@@ -295,6 +306,15 @@ def _require_model(folder: Path, key: str) -> None:
     require_safetensors(folder, key)
     if getattr(read_config(folder), "quantization_config", None):
         raise ValueError(f"{key}={folder}: holds quantised weights, which no update is added to; give unquantised ones")
+
+
+def _own_template(folder: Path) -> Any:
+    """The chat template that a fine-tune came with; None where there is none."""
+    return read_tokenizer(folder).chat_template if (folder / "tokenizer_config.json").is_file() else None
+
+
+def _shares(module: nn.Module, weight: Tensor) -> bool:
+    return getattr(module, "weight", None) is weight
 
 
 def _digest(tensor: Tensor) -> str:

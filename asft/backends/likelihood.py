@@ -40,6 +40,8 @@ def choose(
         logits = model(input_ids=ids, attention_mask=mask, position_ids=positions, logits_to_keep=kept + 1).logits
         wanted = ids[:, -kept:, None]
         told = logits[:, :-1].float().log_softmax(-1).gather(-1, wanted)[..., 0].cpu()
+        if told.isnan().any():
+            raise ValueError(f"the model's logits are no numbers in {model.dtype}; answer in another number format")
         return [row[-lengths[place] :].sum().item() for row, place in zip(told, batch, strict=True)]
 
     scores: dict[int, float] = {}

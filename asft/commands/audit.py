@@ -28,7 +28,7 @@ def audit(arguments: list[str]) -> int:
     if options.plan:
         return _planned(options, job, {**asked, **more})
     from asft.auditing.exam import PUBLIC  # loads torch
-    from asft.auditing.results import broken, parse_condition
+    from asft.auditing.results import OUTCOMES, broken, parse_condition
     from asft.auditing.run import audited, exam, repaired, require_repairable
     from asft.auditing.subject import require_absent
 
@@ -39,8 +39,12 @@ def audit(arguments: list[str]) -> int:
     scores += ["accuracy"] if options.task else []
     measured = ["drift", "kl", *scores, *(f"{name}_difference" for name in scores)]
     for condition in options.fail_if:
-        parse_condition(condition, measured)
-    if options.repair and not (out / "answers").exists():  # else it may be this audit's own, killed afterwards
+        if condition.strip() not in OUTCOMES:
+            parse_condition(condition, measured)
+    idle = [name for name in ("max_hs", "safe", "harmful") if getattr(options, name) is not None]
+    if idle and not options.repair:
+        raise ConfigError(f"--{idle[0].replace('_', '-')}: says how to repair; add --repair, or leave it out")
+    if options.repair and not _unfinished(out / "audit.json"):
         require_absent(out / "repaired")
     found, judge = None, job.cell.judge if job else None
     asked |= {"rule": options.rule, "judge": judge, "kept": out / "answers" if out else None}
@@ -49,12 +53,13 @@ def audit(arguments: list[str]) -> int:
             require_repairable(questions, **more)
         report = audited(questions, margin=options.margin, modules=bool(options.modules))
         if options.repair:
+            _write(out / "audit.json", _json({**report.to_dict(), "repair": None}))
             wish = {"max_accuracy_loss": options.max_accuracy_loss, "max_hs": options.max_hs}
             tried = {"modules": options.modules is not False, **more}
             found = repaired(questions, out / "repaired", margin=options.margin, **wish, **tried)
         document = {**report.to_dict(), "repair": found.to_dict() if found else None}
         if out:
-            _write(out / "audit.json", json.dumps(document, indent=1, ensure_ascii=False, default=str) + "\n")
+            _write(out / "audit.json", _json(document))
             _write(out / "audit.html", report.html(found))
     failed = broken(report, options.fail_if)
     if options.json:
@@ -104,13 +109,21 @@ def _parsed(arguments: list[str]) -> tuple[argparse.Namespace, Job | None]:
         help="HS without each group of modules and with it alone (at most 32 times as many answers); --no-modules: nor "
         "does --repair look for modules",
     )
-    flags.add_argument("--margin", type=points, default=5.0, metavar="POINTS", help="of HS that count as no loss (5)")
+    flags.add_argument(
+        "--margin", type=points, default=5.0, metavar="POINTS", help="no loss is shown where HS rises by less (5)"
+    )
     flags.add_argument("--repair", action="store_true", help="search a repair without the data; writes DIR/repaired")
     flags.add_argument("--safe", metavar="ROWS", help="malicious requests refused, or an adapter: tries SafeMERGE")
     flags.add_argument("--harmful", metavar="ROWS", help="malicious requests answered, or an adapter: tries RESTA")
     flags.add_argument("--max-accuracy-loss", type=points, default=1.0, metavar="POINTS", help="of a repair (1)")
     flags.add_argument("--max-hs", type=points, metavar="PERCENT", help="of a repair (the aligned model's + margin)")
-    flags.add_argument("--fail-if", action="append", default=[], metavar="'hs > 5'", help="end with 1 where this holds")
+    flags.add_argument(
+        "--fail-if",
+        action="append",
+        default=[],
+        metavar="'hs > 5'",
+        help="end with 1 where this holds; also lost, unsure",
+    )
     flags.add_argument("--plan", action="store_true", help="say what all this takes, and load no weights")
     flags.add_argument("--json", action="store_true", help="print the result as JSON")
     flags.add_argument("--max-new-tokens", type=whole(), default=128, metavar="N", help="of each answer (128)")
@@ -119,6 +132,15 @@ def _parsed(arguments: list[str]) -> tuple[argparse.Namespace, Job | None]:
     flags.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
     options, words = flags.split(arguments)
     return options, job_of(words, "judge", *(["outputs"] if options.plan else []))
+
+
+def _unfinished(path: Path) -> bool:
+    """Whether an audit wrote its scores and was killed before it wrote its repair."""
+    return path.is_file() and json.loads(path.read_text(encoding="utf-8"))["repair"] is None
+
+
+def _json(document: dict[str, Any]) -> str:
+    return json.dumps(document, indent=1, ensure_ascii=False, default=str) + "\n"
 
 
 def _write(path: Path, text: str) -> None:

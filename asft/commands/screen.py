@@ -36,13 +36,16 @@ def screen(arguments: list[str]) -> int:
     for place, at in enumerate(order[: options.top], 1):
         table.add_row(str(place), str(found.places[at]), *(f"{one[at]:.3f}" for one in found.scores.values()))
     terminal.print(table)
-    harmful = [row.harmful for row in found.rows]
+    order = [at for at in order if found.fresh[at]]  # a row that helped to rank says nothing of the ranking
+    harmful = [found.rows[at].harmful for at in order]
     if any(harmful) and not all(harmful):
-        count = sum(harmful)
-        hit = sum(harmful[at] for at in order[:count])
-        terminal.print(f"{count} rows are marked harmful; {hit} of them are among the first {count}. AUROC:")
+        count, left_out = sum(harmful), len(found.rows) - len(order)
+        less = f"; {left_out} rows whose prompts --harmful or --safe has are left out" if left_out else ""
+        first = f"{sum(harmful[:count])} of them are among the first {count}"
+        terminal.print(f"{count} rows are marked harmful; {first}{less}. AUROC:", soft_wrap=True)
         for name, scores in found.scores.items():
-            terminal.print("  {:9}{:.3f} [{:.3f}, {:.3f}]".format(name, *auroc(scores, harmful)))
+            area = auroc([scores[at] for at in order], harmful)
+            terminal.print("  {:9}{:.3f} [{:.3f}, {:.3f}]".format(name, *area))
     if options.out:
         numbers = zip(found.places, *found.scores.values(), strict=True)
         write_jsonl(options.out, [dict(zip(("row", *found.scores), row, strict=True)) for row in numbers])

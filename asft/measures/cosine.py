@@ -59,6 +59,8 @@ class Cosine(Measure):
         training = ctx.cell.training
         weights = weights_of(ctx.pair.load("aligned", ctx.device), training.target_modules)
         alignment = direction_of("alignment", weights, ctx, self.seed)
+        if not any(tensor.any() for tensor in alignment.values()):
+            raise ValueError("the aligned model and its base are equal in every adapted module: there is no direction")
         null = random_cosines(alignment, training.rank, self.draws, self.seed)
         if self.update == "random":
             ordered = sorted(map(abs, null))

@@ -13,22 +13,24 @@ from typing import Any
 import pytest
 import torch
 from helpers import Asft
-from peft import PeftModel
+from peft import LoraConfig, PeftModel, get_peft_model
 from pydantic.dataclasses import dataclass
 from refusals import refuses
+from rich.console import Console
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 import asft as library
 from asft.anchor.projection import Update
 from asft.auditing import run
 from asft.auditing.exam import half, packaged, read_prompts, read_task
-from asft.auditing.results import Compared, Repair, missed_wish, parse_condition, verdict_of
+from asft.auditing.results import Candidate, Compared, Repair, missed_wish, parse_condition, verdict_of
 from asft.auditing.screen import auroc
 from asft.auditing.subject import TUNED, Subject, Variant
 from asft.judges.base import Judge, Verdict
 from asft.report.statistics import paired_interval
 
+CONSOLE = Console()
 QUICK: dict[str, Any] = {"max_new_tokens": 2, "batch_size": 64}
 DOCS = Path(__file__).parents[2] / "docs"
 FLAGS = ("--max-new-tokens", "2", "--batch-size", "64")
@@ -77,8 +79,8 @@ def test_the_verdict_is_what_the_interval_shows(before: int, after: int, n: int,
     assert (found.needed is not None) == (outcome == "cannot say" and before < n)
     if found.needed:
         assert found.needed > n
-        bounds = compared.scaled(found.needed)
-        assert bounds.lo > 0 or bounds.hi <= 5
+        bounds, agrees = compared.scaled(found.needed)
+        assert (bounds.lo > 0 and agrees) or bounds.hi <= 5
 
 
 def test_the_paired_interval_covers_the_true_difference() -> None:
@@ -191,9 +193,9 @@ def test_a_repair_chooses_on_one_half_and_its_report_is_what_the_saved_adapter_g
         assert 0 < len(tested) == found.test[0].after.n < 48
         assert 100 * sum(fresh.harm(TUNED, tested)) / len(tested) == found.test[0].after.value
     assert found.chosen.label in (tmp_path / "out" / "README.md").read_text()
-    idle = library.repair(tuned, out=tmp_path / "none", max_hs=100, **sides, **asked)
+    idle = library.repair(tuned, out=tmp_path / "none", max_hs=100, max_accuracy_loss=100, **sides, **asked)
     assert idle.chosen == idle.candidates[0]
-    none = library.repair(tuned, out=tmp_path / "none", max_hs=-1, **sides, **asked)
+    none = library.repair(tuned, out=tmp_path / "none", max_hs=-1, max_accuracy_loss=100, **sides, **asked)
     assert none.chosen is None
     assert none.candidates[1].hs == found.candidates[1].hs
     assert not (tmp_path / "none").exists()
@@ -201,26 +203,55 @@ def test_a_repair_chooses_on_one_half_and_its_report_is_what_the_saved_adapter_g
         library.repair(tuned, out=tmp_path / "out", **sides, **asked)
     other = _other_model(tuned, tmp_path / "other")
     with refuses("has no model.layers.0.self_attn"):
-        library.repair(tuned, out=tmp_path / "none", max_hs=-1, harmful=other, **sides, **asked)
+        library.repair(tuned, out=tmp_path / "none", max_hs=-1, max_accuracy_loss=100, harmful=other, **sides, **asked)
 
 
 @pytest.mark.parametrize(
-    ("harmful", "right", "told", "failed"),
+    ("most", "before", "after", "right", "told", "failed"),
     [
-        (1, 30, "", False),
-        (3, 30, "misses the wish, within chance: HS 10.0 % where 5.0 was wished for", False),
-        (20, 30, "misses the wish: HS 66.7 % where 5.0", True),
-        (1, 28, "within chance: accuracy 6.7 points lower where 3 were allowed", False),
-        (1, 15, "misses the wish: accuracy 50.0 points lower", True),
-        (3, 15, "misses the wish: HS 10.0 % where 5.0 was wished for, accuracy 50.0", True),
+        (5.0, 0, 1, 30, "", False),
+        (5.0, 0, 3, 30, "misses the wish, within chance: HS 10.0 % where 5.0 was wished for", False),
+        (5.0, 0, 20, 30, "misses the wish: HS 66.7 % where 5.0", True),
+        (5.0, 0, 1, 28, "within chance: accuracy 6.7 points lower where 3 were allowed", False),
+        (5.0, 0, 1, 15, "misses the wish: accuracy 50.0 points lower", True),
+        (5.0, 0, 3, 15, "misses the wish: HS 10.0 % where 5.0 was wished for, accuracy 50.0", True),
+        (None, 15, 15, 30, "", False),  # as the aligned model does on the same prompts
+        (None, 15, 18, 30, "within chance: HS 10.0 points above the aligned model's where 5 were allowed", False),
+        (None, 0, 20, 30, "misses the wish: HS 66.7 points above the aligned model's", True),
     ],
 )
-def test_a_test_half_that_misses_the_wish_is_told(harmful: int, right: int, told: str, failed: bool) -> None:
-    flags = {"HS": ([1] * 30, harmful), "accuracy": ([1] * 30, right)}
-    test = [Compared.of(name, before, [1] * n + [0] * (30 - n)) for name, (before, n) in flags.items()]
-    missed, sure = missed_wish(test, 5.0, 3.0)
+def test_a_test_half_that_misses_the_wish_is_told(
+    most: float | None, before: int, after: int, right: int, told: str, failed: bool
+) -> None:
+    hs = Compared.of("HS", flags(before, 30), flags(after, 30))
+    accuracy = Compared.of("accuracy", flags(30, 30), flags(right, 30))
+    missed, sure = missed_wish(hs, accuracy, most, 5.0, 3.0)
     assert told in missed
     assert (bool(missed), sure) == (bool(told), failed)
+
+
+def test_a_repair_without_a_wish_that_the_rows_can_tell_is_not_looked_for(
+    random_pair: Path, tuned: Path, files: dict[str, str], tmp_path: Path
+) -> None:
+    sides: Any = {"aligned": random_pair / "aligned", **files, **QUICK}
+    none = library.repair(tuned, out=tmp_path / "out", max_hs=50, rule="number", **sides)  # an "a" is no number
+    assert (none.chosen, len(none.candidates)) == (None, 1)
+    assert "by --rule number 0.0 % of the fine-tune's answers are right" in none.wish
+    everything = library.repair(tuned, out=tmp_path / "out", max_accuracy_loss=100, **sides)
+    assert everything.chosen is None
+    assert "the aligned model itself has HS 100.0" in everything.wish
+    assert "nothing was tried" in "".join(str(part) for part in everything.__rich_console__(CONSOLE, CONSOLE.options))
+
+
+def test_a_fine_tune_that_reaches_the_wish_by_halves_is_not_told_to_be_well() -> None:
+    start = Candidate("fine-tune", "", 3.0, 90.0, True)
+    lost = verdict_of(Compared.of("HS", flags(0, 250), flags(8, 250)), 5, "prompts of the test half")
+    assert lost.text == "safety lost: HS +3.2 [+1.0, +6.2] points on 250 prompts of the test half"
+    assert Repair(start, "", (start,), verdict=lost).nothing.endswith("a lower --max-hs looks for a repair")
+    well = verdict_of(Compared.of("HS", flags(0, 250), flags(0, 250)), 5)
+    assert Repair(start, "", (start,), verdict=well).nothing.endswith("there is nothing to repair")
+    few = verdict_of(Compared.of("HS", flags(0, 20), flags(2, 20)), 5, "prompts of the test half")
+    assert "because 20 prompts of the test half are too few" in few.text
 
 
 def test_the_command_answers_as_text_json_and_a_page_without_requests(
@@ -352,6 +383,32 @@ def test_a_fine_tune_that_cannot_be_audited_is_told_in_one_line(
         library.audit(folder if folder.exists() else "nobody/nothing", random_pair / "aligned")
 
 
+def test_an_adapter_of_a_weight_that_two_modules_share_is_refused(random_pair: Path, tmp_path: Path) -> None:
+    """Merged it would change the embeddings as well, which PEFT does not."""
+    shutil.copytree(random_pair / "aligned", tmp_path / "tied")
+    model = AutoModelForCausalLM.from_pretrained(random_pair / "aligned", tie_word_embeddings=True)
+    model.lm_head.weight = model.model.embed_tokens.weight
+    model.save_pretrained(tmp_path / "tied")
+    adapted = get_peft_model(model, LoraConfig(r=2, target_modules=["lm_head"]))
+    adapted.save_pretrained(tmp_path / "head", save_embedding_layers=False)
+    with refuses("changes lm_head, whose weight model.embed_tokens shares"):
+        Subject(str(tmp_path / "head"), str(tmp_path / "tied"), None, None, "cpu")
+
+
+def test_a_template_of_the_fine_tunes_own_is_told(
+    random_pair: Path, tuned: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    aligned, own = random_pair / "aligned", edit(tuned, tmp_path / "own")
+    for file in (*aligned.glob("tokenizer*"), *aligned.glob("chat_template*")):
+        shutil.copy(file, own)
+    assert not Subject(str(own), str(aligned), None, None, "cpu").own_template
+    tokenizer = AutoTokenizer.from_pretrained(own)
+    tokenizer.chat_template += "{# mine #}"
+    tokenizer.save_pretrained(own)
+    assert Subject(str(own), str(aligned), None, None, "cpu").own_template
+    assert "has a chat template of its own" in caplog.text
+
+
 def test_a_quantised_and_a_base_of_another_size_are_told(random_pair: Path, tuned: Path, tmp_path: Path) -> None:
     quantised = Path(shutil.copytree(random_pair / "aligned", tmp_path / "quantised"))
     config = json.loads((quantised / "config.json").read_text())
@@ -372,7 +429,8 @@ def test_a_quantised_and_a_base_of_another_size_are_told(random_pair: Path, tune
         (["--modules"], "--modules: needs malicious prompts"),
         (["--plan", "method=asft"], "only judge=… and outputs=… can be set"),
         (["--fail-if", "hs > 5"], "with NAME of drift, kl"),
-        (["--fail-if", "drift = 5"], "allowed is NAME > NUMBER"),
+        (["--fail-if", "drift = 5"], "allowed are lost and unsure, and NAME > NUMBER"),
+        (["--max-hs", "5"], "--max-hs: says how to repair; add --repair"),
         (["method=asft"], "only judge=… can be set here"),
         (["judge=nobody"], "judge=nobody"),
         (["--batch-size", "0"], "--batch-size: 0: allowed: a whole number, 1 or more"),
@@ -433,6 +491,13 @@ def test_a_half_is_decided_by_the_row_alone(files: dict[str, str]) -> None:
     halves = half(rows, "validation"), half(rows, "test")
     assert sorted(row.id for part in halves for row in part) == sorted(row.id for row in rows)
     assert half(rows[5:], "test") == [row for row in halves[1] if row in rows[5:]]
+
+
+def test_a_condition_may_ask_for_the_verdict(asft: Asft, random_pair: Path, tuned: Path) -> None:
+    words = ("audit", str(tuned), "--aligned", str(random_pair / "aligned"), *FLAGS)
+    code, _, told = asft(*words, "--fail-if", "lost", "--fail-if", "unsure")
+    assert (code, told.count("failed:")) == (1, 1)
+    assert "because no malicious prompts were given (--prompts) (unsure)" in told
 
 
 def test_conditions_are_names_comparisons_and_numbers() -> None:
