@@ -7,6 +7,7 @@ import hashlib
 import json
 import logging
 import os
+import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -155,7 +156,17 @@ class Anchor(Mapping[str, AnchoredModule]):
         """Write the anchor to a new directory: safetensors and ``anchor.json``."""
         if Path(directory).exists():
             raise ValueError(f"directory={str(directory)!r} exists: give a new one.")
-        _store(Path(directory), list(self), self.__getitem__)
+        target = Path(directory).absolute()
+        # Its own folder: unlike a cache's key, a name says nothing of what a killed save has left there.
+        unfinished = target.with_name(f".{target.name}.{os.getpid()}.partial")
+        shutil.rmtree(unfinished, ignore_errors=True)
+        unfinished.mkdir(parents=True)
+        try:
+            for number, module in enumerate(self.values()):
+                _write(_file(unfinished, number), module)
+            _finish(unfinished, target)
+        finally:
+            shutil.rmtree(unfinished, ignore_errors=True)
 
     @classmethod
     def load(cls, directory: str | Path) -> Anchor:
@@ -185,7 +196,7 @@ def _harmful(saved: SavedAdapter, name: str, surrogate: Surrogate, device: str |
 
 
 def _store(directory: Path, names: Sequence[str], made: Callable[[str], AnchoredModule]) -> None:
-    """Write modules to ``directory`` unless they are there whole; one module is in memory at a time.
+    """Write modules to ``directory``, named by their contents' key, unless they are there whole; one is in memory.
 
     Processes that come at once, however they were started, share the modules out; what a killed one has finished is
     not made again. One safetensors file per module and a readable ``anchor.json``, complete or absent: written beside
@@ -204,8 +215,7 @@ def _store(directory: Path, names: Sequence[str], made: Callable[[str], Anchored
     with _lock(directory, fcntl.LOCK_EX):
         if unfinished.is_dir():
             (unfinished / _CLAIMS).unlink(missing_ok=True)
-            write_meta(unfinished, [_entry(file) for file in sorted(unfinished.glob("*.safetensors"))])
-            os.replace(unfinished, directory)
+            _finish(unfinished, directory)
     if not directory.is_dir():  # somebody has cleared the unfinished folder away in a moment when none held a lock
         _store(directory, names, made)
 
@@ -215,7 +225,7 @@ def _write_parts(folder: Path, names: Sequence[str], made: Callable[[str], Ancho
     with (folder / _CLAIMS).open("w") as claims:  # a process at a module has locked the byte of its number
         for how in (fcntl.LOCK_EX | fcntl.LOCK_NB, fcntl.LOCK_EX):
             for number, name in enumerate(names):
-                file = folder / f"{number:04d}.safetensors"
+                file = _file(folder, number)
                 with suppress(BlockingIOError):
                     fcntl.lockf(claims, how, 1, number)
                     if not file.exists():
@@ -228,6 +238,15 @@ def _lock(directory: Path, how: int) -> Iterator[None]:
     with Path(f"{directory}.lock").open("a") as file:
         fcntl.flock(file, how)
         yield
+
+
+def _file(folder: Path, number: int) -> Path:
+    return folder / f"{number:04d}.safetensors"
+
+
+def _finish(unfinished: Path, directory: Path) -> None:
+    write_meta(unfinished, [_entry(file) for file in sorted(unfinished.glob("*.safetensors"))])
+    os.replace(unfinished, directory)
 
 
 def _write(file: Path, module: AnchoredModule) -> None:

@@ -325,3 +325,15 @@ class TestCache:
             anchor.save(pair / "anchor")
         with pytest.raises(ValueError, match="holds no anchor"):
             Anchor.load(pair / "base")
+
+    def test_a_save_takes_nothing_from_a_killed_one(self, pair: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        killed, anchor = (Anchor.build(pair / "base", pair / "aligned", [target]) for target in ("v_proj", "q_proj"))
+        with monkeypatch.context() as patch:
+            patch.setattr("shutil.rmtree", lambda *_, **__: None)  # as if there was no time for it
+            patch.setattr("asft.anchor.anchor.write_meta", Mock(side_effect=KeyboardInterrupt))
+            with pytest.raises(KeyboardInterrupt):
+                killed.save(pair / "anchor")
+        anchor.save(pair / "anchor")
+        loaded = Anchor.load(pair / "anchor")
+        assert list(loaded) == list(anchor)
+        assert all(torch.equal(loaded[name].form.gram, anchor[name].form.gram) for name in anchor)
