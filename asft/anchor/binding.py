@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch._dynamo import OptimizedModule
 
 from asft.anchor.anchor import Anchor
-from asft.anchor.names import PEFT_PREFIX, stem
-from asft.anchor.saved_adapter import COMPILED, check_config
+from asft.anchor.names import plain_name, stem
+from asft.anchor.saved_adapter import check_config
 from asft.anchor.sharding import Sharding, reshard
 
 NOT_LINEAR = (_ConvNd, Embedding, MultiheadAttention, ParamWrapper)
@@ -54,7 +54,7 @@ def lora_factors(model: nn.Module, *, sharded: bool = False) -> list[LoraFactors
     if isinstance(model, PeftModel):
         check_config(model.peft_config[model.active_adapter].to_dict(), f"The adapter {model.active_adapter!r}")
     layers = {
-        name.replace(COMPILED, "").removeprefix(PEFT_PREFIX): layer
+        plain_name(name): layer
         for name, layer in model.named_modules()
         if isinstance(layer, BaseTunerLayer) and not isinstance(layer, TrainableTokensLayer)
     }

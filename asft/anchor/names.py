@@ -6,9 +6,16 @@ from collections.abc import Collection, Iterable
 
 # What PEFT puts in front of a base module's name.
 PEFT_PREFIX = "base_model.model."
+# What torch.compile and activation checkpointing put into the names of what they wrap.
+WRAPPERS = ("_orig_mod", "_checkpoint_wrapped_module")
 # The attribute under which transformers keeps the backbone of a model with a head; checkpoints of the bare
 # backbone leave it out.
 BACKBONE_PREFIXES = ("model.", "transformer.")
+
+
+def plain_name(name: str) -> str:
+    """The name of a module or weight in its class, without what PEFT and wrappers put into it."""
+    return ".".join(part for part in name.split(".") if part not in WRAPPERS).removeprefix(PEFT_PREFIX)
 
 
 def stem(name: str) -> str:

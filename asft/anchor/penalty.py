@@ -23,6 +23,7 @@ from asft.anchor.anchor import Anchor
 from asft.anchor.binding import LoraFactors, check_shape, lora_factors, match, unwrap
 from asft.anchor.checkpoint import linear_modules
 from asft.anchor.forms import Form, Gram, stack
+from asft.anchor.names import plain_name
 from asft.anchor.sharding import Exchange, Sharding, local, reshard
 
 Product = Callable[[Tensor], Tensor]
@@ -279,14 +280,14 @@ class FullPenalty:
         adapter = next((name for name, module in model.named_modules() if isinstance(module, BaseTunerLayer)), None)
         if adapter is not None:
             raise ValueError(f"{type(model).__name__} holds adapters, first at {adapter!r}: use AsFTCallback.")
-        found = {anchor[name].name: name for name in linear_modules(model) if name in anchor}
-        missing = [name for name in anchor if name not in found]
+        plain = {name: plain_name(name) for name in linear_modules(model)}
+        modules = {anchor[own].name: model.get_submodule(name) for name, own in plain.items() if own in anchor}
+        missing = [name for name in anchor if name not in modules]
         if missing:
             raise ValueError(
                 f"{type(model).__name__} lacks {len(missing)} of {len(anchor)} anchored modules, first "
                 f"{missing[0]!r}: build the anchor from checkpoints of this model."
             )
-        modules = {name: model.get_submodule(name) for name in found.values()}
         sharding = Sharding.of({name: [module.get_parameter("weight")] for name, module in modules.items()})
         terms = [_Term(anchor, name, module) for name, module in modules.items()]
         if not any(term.trained for term in terms):

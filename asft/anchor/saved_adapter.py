@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from peft.utils.other import get_pattern_key
 from torch import Tensor
 
-from asft.anchor.names import PEFT_PREFIX
+from asft.anchor.names import PEFT_PREFIX, plain_name
 from asft.door import open_weights, read_json, read_lora
 
 CONFIG_NAME = "adapter_config.json"
@@ -20,7 +20,6 @@ WEIGHTS_NAME = "adapter_model.safetensors"
 PICKLED_NAME = "adapter_model.bin"
 # Initialisations that take B₀A₀ out of the base weight: BA is then not the change of the weight.
 SHIFTING_INITS = ("pissa", "olora", "corda", "loftq", "lora_ga", "mica")
-COMPILED = "_orig_mod."  # what torch.compile puts into the names of what it wraps
 FACTOR_KEY = re.compile(r"(?P<module>.+)\.lora_(?P<factor>[AB])\.weight")
 # Fields of a LoRA configuration under which the update is no longer s·BA on its own module.
 VARIANTS = (
@@ -121,7 +120,7 @@ def _factor_keys(where: str, tensors: Mapping[str, Tensor]) -> dict[str, FactorK
                 "take what is before it away from the keys, or save the unwrapped model."
             )
         if match:
-            module = match["module"].removeprefix(PEFT_PREFIX).replace(COMPILED, "")
+            module = plain_name(match["module"])
             found.setdefault(module, {})[match["factor"]] = key
     if not found:
         raise ValueError(f"{where} has no lora_A and lora_B weights of linear modules.")

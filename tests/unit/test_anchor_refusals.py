@@ -17,7 +17,7 @@ from asft import Anchor, AsFTCallback, FullAsFTCallback
 from asft.anchor.building import build_form
 from asft.anchor.callback import check_training
 from asft.anchor.forms import AnchoredModule
-from asft.anchor.penalty import Penalty, _room
+from asft.anchor.penalty import FullPenalty, Penalty, _room
 from asft.anchor.sharding import Sharding
 from asft.anchor.spec import AnchorSpec
 
@@ -110,6 +110,19 @@ def test_what_is_trained_beside_lora_is_no_obstacle(anchor: Anchor) -> None:
     inside = get_peft_model(torch.compile(tiny()), LoraConfig(r=2, target_modules=TARGETS))
     for compiled in (inside, torch.compile(lora())):
         assert Penalty(anchor, compiled).names == tuple(anchor)
+
+
+def test_wrapped_layers_keep_their_modules_names(anchor: Anchor) -> None:
+    """As accelerate does under FSDP2 with activation_checkpointing, and whoever compiles layer by layer."""
+    from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
+
+    for wrap in (checkpoint_wrapper, torch.compile, lambda layer: torch.compile(checkpoint_wrapper(layer))):
+        full, adapted = tiny(), lora()
+        for layers in (full.model.layers, adapted.base_model.model.model.layers):
+            layers[0] = wrap(layers[0])
+        full.model.layers[0].self_attn.q_proj = wrap(full.model.layers[0].self_attn.q_proj)
+        assert FullPenalty(anchor, full).norms().penalty == 0
+        assert Penalty(anchor, adapted).names == tuple(anchor)
 
 
 def test_several_active_adapters(anchor: Anchor) -> None:
