@@ -70,11 +70,7 @@ def read_model(family: Any, folder: Path, **options: Any) -> Any:
 
     if "gguf_file" not in options:
         config, where = read_config(folder), folder / "config.json"
-        if (folder / "adapter_config.json").exists() or hasattr(config, "transformers_weights"):  # loads from elsewhere
-            raise ValueError(
-                f"{folder}: a checkpoint with adapter_config.json, or transformers_weights in its config.json, names "
-                "weights elsewhere, which are not loaded; take that out"
-            )
+        check_own_weights(folder)
         if (folder / INDEX_NAME).exists():
             indexed_files(folder)
         if (folder / "generation_config.json").exists():
@@ -89,6 +85,16 @@ def read_model(family: Any, folder: Path, **options: Any) -> Any:
                 "bytes; download or save the checkpoint again"
             )
     return family.from_pretrained(folder, trust_remote_code=False, **{"use_safetensors": True, **options})
+
+
+def check_own_weights(folder: Path) -> None:
+    """ValueError for a checkpoint of which transformers would load other files than those named as always."""
+    config = folder / "config.json"
+    if (folder / "adapter_config.json").exists() or (config.exists() and "transformers_weights" in read_json(config)):
+        raise ValueError(
+            f"{folder}: a checkpoint with adapter_config.json, or transformers_weights in its config.json, names "
+            "weights elsewhere, which are not loaded; take that out"
+        )
 
 
 def indexed_files(folder: Path) -> list[Path]:

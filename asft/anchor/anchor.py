@@ -33,6 +33,7 @@ from asft.store.integrity import set_aside
 
 logger = logging.getLogger(__name__)
 _CLAIMS = ".claims"
+_PLAIN = ("name", "out_features", "in_features", "norm", "error_bound", "assumed")
 _MUCH = 1024  # MiB
 
 Surrogate = Literal["projector", "normalised"]
@@ -179,7 +180,7 @@ def _anchored(pair: CheckpointPair, spec: AnchorSpec, device: str | torch.device
     logger.debug("anchor: %s, %d×%d", name, *v.shape)
     norm = float(torch.linalg.matrix_norm(v))
     form, bound = build_form(v, spec, name)
-    return AnchoredModule(name, v.shape[0], v.shape[1], norm, on_host(form), bound)
+    return AnchoredModule(name, v.shape[0], v.shape[1], norm, on_host(form), bound, pair.modules[name].assumed)
 
 
 def _harmful(saved: SavedAdapter, name: str, surrogate: Surrogate, device: str | torch.device) -> AnchoredModule:
@@ -250,8 +251,7 @@ def _finish(unfinished: Path, directory: Path) -> None:
 
 
 def _write(file: Path, module: AnchoredModule) -> None:
-    plain = {name: getattr(module, name) for name in ("name", "out_features", "in_features", "norm", "error_bound")}
-    entry = {**plain, "form": module.form.kind, "side": module.form.side}
+    entry = {field: getattr(module, field) for field in _PLAIN} | {"form": module.form.kind, "side": module.form.side}
     written = file.with_suffix(".tmp")
     save_file(module.form.tensors(), written, {"module": json.dumps(entry)})
     os.replace(written, file)
@@ -277,10 +277,11 @@ def _load(directory: Path) -> list[AnchoredModule]:
     """Read what :func:`_store` wrote; every byte is checked (:func:`read_meta`), tensors are mapped from files."""
     modules = []
     for entry in read_meta(directory)["modules"]:
-        file, fields = directory / entry["file"], ("name", "out_features", "in_features", "norm", "error_bound")
+        file = directory / entry["file"]
         try:
             form = FORMS[entry["form"]](**load_file(file), side=entry["side"])
         except (SafetensorError, TypeError) as error:  # TypeError: other tensors than the form's
             raise DamagedEntry(f"{file}: is no {entry['form']} of an anchor ({error})") from None
-        modules.append(AnchoredModule(**{field: entry[field] for field in fields}, form=form))
+        plain = {field: entry[field] for field in _PLAIN if field in entry}  # older files lack ``assumed``
+        modules.append(AnchoredModule(**plain, form=form))
     return modules

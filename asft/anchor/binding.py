@@ -13,6 +13,7 @@ from peft.tuners.trainable_tokens import TrainableTokensLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 from torch._dynamo import OptimizedModule
+from transformers.pytorch_utils import Conv1D
 
 from asft.anchor.anchor import Anchor
 from asft.anchor.names import plain_name, stem
@@ -20,6 +21,10 @@ from asft.anchor.saved_adapter import check_config
 from asft.anchor.sharding import Sharding, reshard
 
 NOT_LINEAR = (_ConvNd, Embedding, MultiheadAttention, ParamWrapper)
+TURNED = (
+    "is a Conv1D, which stores its weight i×o, and was read as o×i, since there is no config.json that names a class: "
+    "put the model's own beside the weights"
+)
 BUILD_HINT = "build the anchor with the adapter's target_modules"
 
 
@@ -31,6 +36,12 @@ class LoraFactors:
     a: Tensor
     b: Tensor
     scaling: float
+    layer: LoraLayer
+
+    @property
+    def turned(self) -> bool:
+        """Whether the base weight is stored i×o (Conv1D)."""
+        return isinstance(self.layer.get_base_layer(), Conv1D)
 
 
 def unwrap(model: nn.Module) -> nn.Module:
@@ -90,7 +101,7 @@ def _factors(name: str, layer: BaseTunerLayer) -> list[LoraFactors]:
         if label:
             raise ValueError(f"{label} is not supported (layer {name!r}): its update is not BA; use plain LoRA.")
         a, b = layer.lora_A[adapter].weight, layer.lora_B[adapter].weight
-        return [LoraFactors(name, a, b, float(layer.scaling[adapter]))]
+        return [LoraFactors(name, a, b, float(layer.scaling[adapter]), layer)]
     return []
 
 
@@ -106,7 +117,7 @@ def match(anchor: Anchor, factors: Sequence[LoraFactors], *, allow_partial: bool
             f"{factors[0].name!r}: {BUILD_HINT}."
         )
     for factor in covered:
-        check_shape(anchor, factor.name, (factor.b.shape[0], factor.a.shape[1]))
+        check_shape(anchor, factor.name, (factor.b.shape[0], factor.a.shape[1]), turned=factor.turned)
     if allow_partial:
         return covered
     bare = [factor.name for factor in factors if factor.name not in anchor]
@@ -125,11 +136,16 @@ def match(anchor: Anchor, factors: Sequence[LoraFactors], *, allow_partial: bool
     return covered
 
 
-def check_shape(anchor: Anchor, name: str, shape: tuple[int, int]) -> None:
-    """Raise ValueError unless module ``name`` of the model is as large as the anchor's, (o, i)."""
+def check_shape(anchor: Anchor, name: str, shape: tuple[int, int], *, turned: bool) -> None:
+    """Raise ValueError unless module ``name`` of the model is as large as the anchor's, (o, i).
+
+    A square one that the model has ``turned`` (i×o, Conv1D) must not have been taken as o×i for want of a class.
+    """
     expected = (anchor[name].out_features, anchor[name].in_features)
     if shape != expected:
         raise ValueError(
             f"Module {name!r} is {shape[0]}×{shape[1]} in the model but {expected[0]}×{expected[1]} in the "
             "anchor: build the anchor from checkpoints of this model."
         )
+    if turned and anchor[name].assumed:
+        raise ValueError(f"Module {name!r} {TURNED}, and build the anchor again.")

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from asft.anchor.names import spellings
-from asft.door import INDEX_NAME, build_model, indexed_files, open_weights, read_config, read_json
+from asft.door import INDEX_NAME, build_model, check_own_weights, indexed_files, open_weights, read_config, read_json
 
 
 @dataclass(slots=True)
@@ -153,14 +153,16 @@ class Checkpoint:
     apart and tied ones found as the class of ``config.json`` has it. A name that the class does not know is a key.
 
     Args:
-        path: a directory with ``model.safetensors`` or ``model.safetensors.index.json``, or one file.
+        path: a directory with ``model.safetensors`` or ``model.safetensors.index.json``, or one file, whose class is
+            that of the ``config.json`` beside it.
         role: how error messages call it, ``"base"`` or ``"aligned"``.
 
     Attributes:
         architecture: the class; None where nothing names one, and weights are then found by their keys.
 
     Raises:
-        ValueError: nothing there, only pickled weights, a missing shard, or a file that is not whole.
+        ValueError: nothing there, only pickled weights, a missing shard, a file that is not whole, or a directory that
+            names weights elsewhere.
     """
 
     def __init__(self, path: str | Path, role: str) -> None:
@@ -171,7 +173,7 @@ class Checkpoint:
                 for key in handle.keys():  # noqa: SIM118 (not a dict)
                     view = handle.get_slice(key)
                     self.stored[key] = _Stored(file, view.get_dtype(), tuple(view.get_shape()))
-        self.architecture = Architecture.of(self.path)
+        self.architecture = Architecture.of(self.path if self.path.is_dir() else self.path.parent)
 
     def __str__(self) -> str:
         return f"{self.role}={str(self.path)!r}"
@@ -185,6 +187,7 @@ class Checkpoint:
             if self.path.suffix != ".safetensors":
                 raise ValueError(f"{self} is not a .safetensors file; no other format is read.")
             return [self.path]
+        check_own_weights(self.path)
         if (self.path / SINGLE_NAME).is_file():
             return [self.path / SINGLE_NAME]
         if (self.path / INDEX_NAME).is_file():

@@ -18,13 +18,15 @@ from asft.anchor.names import is_target, spellings, unmatched
 class PairedModule:
     """One linear module present in both checkpoints: an o×i matrix that multiplies a column vector.
 
-    Its name is the model class's; ``transposed`` where it is stored as i×o (Conv1D, as in GPT-2).
+    Its name is the model class's; ``transposed`` where it is stored as i×o (Conv1D, as in GPT-2), ``assumed`` where no
+    class says so and o×i is a guess.
     """
 
     name: str
     out_features: int
     in_features: int
     transposed: bool
+    assumed: bool
 
 
 class CheckpointPair:
@@ -57,7 +59,8 @@ class CheckpointPair:
         for side in (self.base, self.aligned):
             side.architecture = side.architecture or shared
         linears = shared.linears if shared else self.aligned.linears_by_key()
-        self.modules = {name: self._pair(name, linears.get(name, False)) for name in self._select(targets, linears)}
+        known = shared.linears if shared else {}
+        self.modules = {name: self._pair(name, known.get(name)) for name in self._select(targets, linears)}
         self.equal = frozenset(  # stops at a module's first block that differs: next to nothing on a real pair
             name
             for name, module in self.modules.items()
@@ -90,7 +93,7 @@ class CheckpointPair:
             )
         return found
 
-    def _pair(self, name: str, transposed: bool) -> PairedModule:
+    def _pair(self, name: str, transposed: bool | None) -> PairedModule:
         base_shape, aligned_shape = (side.shape(f"{name}.weight") for side in (self.base, self.aligned))
         if base_shape != aligned_shape or len(base_shape) != 2:
             raise ValueError(
@@ -98,7 +101,7 @@ class CheckpointPair:
                 f"{self.aligned}: give two checkpoints of one architecture and size."
             )
         o, i = reversed(base_shape) if transposed else base_shape
-        return PairedModule(name, o, i, transposed)
+        return PairedModule(name, o, i, bool(transposed), transposed is None)
 
     def _blocks(self, module: PairedModule) -> Iterator[tuple[slice, Tensor, Tensor]]:
         base, aligned = (side.row_blocks(f"{module.name}.weight") for side in (self.base, self.aligned))

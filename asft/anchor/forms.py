@@ -201,6 +201,7 @@ class AnchoredModule:
         form: the operator G.
         error_bound: ‖Ĉ − Ĉ_k‖₂ of a truncated form, the first eigenvalue left out; 0 for exact forms. The
             penalty is then off by at most λ (2ε + ε²) ‖ΔW‖² with ε this bound.
+        assumed: whether no model class said how the weights are stored, and o×i is a guess.
     """
 
     name: str
@@ -209,6 +210,7 @@ class AnchoredModule:
     norm: float
     form: Form
     error_bound: float = 0.0
+    assumed: bool = False
 
     @property
     def memory(self) -> int:

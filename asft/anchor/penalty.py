@@ -120,7 +120,7 @@ class _SharedFactors:
         self._wholes = [torch.empty(shapes[item], dtype=dtype, device=sharding.device) for item in self._exchange.own]
         pairs = zip(self._wholes[::2], self._wholes[1::2], strict=True)
         mine = [factor for factor, owner in zip(factors, owners, strict=True) if owner == sharding.rank]
-        self.own = [LoraFactors(m.name, a, b, m.scaling) for m, (a, b) in zip(mine, pairs, strict=True)]
+        self.own = [LoraFactors(m.name, a, b, m.scaling, m.layer) for m, (a, b) in zip(mine, pairs, strict=True)]
 
     def gather(self) -> None:
         gathered = self._exchange.gather([local(weight) for weight in self._params])
@@ -322,7 +322,7 @@ class _Term:
     def __init__(self, anchor: Anchor, name: str, module: nn.Module) -> None:
         weight, self._transposed = module.get_parameter("weight"), isinstance(module, Conv1D)
         o, i = reversed(weight.shape) if self._transposed else weight.shape
-        check_shape(anchor, name, (o, i))
+        check_shape(anchor, name, (o, i), turned=self._transposed)
         self.name, self.shape, self.device = name, (weight.shape[0], weight.shape[1]), weight.device
         self.dtype, self.memory = accumulation_dtype(weight.dtype), anchor[name].memory
         self._weight, self._start = weight, local(weight.detach()).clone()

@@ -17,7 +17,7 @@ import logging
 import math
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple, SupportsFloat, SupportsIndex, get_args
@@ -26,7 +26,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from asft.anchor.binding import lora_factors, unwrap
+from asft.anchor.binding import TURNED, lora_factors, unwrap
 from asft.anchor.difference import CheckpointPair
 from asft.anchor.names import is_target, stem
 from asft.anchor.saved_adapter import PICKLED_NAME, WEIGHTS_NAME, read_adapter
@@ -119,7 +119,8 @@ def safe_lora(
     for config in getattr(unwrap(model), "peft_config", {}).values():
         _check_bias(config.bias, (name for name, _ in model.named_parameters()), "The model's adapter")
     updates = {name: Update(factor.a.detach(), factor.b.detach()) for name, factor in factors.items()}
-    projected, report = project(_chosen(updates, targets), base, aligned, mode=mode, number=number, threshold=threshold)
+    chosen, turned = _chosen(updates, targets), [name for name, factor in factors.items() if factor.turned]
+    projected, report = project(chosen, base, aligned, mode=mode, number=number, threshold=threshold, turned=turned)
     with torch.no_grad():
         for name, b in projected.items():
             factors[name].b.copy_(b)
@@ -157,7 +158,8 @@ def project_adapter(
     _check_bias(saved.config.get("bias"), saved.tensors, f"adapter={str(adapter)!r}")
     tensors = dict(saved.tensors)
     updates = {name: Update(tensors[keys.a], tensors[keys.b]) for name, keys in saved.keys.items()}
-    projected, report = project(_chosen(updates, targets), base, aligned, mode=mode, number=number, threshold=threshold)
+    chosen, turned = _chosen(updates, targets), updates if saved.config.get("fan_in_fan_out") else ()
+    projected, report = project(chosen, base, aligned, mode=mode, number=number, threshold=threshold, turned=turned)
     for name, b in projected.items():
         key = saved.keys[name].b
         tensors[key] = b.to(tensors[key].dtype).contiguous()
@@ -210,10 +212,14 @@ def project(
     mode: Mode | None = None,
     number: int | None = None,
     threshold: float | None = None,
+    turned: Collection[str] = (),
 ) -> tuple[dict[str, Tensor], SafeLoraReport]:
-    """The new B of every selected module, and the report; inputs are left as they are. See :func:`safe_lora`."""
+    """The new B of every selected module, and the report; inputs are left as they are. See :func:`safe_lora`.
+
+    ``turned`` are modules that the adapter knows as i×o (Conv1D).
+    """
     mode, number, threshold = selection(mode, number, threshold, len(updates))
-    candidates = dict(_candidates(updates, base, aligned))
+    candidates = dict(_candidates(updates, base, aligned, turned))
     cosines = sorted(c.cosine for c in candidates.values() if c.cosine is not None)
     kth = cosines[min(number, len(cosines)) - 1] if cosines else None
     cut = threshold if mode == "threshold" else kth
@@ -253,7 +259,7 @@ def selection(mode: Mode | None, number: int | None, threshold: float | None, mo
 
 
 def _candidates(
-    updates: Mapping[str, Update], base: str | Path, aligned: str | Path
+    updates: Mapping[str, Update], base: str | Path, aligned: str | Path, turned: Collection[str]
 ) -> Iterator[tuple[str, _Candidate]]:
     pair = CheckpointPair(base, aligned, [stem(name) for name in updates], allow_equal=True)
     names = {stem(name): name for name in pair.modules}
@@ -263,14 +269,28 @@ def _candidates(
             f"{next(iter(pair.equal))}: they have no alignment direction and keep their updates."
         )
     for name, update in updates.items():
-        v = pair.difference(names[stem(name)], update.b.device)
+        module = names.get(stem(name)) or _ending_in(name, pair.modules)
+        v = pair.difference(module, update.b.device)
         shape = (update.b.shape[0], update.a.shape[1])
         if shape != tuple(v.shape):
             raise ValueError(
                 f"Module {name!r}: the adapter's update is {shape[0]}×{shape[1]}, the checkpoints' weight "
                 f"{v.shape[0]}×{v.shape[1]}: give the checkpoints that the adapter was trained on."
             )
+        if name in turned and pair.modules[module].assumed:
+            raise ValueError(f"Module {name!r} {TURNED}.")
         yield name, _candidate(v, update)
+
+
+def _ending_in(name: str, modules: Iterable[str]) -> str:
+    """The module that an adapter of a class within the checkpoints' class (the text part of a pair of VLMs) means."""
+    found = [module for module in modules if is_target(module, [stem(name)])]
+    if len(found) > 1:
+        raise ValueError(
+            f"Module {name!r} of the adapter may be any of {found} of the checkpoints: give checkpoints of the class "
+            "that the adapter was trained on."
+        )
+    return found[0]
 
 
 def _candidate(v: Tensor, update: Update) -> _Candidate:

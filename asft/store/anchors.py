@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NotRequired
 
 from asft.store.errors import DamagedEntry
 from asft.store.integrity import check_contents, describe_files, read_manifest, seal
@@ -24,6 +24,7 @@ _Module = object_of(
     form=Literal["gram", "factor", "rank_k", "identity"],
     side=Literal["orthogonal", "along"],
     file=FileName,
+    assumed=NotRequired[bool],
 )
 _Meta = object_of(**SEALED, layout=int, modules=list_of(_Module))
 

@@ -12,16 +12,17 @@ from unittest.mock import Mock
 
 import pytest
 import torch
-from anchor_pairs import SIZES, TARGETS, VOCABULARY, difference, save_pair, surrogate, with_lora
+from anchor_pairs import SIZES, TARGETS, VOCABULARY, difference, save_pair, surrogate, tiny_model, with_lora
+from refusals import refuses
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForImageTextToText
 
 import asft.anchor.anchor as anchor_module
-from asft import Anchor
+from asft import Anchor, project_adapter, safe_lora
 from asft.anchor.building import build_form
 from asft.anchor.checkpoint import Checkpoint
 from asft.anchor.forms import AnchoredModule
-from asft.anchor.penalty import Penalty
+from asft.anchor.penalty import FullPenalty, Penalty
 from asft.anchor.projection import Update, project
 from asft.anchor.spec import AnchorSpec
 
@@ -82,6 +83,30 @@ def test_vocabulary_may_differ_and_without_config_names_come_from_the_keys(tmp_p
     for file in ("", "model.safetensors"):
         by_key = Anchor.build(tmp_path / "base" / file, tmp_path / "aligned" / file, TARGETS["llama"])
         assert sorted(by_key) == sorted(whole)
+
+
+def test_square_conv1d_weights_of_single_files(tmp_path: Path) -> None:
+    """GPT-2's attn.c_proj is stored i×o, which its shape cannot tell: the config.json beside the file does."""
+    model = save_pair(tmp_path, "gpt2")
+    files = tuple(tmp_path / side / "model.safetensors" for side in ("base", "aligned"))
+    name = "transformer.h.0.attn.c_proj"
+    expected = Anchor.build(tmp_path / "base", tmp_path / "aligned", [name])[name].form
+    assert torch.equal(Anchor.build(*files, [name])[name].form.gram, expected.gram)
+    for side in ("base", "aligned"):
+        (tmp_path / side / "config.json").unlink()
+    guessed = Anchor.build(*files, ["h.0.attn.c_proj"])
+    guessed.save(tmp_path / "anchor")
+    adapted = with_lora(tiny_model("gpt2"), [name])
+    for refused in (guessed, Anchor.load(tmp_path / "anchor")):
+        with refuses(f"Module '{name}' is a Conv1D, which stores its weight i×o, and was read as o×i"):
+            Penalty(refused, adapted)
+        with refuses("is a Conv1D"):
+            FullPenalty(refused, model)
+    adapted.save_pretrained(tmp_path / "adapter")
+    with refuses("is a Conv1D"):
+        safe_lora(adapted, *files)
+    with refuses("is a Conv1D"):
+        project_adapter(tmp_path / "adapter", *files, tmp_path / "out")
 
 
 def test_targets_match_whole_components_only(pair: Path) -> None:

@@ -13,6 +13,7 @@ from anchor_pairs import TARGETS, VOCABULARY, difference, save_pair, surrogate, 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from peft import PeftModel
+from refusals import refuses
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM
@@ -186,6 +187,23 @@ class TestSelection:
     def test_settings_that_cannot_be_met(self, files, updates, settings, message) -> None:
         with pytest.raises(ValueError, match=message):
             project(updates, *files, **settings)
+
+    def test_an_adapter_of_a_class_within_the_checkpoints_class(self, updates, tmp_path) -> None:
+        """The text part of a multimodal model, whose names begin otherwise there."""
+        sides = [tmp_path / f"{side}.safetensors" for side in ("base", "aligned")]
+
+        def compare(*names: str) -> None:
+            for side in sides:
+                save_file({f"{name}.layers.0.q.weight": torch.randn(6, 6) for name in names}, side)
+            _, report = project({"model.layers.0.q": updates["a"]}, *sides, threshold=1.0)
+            v = load_file(sides[1])[key := f"{names[-1]}.layers.0.q.weight"] - load_file(sides[0])[key]
+            projected = surrogate(v) @ updates["a"].b @ updates["a"].a
+            assert report.modules[0].norm_after == pytest.approx(float(projected.norm()), rel=1e-5)
+
+        compare("model.language_model")
+        compare("vision", "model")
+        with refuses("'model.layers.0.q' of the adapter may be any of ['model.vision.layers.0.q', 'text.layers.0.q']"):
+            compare("model.vision", "text")
 
     def test_shape_mismatch_names_the_module(self, files, updates) -> None:
         updates["d"] = Update(torch.randn(2, 7), torch.randn(6, 2))

@@ -157,6 +157,18 @@ def test_a_configuration_that_fits_no_model_is_named(base: Path, aligned: Path, 
         Anchor.build(base, aligned, ["q_proj"])
 
 
+@pytest.mark.parametrize("change", ["adapter", "weights"])
+def test_weights_that_are_elsewhere_are_not_taken_for_those_here(base: Path, aligned: Path, change: str) -> None:
+    """As :func:`asft.door.read_model`: transformers would load others."""
+    if change == "adapter":
+        (aligned / "adapter_config.json").write_text("{}")
+    else:
+        (aligned / "config.json").write_text(json.dumps({"transformers_weights": "other.safetensors"}))
+    with refuses("names weights elsewhere"):
+        Anchor.build(base, aligned, ["q_proj"])
+    assert Anchor.build(base, aligned / "model.safetensors", ["q_proj"])
+
+
 def test_difference_is_read_in_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("asft.anchor.checkpoint.BLOCK_BYTES", 100)
     sides = [torch.randn(37, 11) for _ in range(2)]
