@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 import json
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from contextlib import suppress
 from functools import cache
-from typing import Any
+from typing import Any, Literal
 
 from hydra.utils import get_class
 from omegaconf import OmegaConf
@@ -25,20 +25,24 @@ def fine_tune(config: Mapping[str, Any]) -> str:
     Args:
         config: a cell's whole configuration as a manifest holds it.
     """
-    attack, training = config["attack"], config["training"]
-    chosen = {"attack": attack["source"], "training": training["name"]}
+    chosen = (config["attack"]["source"], config["training"]["name"])
+    words = [f"p={config['attack']['p']:g}", *(name for name in chosen if name not in {"harmful", "lora"})]
+    return " ".join([*words, *unusual(config, "attack"), *unusual(config, "training")])
+
+
+def unusual(
+    config: Mapping[str, Any], group: Literal["attack", "training"], left_out: Container[str] = ()
+) -> list[str]:
+    """The settings of an attack or a training that are not as the YAML files say: ``epochs=2``."""
     parts = {
         "model": _with_written_recipe(config["model"]),
         "dataset": config["dataset"],
         "protocol": config["protocol"],
     }
-    around = json.dumps(parts, sort_keys=True)
-    words = [f"p={attack['p']:g}", *(name for name in chosen.values() if name not in {"harmful", "lora"})]
-    for group, name in chosen.items():
-        usual = _as_written(group, name, around)
-        told = {key: value for key, value in config[group].items() if key not in {"name", "code", "source", "p"}}
-        words += [f"{key}={_text(value)}" for key, value in told.items() if value != usual.get(key)]
-    return " ".join(words)
+    name = config[group]["source" if group == "attack" else "name"]
+    usual = _as_written(group, name, json.dumps(parts, sort_keys=True))
+    told = {key: value for key, value in config[group].items() if key not in {"name", "code", "source", "p"}}
+    return [f"{key}={_text(value)}" for key, value in told.items() if value != usual.get(key) and key not in left_out]
 
 
 def method_name(method: Mapping[str, Any], model: Mapping[str, Any]) -> str:

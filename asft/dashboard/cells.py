@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from asft.cells.naming import fine_tune, variant
+from asft.cells.naming import fine_tune, unusual, variant
 from asft.metrics.ability import Ability
 from asft.metrics.accuracy import Accuracy
 from asft.metrics.over_refusal import OverRefusal
@@ -17,6 +17,8 @@ from asft.store.entries import Entry, Store
 from asft.store.schemas import HISTORY_FILE, Judged, Logged, read_rows
 
 HARMLESS = frozenset(metric.name for metric in (Ability, Accuracy, OverRefusal))  # what these ask may be shown
+# Parts of a cell that may bear one name and differ, without what tells no two of them apart.
+TOLD = {"model": {"name", "recipe", "device_map"}, "judge": {"name"}}
 PIECE = 500  # answers a data file; the page loads one after the other, and only those it needs
 
 Row = dict[str, Any]
@@ -73,16 +75,20 @@ def cell_row(entry: Entry, config: dict[str, Any], beside: Mapping[str, Entry]) 
     attack, training = (config[name] if train else {} for name in ("attack", "training"))
     return {
         "key": entry.manifest["key"],
-        **{name: attack.get(name) for name in ("source", "p", "n")},
+        "source": " ".join([attack["source"], *unusual(config, "attack", {"n"})]) if train else None,
+        **{name: attack.get(name) for name in ("p", "n")},
         "lam": config["method"].get("lam"),
         "variant": variant(config["method"], config["model"]) or None,
         **{name: config[name]["name"] for name in ("model", "dataset", "method", "protocol", "jailbreak", "backend")},
-        "training": training.get("name"),
+        "training": " ".join([training["name"], *unusual(config, "training", {"lr"})]) if train else None,
         "place": f"{fine_tune(config)} seed={config['seed']}" if train else None,
         "lr": training.get("lr"),
         "seed": config["seed"] if train else None,
         "judge": config["judge"]["name"],
-        "judge_settings": {name: value for name, value in flatten(config["judge"]).items() if name != "name"},
+        "settings": {
+            part: flatten({name: value for name, value in config[part].items() if name not in left_out})
+            for part, left_out in TOLD.items()
+        },
         "metrics": {
             name: {
                 "value": kept["value"],
@@ -98,18 +104,27 @@ def cell_row(entry: Entry, config: dict[str, Any], beside: Mapping[str, Entry]) 
     }
 
 
-def name_judges(rows: list[Row]) -> list[Row]:
-    """The rows with judges that bear one name told apart by the settings in which they differ."""
-    kinds: dict[str, list[dict[str, str]]] = {}
-    for row in rows:
-        kinds.setdefault(row["judge"], []).append(row["judge_settings"])
-    named = []
-    for row in rows:
-        own, known = row["judge_settings"], kinds[row["judge"]]
-        differ = [f"{k}={v}" for k, v in own.items() if any(other.get(k) != v for other in known)]
-        judge = f"{row['judge']} ({', '.join(differ)})" if differ else row["judge"]
-        named.append({**{k: v for k, v in row.items() if k != "judge_settings"}, "judge": judge})
-    return named
+def name_apart(rows: Sequence[Row]) -> list[Row]:
+    """The rows with pairs and judges that bear one name told apart by the settings in which they differ."""
+    named = [dict(row) for row in rows]
+    for part in TOLD:
+        kinds: dict[str, list[dict[str, str]]] = {}
+        for row in rows:
+            known = kinds.setdefault(row[part], [])
+            if row["settings"][part] not in known:
+                known.append(row["settings"][part])
+        for row, new in zip(rows, named, strict=True):
+            others, own = kinds[row[part]], row["settings"][part]
+            values = {k: {other.get(k, "") for other in others} for k in own}
+            differ = [f"{k}={_short(v, values[k])}" for k, v in own.items() if len(values[k]) > 1]
+            new[part] = f"{row[part]} ({', '.join(differ)})" if differ else row[part]
+    return [{k: v for k, v in row.items() if k != "settings"} for row in named]
+
+
+def _short(value: str, values: set[str]) -> str:
+    """The last part of a path where it tells the values apart."""
+    last = {other: other.rstrip("/").rpartition("/")[2] for other in values}
+    return last[value] if len(set(last.values())) == len(values) else value
 
 
 def write_cell(site: Path, entry: Entry, config: dict[str, Any], beside: Mapping[str, Entry]) -> set[str]:

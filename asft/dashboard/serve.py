@@ -94,7 +94,7 @@ def start_server(site: Site, port: int) -> Server:
 
 def serve(site: Site, port: int) -> None:
     """Serves and watches until interrupted."""
-    seen, told, new = fingerprint(site.store), "", ""
+    told, new = "", ""
     server = start_server(site, port)
     console.print(f"{server.link}  (who has this link can read all answers; Ctrl-C ends)", soft_wrap=True)
     try:
@@ -102,8 +102,8 @@ def serve(site: Site, port: int) -> None:
             time.sleep(WATCH_SECONDS)
             try:
                 site.write_running()
-                if (now := fingerprint(site.store)) != seen:
-                    seen, counts = now, site.build()
+                if fingerprint(site.store) != site.seen:
+                    counts = site.build()
                     new = f"{counts.cells} cells, {counts.failures} failures"
             except (OSError, ValueError) as error:  # what cannot be read or written now is tried again
                 new = f"not up to date: {error}"

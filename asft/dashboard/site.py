@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from asft.cells.naming import method_name
-from asft.dashboard.cells import Row, cell_row, name_judges, scored, write_cell, write_curve, write_data
+from asft.dashboard.cells import Row, cell_row, name_apart, scored, write_cell, write_curve, write_data
 from asft.dashboard.tables import Experiment, experiment_page, landscape_data
 from asft.report import charts
 from asft.report.records import Metric
@@ -46,7 +46,7 @@ class Site:
 
     Attributes:
         rows: the index line of every cell written so far, by key.
-        metrics: what these cells were scored by, by name.
+        seen: the store's :func:`fingerprint` when the last build began; what finished since is not shown yet.
 
     Args:
         store: the outputs folder.
@@ -59,7 +59,8 @@ class Site:
         self.store, self.experiments, self.folder, self.live = store, experiments, folder, live
         self.rows: dict[str, Row] = {}
         self._scores: dict[str, set[str]] = {}  # what was scored beside a cell when its files were written, by key
-        self.metrics: dict[str, Metric] = {}
+        self._metrics: dict[bool, dict[str, Metric]] = {True: {}, False: {}}  # cells' own, and what is beside them
+        self.seen = ""
         lay_out(folder)
 
     @property
@@ -69,24 +70,28 @@ class Site:
 
     def build(self) -> SiteCounts:
         """Writes everything the store has by now; the index last, so that it names nothing that is not there yet."""
-        damaged, beside = [], self._beside()
+        seen, damaged = fingerprint(self.store), list[dict[str, Any]]()
+        beside = self._beside(damaged)
+        self._forget()
         for path in sorted((self.store.root / "cells").glob("[0-9a-f]" * 20)):
             try:
                 scores = beside.get(path.name, {})
                 keys = {score.path.name for score in scores.values()}
                 if self._scores.get(path.name) != keys and (entry := self.store.read("cells", path.name)):
+                    scores = self._readable(scores, damaged)
                     self._add_cell(entry, scores)
-                    self._scores[path.name] = keys
+                    self._scores[path.name] = {score.path.name for score in scores.values()}
             except DamagedEntry as error:
                 damaged.append(_unknown(path.name, error))
         overview, failures = self._write_tables(), [*self._failures(), *damaged]
         self.write_running()
-        rows = name_judges(list(self.rows.values()))
+        rows = name_apart(list(self.rows.values()))
+        metrics = {**self._metrics[True], **self._metrics[False], **self._metrics[True]}  # a cell's own come first
         styles = charts.store_styles(row["method"] for row in rows)
         write_index(
             self.folder,
             cells=rows,
-            metrics=[{"name": name, "label": m.label, "lower": m.lower_is_better} for name, m in self.metrics.items()],
+            metrics=[{"name": name, "label": m.label, "lower": m.lower_is_better} for name, m in metrics.items()],
             failures=failures,
             experiments=overview,
             landscapes=self._write_landscapes(),
@@ -104,6 +109,7 @@ class Site:
             pages=PAGES,
             live=self.live,
         )
+        self.seen = seen
         answers = sum(score["total"] for row in rows for score in row["metrics"].values())
         return SiteCounts(len(rows), len(failures), sum(bool(line["done"]) for line in overview), answers)
 
@@ -119,21 +125,43 @@ class Site:
                 beats.append({"cell": name, "progress": beat.progress, "where": beat.where})
         write_data(self.folder, "running", beats)
 
-    def _beside(self) -> dict[str, dict[str, Entry]]:
+    def _forget(self) -> None:
+        """Removes what was written of cells that are gone, their answers included."""
+        for key in [key for key in self.rows if not self.store.path("cells", key).exists()]:
+            del self.rows[key]
+            self._scores.pop(key, None)
+            (self.folder / "data" / "cells" / f"{key}.js").unlink(missing_ok=True)
+            shutil.rmtree(self.folder / "data" / "answers" / key, ignore_errors=True)
+
+    def _readable(self, scores: Mapping[str, Entry], damaged: list[dict[str, Any]]) -> dict[str, Entry]:
+        """The scores beside a cell but for damaged ones, which are reported and do not hide the cell."""
+        found = {}
+        for name, score in scores.items():
+            try:
+                if self.store.read("beside", score.path.name, whole=True):
+                    found[name] = score
+            except DamagedEntry as error:
+                damaged.append(_unknown(score.path.name, error))
+        return found
+
+    def _beside(self, damaged: list[dict[str, Any]]) -> dict[str, dict[str, Entry]]:
         """What is scored beside cells' own metrics, by cell and name; of several settings of one the newest."""
         found: dict[str, dict[str, Entry]] = {}
         paths = (self.store.root / "beside").glob("[0-9a-f]" * 20)
         for path in sorted(paths, key=lambda path: (path.stat().st_mtime_ns, path.name)):
-            with suppress(DamagedEntry):
+            try:
                 if entry := self.store.read("beside", path.name):
                     cell, name = (str(entry.manifest["settings"].get(part)) for part in ("cell", "metric"))
                     found.setdefault(cell, {})[name] = entry
+            except DamagedEntry as error:
+                damaged.append(_unknown(path.name, error))
         return found
 
     def _add_cell(self, entry: Entry, beside: Mapping[str, Entry]) -> None:
         config = read_document(entry.path / CONFIG_FILE, Config)
         row = cell_row(entry, config, beside)
-        write_cell(self.folder, entry, config, beside)
+        for name in write_cell(self.folder, entry, config, beside):
+            row["metrics"][name]["judged"] = True
         try:
             drawn = row["train"] and write_curve(self.folder, self.store, row["train"])
         except DamagedEntry:  # of the training, not of the cell
@@ -141,7 +169,9 @@ class Site:
         row["train"] = row["train"] if drawn else None
         self.rows[entry.path.name] = row
         for name, (_, kept) in scored(entry, beside).items():
-            self.metrics.setdefault(name, Metric(name, kept["label"], kept["lower_is_better"], "%", 1, kept["about"]))
+            self._metrics[name in entry.result["metrics"]].setdefault(
+                name, Metric(name, kept["label"], kept["lower_is_better"], "%", 1, kept["about"])
+            )
 
     def _write_tables(self) -> list[dict[str, Any]]:
         overview = []
@@ -225,15 +255,22 @@ def lay_out(folder: Path) -> None:
 
 
 def write_index(folder: Path, **fields: Any) -> None:
-    """Writes the site's index, and a stamp that differs with it."""
+    """Writes the site's index with a stamp that differs with it, and the stamp by itself for a page to look for."""
     lists = ("cells", "metrics", "failures", "experiments", "landscapes", "anchors")
     index = {**{name: [] for name in lists}, "live": False, "palette": charts.PALETTE, **fields}
-    write_data(folder, "index", index)
-    write_data(folder, "version", hashlib.sha256(json.dumps(index, sort_keys=True).encode()).hexdigest()[:12])
+    stamp = hashlib.sha256(json.dumps(index, sort_keys=True).encode()).hexdigest()[:12]
+    write_data(folder, "index", {**index, "version": stamp})
+    write_data(folder, "version", stamp)
 
 
 def fingerprint(store: Store) -> str:
     """Changes whenever a cell finishes, fails or is scored further, or a landscape or a spectrum is written."""
-    watched = [store.root / name for name in ("cells", "beside", "failures", "measures")]
-    watched += sorted(store.root.glob("reports/anchor_*"))
-    return " ".join(str(path.stat().st_mtime_ns) for path in watched if path.exists())
+    entry = "[0-9a-f]" * 20  # not what stands beside one in the making, which changes all the time
+    patterns = [*(f"{kind}/{entry}" for kind in ("cells", "beside", "measures")), f"failures/{entry}.json"]
+    found = []
+    for path in (
+        path for pattern in (*patterns, "reports/anchor_*/spectrum.json") for path in store.root.glob(pattern)
+    ):
+        with suppress(FileNotFoundError):  # removed while we look
+            found.append(f"{path} {path.stat().st_mtime_ns}")
+    return "\n".join(sorted(found))

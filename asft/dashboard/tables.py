@@ -62,7 +62,10 @@ def enumerate_experiment(name: str, overrides: Sequence[str]) -> Experiment:
 
 
 def experiment_page(experiment: Experiment) -> tuple[Data, Data | None]:
-    """The experiment's line in the overview, and its table where at least one cell is finished."""
+    """The experiment's line in the overview, and its table where at least one cell is finished.
+
+    One that cannot be laid out says why in its line, so that the others are still shown.
+    """
     words: Data = {"name": experiment.name, "title": experiment.name, "verdict": None, "problem": experiment.problem}
     words |= {"done": 0, "failed": 0, "total": 0, "page": "table"}
     if experiment.sweep is None:
@@ -70,7 +73,10 @@ def experiment_page(experiment: Experiment) -> tuple[Data, Data | None]:
     command = " ".join(["asft run -m", f"experiment={experiment.name}", *experiment.overrides])
     if experiment_of(experiment.sweep).wishes:
         return _frontier_page(words, experiment.sweep, command)
-    analysis = analysis_of(experiment.sweep, command)
+    try:
+        analysis = analysis_of(experiment.sweep, command)
+    except ConfigError as error:
+        return {**words, "problem": str(error)}, None
     statuses = [cell.status for cell in analysis.cells]
     words |= {"done": statuses.count("done"), "failed": statuses.count("failed"), "total": len(statuses)}
     words["title"] = analysis.spec.title

@@ -182,14 +182,17 @@ def along(
 
 
 def curves(styles: Styles) -> Spec:
-    """Lines over training steps, a panel each. Rows: ``panel``, ``step``, ``value``, ``line``, ``series``, ``dash``."""
+    """Lines over training steps, a panel each, one a training.
+
+    Rows: ``panel``, ``step``, ``value``, ``train`` (its key), ``line`` (in words), ``series``, ``dash``.
+    """
     dashes = {"field": "dash", "type": "nominal", "title": None, "scale": {"range": list(DASHES)}}
     line = _layer(
         {"type": "line", "strokeWidth": 1.5},
         {
             "x": _number("step", "step", nice=False),
             "y": _number("value", None, zero=True),
-            "detail": {"field": "line"},
+            "detail": {"field": "train"},
             "strokeDash": {**dashes, "legend": {"orient": "bottom"}},
             **_series(styles),
             "tooltip": _tip(("line", "training"), ("step", "step", "d"), ("value", "value", ".4~g")),

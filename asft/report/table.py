@@ -68,7 +68,7 @@ class Entry:
         seeds, seeds_missing: how many seeds have and have not a result.
         status: ``done``, ``partial`` (some seeds have no result), ``missing`` or ``failed``; ``reason`` why.
         best: the best of the rows that compete in this column; ties are all best. A row that spans the columns does
-            not compete, nor does any in a metric without a good direction.
+            not compete, nor does one that lacks seeds, nor any in a metric without a good direction.
     """
 
     row: str
@@ -347,13 +347,21 @@ def _found(scored: Iterable[Mapping[str, MetricValue]]) -> dict[str, Metric]:
 
 def _mark_best(entries: Sequence[Entry], candidates: Sequence[str]) -> list[Entry]:
     scores: dict[AxisValue, list[float]] = defaultdict(list)
+
+    def counts(entry: Entry) -> bool:
+        """Whether it may be best: a mean over fewer seeds than the others' is no rival."""
+        return entry.row in candidates and entry.column != ALL_COLUMNS and not entry.seeds_missing
+
+    def rounded(score: float) -> float:
+        return round(score, 9)  # means of the same scores in another order differ in the last digit
+
     for entry in entries:
-        if entry.row in candidates and entry.column != ALL_COLUMNS and entry.ours is not None:
-            scores[entry.column].append(entry.ours)
+        if counts(entry) and entry.ours is not None:
+            scores[entry.column].append(rounded(entry.ours))
 
     def is_best(entry: Entry) -> bool:
-        if entry.row not in candidates or entry.column not in scores or entry.metric.lower_is_better is None:
+        if not counts(entry) or entry.ours is None or entry.metric.lower_is_better is None:
             return False
-        return entry.ours == (min if entry.metric.lower_is_better else max)(scores[entry.column])
+        return rounded(entry.ours) == (min if entry.metric.lower_is_better else max)(scores[entry.column])
 
     return [replace(entry, best=is_best(entry)) for entry in entries]

@@ -16,9 +16,12 @@ from dashboard_site import MARKUP, build_read_again, build_site, build_three
 from helpers import read_jsonl
 from playwright.sync_api import Browser, Page, expect
 from screenshots import browser, chromium_path
+from synthetic_store import write_cell
 
+from asft.cells.compose import enumerate_cells
 from asft.dashboard import Site
 from asft.report.statistics import mcnemar
+from asft.store.entries import Store
 from asft.store.schemas import HARMFUL_FILE, TASK_FILE
 
 pytestmark = pytest.mark.slow
@@ -154,8 +157,14 @@ def test_a_cell_at_work_is_seen(watched: Watched, site: Site) -> None:
     with site.store.claim(open_cell, wait=False):
         site.write_running()
         page = watched.open("")
+        expect(page.get_by_text("Cells, the latest first")).to_be_visible()
+        expect(page.get_by_text("At work")).to_have_count(0)  # on disk it would stand there for ever
+        site.live = True
+        site.build()
+        page = watched.open("")
         expect(page.get_by_text("between stages")).to_contain_text("method=")
-    site.write_running()
+    site.live = False
+    site.build()
 
 
 def test_filters_narrow_the_plot_and_live_in_the_link(watched: Watched, site: Site) -> None:
@@ -272,6 +281,44 @@ def test_whoever_reads_answers_to_malicious_prompts_hides_them_too(chromium: Bro
     page.goto(f"{site.index.as_uri()}#/generations/{second}?part=coherence")
     page.get_by_role("button", name="Show the harmful answer").first.click()
     expect(page.locator(".answers .answer")).not_to_have_count(0)
+    page.close()
+
+
+def test_numbers_are_sorted_by_what_they_say_and_missing_ones_stand_last(watched: Watched) -> None:
+    page = watched.open("")
+    texts = ["9.0 (8.0 to 9.9)", "+10.5 ✓", "–", "−2.0", "37.2 (35.0 to 39.4)", "< 0.001", "1,234", ""]
+    page.evaluate(
+        """async (texts) => {
+          const main = document.querySelector("main");
+          main.replaceChildren();
+          const rows = texts.map((text, place) => [`row ${place}`, text, ["3 of 4", "x"][place % 2]]);
+          await Asft.table.plain(main, { title: "made up", header: ["row", "score", "words"], rows });
+        }""",
+        texts,
+    )
+    head = page.locator(".tabulator-col", has_text="score")
+    expected = ["−2.0", "< 0.001", "9.0 (8.0 to 9.9)", "+10.5 ✓", "37.2 (35.0 to 39.4)", "1,234"]
+    for order in (expected, expected[::-1]):
+        head.click()
+        shown = page.locator(".tabulator-row .tabulator-cell:nth-child(2)").all_inner_texts()
+        assert shown[:6] == order
+        assert set(shown[6:]) == {"–", ""}
+
+
+def test_two_pairs_of_one_name_are_told_apart(chromium: Browser, tmp_path: Path) -> None:
+    overrides = ["method=sft", "model.seed=0,1", f"outputs={tmp_path}"]
+    for job in enumerate_cells(overrides, sweep=True).cells:
+        write_cell(job, 10, 10)
+    site = Site(Store(tmp_path), [], tmp_path / "dashboard")
+    site.build()
+    page = chromium.new_page()
+    page.goto(f"{site.index.as_uri()}#/curves")
+    expect(page.locator(".mark-line.role-mark path")).to_have_count(2)
+    with redrawn(page):
+        page.evaluate("location.hash = '#/pareto'")
+    page.get_by_text("model: all").click()
+    page.get_by_label("tiny_llama (seed=1)").check()
+    expect(page.locator("#status")).to_have_text("1 of 2 cells")
     page.close()
 
 

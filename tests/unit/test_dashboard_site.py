@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from shutil import rmtree
 from typing import Any
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
@@ -20,10 +21,11 @@ from asft.cells.job import Job
 from asft.commands.dashboard import dashboard
 from asft.config import ConfigError
 from asft.dashboard import Site
+from asft.dashboard.cells import name_apart
 from asft.dashboard.cells import write_cell as write_data_of_cell
 from asft.dashboard.serve import Server, start_server
 from asft.dashboard.site import fingerprint
-from asft.dashboard.tables import enumerate_experiment
+from asft.dashboard.tables import enumerate_experiment, experiment_page
 from asft.store.entries import write_jsonl
 
 pytestmark = pytest.mark.slow
@@ -59,6 +61,7 @@ def test_a_later_build_adds_what_is_new_and_leaves_the_rest(site: Site, first: J
     assert (before.cells, after.cells, after.answers) == (1, 2, 40)
     assert old.stat().st_mtime_ns == written
     assert data(site, "version") != version
+    assert data(site, "index")["version"] == data(site, "version")
 
 
 def test_the_index_has_scores_with_intervals(site: Site) -> None:
@@ -122,6 +125,97 @@ def test_a_new_site_forgets_cells_that_are_gone(site: Site, first: Job) -> None:
     stale.write_text("")
     Site(site.store, [], site.folder).build()
     assert not stale.exists()
+
+
+def test_what_finishes_during_a_build_is_seen_afterwards(site: Site, first: Job) -> None:
+    late = first.of(replace(first.cell, seed=1))
+    tables = site._write_tables
+    site._write_tables = lambda: write_cell(late, 10, 10) and tables()  # type: ignore[method-assign, return-value]
+    site.build()
+    assert site.seen != fingerprint(site.store)
+    site._write_tables = tables  # type: ignore[method-assign]
+    site.build()
+    assert late.key in site.rows
+    assert site.seen == fingerprint(site.store)
+
+
+def test_a_heartbeat_is_no_reason_to_build(site: Site, first: Job) -> None:
+    before = fingerprint(site.store)
+    with site.store.claim("0" * 20, wait=False):
+        assert fingerprint(site.store) == before
+    site.store.record_failure("0" * 20, "out of memory", first.plain(), "")
+    assert fingerprint(site.store) != before
+
+
+def test_a_later_build_forgets_what_is_gone(site: Site, first: Job) -> None:
+    other = first.of(replace(first.cell, seed=1))
+    write_cell(other, 10, 10)
+    site.build()
+    rmtree(site.store.path("cells", first.key))
+    assert site.build().cells == 1
+    assert [cell["key"] for cell in data(site, "index")["cells"]] == [other.key]
+    assert [path.name for path in (site.folder / "data" / "answers").iterdir()] == [other.key]
+    assert not (site.folder / "data" / "cells" / f"{first.key}.js").exists()
+
+
+def test_a_damaged_score_beside_does_not_hide_its_cell(site: Site, first: Job) -> None:
+    rows = read_jsonl(site.store.path("cells", first.key) / "FA.jsonl")
+    write_beside(first, "OR", rows)
+    broken = write_beside(first, "ability", rows)
+    (broken.path / "ability.jsonl").write_text((broken.path / "ability.jsonl").read_text().replace("task/0", "task/x"))
+    unreadable = write_beside(first, "coherence", rows)
+    (unreadable.path / "manifest.json").write_text("{")
+    for _ in range(2):
+        assert site.build().failures == 2
+        assert list(site.rows[first.key]["metrics"]) == ["HS", "FA", "OR"]
+    failures = data(site, "index")["failures"]
+    assert {line["key"] for line in failures} == {broken.path.name, unreadable.path.name}
+
+
+def test_what_cells_are_scored_by_comes_before_what_is_beside(first: Job) -> None:
+    """Whichever cell comes first: one without FA must not make another metric the usual axis."""
+    without = first.of(replace(first.cell, seed=1, metrics={"HS": first.cell.metrics["HS"]}))
+    for job in (first, without):
+        entry = write_cell(job, 10, 10)
+        write_beside(job, "OR", read_jsonl(entry.path / "HS.jsonl"))
+    site = Site(first.store, [], first.options.outputs / "dashboard")
+    for key in (without.key, first.key):
+        entry = site.store.read("cells", key)
+        assert entry
+        site._add_cell(entry, site._beside([]).get(key, {}))
+    site.build()
+    assert [metric["name"] for metric in data(site, "index")["metrics"]] == ["HS", "FA", "OR"]
+
+
+def test_pairs_and_trainings_are_told_apart_where_they_differ(site: Site, first: Job) -> None:
+    site.build()
+    assert data(site, "index")["cells"][0]["model"] == "tiny_llama"
+    for changes in (["model.seed=1"], ["training.epochs=2", "training.lr=0.5", "attack.mix=append"]):
+        overrides = ["method=sft", f"outputs={first.options.outputs}", *changes]
+        write_cell(enumerate_cells(overrides, sweep=False).cells[0], 10, 10)
+    site.build()
+    found = {(row["model"], row["training"], row["source"]) for row in data(site, "index")["cells"]}
+    assert found == {
+        ("tiny_llama (seed=0)", "lora", "harmful"),
+        ("tiny_llama (seed=1)", "lora", "harmful"),
+        ("tiny_llama (seed=0)", "lora epochs=2", "harmful mix=append"),
+    }
+
+
+def test_a_path_is_told_by_its_last_part_where_that_is_enough() -> None:
+    def names(*bases: str) -> list[str]:
+        rows = [{"model": "pair", "judge": "j", "settings": {"model": {"base": base}, "judge": {}}} for base in bases]
+        return [row["model"] for row in name_apart(rows)]
+
+    assert names("/models/a", "/models/b/") == ["pair (base=a)", "pair (base=b)"]
+    assert names("/one/a", "/two/a") == ["pair (base=/one/a)", "pair (base=/two/a)"]
+    assert names("/one/a", "/one/a") == ["pair", "pair"]
+
+
+def test_an_experiment_with_an_axis_too_many_says_so(tmp_path: Path) -> None:
+    line, table = experiment_page(enumerate_experiment("demo", [f"outputs={tmp_path}", "model.seed=0,1"]))
+    assert "model.seed=0 and 1" in line["problem"]
+    assert table is None
 
 
 def test_an_experiment_that_lacks_a_setting_says_so(tmp_path: Path) -> None:

@@ -89,6 +89,19 @@ def test_best_is_among_defences_only_and_ties_share_it() -> None:
     assert declared["HS", "safe_lora", "p = 0.1"].best
 
 
+def test_means_of_the_same_scores_in_another_order_are_ties() -> None:
+    orders = {"asft": (1, 2, 4), "safe_lora": (4, 2, 1)}
+    cells = [
+        cell(row, 0, 150, 0.0, seed=seed, metrics={"HS": flagged(count, of=30)})
+        for row, counts in orders.items()
+        for seed, count in enumerate(counts)
+    ]
+    first, second = (entries_by_place(cells)["HS", row, "p = 0"] for row in orders)
+    assert first.ours != second.ours
+    assert first.best
+    assert second.best
+
+
 def test_missing_failed_and_partial_places() -> None:
     cells = [item for item in sound_cells(seeds=(0, 1)) if item.row != "asft"]
     cells += [
@@ -100,6 +113,7 @@ def test_missing_failed_and_partial_places() -> None:
     places = entries_by_place(cells)
     partial, failed, unknown = (places["HS", "asft", f"p = {ratio:g}"] for ratio in RATIOS)
     assert (partial.status, partial.ours, partial.seeds, partial.seeds_missing) == ("partial", 1.0, 1, 1)
+    assert not partial.best, "the others have more seeds"
     assert (failed.status, failed.ours, failed.paper, failed.reason) == ("failed", None, 4.0, "out of memory")
     assert (unknown.status, unknown.ours) == ("missing", None)
     assert analysis(cells).gaps == (

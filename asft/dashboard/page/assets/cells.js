@@ -8,6 +8,8 @@ Asft.cells = (() => {
     protocol: "protocol", judge: "judge", jailbreak: "jailbreak", backend: "backend",
   };
 
+  const NUMBERS = ["p", "n", "lam", "lr", "seed"];
+
   const text = (value) => (value === null ? "–" : String(value));
 
   // Settings that say how answers were asked for and judged: trainings do not have them.
@@ -140,5 +142,5 @@ Asft.cells = (() => {
     metrics = index.metrics;
   }
 
-  return { ANSWERING, DIMENSIONS, label, score, scored, scores, columns, rows, differing, told, byKey, matching, filters, select, know, text };
+  return { ANSWERING, DIMENSIONS, NUMBERS, label, score, scored, scores, columns, rows, differing, told, byKey, matching, filters, select, know, text };
 })();

@@ -59,7 +59,7 @@
     const index = await Asft.load("index").catch(() => null);
     if (index) navigation(index), Asft.cells.know(index);
     await Asft.show();
-    if (index?.live) watch(await Asft.load("version"));
+    if (index?.live) watch(index.version);
   }
   start();
 })();

@@ -3,10 +3,19 @@
 Asft.table = (() => {
   const { h, escape } = Asft;
 
+  /** Sorts by `value(cell)`, a number; NaN is what is missing and stays last in both directions. */
+  const byNumber = (value) => (a, b, rowA, rowB, column, direction) => {
+    const [x, y] = [value(a), value(b)];
+    const missing = Number.isNaN(x) - Number.isNaN(y);
+    return missing ? (direction === "asc" ? missing : -missing) : x - y || 0;
+  };
+
+  const numeral = (value) => (typeof value === "number" ? value : NaN);
+
   /** A column of numbers with fixed decimals; nothing where there is none. */
   function number(title, field, digits = 1, more = {}) {
     const formatter = (cell) => (cell.getValue() === null || cell.getValue() === undefined ? "" : cell.getValue().toFixed(digits));
-    return { title, field, hozAlign: "right", headerHozAlign: "right", sorter: "number", formatter, ...more };
+    return { title, field, hozAlign: "right", headerHozAlign: "right", sorter: byNumber(numeral), formatter, ...more };
   }
 
   /** A column whose cells are elements made of the row's data. */
@@ -44,11 +53,12 @@ Asft.table = (() => {
   /** A table written as header and rows; a cell is a text, or a text with a style: [text, style]. */
   function plain(parent, { title, header, rows }) {
     const text = (cell) => (Array.isArray(cell) ? cell[0] : cell);
-    const numeric = (place) => rows.every((row) => /^[<+−-]? ?[\d.,]+(e[+-]?\d+)?( ✓)?$|^–?$/.test(text(row[place])));
-    const value = (cell) => Number.parseFloat(text(cell).replace("−", "-").replace("< ", ""));
+    // A number may be followed by its interval, a tick or a unit.
+    const value = (cell) => Number.parseFloat(text(cell).match(/^[<+−-]? ?[\d.,]+(e[+-]?\d+)?(?=$| |%)/)?.[0].replace("−", "-").replace(/[<+ ,]/g, ""));
+    const numeric = (place) => rows.every((row) => ["", "–"].includes(text(row[place])) || !Number.isNaN(value(row[place])));
     const columns = header.map((words, place) => {
       const right = place > 0 && numeric(place);
-      const sorter = right ? (a, b) => (value(a) || 0) - (value(b) || 0) : (a, b) => text(a).localeCompare(text(b));
+      const sorter = right ? byNumber(value) : (a, b) => text(a).localeCompare(text(b));
       const make = (row) => h("span", { class: Array.isArray(row[place]) ? row[place][1] : "" }, text(row[place]));
       const accessorDownload = (cell) => inert(text(cell));
       return element(words, String(place), make, { sorter, accessorDownload, frozen: place === 0, ...(right ? { hozAlign: "right", headerHozAlign: "right" } : {}) });
@@ -56,5 +66,5 @@ Asft.table = (() => {
     return show(parent, { label: title, columns, rows: rows.map((row) => ({ ...row })), height: "26rem", file: title.toLowerCase().replace(/[^a-z]+/g, "-") });
   }
 
-  return { number, element, show, plain };
+  return { byNumber, numeral, number, element, show, plain };
 })();

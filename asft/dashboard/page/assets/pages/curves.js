@@ -16,7 +16,7 @@ Asft.pages.curves = (() => {
     const data = await Promise.all(rows.map((row) => Asft.load(`curves/${row.train}`)));
     const lines = rows.flatMap((row, place) => {
       const words = cells.told(row, differ).join(" ");
-      const common = { line: `${row.method} ${words}`, series: several ? row.method : words || row.method, dash: cells.told(row, dash).join() };
+      const common = { line: `${row.method} ${words}`, train: row.train, series: several ? row.method : words || row.method, dash: cells.told(row, dash).join() };
       return Object.keys(panels).filter((name) => name in data[place]).flatMap((name) =>
         data[place].step.map((step, at) => ({ ...common, panel: panels[name], step, value: data[place][name][at] })));
     });
@@ -28,11 +28,13 @@ Asft.pages.curves = (() => {
     const count = h("p", { class: "note" });
     root.append(cells.filters(index.cells, () => redraw()), count);
     const draw = await Asft.chart(root, { name: "curves", label: "Training curves over steps", spec: index.charts.curves });
+    let turn = 0;
     async function redraw() {
+      const mine = ++turn;
       const found = trainings(cells.matching(index.cells));
       count.textContent = found.length > MOST ? `The first ${MOST} of ${found.length} trainings; filter to see others.` : `${found.length} trainings.`;
       const { lines, dashed } = await points(found.slice(0, MOST).sort((a, b) => a.p - b.p), index.curves);
-      await draw(lines, (spec) => dashed || delete spec.spec.encoding.strokeDash);
+      if (mine === turn) await draw(lines, (spec) => dashed || delete spec.spec.encoding.strokeDash);
     }
     await redraw();
   }

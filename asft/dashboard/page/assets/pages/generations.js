@@ -8,21 +8,21 @@ Asft.pages.generations = (() => {
     all: () => true,
     yes: (row) => row.credit === 1,
     no: (row) => row.credit !== 1,
-    disagree: (row, other) => other.has(row.id) && other.get(row.id) !== row.credit,
+    disagree: (row, others) => others.some((verdicts) => verdicts.has(row.id) && verdicts.get(row.id) !== row.credit),
   };
 
   /** Verdicts of another judge on the same answers, by row. */
   const otherVerdicts = async (key, part) => new Map((await answers.all(key, part)).map((row) => [row.id, row.credit]));
 
   /** Reads pieces until a page is full; later pieces stay on disk. */
-  async function find(key, state, other) {
+  async function find(key, state, others) {
     const wanted = state.q.toLowerCase();
     const found = [];
     let seen = 0;
     for await (const row of answers.read(key, state.part)) {
       seen += 1;
       const hit = !wanted || [row.id, row.prompt, row.answer].some((text) => text.toLowerCase().includes(wanted));
-      if (hit && TESTS[state.verdict](row, other)) found.push(row);
+      if (hit && TESTS[state.verdict](row, others)) found.push(row);
       if (found.length > state.page * PAGE) break; // one more than fits tells that there is a next page
     }
     return { rows: found.slice((state.page - 1) * PAGE, state.page * PAGE), more: found.length > state.page * PAGE, seen };
@@ -59,8 +59,10 @@ Asft.pages.generations = (() => {
     function choices() {
       metric = metrics.find(({ name }) => name === state.part);
       total = cell.metrics[state.part].total;
-      // Cells that another judge gave a verdict on the same answers; the task's own rows say what is right.
-      siblings = index.cells.filter((other) => other.key !== key && state.part !== "FA" && other.metrics[state.part]?.answers === cell.metrics[state.part].answers);
+      // Of every other judge one cell with the same answers.
+      const mine = cell.metrics[state.part];
+      const others = mine.judged && mine.answers ? index.cells.filter((other) => other.judge !== cell.judge && other.metrics[state.part]?.answers === mine.answers) : [];
+      siblings = [...new Map(others.map((other) => [other.judge, other])).values()];
       const [, yes, , no] = answers.words(metric);
       const verdicts = { all: "all verdicts", yes, no, ...(siblings.length ? { disagree: "judges disagree" } : {}) };
       let timer = 0;
@@ -76,14 +78,14 @@ Asft.pages.generations = (() => {
     async function draw() {
       const mine = ++turn;
       const disagree = state.verdict === "disagree" && siblings.length > 0;
-      const { rows, more, seen } = await find(key, state, disagree ? await otherVerdicts(siblings[0].key, state.part) : new Map());
+      const { rows, more, seen } = await find(key, state, disagree ? await Promise.all(siblings.map((other) => otherVerdicts(other.key, state.part))) : []);
       if (mine !== turn) return;
       const first = (state.page - 1) * PAGE + 1;
       const all = state.verdict === "all" && !state.q;
       const place = !rows.length ? `none of ${total} answers matches` : all ? `${first}–${first + rows.length - 1} of ${total}` : `matches ${first}–${first + rows.length - 1}${more ? `, found among the first ${seen} of ${total} answers` : `, the last of ${total} answers`}`;
       const button = (words, page, off) => h("button", { type: "button", disabled: off, click: () => change({ page }) }, words);
       list.replaceChildren(
-        ...(disagree ? [note(`Against judge ${siblings[0].judge} on the same answers.`)] : []),
+        ...(disagree ? [note(`Against judge ${siblings.map((other) => other.judge).join(", ")} on the same answers.`)] : []),
         h("div", { class: "row" }, button("Previous", state.page - 1, state.page === 1), button("Next", state.page + 1, !more), h("span", { class: "note" }, place)),
         h("ol", { class: "answers" }, rows.map((row) => h("li", {}, h("h3", {}, row.id), answers.prompt(row), answers.answer(row, metric)))),
       );

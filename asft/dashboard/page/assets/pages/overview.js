@@ -30,8 +30,8 @@ Asft.pages.overview = (() => {
     for (const [problem, those] of problems) root.append(note(`Cannot be laid out here: ${those.map((row) => row.name).join(", ")} (${problem})`));
   }
 
-  /** Cells at work, looked at again every few seconds while this view is shown and the site is served. */
-  async function running(root, live) {
+  /** Cells at work, looked at again every few seconds while this view is shown; a page on disk knows none. */
+  async function running(root) {
     const place = h("div", { "aria-live": "polite" });
     root.append(place);
     const draw = (beats) => {
@@ -44,7 +44,7 @@ Asft.pages.overview = (() => {
       draw(await Asft.reload("running").catch(() => []));
       setTimeout(again, 2000);
     };
-    if (live) setTimeout(again, 2000);
+    setTimeout(again, 2000);
   }
 
   function failures(root, rows) {
@@ -87,7 +87,7 @@ Asft.pages.overview = (() => {
         tile(answers, "answers judged"),
       ),
     );
-    await running(root, index.live);
+    if (index.live) await running(root);
     await experiments(root, index.experiments);
     failures(root, index.failures);
     await latest(root, index.cells);

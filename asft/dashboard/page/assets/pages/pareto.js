@@ -2,7 +2,7 @@
 Asft.pages.pareto = (() => {
   const { h, cells, note, table } = Asft;
   // Only cells that agree in these were put to one question, so that one can beat another.
-  const SETTING = ["model", "dataset", "source", "p", "n", "training", "protocol", ...cells.ANSWERING];
+  const SETTING = ["model", "dataset", "source", "p", "n", "training", "lr", "protocol", ...cells.ANSWERING];
 
   const point = (x, y) => (cell) => ({
     series: cell.method, x: cells.score(cell, x.name), y: cells.score(cell, y.name), key: cell.key, label: cells.label(cell), size: 80,
@@ -51,7 +51,7 @@ Asft.pages.pareto = (() => {
     const draw = await Asft.chart(root, { name: "pareto", label, spec, clicked: (row) => pick(row.key) });
     root.append(picked);
     const fields = Object.keys(cells.DIMENSIONS).filter((name) => name === "method" || cells.differing(index.cells).includes(name));
-    const columns = fields.map((field) => ({ title: cells.DIMENSIONS[field], field, formatter: (cell) => Asft.escape(cells.text(cell.getValue())) }));
+    const columns = fields.map((field) => ({ title: cells.DIMENSIONS[field], field, sorter: cells.NUMBERS.includes(field) ? table.byNumber(table.numeral) : "string", formatter: (cell) => Asft.escape(cells.text(cell.getValue())) }));
     const list = await table.show(root, {
       label: "Cells", height: "26rem", rows: cells.rows(cells.matching(index.cells)), file: "pareto",
       columns: [

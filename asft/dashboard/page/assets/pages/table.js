@@ -32,7 +32,8 @@ Asft.pages.table = (() => {
     root.append(h("h2", {}, title));
     const column = (words, position) => {
       const entry = (row) => row.entries[position];
-      const sorter = (a, b, rowA, rowB) => (entry(rowA.getData()).value ?? Infinity) - (entry(rowB.getData()).value ?? Infinity);
+      const byValue = table.byNumber((row) => table.numeral(entry(row.getData()).value));
+      const sorter = (a, b, rowA, rowB, ...more) => byValue(rowA, rowB, rowA, rowB, ...more);
       return table.element(words, `c${position}`, (row) => place(entry(row), linked), { hozAlign: "right", headerHozAlign: "right", sorter });
     };
     const label = table.element(axis, "label", (row) => h("span", { class: row.control ? "note" : "" }, row.label), { frozen: true });
@@ -66,7 +67,8 @@ Asft.pages.table = (() => {
     const tables = experiments.filter((row) => row.page === "table");
     const begun = tables.filter((row) => row.done).map((row) => row.name);
     const name = view.parts[0] ?? begun[0];
-    const open = tables.filter((row) => !row.done).map((row) => row.name);
+    const open = tables.filter((row) => !row.done && !row.problem).map((row) => row.name);
+    const problem = tables.find((row) => row.name === name)?.problem;
     if (begun.length + open.length > 1) {
       const go = (picked) => (location.hash = Asft.link("table", [picked]));
       const options = begun.includes(name) ? begun : ["", ...begun];
@@ -74,7 +76,8 @@ Asft.pages.table = (() => {
       if (open.length) root.append(note(`Not started: ${open.join(", ")}.`));
     }
     if (begun.includes(name)) return name;
-    if (open.includes(name)) root.append(note(`No cell of ${name} is finished yet; \`asft run -m experiment=${name}\` starts it.`));
+    if (problem) root.append(note(`${name} cannot be laid out here: ${problem}`), note(`\`asft run -m experiment=${name}\` takes other settings.`));
+    else if (open.includes(name)) root.append(note(`No cell of ${name} is finished yet; \`asft run -m experiment=${name}\` starts it.`));
     else if (name) throw new Error(`there is no experiment ${name} in this dashboard`);
     else root.append(note("No table has a finished cell yet; `asft run -m experiment=demo` starts the first."));
     return null;
