@@ -50,7 +50,7 @@ def build_job(tree: Mapping[str, Any], axes: Mapping[str, str] | None = None) ->
     values.pop("lam", None)  # read by the methods' YAML
     for key, kind in PLUGINS.items():
         if values.get(key) is not None or key not in OPTIONAL:
-            values[key] = _plugin(key, values.get(key), kind)
+            values[key] = build_plugin(key, values.get(key), kind)
     for key in ("metrics", "beside"):
         named = values.get(key) or {}
         values[key] = _nested(key, {name: metric for name, metric in named.items() if metric is not None})
@@ -98,7 +98,7 @@ def leaves(node: Any, above: str = "") -> Iterator[tuple[str, Any]]:
             yield path, value
 
 
-def _plugin(key: str, node: Any, kind: type[P]) -> P:
+def build_plugin(key: str, node: Any, kind: type[P]) -> P:
     """Builds a method, judge or tracker from its ``_target_``; third parties plug in here."""
     if not isinstance(node, Mapping) or "_target_" not in node:
         raise ConfigError(f"{key}: choose one by {key}=NAME; a {key} needs a _target_ (a class) in its YAML")
@@ -163,7 +163,7 @@ def _nested(key: str, value: Any) -> Any:
     if not isinstance(value, Mapping):
         return value
     if "_target_" in value:
-        return _plugin(key, value, Plugin)
+        return build_plugin(key, value, Plugin)
     return {name: _nested(f"{key}.{name}", part) for name, part in value.items()}
 
 

@@ -14,9 +14,14 @@ from hydra.utils import get_class
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from asft.cells.compose import config_dir
+from asft.cells.build import build_plugin
+from asft.cells.cell import PLUGINS
+from asft.cells.compose import CONFIG_NAME, config_dir
+from asft.store.entries import content_key
 
 _LONGEST = 30  # characters of a text among the settings
+# Practical, or told otherwise: the recipe's settings where they come to bear.
+_TOLD_ELSEWHERE = ("model.recipe", "model.seed", "model.device_map", "protocol.seed", "evaluation.batch_size")
 
 
 def fine_tune(config: Mapping[str, Any]) -> str:
@@ -43,6 +48,39 @@ def unusual(
     usual = _as_written(group, name, json.dumps(parts, sort_keys=True))
     told = {key: value for key, value in config[group].items() if key not in {"name", "code", "source", "p"}}
     return [f"{key}={_text(value)}" for key, value in told.items() if value != usual.get(key) and key not in left_out]
+
+
+def around_it(config: Mapping[str, Any], *, graded: bool) -> str:
+    """What of rows, pair, prompts, judge and answers is not as its YAML has it: ``data=hub judge.model=x``.
+
+    What is long, or no single value, is told together by a digest: ``settings=1a2b3c``. Seeds are left out.
+
+    Args:
+        config: as for :func:`fine_tune`.
+        graded: whether FA comes from the grader.
+    """
+    written = {
+        "model": _with_written_recipe(config["model"]),
+        "dataset": config["dataset"],
+        "protocol": config["protocol"],
+    }
+    given = json.dumps({**written, "device": "auto", "outputs": "outputs"}, sort_keys=True)
+    groups = ["data", "dataset", "model", "protocol", "jailbreak", "backend", "judge", *["grader"] * graded]
+    odd = {"data": config["data"]["name"]} if config["data"]["name"] != "world" else {}
+    for group in (*groups, "evaluation"):
+        usual = _usual_part(group, config[group].get("name", ""), given)
+        odd |= {f"{group}.{key}": value for key, value in config[group].items() if value != usual.get(key)}
+        if group != "grader":  # the other names stand in a group's name already
+            odd.pop(f"{group}.name", None)
+    for name, metric in config["metrics"].items():
+        odd |= {f"metrics.{name}.{key}": value for key, value in metric.items() if key not in {"name", "code"}}
+    for key in _TOLD_ELSEWHERE:
+        odd.pop(key, None)
+    plain = {key: str(value) for key, value in odd.items() if not isinstance(value, Mapping | list)}
+    short = {key: value for key, value in plain.items() if len(value) <= _LONGEST and not key.endswith(".code")}
+    words = [f"{key}={value}" for key, value in short.items()]
+    long = {key: value for key, value in odd.items() if key not in short}
+    return " ".join([*words, f"settings={content_key(long)[:6]}"] if long else words)
 
 
 def method_name(method: Mapping[str, Any], model: Mapping[str, Any]) -> str:
@@ -99,6 +137,19 @@ def _as_written(group: str, name: str, around: str) -> dict[str, Any]:
         whole = OmegaConf.create({**json.loads(around), group: OmegaConf.merge(*chosen) if chosen else {}})
         written: Any = OmegaConf.to_container(whole[group], resolve=True)
         return dict(written)
+    return {}
+
+
+@cache
+def _usual_part(group: str, name: str, around: str) -> dict[str, Any]:
+    """The settings of a group's choice as its YAML has them; {} where no YAML of the package has it."""
+    if group == "evaluation":
+        written = OmegaConf.select(OmegaConf.load(config_dir() / f"{CONFIG_NAME}.yaml"), group)
+        usual: Any = OmegaConf.to_container(OmegaConf.create({**json.loads(around), group: written}), resolve=True)
+        return dict(usual[group])
+    found = _as_written(group, name, around)
+    with suppress(ValueError):  # what must be given is in no file
+        return build_plugin(group, found, PLUGINS[group]).settings() if group in PLUGINS else found
     return {}
 
 

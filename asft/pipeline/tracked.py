@@ -7,7 +7,7 @@ from typing import Any
 
 from asft.cells.cell import Cell
 from asft.cells.job import Job
-from asft.cells.naming import fine_tune, variant
+from asft.cells.naming import around_it, fine_tune, variant
 from asft.config import as_plain
 from asft.store.entries import Entry, Store
 from asft.store.schemas import HISTORY_FILE, Judged, Logged, read_rows
@@ -37,7 +37,7 @@ def _identity(job: Job) -> dict[str, Any]:
         "key": job.key,
         "row": cell.measure.describe() if cell.measure else method,
         "trained": cell.method.trains,
-        "told": " ".join(_told(cell)),
+        "told": " ".join(filter(None, _told(cell))),
         "config": job.plain(),
         "folder": job.options.outputs / job.tracker.name,
     }
@@ -45,9 +45,10 @@ def _identity(job: Job) -> dict[str, Any]:
 
 def _told(cell: Cell) -> Iterator[str]:
     """What a run's place does not name otherwise: cells that differ in it are no seeds of one another."""
-    if cell.method.trains and cell.measure is None:
-        named = {"p", "n", "lr", cell.attack.source}
+    if cell.method.trains or cell.measure:
+        named = {"p", "n"} if cell.measure else {"p", "n", "lr", cell.attack.source}
         yield from (word for word in fine_tune(cell.plain()).split() if word.partition("=")[0] not in named)
+    yield around_it(cell.plain(), graded=cell.graded)
     if seed := getattr(cell.model, "seed", 0):
         yield f"pair={seed}"
 

@@ -64,10 +64,10 @@ class CellRun:
     @property
     def _usual_place(self) -> str:
         config, attack = self.config, self.config["attack"]
+        asked = unusual({part: config[part]["name"] for part in USUAL if part in config})  # older ones lack some
         if measure := config["measure"]:
             spelled = (f"{name}={value}" for name, value in measure.items() if name not in _TOLD_BY_ROW)
-            return " ".join((config["model"]["name"], f"n={attack['n']}", *spelled))
-        asked = unusual({part: config[part]["name"] for part in USUAL if part in config})  # older ones lack some
+            return " ".join((config["model"]["name"], f"n={attack['n']}", *spelled)) + asked
         if not self.trained:
             return f"{config['model']['name']} {config['dataset']['name']} not fine-tuned{asked}"
         lam = config["method"].get("lam")

@@ -111,6 +111,43 @@ def test_only_seeds_share_a_trackers_group(tmp_path: Path) -> None:
     assert len({cell_run(job).place for job in jobs}) == len({job.key for job in jobs}) / 2
 
 
+REAL = "model=pair model.base=a/base model.aligned=a/aligned data=hub"
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("judge=llm judge.model=x,y", "judge=llm judge.model=y"),
+        ("judge=llama_guard judge.max_new_tokens=8,16", "judge.max_new_tokens=16"),
+        (
+            "judge=llm judge.base_url=https://one.example/of/this/length,https://two.example/of/this/length",
+            "settings=.{6}$",
+        ),
+        ("evaluation.n_harmful=250,50", "evaluation.n_harmful=50"),
+        ("evaluation.dtype=null,bfloat16", "evaluation.dtype=bfloat16"),
+        ("dataset.n_test=100,500", "dataset.n_test=500"),
+        (f"{REAL} model.base=a/base,b/base", "data=hub model.base=b/base model.aligned=a/aligned"),
+        (f"{REAL} jailbreak=dra jailbreak.seed=0,1", "jailbreak.seed=1"),
+        (f"{REAL} dataset=alpaca grader.model=x,y", "grader.model=y"),
+        ("method=aligned evaluation.n_harmful=250,50", "evaluation.n_harmful=50"),
+        ("experiment=table7 measure.direction=harmful model=tiny_llama training.lr=1e-4,1e-3", "lr=0.001"),
+        ("experiment=table7 measure.direction=harmful model=tiny_llama judge=refusal,llama_guard", "judge=llama_guard"),
+        ("experiment=table1 measure.update=harmful attack.n=10 training.epochs=1,2", "epochs=2"),
+    ],
+)
+def test_what_is_no_seed_parts_a_trackers_groups(tmp_path: Path, words: str, told: str) -> None:
+    jobs = enumerate_cells([*words.split(), f"outputs={tmp_path}"], sweep=True).cells
+    places = [cell_run(job).place for job in jobs]
+    assert len(set(places)) == len({job.key for job in jobs}) == 2
+    assert re.search(told, places[1]), places
+
+
+def test_what_changes_no_result_parts_no_group(tmp_path: Path) -> None:
+    words = ["judge=llm", "judge.concurrency=1,2", "evaluation.batch_size=8,16", "seed=1,2", f"outputs={tmp_path}"]
+    (place,) = {cell_run(job).place for job in enumerate_cells(words, sweep=True).cells}
+    assert place.endswith("λ=1 judge=llm"), place
+
+
 @pytest.mark.parametrize("key", ["safe_lora_modules=1,2", "epochs=2,3"])
 def test_a_recipe_given_on_the_command_line_is_told(tmp_path: Path, key: str) -> None:
     jobs = enumerate_cells(["method=safe_lora", f"model.recipe.{key}", f"outputs={tmp_path}"], sweep=True).cells
