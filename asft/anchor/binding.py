@@ -62,13 +62,16 @@ def lora_factors(model: nn.Module, *, sharded: bool = False) -> list[LoraFactors
     """
     model = unwrap(model)
     reshard(model)
-    if isinstance(model, PeftModel):
-        check_config(model.peft_config[model.active_adapter].to_dict(), f"The adapter {model.active_adapter!r}")
     layers = {
         plain_name(name): layer
         for name, layer in model.named_modules()
         if isinstance(layer, BaseTunerLayer) and not isinstance(layer, TrainableTokensLayer)
     }
+    active = {adapter for layer in layers.values() for adapter in layer.active_adapters}
+    active |= {model.active_adapter} if isinstance(model, PeftModel) else set()  # of a kind that has no such layers
+    for adapter, config in getattr(model, "peft_config", {}).items():  # PEFT's models, and transformers' add_adapter
+        if adapter in active:
+            check_config(config.to_dict(), f"The adapter {adapter!r}")
     found = [factors for name, layer in layers.items() for factors in _factors(name, layer)]
     if not found:
         raise ValueError(

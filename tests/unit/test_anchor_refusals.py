@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -61,9 +62,27 @@ def other(config: type) -> nn.Module:
     return get_peft_model(tiny(), config(target_modules=TARGETS, **more))
 
 
+def bare(adapted: nn.Module) -> nn.Module:
+    inner: nn.Module = adapted.base_model.model
+    del inner.peft_config
+    return inner
+
+
+def added(init: str) -> nn.Module:
+    """Adapted by transformers, without a model of PEFT's around it."""
+    model = tiny()
+    model.add_adapter(LoraConfig(r=2, target_modules=TARGETS, init_lora_weights=init))
+    return model
+
+
+def mixed(init: str) -> nn.Module:
+    return get_peft_model(tiny(), LoraConfig(r=2, target_modules=TARGETS, init_lora_weights=init), mixed=True)
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
+        *((partial(make, "pissa"), "'default' has init_lora_weights='pissa', which moves") for make in (added, mixed)),
         (lambda: lora(use_dora=True), "The adapter 'default' uses DoRA: its update is not BA"),
         (lambda: lora(init_lora_weights="mica"), "init_lora_weights='mica'"),
         (lambda: lora(init_lora_weights="pissa"), "init_lora_weights='pissa', which moves part of the base weight"),
@@ -71,14 +90,14 @@ def other(config: type) -> nn.Module:
         (lambda: lora(layer_replication=[(0, 1), (0, 1)]), "uses layer_replication"),
         (lambda: other(AdaLoraConfig), "has peft_type=ADALORA: only LORA is supported"),
         (lambda: other(IA3Config), "has peft_type=IA3: only LORA is supported"),
-        # `model.add_adapter` injects layers into a plain model, which then carries no PEFT config.
-        (lambda: other(AdaLoraConfig).base_model.model, "Adapter layer SVDLinear at 'model.layers.0.self_attn.q_proj'"),
-        (lambda: other(IA3Config).base_model.model, "is not supported: its update is not BA; use LoRA"),
+        # Layers alone, without a configuration.
+        (lambda: bare(other(AdaLoraConfig)), "Adapter layer SVDLinear at 'model.layers.0.self_attn.q_proj'"),
+        (lambda: bare(other(IA3Config)), "is not supported: its update is not BA; use LoRA"),
         (lambda: lora([*TARGETS, "embed_tokens"]), "LoRA on Embedding at 'model.embed_tokens' is not supported: only"),
         (experts, "uses target_parameters"),
         (tiny, "LlamaForCausalLM has no active LoRA layer: wrap it with get_peft_model"),
         (with_bias, "uses lora_bias: its update is not BA"),
-        (lambda: with_bias().base_model.model, "lora_bias is not supported (layer 'model.layers.0.self_attn.q_proj')"),
+        (lambda: bare(with_bias()), "lora_bias is not supported (layer 'model.layers.0.self_attn.q_proj')"),
     ],
 )
 def test_models_that_are_not_adapted_by_lora_on_linears(
