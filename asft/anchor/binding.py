@@ -90,11 +90,7 @@ def _factors(name: str, layer: BaseTunerLayer) -> list[LoraFactors]:
         raise ValueError(f"Adapter layer {kind} at {name!r} is not supported: its update is not BA; use LoRA.")
     if isinstance(layer, NOT_LINEAR):
         raise ValueError(f"LoRA on {kind} at {name!r} is not supported: only linear modules are.")
-    if layer.merged:
-        raise ValueError(
-            f"Module {name!r} has its adapter merged into the base weight, where a change of BA has no effect: call "
-            "unmerge_adapter() first."
-        )
+    check_unmerged(name, layer)
     adapters = [adapter for adapter in layer.active_adapters if adapter in layer.lora_A]
     if len(adapters) > 1:
         raise ValueError(f"Module {name!r} has {len(adapters)} active adapters {adapters}: activate one.")
@@ -106,6 +102,15 @@ def _factors(name: str, layer: BaseTunerLayer) -> list[LoraFactors]:
         a, b = layer.lora_A[adapter].weight, layer.lora_B[adapter].weight
         return [LoraFactors(name, a, b, float(layer.scaling[adapter]), layer)]
     return []
+
+
+def check_unmerged(name: str, layer: LoraLayer) -> None:
+    """Raise ValueError where the adapter of module ``name`` is merged into the base weight now."""
+    if layer.merged:
+        raise ValueError(
+            f"Module {name!r} has its adapter merged into the base weight, where a change of BA has no effect: call "
+            "unmerge_adapter() first."
+        )
 
 
 def match(anchor: Anchor, factors: Sequence[LoraFactors], *, allow_partial: bool) -> list[LoraFactors]:

@@ -181,8 +181,9 @@ def check_training(args: TrainingArguments, optimizer: object) -> None:
     """Raises ValueError for set-ups in which adding to ``.grad`` before the step is not the penalty's gradient."""
     wrapped = optimizer if isinstance(optimizer, AcceleratedOptimizer) else None
     if args.fp16 or (wrapped is not None and wrapped.scaler is not None):
+        asked = "fp16=True" if args.fp16 else "fp16 from accelerate (--mixed_precision, ACCELERATE_MIXED_PRECISION)"
         raise ValueError(
-            "fp16=True is not supported: its scaler leaves gradients scaled before the step; use bf16=True."
+            f"{asked} is not supported: its scaler leaves gradients scaled before the step; use bf16 there."
         )
     strategy = wrapped.accelerator_state.distributed_type.value if wrapped is not None else ""
     if wrapped is not None and strategy == "FSDP" and wrapped.accelerator_state.fsdp_plugin.fsdp_version == 1:

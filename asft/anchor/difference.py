@@ -53,7 +53,10 @@ class CheckpointPair:
         self, base: str | Path, aligned: str | Path, targets: Sequence[str], *, allow_equal: bool = False
     ) -> None:
         if isinstance(targets, str) or not targets:
-            raise ValueError(f"targets={targets!r} must be a list with a module name in it, e.g. ['q_proj', 'v_proj'].")
+            raise ValueError(
+                f"targets={targets!r} must be a list with a module name in it, e.g. ['q_proj', 'v_proj']; of "
+                "'all-linear' or a pattern, PEFT's model has it as targeted_module_names."
+            )
         self.base, self.aligned = Checkpoint(base, "base"), Checkpoint(aligned, "aligned")
         shared = self.aligned.architecture or self.base.architecture
         for side in (self.base, self.aligned):

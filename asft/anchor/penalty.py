@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from asft.anchor.anchor import Anchor
-from asft.anchor.binding import LoraFactors, check_shape, lora_factors, match, unwrap
+from asft.anchor.binding import LoraFactors, check_shape, check_unmerged, lora_factors, match, unwrap
 from asft.anchor.checkpoint import linear_modules
 from asft.anchor.forms import Form, Gram, stack
 from asft.anchor.names import plain_name
@@ -79,7 +79,7 @@ class Penalty:
     def __init__(self, anchor: Anchor, model: nn.Module, *, scale: Scale = "raw", allow_partial: bool = False) -> None:
         check_scale(scale)
         factors = match(anchor, lora_factors(model, sharded=True), allow_partial=allow_partial)
-        self.names = tuple(factor.name for factor in factors)
+        self._factors, self.names = factors, tuple(factor.name for factor in factors)
         sharding = Sharding.of({factor.name: (factor.a, factor.b) for factor in factors})
         self._shared = _SharedFactors(anchor, factors, sharding) if sharding else None
         own = self._shared.own if self._shared else factors
@@ -88,7 +88,9 @@ class Penalty:
 
     @torch.no_grad()
     def add_gradients(self, lam: float) -> None:
-        """Add λ∇R to the ``.grad`` of every factor that requires a gradient now."""
+        """Add λ∇R to the ``.grad`` of every factor that requires a gradient now; ValueError if one is merged now."""
+        for factor in self._factors:  # a callback may have merged it
+            check_unmerged(factor.name, factor.layer)
         if self._shared:
             self._shared.gather()
         for group in self._groups:

@@ -16,6 +16,8 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor, Replicate, Shard
 
+NO_PARALLELISM = "tensor parallelism is not supported; use FSDP2 alone, or DDP."
+
 
 class Sharding:
     """The processes over which a model's parameters are sharded; of several replicas (HSDP) each has its own.
@@ -40,6 +42,7 @@ class Sharding:
         ZeRO-3), sharded otherwise than by rows (tensor parallelism), or some sharded and others not.
         """
         found: dict[tuple[DeviceMesh, int] | None, str] = {}
+        places: dict[str, tuple[DeviceMesh, int] | None] = {}
         for name, weight in ((name, weight) for name, held in weights.items() for weight in held):
             if not isinstance(weight, DTensor):
                 if weight.dim() != 2:
@@ -47,15 +50,14 @@ class Sharding:
                         f"Module {name!r} is sharded ({type(weight).__name__} of shape {tuple(weight.shape)}): FSDP1 "
                         "and ZeRO-3 are not supported; use FSDP2 (fsdp_version 2) or DDP."
                     )
-                found.setdefault(None, name)
-                continue
-            split = [index for index, placed in enumerate(weight.placements) if not isinstance(placed, Replicate)]
-            if len(split) != 1 or weight.placements[split[0]] != Shard(0):
+                place = None
+            else:
+                place = weight.device_mesh, _split(name, weight)
+            if places.setdefault(name, place) != place:
                 raise ValueError(
-                    f"Module {name!r} is sharded as {weight.placements}: tensor parallelism is not supported; use "
-                    "FSDP2 alone, or DDP."
+                    f"Module {name!r} has one weight sharded and another whole or elsewhere: {NO_PARALLELISM}"
                 )
-            found.setdefault((weight.device_mesh, split[0]), name)
+            found.setdefault(place, name)
         if len(found) > 1:
             one, other = list(found.values())[:2]
             raise ValueError(f"Modules {one!r} and {other!r} are sharded over different processes; shard all alike.")
@@ -139,6 +141,14 @@ class Exchange:
         received = sent.new_empty(sum(receive))
         dist.all_to_all_single(received, sent, receive, send, group=self._sharding.group)
         return received
+
+
+def _split(name: str, weight: DTensor) -> int:
+    """The mesh dimension over which a weight's rows are sharded, and nothing else is."""
+    split = [index for index, placed in enumerate(weight.placements) if not isinstance(placed, Replicate)]
+    if len(split) != 1 or weight.placements[split[0]] != Shard(0):
+        raise ValueError(f"Module {name!r} is sharded as {weight.placements}: {NO_PARALLELISM}")
+    return split[0]
 
 
 def local(weight: Tensor) -> Tensor:

@@ -45,6 +45,8 @@ def aligned(tmp_path: Path) -> Path:
 def test_targets_that_match_nothing(base: Path, aligned: Path, targets: object, message: str) -> None:
     with refuses(message):
         Anchor.build(base, aligned, targets)
+    with refuses("must be a list with a module name in it, e.g. ['q_proj', 'v_proj']; of 'all-linear' or a pattern"):
+        Anchor.build(base, aligned, "all-linear")
 
 
 @pytest.mark.parametrize(

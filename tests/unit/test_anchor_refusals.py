@@ -117,7 +117,12 @@ def test_merged_adapter(anchor: Anchor, name: str) -> None:
     with refuses("has its adapter merged into the base weight"):
         Penalty(anchor, model)
     model.unmerge_adapter()
-    assert len(Penalty(anchor, model).names) == 2
+    penalty = Penalty(anchor, model)
+    assert len(penalty.names) == 2
+    penalty.add_gradients(1.0)
+    model.merge_adapter([name])  # as a callback may between steps
+    with refuses("has its adapter merged into the base weight"):
+        penalty.add_gradients(1.0)
 
 
 def test_what_is_trained_beside_lora_is_no_obstacle(anchor: Anchor) -> None:
@@ -179,6 +184,9 @@ def test_sharded_parameters() -> None:
         assert Sharding.of({"q": [rows, rows]})
         with refuses("Module 'q' is sharded as (Shard(dim=1),): tensor parallelism is not supported"):
             Sharding.of({"q": [columns]})
+        for held in ([torch.zeros(4, 4), rows], [rows, torch.zeros(4, 4)]):  # B column-wise, and A where it was
+            with refuses("Module 'q' has one weight sharded and another whole or elsewhere: tensor parallelism"):
+                Sharding.of({"q": held})
         with refuses("Modules 'q' and 'v' are sharded over different processes"):
             Sharding.of({"q": [rows], "v": [torch.zeros(4, 4)]})
     finally:
@@ -217,7 +225,12 @@ def test_training_setups(arguments: TrainingArguments, field: str, value: object
 
 
 @pytest.mark.parametrize(
-    ("strategy", "message"), [("FSDP", "FSDP1 is not"), ("DEEPSPEED", "deepspeed is not"), ("NO", "fp16=True is not")]
+    ("strategy", "message"),
+    [
+        ("FSDP", "FSDP1 is not"),
+        ("DEEPSPEED", "deepspeed is not"),
+        ("NO", "fp16 from accelerate (--mixed_precision, ACCELERATE_MIXED_PRECISION) is not"),
+    ],
 )
 def test_what_accelerate_was_told_without_the_trainer(
     arguments: TrainingArguments, strategy: str, message: str
