@@ -11,6 +11,7 @@ from typing import Any, Literal, SupportsFloat
 
 from accelerate.optimizer import AcceleratedOptimizer
 from torch import Tensor, nn
+from torch.utils.weak import WeakTensorKeyDictionary
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from asft.anchor.anchor import Anchor
@@ -74,6 +75,7 @@ class PenaltyCallback(TrainerCallback, ABC):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         check_training(args, kwargs["optimizer"])
+        self.penalty = None  # a second training needs its room on the GPU
         self.penalty = self.bind(kwargs["model"])
         taken: set[str] = vars(state).setdefault("_asft_modules", set())  # a training has a state of its own
         if twice := taken.intersection(self.penalty.names):
@@ -154,7 +156,8 @@ class AsFTCallback(PenaltyCallback):
 class FullAsFTCallback(PenaltyCallback):
     """AsFT for full-parameter training: the gradient 2λGΔW of λ Σ_l ‖Π_l ΔW_l‖² (our reading).
 
-    ΔW = W − W(0), W(0) being the weights when training begins, which must be the aligned model's. Only the
+    ΔW = W − W(0), W(0) being the weights when training first begins, which must be the aligned model's; weights that
+    are trained again (``auto_find_batch_size`` after memory ran out, a second ``train()``) keep it. Only the
     anchored 2-D linear weights are covered; embeddings, norms, biases and other linears train freely. λ acts
     on the true update: LoRA's λ on the raw BA corresponds to λ/s² here.
 
@@ -163,8 +166,12 @@ class FullAsFTCallback(PenaltyCallback):
             weights are no longer there) or the model holds adapters.
     """
 
+    def __init__(self, anchor: Anchor, lam: float, *, accumulation: Accumulation = "step") -> None:
+        super().__init__(anchor, lam, accumulation=accumulation)
+        self._starts = WeakTensorKeyDictionary()
+
     def bind(self, model: nn.Module) -> FullPenalty:
-        return FullPenalty(self.anchor, model)
+        return FullPenalty(self.anchor, model, self._starts)
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

@@ -9,7 +9,7 @@ large dense ones run at the speed of the memory that holds them.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Literal, get_args
@@ -17,6 +17,7 @@ from typing import Literal, get_args
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
+from torch.utils.weak import WeakTensorKeyDictionary
 from transformers.pytorch_utils import Conv1D
 
 from asft.anchor.anchor import Anchor
@@ -191,7 +192,7 @@ class _Group:
         along = self._along(bt)
         rest = bt - along
         pairs = ((bt, self._product(bt)), (bt, bt), (along, along), (rest, rest))
-        return self._weight * torch.stack([_inner(x, y, k) for x, y in pairs]).double().cpu()
+        return self._weight * torch.stack([_inner(x, y, k) for x, y in pairs]).cpu().double()
 
 
 def _inner(x: Tensor, y: Tensor, k: Tensor) -> Tensor:
@@ -272,11 +273,14 @@ class FullPenalty:
     weights). Nothing passes through autograd. ValueError where the model holds adapters, lacks an anchored module or
     has it in another shape, or all of them are frozen, and as :meth:`Sharding.of`.
 
+    Args:
+        starts: W(0) by weight, of a training that began before; a weight that is not there is put in.
+
     Attributes:
         memory: bytes of the forms that this process holds.
     """
 
-    def __init__(self, anchor: Anchor, model: nn.Module) -> None:
+    def __init__(self, anchor: Anchor, model: nn.Module, starts: MutableMapping[Tensor, Tensor] | None = None) -> None:
         model = unwrap(model)
         reshard(model)
         adapter = next((name for name, module in model.named_modules() if isinstance(module, BaseTunerLayer)), None)
@@ -291,7 +295,8 @@ class FullPenalty:
                 f"{missing[0]!r}: build the anchor from checkpoints of this model."
             )
         sharding = Sharding.of({name: [module.get_parameter("weight")] for name, module in modules.items()})
-        terms = [_Term(anchor, name, module) for name, module in modules.items()]
+        starts = WeakTensorKeyDictionary() if starts is None else starts
+        terms = [_Term(anchor, name, module, starts) for name, module in modules.items()]
         if not any(term.trained for term in terms):
             raise ValueError(
                 f"All {len(anchor)} anchored modules are frozen (requires_grad=False): choose other targets."
@@ -321,13 +326,15 @@ class _Term:
 
     form: Form
 
-    def __init__(self, anchor: Anchor, name: str, module: nn.Module) -> None:
+    def __init__(self, anchor: Anchor, name: str, module: nn.Module, starts: MutableMapping[Tensor, Tensor]) -> None:
         weight, self._transposed = module.get_parameter("weight"), isinstance(module, Conv1D)
         o, i = reversed(weight.shape) if self._transposed else weight.shape
         check_shape(anchor, name, (o, i), turned=self._transposed)
         self.name, self.shape, self.device = name, (weight.shape[0], weight.shape[1]), weight.device
         self.dtype, self.memory = accumulation_dtype(weight.dtype), anchor[name].memory
-        self._weight, self._start = weight, local(weight.detach()).clone()
+        if weight not in starts:
+            starts[weight] = local(weight.detach()).clone()
+        self._weight, self._start = weight, starts[weight].to(local(weight).device)
 
     @property
     def trained(self) -> bool:
@@ -351,7 +358,7 @@ class _Term:
         x = self._turned(change)
         along = self.form.along(x)
         values = [(x * self.form.apply(x)).sum(), x.square().sum(), along.square().sum(), (x - along).square().sum()]
-        return torch.stack(values).double().cpu()
+        return torch.stack(values).cpu().double()
 
     def _turned(self, matrix: Tensor) -> Tensor:
         """Between the weight's layout and i×o, whose rows forms multiply."""

@@ -294,7 +294,7 @@ def _ending_in(name: str, modules: Iterable[str]) -> str:
 
 
 def _candidate(v: Tensor, update: Update) -> _Candidate:
-    b, a = update.b.to(torch.promote_types(v.dtype, update.b.dtype)), update.a.double()
+    b, a = update.b.to(torch.promote_types(v.dtype, update.b.dtype)), update.a.cpu().double()
     v = v.to(b.dtype)
     size = torch.linalg.matrix_norm(v)
     m = v @ (v.mT @ b) / size if size > 0 else b
@@ -308,4 +308,5 @@ def _candidate(v: Tensor, update: Update) -> _Candidate:
 
 def _inner(x: Tensor, y: Tensor, k: Tensor) -> float:
     """⟨XA, YA⟩ = tr(XᵀY·AAᵀ) in float64."""
-    return float(((x.double().mT @ y.double()) * k).sum())
+    x, y = x.cpu().double(), y.cpu().double()  # MPS has no float64
+    return float(((x.mT @ y) * k).sum())

@@ -82,7 +82,7 @@ def inspect(anchor: Anchor) -> list[ModuleSpectrum]:
 
 
 def _spectrum(module: AnchoredModule) -> ModuleSpectrum:
-    s = module.form.eigenvalues().double().cpu()
+    s = module.form.eigenvalues().cpu().double()
     o = module.out_features
     trace, squares = float(s.sum()), float(s.square().sum())
     top = float(s.max()) if len(s) else 0.0

@@ -89,6 +89,25 @@ def test_callback_penalises_the_change_since_training_began(tmp_path: Path) -> N
     assert callback.norms().update > 0
 
 
+def test_weights_that_are_trained_again_keep_their_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As ``auto_find_batch_size`` does where memory runs out at a step, and whoever calls ``train`` twice."""
+    from test_anchor_trainer import train
+
+    model = save_pair(tmp_path, "llama", torch.float64)
+    callback = FullAsFTCallback(Anchor.build(tmp_path / "base", tmp_path / "aligned", ["q_proj"]), LAM)
+    train(model, [callback], tmp_path, learning_rate=1e-2)
+    before, held = callback.norms(), []
+    monkeypatch.setattr(
+        callback, "bind", lambda model: held.append(callback.penalty) or type(callback).bind(callback, model)
+    )
+    train(model, [callback], tmp_path)  # at a rate of 0
+    assert before.update > 0
+    assert callback.norms() == before
+    assert held == [None], "two copies of the anchor need twice the memory"
+    train(AutoModelForCausalLM.from_pretrained(tmp_path / "aligned"), [callback], tmp_path)
+    assert callback.norms().update == 0
+
+
 def test_bf16_weights_are_subtracted_in_float32(tmp_path: Path) -> None:
     model = save_pair(tmp_path, "llama", torch.bfloat16)
     anchor = Anchor.build(tmp_path / "base", tmp_path / "aligned", ["q_proj"])

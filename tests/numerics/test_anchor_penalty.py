@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 from anchor_pairs import Stack, naive_penalty, surrogate, with_lora
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from asft.anchor.anchor import Anchor
 from asft.anchor.binding import LoraFactors, lora_factors
 from asft.anchor.building import build_form
 from asft.anchor.forms import AnchoredModule
-from asft.anchor.penalty import SMALL_BYTES, Penalty, products
+from asft.anchor.penalty import SMALL_BYTES, FullPenalty, Penalty, products
+from asft.anchor.projection import Update, _candidate
 from asft.anchor.spec import AnchorSpec
 
 LARGE = 1 + math.isqrt(SMALL_BYTES // 4)  # the side at which a dense float32 matrix no longer counts as small
@@ -146,3 +150,29 @@ def test_no_intermediate_is_as_large_as_the_weight() -> None:
         penalty.add_gradients(1.0)
     largest = max(event.self_cpu_memory_usage for event in profile.events())
     assert 0 < largest < o * i * 4 / 16
+
+
+class WithoutDouble(TorchFunctionMode):
+    """A device that has no float64 (MPS): numbers are on the CPU before they become wider."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.home: list[Tensor] = []
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        assert func is not Tensor.double or any(args[0] is tensor for tensor in self.home)
+        result = func(*args, **(kwargs or {}))
+        if func is Tensor.cpu:
+            self.home.append(result)
+        return result
+
+
+def test_a_device_needs_no_float64() -> None:
+    anchor, model, factors, v = case(6, 8, torch.float32)
+    full = FullPenalty(anchor, Stack(6, 8))
+    with WithoutDouble():
+        assert Penalty(anchor, model).norms().update > 0
+        assert full.norms().update == 0
+        assert _candidate(v, Update(factors.a.detach(), factors.b.detach())).norm_before > 0
