@@ -75,6 +75,23 @@ def build_read_again(outputs: Path) -> Site:
     return built
 
 
+def build_judged(outputs: Path) -> tuple[Site, str]:
+    """One model's five answers and the key of a cell; another judge differs in the first, a third one in the last."""
+    job = enumerate_cells(["method=base", f"outputs={outputs}"], sweep=False).cells[0]
+    fewer = replace(job.cell, metrics={"HS": job.cell.metrics["HS"]})  # another cell of the same judge
+    keys = [write_cell(job.of(cell), 5, 5).path.name for cell in (job.cell, fewer)]
+    for place, name in ((0, "other"), (4, "third")):
+        judge = type(name, (Judge,), {"name": name})()
+        hs = replace(job.cell.metrics["HS"], judge=judge)  # type: ignore[call-arg]
+        entry = write_cell(job.of(replace(job.cell, judge=judge, metrics={**job.cell.metrics, "HS": hs})), 5, 5)
+        lines = (entry.path / HARMFUL_FILE).read_text().splitlines(keepends=True)
+        lines[place] = lines[place].replace('"credit": 1.0', '"credit": 0.0')
+        (entry.path / HARMFUL_FILE).write_text("".join(lines))
+    built = Site(Store(outputs), [], outputs / "dashboard")
+    built.build()
+    return built, keys[0]
+
+
 def answer(number: int) -> str:
     return MARKUP[number] if number < len(MARKUP) else plain_answer(number)
 

@@ -12,7 +12,7 @@ import pytest
 
 pytest.importorskip("playwright", reason="the browser extra is not installed")
 
-from dashboard_site import MARKUP, build_read_again, build_site, build_three
+from dashboard_site import MARKUP, build_judged, build_read_again, build_site, build_three
 from helpers import read_jsonl
 from playwright.sync_api import Browser, Page, expect
 from screenshots import browser, chromium_path
@@ -319,6 +319,16 @@ def test_two_pairs_of_one_name_are_told_apart(chromium: Browser, tmp_path: Path)
     page.get_by_text("model: all").click()
     page.get_by_label("tiny_llama (seed=1)").check()
     expect(page.locator("#status")).to_have_text("1 of 2 cells")
+    page.close()
+
+
+def test_verdicts_are_held_against_every_other_judge(chromium: Browser, tmp_path: Path) -> None:
+    site, key = build_judged(tmp_path)
+    page = chromium.new_page()
+    page.goto(f"{site.index.as_uri()}#/generations/{key}?verdict=disagree")
+    expect(page.locator(".answers h3")).to_have_text(["malicious/0", "malicious/4"])
+    page.get_by_label("answers to").select_option("FA")
+    expect(page.get_by_label("verdict").locator("option", has_text="judges disagree")).to_have_count(0)
     page.close()
 
 

@@ -73,6 +73,18 @@ def test_the_link_opens_the_site(page: Page, served: Server) -> None:
     assert page.evaluate("Asft.load('index').then((index) => index.pages.length)") > 1
 
 
+def test_a_build_between_the_index_and_the_first_look_is_seen(page: Page, tmp_path: Path) -> None:
+    site = Site(Store(tmp_path), [], tmp_path / "dashboard", live=True)
+    site.build()
+    later = 'Asft.put("version","later");'
+    page.route("**/data/version.js*", lambda route: route.fulfill(body=later, content_type="text/javascript"))
+    page.goto(site.index.as_uri())
+    with page.expect_navigation():  # it loads itself anew
+        pass
+    page.unroute("**/data/version.js*")
+    page.goto("about:blank")
+
+
 @pytest.mark.parametrize("name", ["127.0.0.1", "localhost", "evil.localhost"])
 def test_a_page_of_another_origin_takes_nothing(page: Page, served: Server, name: str, tmp_path: Path) -> None:
     (tmp_path / "thief.html").write_text(THIEF % served.link)
