@@ -69,6 +69,7 @@ def build_read_again(outputs: Path) -> Site:
         answers = [
             {k: row[k] for k in ("id", "prompt", "gold", "answer")} for row in read_jsonl(entry.path / HARMFUL_FILE)
         ]
+        answers[0]["id"] = "another"  # of which no judge has said anything
         write_beside(job, "coherence", [{**row, "credit": float(credit)} for row in answers])
     built = Site(Store(outputs), [], outputs / "dashboard")
     built.build()
