@@ -14,6 +14,8 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import AfterValidator, ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
+from asft.text import without_home
+
 STRICT = ConfigDict(extra="forbid")
 Side = Literal["base", "aligned"]
 Dtype = Literal["float32", "bfloat16", "float16"]
@@ -435,3 +437,9 @@ class Options:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     workers: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
     checkpoint_every: Annotated[float, Field(ge=0)] = 60.0
+
+
+def passed_on(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A cell's whole configuration for others: without how it is run and tracked, ``~`` for the home folder."""
+    ours = {field.name for field in dataclasses.fields(Options)} | {"tracker"}
+    return {name: without_home(part) for name, part in config.items() if name not in ours}

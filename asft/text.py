@@ -8,7 +8,8 @@ import functools
 import html
 import os
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from typing import Any
 
 # All but line feed and tab: what moves the cursor, sets a window's title, or turns the reading direction.
 _CONTROL = re.compile(
@@ -39,6 +40,18 @@ def mended(text: str) -> str:
 def visible(text: str) -> str:
     """The text with control characters as their escapes, so that a terminal prints them and obeys none."""
     return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), mended(text))
+
+
+def without_home(value: Any) -> Any:
+    """The value with ``~`` for this user's home folder in every text inside, whose name is often the user's."""
+    if isinstance(value, Mapping):
+        return {name: without_home(part) for name, part in value.items()}
+    if isinstance(value, list):
+        return [without_home(part) for part in value]
+    home = os.path.expanduser("~").rstrip("/")
+    if not isinstance(value, str) or not home.startswith("/"):
+        return value
+    return re.sub(rf"(?<![\w.~-]){re.escape(home)}(?![\w.-])", "~", value)
 
 
 def masked(text: str, *secrets: str) -> str:

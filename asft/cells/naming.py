@@ -18,6 +18,7 @@ from asft.cells.build import build_plugin
 from asft.cells.cell import PLUGINS
 from asft.cells.compose import CONFIG_NAME, config_dir
 from asft.store.entries import content_key
+from asft.text import without_home
 
 _LONGEST = 30  # characters of a text among the settings
 # Practical, or told otherwise: the recipe's settings where they come to bear.
@@ -76,6 +77,7 @@ def around_it(config: Mapping[str, Any], *, graded: bool) -> str:
         odd |= {f"metrics.{name}.{key}": value for key, value in metric.items() if key not in {"name", "code"}}
     for key in _TOLD_ELSEWHERE:
         odd.pop(key, None)
+    odd = without_home(odd)
     plain = {key: str(value) for key, value in odd.items() if not isinstance(value, Mapping | list)}
     short = {key: value for key, value in plain.items() if len(value) <= _LONGEST and not key.endswith(".code")}
     words = [f"{key}={value}" for key, value in short.items()]

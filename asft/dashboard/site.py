@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from asft.cells.naming import method_name
+from asft.config import passed_on
 from asft.dashboard.cells import Row, cell_row, name_apart, scored, write_cell, write_curve, write_data
 from asft.dashboard.tables import Experiment, experiment_page, landscape_data
 from asft.report import charts
@@ -158,7 +159,7 @@ class Site:
         return found
 
     def _add_cell(self, entry: Entry, beside: Mapping[str, Entry]) -> None:
-        config = read_document(entry.path / CONFIG_FILE, Config)
+        config = passed_on(read_document(entry.path / CONFIG_FILE, Config))
         row = cell_row(entry, config, beside)
         for name in write_cell(self.folder, entry, config, beside):
             row["metrics"][name]["judged"] = True

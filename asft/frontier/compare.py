@@ -28,6 +28,7 @@ from asft.frontier.front import (
 from asft.frontier.scores import Half, Scores, scores_of
 from asft.report.collect import experiment_of
 from asft.report.statistics import ALPHA, holm
+from asft.text import without_home
 
 
 @dataclass(frozen=True)
@@ -134,7 +135,7 @@ def frontier_of(sweep: Sweep, command: str) -> Frontier:
     experiment = experiment_of(sweep)
     controls = {job.cell.method.name: job.cell.method.controls for job in sweep.cells}
     found = compare(scores_of(sweep), experiment.wishes or Wishes(), controls)
-    return replace(found, name=experiment.name, title=experiment.title, command=command)
+    return replace(found, name=experiment.name, title=experiment.title, command=without_home(command))
 
 
 def compare(scores: Scores, wishes: Wishes, controls: Mapping[str, tuple[str, ...]], draws: int = DRAWS) -> Frontier:

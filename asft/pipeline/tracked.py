@@ -8,9 +8,10 @@ from typing import Any
 from asft.cells.cell import Cell
 from asft.cells.job import Job
 from asft.cells.naming import around_it, fine_tune, variant
-from asft.config import as_plain
+from asft.config import as_plain, passed_on
 from asft.store.entries import Entry, Store
 from asft.store.schemas import HISTORY_FILE, Judged, Logged, read_rows
+from asft.text import without_home
 from asft.trackers.base import CellRun, TrackedCell
 
 
@@ -35,10 +36,10 @@ def _identity(job: Job) -> dict[str, Any]:
     method = " ".join((cell.method.name, variant(cell.method.settings(), as_plain(cell.model)))).strip()
     return {
         "key": job.key,
-        "row": cell.measure.describe() if cell.measure else method,
+        "row": without_home(cell.measure.describe() if cell.measure else method),
         "trained": cell.method.trains,
         "told": " ".join(filter(None, _told(cell))),
-        "config": job.plain(),
+        "config": passed_on(job.plain()),
         "folder": job.options.outputs / job.tracker.name,
     }
 

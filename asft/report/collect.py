@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from asft.cells.compose import Sweep
 from asft.cells.job import Job
-from asft.config import ConfigError, ExperimentConfig
+from asft.config import ConfigError, ExperimentConfig, passed_on
 from asft.methods.post_hoc import PostHoc
 from asft.metrics.base import Interval
 from asft.report.analysis import Analysis
@@ -19,7 +19,7 @@ from asft.store.entries import Entry
 from asft.store.errors import DamagedEntry
 from asft.store.provenance import library_versions
 from asft.store.schemas import DETAILS, Details, Judged, is_number, read_document, read_rows
-from asft.text import instead
+from asft.text import instead, without_home
 
 
 def analysis_of(sweep: Sweep, command: str) -> Analysis:
@@ -191,7 +191,7 @@ def _single(sweep: Sweep, command: str) -> Analysis:
 
 def _told(sweep: Sweep, command: str) -> dict[str, Any]:
     """What a table's reader is told of it; a table of measured values has no controls to be judged by."""
-    told: dict[str, Any] = {"command": command, "versions": library_versions()}
+    told: dict[str, Any] = {"command": without_home(command), "versions": library_versions()}
     measures = [item.cell.measure for item in sweep.cells if item.cell.measure is not None]
     if not measures:
         return {**told, "notes": (*differences(sweep), *judge_notes(sweep))}
@@ -213,8 +213,9 @@ def _cell(job: Job, row: str, column: AxisValue | None) -> Result:
     except DamagedEntry as error:  # not to be seen at first look
         absence = "failed", str(error)
     shows = (job.cell.measure.headline,) if job.cell.measure else ()
-    tuned = job.cell.method.trains
-    return Result(job.key, row, column, job.cell.seed, *(absence or _absence(job)), awaited=shows, tuned=tuned)
+    tuned, absence = job.cell.method.trains, absence or _absence(job)
+    told = absence[0], without_home(absence[1])
+    return Result(job.key, row, column, job.cell.seed, *told, awaited=shows, tuned=tuned)
 
 
 def _result(job: Job, entry: Entry, row: str, column: AxisValue | None) -> Result:
@@ -235,7 +236,7 @@ def _result(job: Job, entry: Entry, row: str, column: AxisValue | None) -> Resul
         tuned=cell.method.trains,
         extra={name: float(value) for name, value in numbers if is_number(value) and name not in metrics},
         details=read_document(entry.path / DETAILS, Details) if cell.measure else {},
-        config=job.plain(),
+        config=passed_on(job.plain()),
     )
 
 

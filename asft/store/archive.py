@@ -2,12 +2,15 @@
 
 An archive is a gzipped tar (PAX, which knows no largest file) of ``<kind>/<key>/<file>`` and nothing else. Both ways
 it is streamed. On import every name, type and size is checked before a byte is written, every entry's checksums before
-it is renamed into place.
+it is renamed into place. What says who computed an entry, and in which folders, stays here.
 """
 
 from __future__ import annotations
 
 import gzip
+import hashlib
+import io
+import json
 import os
 import re
 import shutil
@@ -20,9 +23,11 @@ from typing import IO, Any, cast
 
 from filelock import FileLock
 
-from asft.store.entries import KINDS, Store, content_key, remove
+from asft.config import passed_on
+from asft.store.entries import KINDS, Entry, Store, content_key, remove
 from asft.store.errors import DamagedEntry
-from asft.store.integrity import MANIFEST
+from asft.store.integrity import MANIFEST, SEAL, seal
+from asft.store.schemas import CONFIG_FILE, Config, read_document
 
 # What a report and a new judgement need.
 WEIGHTLESS = ("stages/mixture", "stages/generate", "cells", "beside", "measures")
@@ -62,7 +67,12 @@ def export(store: Store, entries: Iterable[tuple[str, str]], file: Path) -> int:
                     continue
                 count += 1
                 try:
-                    for name in [*entry.manifest["files"], MANIFEST]:
+                    others = _for_others(entry, kind)
+                    for name, data in others.items():
+                        info = _anonymous(tarfile.TarInfo(f"{kind}/{key}/{name}"))
+                        info.size = len(data)
+                        archive.addfile(info, io.BytesIO(data))
+                    for name in [name for name in entry.manifest["files"] if name not in others]:
                         archive.add(entry.path / name, f"{kind}/{key}/{name}", recursive=False, filter=_anonymous)
                     now = store.read(kind, key)
                 except FileNotFoundError:
@@ -188,6 +198,22 @@ def _place(store: Store, folder: Path, kind: str, key: str) -> bool:
             store.set_aside(kind, key)
         folder.replace(final)
     return True
+
+
+def _for_others(entry: Entry, kind: str) -> dict[str, bytes]:
+    """The manifest without the host, and a cell's configuration without how it was run, by file; sealed anew."""
+    manifest = {name: value for name, value in entry.manifest.items() if name not in {"host", SEAL}}
+    files, made = dict(manifest["files"]), dict[str, bytes]()
+    if kind in {"cells", "measures"} and CONFIG_FILE in files:
+        config = read_document(entry.path / CONFIG_FILE, Config)
+        made[CONFIG_FILE] = _as_json({**passed_on(config), "device": config["device"]})  # times are told by it
+        digest = hashlib.sha256(made[CONFIG_FILE]).hexdigest()
+        files[CONFIG_FILE] = {"size": len(made[CONFIG_FILE]), "sha256": digest}
+    return {**made, MANIFEST: _as_json(seal({**manifest, "files": files}))}
+
+
+def _as_json(value: Any) -> bytes:
+    return f"{json.dumps(value, indent=1, ensure_ascii=False)}\n".encode()
 
 
 def _anonymous(member: tarfile.TarInfo) -> Any:

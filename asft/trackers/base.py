@@ -40,7 +40,7 @@ class CellRun:
         row: the cell's row in a table: its method, or what it measures.
         trained: whether its model is fine-tuned; an untouched one depends on no attack.
         told: in words, what else differs from the usual: of the training, and the pair's seed.
-        config: the resolved configuration.
+        config: the resolved configuration, without how and where the cell is run.
         folder: where offline files may be written.
     """
 

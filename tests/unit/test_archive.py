@@ -5,16 +5,20 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import socket
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from refusals import refuses
+from synthetic_store import write_cell, write_measure
 
+from asft.cells.compose import enumerate_cells
 from asft.store.archive import HostileArchive, Imported, export, import_archive
 from asft.store.entries import Store, content_key
-from asft.store.integrity import MANIFEST, seal
+from asft.store.integrity import MANIFEST, SEAL, seal
+from asft.store.schemas import CONFIG_FILE
 
 KEY = content_key({"a": 1})
 
@@ -53,6 +57,31 @@ def test_what_is_exported_arrives_whole_and_once(here: Store, there: Store, tmp_
     assert (entry.path / "base" / "x.jsonl").read_text() == "{}\n"
     assert import_archive(there, file) == Imported(new=0, known=1)
     assert left(there) == ["pairs"]
+
+
+@pytest.mark.parametrize("words", [["method=sft"], ["experiment=table1", "measure.update=random", "attack.n=10"]])
+def test_who_computed_it_and_where_stays_here(
+    words: list[str], there: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    options = ["tracker=wandb", "tracker.entity=me", f"outputs={tmp_path / 'here'}", "workers=7"]
+    (job,) = enumerate_cells([*words, *options], sweep=True).cells
+    entry = write_cell(job, 1, 1) if job.cell.measure is None else write_measure(job, 0.5, {})
+    export(job.store, [(job.plan.kind, job.key)], tmp_path / "t.tar.gz")
+    assert import_archive(there, tmp_path / "t.tar.gz") == Imported(new=1, known=0)
+    arrived = there.read(job.plan.kind, job.key, whole=True)
+    assert arrived is not None
+    own = {"host", "files", SEAL}
+    assert {k: v for k, v in arrived.manifest.items() if k not in own} == {
+        k: v for k, v in entry.manifest.items() if k not in own
+    }
+    config = json.loads((arrived.path / CONFIG_FILE).read_text())
+    assert not {"outputs", "workers", "tracker", "checkpoint_every"} & config.keys()
+    assert config["method"] == job.plain()["method"]
+    told = "".join(path.read_text() for path in arrived.path.iterdir())
+    assert str(tmp_path) not in told
+    assert socket.gethostname() not in told
+    assert import_archive(job.store, tmp_path / "t.tar.gz") == Imported(new=0, known=1)
 
 
 def test_a_damaged_entry_here_gives_way_to_an_imported_one(here: Store, there: Store, tmp_path: Path) -> None:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
+from pathlib import Path
 
 import pytest
 from refusals import refuses
 from synthetic_store import write_cell, write_measure
 
 from asft.cells.compose import Sweep, enumerate_cells
-from asft.report.collect import cells_of, column_free, table_spec
+from asft.dashboard.tables import table_data
+from asft.pipeline.tracked import cell_run
+from asft.report.collect import analysis_of, cells_of, column_free, table_spec
 from asft.report.table import Table
+from asft.store.entries import remove
 from asft.store.schemas import CONFIG_FILE
 
 Overrides = list[str]
@@ -45,6 +50,25 @@ def test_damage_failure_and_absence_are_told_alike_of_scores_and_measures(pair_o
     assert told() == ("failed", "out of memory")
     with store.claim(item.key, wait=False):
         assert told() == ("missing", f"at work on {socket.gethostname()}:{os.getpid()}")
+
+
+def test_what_is_passed_on_names_no_folder_of_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    words = ["experiment=table2", "method=sft", "attack.p=0.1", "model=pair", "data=hub", "workers=7", "tracker=wandb"]
+    words += [f"{key}={tmp_path / key}" for key in ("model.base", "model.aligned", "outputs")] + ["tracker.entity=me"]
+    sweep = enumerate_cells(words, sweep=True)
+    (job,) = sweep.cells
+    write_cell(job, 2, 2)
+    analysis = analysis_of(sweep, f"asft run -m {' '.join(words)}")
+    config, run = analysis.results[0].config, cell_run(job)
+    assert config == run.config
+    assert not {"outputs", "device", "workers", "tracker"} & config.keys()
+    assert config["model"]["base"] == "~/model.base"
+    assert "model.base=~/model.base" in run.place
+    assert str(tmp_path) not in json.dumps(table_data(analysis))
+    monkeypatch.setattr(type(job.store), "failure", lambda store, key: f"{tmp_path}/x: is missing")
+    remove(job.store.path("cells", job.key))
+    assert cells_of(sweep)[0].reason == "~/x: is missing"
 
 
 def test_rows_that_do_not_depend_on_the_column_are_known_over_seeds_too(pair_overrides: Overrides) -> None:

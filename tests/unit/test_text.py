@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asft.text import masked, mended, visible
+from asft.text import masked, mended, visible, without_home
 
 KEY = "sk-Pl4nted/+<key>"
 SPELLINGS: dict[str, Callable[[str], str]] = {
@@ -78,3 +78,24 @@ def test_controls_are_shown_as_escapes() -> None:
         "\\x1b]0;title\\x07 a\\rb \\x9b2J \\u202egnp.exe \ufffd λ 🙂"
     )
     assert masked("short", "short") == "short", "no secret is that short"
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("HOME", "~"),
+        ("HOME/a", "~/a"),
+        ("data.root=HOME/a,HOME/b", "data.root=~/a,~/b"),
+        ("'a=HOME/b c'", "'a=~/b c'"),
+        ("file://HOME/a", "file://~/a"),
+        ("HOMEmade/a", "HOMEmade/a"),
+        ("/mntHOME/a", "/mntHOME/a"),
+        ("HOME.old/a", "HOME.old/a"),
+    ],
+)
+def test_the_home_folder_is_not_named(text: str, shown: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/some.one")
+    text, shown = (part.replace("HOME", "/home/some.one") for part in (text, shown))
+    assert without_home({"a": [text, 1, None]}) == {"a": [shown, 1, None]}
+    monkeypatch.setenv("HOME", "/")
+    assert without_home(text) == text
