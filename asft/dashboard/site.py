@@ -24,6 +24,7 @@ from asft.store.entries import Entry, Store
 from asft.store.errors import DamagedEntry
 from asft.store.heartbeat import SUFFIX
 from asft.store.schemas import CONFIG_FILE, Config, Failure, Spectrum, read_document
+from asft.text import without_home
 
 PAGES = ("overview", "table", "frontier", "pareto", "curves", "compare", "generations", "landscape", "anchor")
 TRACE_LINES = 12  # of a failure's traceback: the last ones say where
@@ -199,7 +200,8 @@ class Site:
                 names = " · ".join((method, config["model"]["name"], config["dataset"]["name"]))
                 cell = f"{names} {attack['source']} p={attack['p']} n={attack['n']} seed={config['seed']}"
                 trace = "\n".join(failure.get("traceback", "").rstrip().splitlines()[-TRACE_LINES:])
-                found.append({"cell": cell, "trace": trace, **{k: failure[k] for k in ("key", "message", "time")}})
+                told = {"cell": cell, "trace": trace, **{k: failure[k] for k in ("key", "message", "time")}}
+                found.append(without_home(told))
         return sorted(found, key=lambda failure: str(failure["time"]), reverse=True)
 
     def _write_landscapes(self) -> list[dict[str, str]]:

@@ -158,6 +158,19 @@ def test_a_later_build_forgets_what_is_gone(site: Site, first: Job) -> None:
     assert not (site.folder / "data" / "cells" / f"{first.key}.js").exists()
 
 
+def test_pages_name_neither_the_home_folder_nor_how_cells_are_run(
+    site: Site, first: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = str(first.options.outputs.parent)
+    monkeypatch.setenv("HOME", home)
+    site.store.record_failure("0" * 20, f"{home}/x: is missing", first.plain(), f'File "{home}/y.py", line 1')
+    site.build()
+    (failure,) = data(site, "index")["failures"]
+    assert (failure["message"], failure["trace"]) == ("~/x: is missing", 'File "~/y.py", line 1')
+    shown = data(site, f"cells/{first.key}")["config"]
+    assert not {"outputs", "device", "workers", "tracker.name"} & shown.keys()
+
+
 def test_a_damaged_score_beside_does_not_hide_its_cell(site: Site, first: Job) -> None:
     rows = read_jsonl(site.store.path("cells", first.key) / "FA.jsonl")
     write_beside(first, "OR", rows)
