@@ -32,7 +32,7 @@ def stranger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_stranger_is_not_imported(target: str, stranger: Path) -> None:
     for key, kind in PLUGINS.items():
         with refuses("hydra.searchpath=[file://FOLDER]; nothing else is imported"):
-            build._plugin(key, {"_target_": target}, kind)
+            build.build_plugin(key, {"_target_": target}, kind)
     assert not stranger.exists()
     assert "antigravity" not in sys.modules
 
@@ -52,7 +52,7 @@ def test_a_folder_that_the_user_names_is_asked(stranger: Path, monkeypatch: pyte
     assert stranger.exists(), "its module may run"
     monkeypatch.chdir(stranger.parent)
     with refuses("nothing else is imported"):  # what is compiled into Python lies in no folder
-        build._plugin("method", {"_target_": "_ast.AST"}, PLUGINS["method"])
+        build.build_plugin("method", {"_target_": "_ast.AST"}, PLUGINS["method"])
 
 
 @pytest.mark.parametrize(
@@ -75,7 +75,7 @@ def test_a_plug_in_that_cannot_be_imported_is_told_by_file_and_line(
     (tmp_path / f"{name}.py").write_text(text.replace("{at}", name))
     (tmp_path / f"{name}_b.py").write_text("\n\n1 / 0\n")
     with refuses(told.replace("{at}", str(tmp_path / name))):
-        build._plugin("judge", {"_target_": f"{name}.X"}, PLUGINS["judge"])
+        build.build_plugin("judge", {"_target_": f"{name}.X"}, PLUGINS["judge"])
 
 
 @pytest.mark.parametrize(
