@@ -264,7 +264,8 @@ def section(name: str, overrides: list[str], equal: Equal | None = None) -> Sect
         with suppress(ConfigError):
             front = frontier_of(sweep, command)
             if not any(line.startswith("Not finished") for line in front.left_out):
-                compared = render(front).strip()
+                heading, _, rest = render(front).strip().partition("\n")
+                compared = "\n\n".join(filter(None, (heading, "" if equal else notes().get(name, ""), rest.strip())))
         return Section(re.sub(r"^#", "##", compared, flags=re.MULTILINE))
     analysis = analysis_of(sweep, "")
     health, title = analysis.health, markdown.escape(analysis.spec.title)
