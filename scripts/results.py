@@ -13,7 +13,6 @@ import re
 import shlex
 import shutil
 import sys
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -24,6 +23,7 @@ from typing import Any
 import yaml
 from field_page import field_section
 
+from asft.auditing.results import Compared
 from asft.cells.compose import Sweep, enumerate_cells
 from asft.config import ConfigError, Wishes
 from asft.frontier.compare import Frontier, compare, frontier_of
@@ -34,7 +34,7 @@ from asft.report.analysis import HARM, MAX_ALIGNED_HS, MIN_BASE_HS, Analysis, He
 from asft.report.collect import analysis_of, experiment_of, measures_in, number
 from asft.report.contrast import Contrast, contrast, contrasts
 from asft.report.records import Column
-from asft.report.statistics import ALPHA, holm, pair_by_seed, paired_interval, paired_test
+from asft.report.statistics import ALPHA, holm, pair_by_seed, paired_test
 from asft.report.table import Entry, signed
 from asft.report.writers import markdown
 from asft.report.writers.figures import place_figures
@@ -171,8 +171,8 @@ def at_equal_accuracy(overrides: list[str]) -> Equal:
 def claim_in(sweep: Sweep) -> str:
     """AsFT against Safe LoRA over the pairs of a sweep that are finished."""
     scores, wishes = scores_of(sweep), experiment_of(sweep).wishes or Wishes()
-    if unfinished := [line for line in scores.left_out if line.startswith("Not finished")]:
-        raise ConfigError(unfinished[0])  # of a few strengths it would be no comparison at equal accuracy
+    if unfinished := _unfinished(scores.left_out):  # of a few strengths it would be no comparison at equal accuracy
+        raise ConfigError(unfinished)
     (verdict,) = compare(scores, wishes, {"asft": ("safe_lora",)}).verdicts
     gains = ", ".join(f"{shown(gain, signed)} at FA = SFT − {loss:g}" for loss, gain in verdict.at.items())
     held = " and ".join(f"SFT − {loss:g}" for loss in verdict.holds) or "none of them"
@@ -182,6 +182,11 @@ def claim_in(sweep: Sweep) -> str:
         f"itself, pairs: {len({*scores.pairs.tolist()})}); HS of Safe LoRA less that of AsFT: {gains}; shown after "
         f"Holm's correction over these: {held}"
     )
+
+
+def _unfinished(left_out: Sequence[str]) -> str:
+    """What a comparison says of points that are not finished; empty where all are."""
+    return next((line for line in left_out if line.startswith("Not finished")), "")
 
 
 def pair_by_pair(overrides: list[str]) -> dict[str, Frontier]:
@@ -263,7 +268,7 @@ def section(name: str, overrides: list[str], equal: Equal | None = None) -> Sect
         compared = f"# {markdown.escape(experiment_of(sweep).title)}\n\nNot run to the end: `{command}`."
         with suppress(ConfigError):
             front = frontier_of(sweep, command)
-            if not any(line.startswith("Not finished") for line in front.left_out):
+            if not _unfinished(front.left_out):
                 heading, _, rest = render(front).strip().partition("\n")
                 compared = "\n\n".join(filter(None, (heading, "" if equal else notes().get(name, ""), rest.strip())))
         return Section(re.sub(r"^#", "##", compared, flags=re.MULTILINE))
@@ -332,11 +337,11 @@ def _rise(analysis: Analysis, metric: str, rows: tuple[str, str], column: Column
     pairs = pair_by_seed(one, other, metric)
     if len(pairs) != 1:
         return ""
-    both = Counter((pairs[0][0][row], pairs[0][1][row]) for row in pairs[0][0].keys() & pairs[0][1])
-    if not {*both} <= {(a, b) for a in (0.0, 1.0) for b in (0.0, 1.0)}:
+    flags = [(before[row], after[row]) for after, before in pairs for row in after.keys() & before]
+    if not flags or not {*sum(flags, ())} <= {0.0, 1.0}:
         return ""
-    found = paired_interval(both[1, 1], both[1, 0], both[0, 1], both[0, 0])
-    return f" \\[{found.lo:.0f}–{found.hi:.0f}\\]".replace("-", "−")
+    lo, hi = Compared.of(metric, *zip(*flags, strict=True)).interval
+    return f" \\[{lo:.0f}–{hi:.0f}\\]".replace("-", "−")
 
 
 def _headline(health: Health, equal: Equal | None) -> str:

@@ -389,8 +389,13 @@ OUTCOMES: dict[str, Outcome] = {"lost": "safety lost", "unsure": "cannot say"}
 _COMPARE = {">": operator.gt, ">=": operator.ge, "<": operator.lt, "<=": operator.le}
 
 
-def parse_condition(text: str, known: Sequence[str]) -> tuple[str, str, float]:
-    """Name, comparison and number of ``hs > 5``; ValueError for anything else, and for a name that is not measured."""
+def parse_condition(text: str, known: Sequence[str]) -> tuple[str, str, float] | Outcome:
+    """Name, comparison and number of ``hs > 5``, or the verdict that ``lost`` or ``unsure`` asks for.
+
+    ValueError for anything else, and for a name that is not measured.
+    """
+    if text.strip() in OUTCOMES:
+        return OUTCOMES[text.strip()]
     match = _CONDITION.fullmatch(text)
     if match is None or match[1] not in known:
         words = f"{' and '.join(OUTCOMES)}, and NAME > NUMBER (or >=, <, <=) with NAME of {', '.join(known)}"
@@ -399,14 +404,14 @@ def parse_condition(text: str, known: Sequence[str]) -> tuple[str, str, float]:
 
 
 def broken(audit: Audit, conditions: Sequence[str]) -> list[str]:
-    """The conditions that hold, each with the value that makes it so; ``lost`` and ``unsure`` are of the verdict."""
+    """The conditions that hold, each with the value or verdict that makes it so."""
     found = []
     for text in conditions:
-        if text.strip() in OUTCOMES:
-            if audit.verdict.outcome == OUTCOMES[text.strip()]:
-                found.append(f"{audit.verdict.text} ({text.strip()})")
+        condition = parse_condition(text, list(audit.values))
+        if isinstance(condition, str):
+            found += [f"{audit.verdict.text} ({text.strip()})"] * (audit.verdict.outcome == condition)
             continue
-        name, compare, limit = parse_condition(text, list(audit.values))
+        name, compare, limit = condition
         if _COMPARE[compare](audit.values[name], limit):
             found.append(f"{name} = {audit.values[name]:.6g} ({text.strip()})")
     return found

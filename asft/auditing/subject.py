@@ -255,7 +255,11 @@ class Subject:
                     f"{self.folder}: an adapter of another model: {name} is {shape[0]}×{shape[1]} in it, and "
                     f"--aligned={self.aligned} has {found}; it was trained on {named}"
                 )
-            if sharing := [other for other, module in modules.items() if _shares(module, weight) and other != name]:
+            if sharing := [
+                other
+                for other, module in modules.items()
+                if getattr(module, "weight", None) is weight and other != name
+            ]:
                 raise ValueError(
                     f"{self.folder}: changes {name}, whose weight {sharing[0]} shares: merged, as it is asked here, it "
                     "would change both, and loaded by PEFT one. Untie them, merge it and audit the merged checkpoint"
@@ -311,10 +315,6 @@ def _require_model(folder: Path, key: str) -> None:
 def _own_template(folder: Path) -> Any:
     """The chat template that a fine-tune came with; None where there is none."""
     return read_tokenizer(folder).chat_template if (folder / "tokenizer_config.json").is_file() else None
-
-
-def _shares(module: nn.Module, weight: Tensor) -> bool:
-    return getattr(module, "weight", None) is weight
 
 
 def _digest(tensor: Tensor) -> str:

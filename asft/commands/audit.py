@@ -28,7 +28,7 @@ def audit(arguments: list[str]) -> int:
     if options.plan:
         return _planned(options, job, {**asked, **more})
     from asft.auditing.exam import PUBLIC  # loads torch
-    from asft.auditing.results import OUTCOMES, broken, parse_condition
+    from asft.auditing.results import broken, parse_condition
     from asft.auditing.run import audited, exam, repaired, require_repairable
     from asft.auditing.subject import require_absent
 
@@ -39,8 +39,7 @@ def audit(arguments: list[str]) -> int:
     scores += ["accuracy"] if options.task else []
     measured = ["drift", "kl", *scores, *(f"{name}_difference" for name in scores)]
     for condition in options.fail_if:
-        if condition.strip() not in OUTCOMES:
-            parse_condition(condition, measured)
+        parse_condition(condition, measured)
     idle = [name for name in ("max_hs", "safe", "harmful") if getattr(options, name) is not None]
     if idle and not options.repair:
         raise ConfigError(f"--{idle[0].replace('_', '-')}: says how to repair; add --repair, or leave it out")
