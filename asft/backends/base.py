@@ -35,6 +35,7 @@ class Weights:
         dtype: number format; None is the pair's own.
         positions: tokens of the longest prompt and its answer together.
         ends: tokens that end an answer beside those that the checkpoint and the tokenizer name.
+        merge: whether transformers adds an adapter to its start's weights.
     """
 
     pair: Pair
@@ -44,6 +45,7 @@ class Weights:
     dtype: Dtype | None = None
     positions: int = 0
     ends: tuple[int, ...] = ()
+    merge: bool = True
 
     @property
     def adapter(self) -> Path | None:
@@ -105,7 +107,7 @@ class Backend(Plugin):
 
 @dataclass(frozen=True)
 class HFBackend(Backend):
-    """transformers' ``generate``; an adapter is merged into its start first."""
+    """transformers' ``generate``."""
 
     name: ClassVar[str] = "hf"
 
@@ -116,7 +118,9 @@ class HFBackend(Backend):
 class _Model:
     def __init__(self, weights: Weights, batch_size: int) -> None:
         self.tokenizer = weights.pair.tokenizer()
-        self.model = weights.pair.finetuned(weights.trained, weights.start, weights.device, weights.dtype)
+        self.model = weights.pair.finetuned(
+            weights.trained, weights.start, weights.device, weights.dtype, merge=weights.merge
+        )
         self.batch_size, self.told, self.ends = batch_size, dict[str, Any](), weights.ends
 
     def answer(self, prompts: Sequence[Sequence[int]], max_new_tokens: int, kept: PartialRows) -> list[str]:

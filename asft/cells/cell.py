@@ -10,7 +10,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from asft.backends.base import Backend, HFBackend
-from asft.config import Name, Plugin, Settings, as_plain
+from asft.config import Name, Plugin, PretrainedModel, Settings, as_plain
 from asft.data.base import Attack, DataSource, Task, source_of, task_of
 from asft.jailbreaks.base import Jailbreak
 from asft.judges.base import Grader, Judge
@@ -83,6 +83,17 @@ class Cell(Settings):
     def backend_of(self, metric: Metric) -> Backend:
         """Who answers: transformers where the likelihood of options is asked for, which other backends cannot tell."""
         return self.backend if self.backend.measures or not metric.chooses else HFBackend()
+
+    @property
+    def merges(self) -> bool:
+        """Whether an adapter is merged into its start before it answers, as under ``protocol=official``.
+
+        Not into a published checkpoint's 16-bit weights: they lie on a grid, and what an update changes by less than
+        half a step is rounded away, of a small update most.
+        """
+        if not isinstance(self.model, PretrainedModel) or self.protocol.name == "official":
+            return True
+        return (self.evaluation.dtype or self.model.dtype) == "float32"
 
     @property
     def graded(self) -> bool:

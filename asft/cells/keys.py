@@ -76,6 +76,7 @@ def plan(cell: Cell) -> Plan:
         "method": cell.method.settings() if cell.method.overrides("system_prompt") else None,
         "protocol": [PROTOCOL[cell.protocol.name], cell.dataset.name],
         **_answered_in(cell),
+        **({} if train is None or cell.merges else {"adapter": "beside its start"}),
     }
 
     def asked_by(metric: Metric) -> Settings:

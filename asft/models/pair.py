@@ -61,18 +61,27 @@ class Pair:
         return read_adapted(self.load(start, device, dtype), weights)
 
     def finetuned(
-        self, weights: Path | None, start: Side | Path, device: torch.device, dtype: Dtype | None = None
+        self,
+        weights: Path | None,
+        start: Side | Path,
+        device: torch.device,
+        dtype: Dtype | None = None,
+        *,
+        merge: bool = True,
     ) -> PreTrainedModel:
-        """The model to be asked: the start as it is, a fully tuned model, or an adapter merged into its start.
+        """The model to be asked: the start as it is, a fully tuned model, or an adapter with its start.
 
-        ``weights`` is the folder of an adapter or of a whole model; None where nothing was fine-tuned.
+        Args:
+            weights: the folder of an adapter or of a whole model; None where nothing was fine-tuned.
+            merge: whether the adapter is added to its start's weights, which rounds it to their grid; quantised
+                weights never take one.
         """
         if weights is None:
             return self.load(start, device, dtype)
         model = self.trained(weights, start, device, dtype)
         if not isinstance(model, PeftModel):
             return model
-        if self.quantization is not None:  # merging would round the update to the quantised grid
+        if self.quantization is not None or not merge:
             return model.eval()
         merged: PreTrainedModel = model.merge_and_unload()
         return merged

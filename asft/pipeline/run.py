@@ -350,7 +350,9 @@ class _Run:
 
         for _, names in itertools.groupby(sorted(asked, key=how), key=how):  # each format is loaded once
             first, *rest = names
-            wanted = Weights(self.pair, start, trained, self.device, asked[first].dtype, longest, ends)
+            wanted = Weights(
+                self.pair, start, trained, self.device, asked[first].dtype, longest, ends, self.cell.merges
+            )
             with ExitStack() as stack:
                 backend = self.cell.backend_of(todo[first])
                 loaded = cache(partial(self._open, backend, wanted, stack))  # when the first metric asks, and once

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import fake_vllm
 import pytest
+import torch
 from changed_pair import changed_pair
 from helpers import MakeJob, read_jsonl
+from safetensors.torch import load_file, save_file
 
-from asft.backends.base import Weights
+from asft.backends.base import HFBackend, Weights
 from asft.backends.vllm import VLLMBackend
 from asft.cells.compose import enumerate_cells
 from asft.config import ConfigError
@@ -94,6 +97,51 @@ def test_an_engine_that_does_not_start_is_told(
     pair = Pair(random_pair / "base", random_pair / "aligned", key="")
     with pytest.raises(ValueError, match=r"initialization failed\.\).*backend\.gpu_memory_utilization"):
         VLLMBackend().open(Weights(pair, "base", None, resolve_device("cpu"), positions=20), batch_size=1)
+
+
+def test_a_small_update_of_16_bit_weights_is_not_rounded_away(random_pair: Path, tuned: Path, tmp_path: Path) -> None:
+    pair, device = Pair(random_pair / "base", random_pair / "aligned", key="", dtype="bfloat16"), resolve_device("cpu")
+    small = shutil.copytree(tuned, tmp_path / "small")
+    factors = load_file(small / "adapter_model.safetensors")
+    save_file(
+        {name: 1e-4 * x if "lora_B" in name else x for name, x in factors.items()}, small / "adapter_model.safetensors"
+    )
+    place = "model.layers.0.self_attn.v_proj"
+    start = pair.load("aligned", device).get_submodule(place)
+    x = torch.eye(start.in_features)
+    b, a = (factors[f"base_model.model.{place}.lora_{factor}.weight"] for factor in "BA")
+    wanted = 1e-4 * 8 / 2 * b @ a
+
+    def moved(merge: bool) -> torch.Tensor:
+        weights = Weights(pair, "aligned", small, device, merge=merge)
+        model = HFBackend().open(weights, 1).model.float()
+        found = next(module for name, module in model.named_modules() if name.endswith(place))
+        return (found(x) - x @ start.weight.float().T).T.detach()
+
+    torch.testing.assert_close(moved(merge=False), wanted, rtol=1e-2, atol=1e-6)
+    assert (moved(merge=True) - wanted).norm() > 0.5 * wanted.norm()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("overrides", "merges"),
+    [
+        ([], False),
+        (["evaluation.dtype=float32"], True),
+        (["model.dtype=float32"], True),
+        (["model.dtype=float32", "evaluation.dtype=bfloat16"], False),
+        (["protocol=official"], True),
+    ],
+)
+def test_an_adapter_is_merged_where_nothing_is_lost_or_the_authors_do(
+    make_job: MakeJob, overrides: list[str], merges: bool
+) -> None:
+    job = make_job("method=sft", "model.dtype=bfloat16", *overrides)
+    assert job.cell.merges is merges
+    assert all(("adapter" in asked) is not merges for asked in job.plan.generate.values())
+    assert "adapter" not in next(iter(make_job("method=aligned").plan.generate.values())), "nothing to merge"
+    if not overrides:
+        assert any(row["answer"] for row in read_jsonl(run_cell(job).path / HARMFUL_FILE))
 
 
 def test_what_changes_no_answer_changes_no_key(make_job: MakeJob) -> None:
