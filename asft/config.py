@@ -339,7 +339,8 @@ class EvaluationConfig:
         n_harmful: malicious prompts behind the harmful score.
         harmful_max_new_tokens: of an answer to one of them; those of the task's answers are ``dataset.max_new_tokens``.
         batch_size: answers generated at once; changes no result.
-        dtype: number format of the weights that answer; None is the pair's own. ``protocol=official`` has its own.
+        dtype: number format of the weights that answer; None is the pair's own. ``protocol=official`` has its own, and
+            landscapes and lengths have float32.
     """
 
     n_harmful: Annotated[int, Field(ge=1)] = 250

@@ -109,7 +109,8 @@ def measure_settings(cell: Cell, measure: Measure) -> Settings:
         "tokens": cell.evaluation.harmful_max_new_tokens,
         "protocol": PROTOCOL[cell.protocol.name],
         "judge": cell.judge.settings(),
-        **_answered_in(cell),
+        # The number format, which is the protocol's choice; embedded pairs have no other but under ``official``.
+        **({} if cell.protocol.name == "official" or isinstance(cell.model, OrganismModel) else {"dtype": "float32"}),
     }
     return {
         "code": CODE["measure"],

@@ -60,6 +60,11 @@ class Clean:
         return self.cell.evaluation.dtype
 
     @property
+    def moved_dtype(self) -> Dtype:
+        """As ``harmful_dtype``, where a measure moves the weights: bfloat16 would leave out its first steps."""
+        return "float32"
+
+    @property
     def task_dtype(self) -> Dtype | None:
         """As ``harmful_dtype``, where the task's test rows are answered."""
         return self.cell.evaluation.dtype
@@ -99,6 +104,11 @@ class Official(Clean):
     def harmful_dtype(self) -> Dtype:
         """fp16."""
         return "float16"
+
+    @property
+    def moved_dtype(self) -> Dtype:
+        """fp16, too."""
+        return self.harmful_dtype
 
     @property
     def task_dtype(self) -> Dtype:

@@ -64,15 +64,16 @@ class _Around(Measure):
     def _start(self, ctx: MeasureContext) -> tuple[PreTrainedModel, Weights, Score]:
         """The aligned model, its weights that directions move, and its HS as it stands.
 
-        The model is asked in the protocol's number format for malicious prompts, as in a cell. Directions are
-        differences of weights, which that format would round away: they see the weights in the pair's own.
+        The model is asked in float32, as in llm-landscape, so that the smallest step reaches every weight;
+        ``protocol=official`` asks in float16. Directions are differences of weights, which that would round away: they
+        see the weights in the pair's own format.
         """
         from asft.data.protocol import protocol_of
         from asft.measures.directions import weights_of
 
-        dtype = protocol_of(ctx.cell).harmful_dtype
+        dtype = protocol_of(ctx.cell).moved_dtype
         model = ctx.pair.load("aligned", ctx.device, dtype)
-        own = model if dtype in {None, ctx.pair.dtype} else ctx.pair.load("aligned", ctx.device)
+        own = model if dtype == "float32" else ctx.pair.load("aligned", ctx.device)
         targets = ctx.cell.training.target_modules if self.modules == "targets" else None
         return model, weights_of(own, targets), ctx.score(model, self.prompts)
 

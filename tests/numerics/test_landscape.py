@@ -243,6 +243,17 @@ class TestPoints:
         step = math.sqrt(sum(float(tensor.double().square().sum()) for tensor in exact.values()))
         assert found[2][1] == pytest.approx(step, rel=1e-3), "the direction itself is not rounded"
 
+    def test_the_smallest_step_reaches_every_weight_of_a_bfloat16_pair(
+        self, make_job: MakeJob, random_pair: Path
+    ) -> None:
+        pair = Pair(random_pair / "base", random_pair / "aligned", "k", dtype="bfloat16")
+        cell = make_job("attack=none", "evaluation.dtype=bfloat16").cell
+        ctx = MeasureContext(cell, pair, {}, torch.device("cpu"), weight_distance)
+        found = Lines(along="random", random=1, points=3, extent=1 / 512).measure(ctx).details
+        weights = directions.weights_of(pair.load("aligned", torch.device("cpu"), "float32"), TARGETS).values()
+        whole = math.sqrt(sum(float(weight.double().square().sum()) for weight in weights))
+        assert found["hs"] == pytest.approx([whole / 512, 0.0, whole / 512], rel=1e-3)
+
     def test_two_equal_directions_have_no_orthogonal_plane(self, ctx: MeasureContext) -> None:
         with pytest.raises(ValueError, match="y runs along x"):
             Plane(x="alignment", y="alignment", points=3, orthogonal=True).measure(ctx)

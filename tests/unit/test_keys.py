@@ -154,7 +154,8 @@ PRACTICAL = ("judge=llm", "judge.timeout=1", "judge.api_key_env=OTHER", "judge.c
         ("mixture", ("method=sft",), ("method=sft", "model=tiny_qwen2"), True),
         ("mixture", ("method=sft",), ("method=asft",), True),
         ("judge", ("judge=llm",), PRACTICAL, True),
-        # The official protocol has its own number formats.
+        # Landscapes and the official protocol have their own number formats.
+        ("measure", ("measure=epl",), ("measure=epl", "evaluation.dtype=bfloat16"), True),
         ("judge", OFFICIAL, (*OFFICIAL, "training.autocast=bfloat16", "evaluation.dtype=bfloat16"), True),
         ("judge", ("judge=beaver_dam",), ("judge=beaver_dam", "judge.batch_size=1", "device=cpu"), True),
         ("judge", ("judge=beaver_dam",), ("judge=beaver_dam", "judge.threshold=0.4"), False),
