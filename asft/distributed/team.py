@@ -140,6 +140,23 @@ def started_together() -> int:
     return int(os.environ.get("WORLD_SIZE") or 1) if "RANK" in os.environ else 1
 
 
+def check_launcher() -> None:
+    """Refuses, by ConfigError, what ``accelerate launch`` would change of a training, which is in no key."""
+    for name in ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED"):
+        if os.environ.get(name, "false").lower() == "true":
+            raise ConfigError(
+                f"{name}=true: asft run shards no training; launch with --multi_gpu (DDP), or give AsFTCallback to a "
+                "training script of your own (docs/scaling.md)"
+            )
+    told = {
+        "mixed_precision": "number formats are training.autocast and model.dtype",
+        "dynamo_backend": "no training is compiled",
+    }
+    for flag, instead in told.items():
+        if (value := os.environ.get(name := f"ACCELERATE_{flag.upper()}", "no")).lower() != "no":
+            raise ConfigError(f"{name}={value} (--{flag}): {instead}; launch without it")
+
+
 ALONE = Team()
 _team = ALONE
 
@@ -170,18 +187,7 @@ def joined(team: Team) -> Iterator[None]:
 
 @contextmanager
 def together() -> Iterator[Team]:
-    """The team of the processes that a launcher has started, while the ``with`` block lasts.
-
-    ConfigError where the launcher asks for what there is not.
-    """
-    for name in ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED"):
-        if os.environ.get(name, "false").lower() == "true":
-            raise ConfigError(
-                f"{name}=true: asft run shards no training; launch with --multi_gpu (DDP), or give AsFTCallback to a "
-                "training script of your own (docs/scaling.md)"
-            )
-    if (precision := os.environ.get("ACCELERATE_MIXED_PRECISION", "no")) != "no":
-        raise ConfigError(f"--mixed_precision={precision}: the number format is model.dtype; launch without it")
+    """The team of the processes that a launcher has started, while the ``with`` block lasts."""
     import torch
     import torch.distributed as dist
 

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -21,6 +22,7 @@ from asft.config import ConfigError, PretrainedModel
 from asft.data.base import Data, attack_of, pools, source_of, task_of
 from asft.data.hub import Hub
 from asft.data.rows import held_back, poison
+from asft.distributed.team import check_launcher
 from asft.judges.checkpoint_judge import CheckpointJudge
 from asft.models.checkpoints import checkpoint_identity
 from asft.planning.size import Needed, checkpoints, judges, local_snapshot, stored_shapes, target_modules
@@ -66,13 +68,17 @@ def of_settings(jobs: Iterable[Job]) -> Iterator[Finding]:
 def of_machine(jobs: Sequence[Job]) -> Iterator[Finding]:
     """A folder to write to, a GPU that is asked for, packages, and variables that hold keys."""
     for outputs in dict.fromkeys(job.options.outputs for job in jobs):
+        fault = "cannot be written"
         try:
-            with TemporaryFile(dir=nearest(outputs)):  # root may write everywhere, but for read-only places
-                pass
+            with TemporaryFile(dir=nearest(outputs)) as file:  # root may write everywhere, but for read-only places
+                fault = "has no file locks, by which processes share it"
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            yield Finding("outputs", "missing", f"outputs={outputs}: cannot be written; name another folder")
+            yield Finding("outputs", "missing", f"outputs={outputs}: {fault}; name another folder")
     if jobs and jobs[0].options.device == "cuda":
         yield device("cuda")
+    if jobs and (text := _refused(check_launcher)):
+        yield Finding("launcher", "missing", text)
     yield from _plugins(job.cell for job in jobs)
 
 

@@ -32,7 +32,7 @@ from asft.anchor.names import unmatched
 from asft.config import TrainingConfig
 from asft.data.loading import Collator, DealtBatches, EncodedRows, EpochOrder, FullBatches
 from asft.data.templates import IGNORED, Encoded
-from asft.distributed.team import team
+from asft.distributed.team import check_launcher, team
 from asft.store.heartbeat import tell
 from asft.training.resume import Checkpointer, step_of
 
@@ -131,8 +131,9 @@ def train(
 
     Raises:
         ValueError: when the loss is no longer finite, naming the step and the batch's rows; when no batch is
-            full and one must be.
+            full and one must be; when a launcher's variables would change the training.
     """
+    check_launcher()
     order = order or EpochOrder(len(rows), seed)
     if full_batch is not None:
         order = FullBatches(order, full_batch)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from unittest.mock import Mock
+
 import pytest
 import torch
 from helpers import MakeJob
@@ -9,11 +12,13 @@ from torch.utils.data import BatchSampler
 
 from asft import cli
 from asft.commands.run import _check_together
-from asft.config import ConfigError
+from asft.config import ConfigError, TrainingConfig
 from asft.data.loading import Collator, DealtBatches, EncodedRows, EpochOrder
 from asft.data.templates import IGNORED, Encoded
-from asft.distributed.team import Team, joined, together
+from asft.distributed.team import Team, joined
 from asft.models.pair import resolve_device
+from asft.planning.ahead import refuse
+from asft.training.trainer import train
 
 
 class Second(Team):
@@ -73,15 +78,21 @@ def test_what_several_processes_cannot_do_is_refused(make_job: MakeJob, monkeypa
     ("name", "value", "message"),
     [
         ("ACCELERATE_USE_FSDP", "true", "asft run shards no training"),
-        ("ACCELERATE_MIXED_PRECISION", "bf16", "the number format is model.dtype"),
+        ("ACCELERATE_MIXED_PRECISION", "bf16", "number formats are training.autocast and model.dtype"),
+        ("ACCELERATE_DYNAMO_BACKEND", "INDUCTOR", "no training is compiled"),
     ],
 )
-def test_what_a_launcher_would_change_is_refused(
-    name: str, value: str, message: str, monkeypatch: pytest.MonkeyPatch
+def test_what_a_launcher_would_change_is_refused_in_one_process_too(
+    name: str, value: str, message: str, make_job: MakeJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    training = TrainingConfig("lora", lr=1, epochs=1, batch_size=1)
     monkeypatch.setenv(name, value)
-    with pytest.raises(ConfigError, match=message), together():
-        pass
+    with pytest.raises(ConfigError, match=f"{name}={value}.*{message}"):
+        refuse([make_job("method=sft")])
+    with pytest.raises(ConfigError, match=message):
+        train(Mock(), [], training, seed=0, pad_token=0, device=torch.device("cpu"), folder=Path())
+    monkeypatch.setenv(name, {"true": "false"}.get(value, "NO"))
+    refuse([make_job("method=sft")])
 
 
 def test_only_run_works_in_several_processes(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 from functools import cache
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from judge_models import classifier
@@ -133,4 +135,13 @@ def test_a_pair_without_a_chat_template_is_told(pair_overrides: list[str], rando
 def test_outputs_that_cannot_be_written_and_packages_as_pip_knows_them() -> None:
     findings = found(["outputs=/proc/nowhere"])
     assert findings["outputs"].state == "missing"
+    assert "cannot be written" in findings["outputs"].text
     assert not [what for what in findings if "_" in what and "=" not in what]
+
+
+def test_outputs_without_locks_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "outputs" not in found([f"outputs={tmp_path}"])
+    monkeypatch.setattr("fcntl.flock", Mock(side_effect=OSError(errno.ENOLCK, "No locks available")))
+    finding = found([f"outputs={tmp_path}"])["outputs"]
+    assert finding.state == "missing"
+    assert finding.text == f"outputs={tmp_path}: has no file locks, by which processes share it; name another folder"
