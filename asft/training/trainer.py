@@ -182,6 +182,7 @@ class _OrderedTrainer(Trainer):
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """The Trainer's own; where there are several processes, this one's share of every batch."""
+        self._train_batch_size = self.args.train_batch_size  # transformers 5.0 takes it from a checkpoint
         if (workers := team()).size == 1:
             return super().get_train_dataloader()
         if not self.model_accepts_loss_kwargs:  # its loss would be a mean over its own labels, whatever the others have

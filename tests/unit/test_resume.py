@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import TrainerCallback
+from transformers import Trainer, TrainerCallback
 
 from asft.anchor.anchor import Anchor
 from asft.anchor.callback import AsFTCallback, FullAsFTCallback
@@ -105,6 +105,25 @@ def test_a_resumed_training_is_the_undisturbed_one(method: str, random_pair: Pat
     assert rest == 2, "only the steps after the last checkpoint are done again"
     assert all(torch.equal(weights[name], resumed[name]) for name in weights)
     assert again == history
+
+
+def test_a_batch_that_was_halved_stays_so_after_a_resume(
+    random_pair: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """transformers 5.0 takes the batch size of the checkpoint; the rows that a killed run had left are then others."""
+    load = Trainer._load_from_checkpoint
+
+    def as_in_5_0(trainer: Trainer, *given: Any, **options: Any) -> None:
+        load(trainer, *given, **options)
+        trainer._train_batch_size = 2 * TRAINING.batch_size
+
+    monkeypatch.setattr(Trainer, "_load_from_checkpoint", as_in_5_0)
+    with pytest.raises(Killed):
+        run("sft", random_pair, tmp_path / "killed", kill_at=4)
+    weights, _, rest = run("sft", random_pair, tmp_path / "killed")
+    assert rest == 6
+    undisturbed, *_ = run("sft", random_pair, tmp_path / "undisturbed")
+    assert all(torch.equal(undisturbed[name], weights[name]) for name in weights)
 
 
 def test_only_the_last_checkpoint_is_kept_and_one_half_written_or_damaged_is_passed_over(
