@@ -236,7 +236,7 @@ def _write_parts(folder: Path, names: Sequence[str], made: Callable[[str], Ancho
 
 @contextmanager
 def _lock(directory: Path, how: int) -> Iterator[None]:
-    with Path(f"{directory}.lock").open("a") as file:
+    with Path(f"{directory}.lock").open("a+") as file:  # NFS shares a lock with readers and gives it whole to writers
         fcntl.flock(file, how)
         yield
 

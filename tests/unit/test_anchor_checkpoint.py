@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 from pathlib import Path
+from typing import IO
 
 import pytest
 import torch
@@ -192,3 +195,17 @@ def test_key_with_and_without_the_prefix(base: Path) -> None:
         assert torch.equal(checkpoint.tensor(name), load_file(base / "model.safetensors")["layers.0.up.weight"])
     with refuses("has no weight for module 'layers.0.down'"):
         checkpoint.shape("layers.0.down.weight")
+
+
+def test_a_cache_on_nfs_whose_shared_locks_are_readers(
+    base: Path, aligned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flock = fcntl.flock
+
+    def as_nfs(file: IO[str], how: int) -> None:
+        if not (file.readable() if how & fcntl.LOCK_SH else file.writable()):
+            raise OSError(errno.EBADF, "Bad file descriptor")
+        flock(file, how)
+
+    monkeypatch.setattr(fcntl, "flock", as_nfs)
+    Anchor.build(base, aligned, ["q_proj"], cache_dir=tmp_path / "anchors")
