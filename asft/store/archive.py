@@ -61,7 +61,8 @@ def export(store: Store, entries: Iterable[tuple[str, str]], file: Path) -> int:
     scratch = file.with_name(f".{file.name}.{os.getpid()}")
     count = 0
     try:
-        with tarfile.open(scratch, "w:gz", format=tarfile.PAX_FORMAT) as archive:
+        # dereference: a file with two names (two pairs' base) is written twice, for links are refused on import.
+        with tarfile.open(scratch, "w:gz", format=tarfile.PAX_FORMAT, dereference=True) as archive:
             for kind, key in sorted(entries):
                 if (entry := store.read(kind, key, whole=True)) is None:
                     continue
@@ -196,7 +197,10 @@ def _place(store: Store, folder: Path, kind: str, key: str) -> bool:
                 return False
         except DamagedEntry:
             store.set_aside(kind, key)
-        folder.replace(final)
+        beside = final.with_name(f".{key}.tmp-{os.getpid()}")
+        remove(beside)
+        shutil.move(folder, beside)  # a kind's folder may be a link to another disk
+        beside.replace(final)
     return True
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
@@ -101,7 +102,7 @@ def set_aside(folder: Path, root: Path, below: str = DAMAGED) -> Path:
             shelf.unlink()
         shelf.mkdir(exist_ok=True)
     target = next(path for n in count(1) if not os.path.lexists(path := shelf / f"{folder.name}-{n}"))
-    folder.replace(target)
+    shutil.move(folder, target)  # a kind's folder may be a link to another disk
     return target
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import io
 import json
+import os
 import socket
 import tarfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -90,6 +93,39 @@ def test_a_damaged_entry_here_gives_way_to_an_imported_one(here: Store, there: S
     (there.path("pairs", KEY) / "base" / "x.jsonl").write_text("[]\n")
     assert import_archive(there, tmp_path / "t.tar.gz") == Imported(new=1, known=0)
     assert there.read("pairs", KEY, whole=True) is not None
+
+
+def test_pairs_that_share_a_file_are_exported_with_a_copy_each(here: Store, there: Store, tmp_path: Path) -> None:
+    keys = [content_key({"a": 1}), content_key({"b": 1})]
+    first, second = (here.path("pairs", key) / "base" / "x.jsonl" for key in keys)
+    second.unlink()
+    second.hardlink_to(first)
+    export(here, [("pairs", key) for key in keys], tmp_path / "t.tar.gz")
+    assert import_archive(there, tmp_path / "t.tar.gz") == Imported(new=2, known=0)
+
+
+def test_a_kind_may_be_on_another_disk(here: Store, there: Store, tmp_path: Path, other_disks: None) -> None:
+    (tmp_path / "disk").mkdir()
+    (there.root / "pairs").symlink_to(tmp_path / "disk")
+    export(here, [("pairs", KEY)], tmp_path / "t.tar.gz")
+    assert import_archive(there, tmp_path / "t.tar.gz") == Imported(new=1, known=0)
+    (there.path("pairs", KEY) / "base" / "x.jsonl").write_text("[]\n")
+    assert there.ensure("pairs", {"a": 1}, produce).result == {"value": 1}
+    assert (there.root / "damaged" / "pairs" / f"{KEY}-1" / "base" / "x.jsonl").read_text() == "[]\n"
+    assert [path.name for path in (tmp_path / "disk").iterdir() if path.suffix != ".lock"] == [KEY]
+
+
+@pytest.fixture
+def other_disks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is renamed from one folder into another, as from one disk to another."""
+
+    def within(real: Callable[..., None], source: Path, target: Path) -> None:
+        if source.parent.resolve() != target.parent.resolve():
+            raise OSError(errno.EXDEV, "Invalid cross-device link")
+        real(source, target)
+
+    for name in ("rename", "replace"):
+        monkeypatch.setattr(os, name, partial(within, getattr(os, name)))
 
 
 def member(
