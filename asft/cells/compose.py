@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from hydra import compose, initialize_config_dir
 from hydra.core.config_search_path import ConfigSearchPath
@@ -36,6 +36,7 @@ from asft.cells.job import Job
 from asft.config import ConfigError
 from asft.text import instead
 
+T = TypeVar("T")
 CONFIG_NAME = "config"
 
 
@@ -190,8 +191,10 @@ def _enumerate(overrides: Sequence[str], sweep: bool) -> Sweep:
         return Sweep(whole, jobs, first)
 
 
-def launch(sweep: Sweep, keys: Sequence[str], task: Callable[[DictConfig], None]) -> None:
-    """Hands the launcher that the sweep names one job a key; ``task`` finds the key as ``job`` in what it is given.
+def launch(sweep: Sweep, keys: Sequence[str], task: Callable[[DictConfig], T]) -> list[T]:
+    """Hands the launcher that the sweep names one job a key, and returns what the jobs have returned.
+
+    ``task`` finds the key as ``job`` in what it is given.
 
     Cells are typed once, here: ``task`` carries them to the launcher's workers, which compose none. HydraException is
     what a launcher has to say.
@@ -203,8 +206,8 @@ def launch(sweep: Sweep, keys: Sequence[str], task: Callable[[DictConfig], None]
         check_ours(OmegaConf.merge(config, {"hydra": {"runtime": {"output_dir": "."}}}).hydra)
         context = HydraContext(config_loader=hydra.config_loader, callbacks=Callback())
         launcher = Plugins.instance().instantiate_launcher(context, task, config)
-        for done in launcher.launch([[f"+job='{key}'"] for key in keys], initial_job_idx=0):
-            done.return_value  # noqa: B018  # raises what the job raised
+        # return_value raises what the job raised.
+        return [done.return_value for done in launcher.launch([[f"+job='{key}'"] for key in keys], initial_job_idx=0)]
 
 
 def _trees(

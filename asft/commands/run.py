@@ -49,8 +49,8 @@ from asft.trackers.base import USUAL, unusual
 log = logging.getLogger("asft.run")
 # Words that no table depends on.
 PRACTICAL = re.compile(r"\+{0,2}(workers|device|checkpoint_every|tracker(\.\w+)?|hydra[/.].*?)=")
-_left_to_others: set[str] = set()  # cells of this process that another process was working on
-_told: set[str] = set()  # cells whose failure this process has told
+_settled: set[str] = set()  # cells that this command, a worker or a launcher's job has gone through without a failure
+_told: set[str] = set()  # cells whose failure was told here
 _reasons: set[str] = set()  # and why: of many cells that lack one file it is told once
 
 
@@ -106,12 +106,14 @@ def _lead(arguments: list[str]) -> int:
         names = ", ".join(dict.fromkeys(name for job in lacking.values() for name in job.lacking()))
         console.print(f"{names}: scored beside {_cells(lacking)} now", soft_wrap=True)
     failed = 0
-    _reasons.clear()
+    for kept in (_settled, _told, _reasons):
+        kept.clear()
     show_log()
     if todo or lacking:
         _work(sweep, jobs, todo | lacking, is_sweep)
         failed = _summary(todo, is_sweep)
-        if unscored := [job for key, job in lacking.items() if job.store.failure(key)]:
+        # What a metric cannot score here is left out, and is no failure.
+        if unscored := [job for key, job in lacking.items() if key not in _settled and job.lacking()]:
             console.print(f"{_cells(unscored)} finished before could not be scored beside", style="bold red")
             failed = 1
     elif not is_sweep:
@@ -144,18 +146,20 @@ def _check_together(launcher: str, jobs: list[Job]) -> None:
 
 
 def _work(sweep: Sweep, jobs: dict[str, Job], todo: dict[str, Job], is_sweep: bool) -> None:
-    """Launches the jobs, then sees to the cells that another sweep was working on when their turn came."""
+    """Launches the jobs, then sees to the cells that another sweep, or a worker that was killed, has left."""
     try:
         with SweepProgress(jobs):
             if sweep.launcher != "basic":
-                launch(sweep, list(todo), partial(_task, todo, wait=not is_sweep))
+                _settled.update(*_launched(sweep, todo, wait=not is_sweep))
             elif is_sweep and team().size == 1 and (shared := workers(todo.values()))[0] > 1:
-                in_workers(*shared, partial(_run_jobs, list(todo.values()), wait=False))
-                _told.update(key for key, job in todo.items() if job.store.failure(key))
+                for settled, told in in_workers(*shared, partial(_run_jobs, list(todo.values()), wait=False)):
+                    _settled.update(settled)
+                    _told.update(told)
             else:
                 _run_jobs(todo.values(), wait=not is_sweep)
             for key, job in todo.items():
-                if key in _left_to_others or job.store.working(key):
+                # What a launcher's jobs have left free is not for this machine.
+                if key not in _settled | _told and (sweep.launcher == "basic" or _is_taken(job)):
                     _run_job(job, wait=True)
     except HydraException as error:
         raise ConfigError(one_line(error)) from error
@@ -165,14 +169,40 @@ def _work(sweep: Sweep, jobs: dict[str, Job], todo: dict[str, Job], is_sweep: bo
         raise
 
 
-def _run_jobs(jobs: Iterable[Job], *, wait: bool) -> None:
+def _launched(sweep: Sweep, todo: Mapping[str, Job], *, wait: bool) -> list[set[str]]:
+    """The cells that each of the launcher's jobs has gone through; none where the launcher itself fails, which is told.
+
+    HydraException where it cannot begin.
+    """
+    try:
+        return launch(sweep, list(todo), partial(_task, todo, wait=wait))
+    except HydraException:
+        raise
+    except Exception as error:  # each launcher has its own for a job that was killed, or that nobody would take
+        if disk_full(error):
+            raise
+        told = textwrap.shorten(f"{type(error).__name__}: {error}", 300)
+        log.error("hydra/launcher=%s  failed: %s. `asft status` shows what still runs", sweep.launcher, told)
+        return []
+
+
+def _run_jobs(jobs: Iterable[Job], *, wait: bool) -> tuple[set[str], set[str]]:
+    """Returns the cells that were gone through, and those that failed."""
     for job in jobs:
         _run_job(job, wait=wait)
+    return _settled, _told
 
 
-def _task(jobs: Mapping[str, Job], config: DictConfig, *, wait: bool) -> None:
+def _task(jobs: Mapping[str, Job], config: DictConfig, *, wait: bool) -> set[str]:
     """One of the launcher's jobs: a failure is recorded and told, and does not stop the sweep."""
     _run_job(jobs[config.job], wait=wait)
+    return _settled
+
+
+def _is_taken(job: Job) -> bool:
+    """Whether another process has a cell; its heartbeat may be late, its lock is not."""
+    with job.store.claim(job.key, wait=False) as ours:
+        return not ours
 
 
 def _ask_hydra(arguments: list[str]) -> None:
@@ -197,13 +227,12 @@ def _run_job(job: Job, *, wait: bool) -> None:
     """Runs a cell unless it is finished or has failed, or without ``wait`` is being worked on by another process."""
     store, key = job.store, job.key
     if _is_whole(job):  # a control that stands in several columns, or another worker was faster
+        _settled.add(key)
         return
     if wait and (beat := store.working(key)):
         log.info("%s  waits for %s, which is at work on it", describe(job), beat.where)
     with store.claim(key, wait=wait) as ours:
-        if not ours:
-            _left_to_others.add(key)
-        elif not _is_whole(job) and store.failure(key) is None:
+        if ours and not _is_whole(job) and store.failure(key) is None:
             with cell_log(job.options.outputs, key):
                 _compute(team().agree(job))
 
@@ -241,6 +270,7 @@ def _compute(job: Job) -> None:
         if out_of_step:
             raise SystemExit(1) from None
         return
+    _settled.add(job.key)
     log.info(finished_line(job, entry, f"{time.monotonic() - started:.0f} s"))
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection
 from contextlib import suppress
 from logging.handlers import QueueHandler
 from multiprocessing.connection import Connection, wait
-from typing import cast
+from typing import TypeVar, cast
 
 import psutil  # type: ignore[import-untyped]
 
@@ -25,6 +25,7 @@ from asft.models.checkpoints import SMALL
 from asft.planning.size import judges, model_shape
 
 log = logging.getLogger("asft.run")
+T = TypeVar("T")
 _MEMORY = 2**30  # bytes that a worker takes at most with a small model
 
 
@@ -50,10 +51,14 @@ def _is_small(job: Job) -> bool:
     return shape is not None and 4 * shape.parameters < SMALL
 
 
-def in_workers(count: int, threads: int, task: Callable[[], None]) -> None:
-    """Has ``count`` processes do the task, and prints what they log. Ctrl-C ends them, and so does this one's end."""
+def in_workers(count: int, threads: int, task: Callable[[], T]) -> list[T]:
+    """Has ``count`` processes do the task, and prints what they log. Ctrl-C ends them, and so does this one's end.
+
+    Returns what the task returns, of those that come to its end.
+    """
     context = multiprocessing.get_context("spawn")
     told, processes = list[Connection](), list[multiprocessing.process.BaseProcess]()
+    results = list[T]()
     handler = ConsoleHandler()
     handled = signal.signal(signal.SIGINT, signal.SIG_IGN)  # inherited: Ctrl-C on the terminal reaches this one alone
     try:
@@ -69,17 +74,26 @@ def in_workers(count: int, threads: int, task: Callable[[], None]) -> None:
         while told:
             for reader in cast("list[Connection]", wait(told)):
                 try:
-                    handler.handle(reader.recv())
+                    said = reader.recv()
                 except (EOFError, OSError):
                     told.remove(reader)
+                else:
+                    if isinstance(said, logging.LogRecord):
+                        handler.handle(said)
+                    else:
+                        results.append(said)
     finally:
         for process in processes:
             process.terminate()
         for process in processes:
             process.join()
+            if (code := process.exitcode or 0) < 0 and code != -signal.SIGTERM:
+                why = "often for want of memory, of which a smaller workers= takes less"
+                log.error("a worker was ended by a signal (%s), %s", signal.strsignal(-code), why)
+    return results
 
 
-def _work(task: Callable[[], None], threads: int, told: Connection) -> None:
+def _work(task: Callable[[], object], threads: int, told: Connection) -> None:
     """A worker's life."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     threading.Thread(target=_end_with_parent, daemon=True).start()
@@ -88,7 +102,7 @@ def _work(task: Callable[[], None], threads: int, told: Connection) -> None:
     show_log(_Told(told))  # type: ignore[arg-type]  # a pipe in place of a queue
     with suppress(KeyboardInterrupt):
         try:
-            task()
+            told.send(task())
         except (ValueError, OSError) as error:  # what has no cell to be recorded with, such as a full disk
             log.error("%s", error)
 

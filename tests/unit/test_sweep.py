@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from helpers import MakeJob
@@ -14,9 +16,9 @@ from asft.cells.checks import few_test_rows
 from asft.cells.compose import enumerate_cells
 from asft.cells.job import Job
 from asft.commands.progress import SweepProgress, duration, seconds_left, state_of
-from asft.commands.run import PRACTICAL
+from asft.commands.run import PRACTICAL, _is_taken, run
 from asft.store.entries import write_json
-from asft.store.heartbeat import Heartbeat, tell
+from asft.store.heartbeat import SUFFIX, Heartbeat, tell
 from asft.store.schemas import CONFIG_FILE
 
 SECONDS = {"train": 30.0, "answers HS": 9.0, "answers FA": 3.0}
@@ -68,6 +70,54 @@ def test_standing_goes_from_missing_to_running_to_done(make_job: MakeJob) -> Non
     assert state_of(job).standing == "done"
     (store.path("cells", key) / "manifest.json").write_text("{")
     assert state_of(job).standing == "damaged"
+
+
+@pytest.fixture
+def words(small: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """A sweep of two cells, whose computing takes no time."""
+    monkeypatch.setattr("asft.pipeline.run.run_cell", lambda job: finish(job) or job.find())
+    told = [word for word in small if word != "beside=null"]
+    return ["-m", *told, f"outputs={tmp_path / 'outputs'}", "method=base,aligned", "workers=2"]
+
+
+def test_cells_that_workers_have_left_are_done_at_the_end(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("asft.commands.run.in_workers", lambda *_: [])  # all of them were killed
+    assert run([*words, "beside=null"]) == 0
+    assert all(job.find() for job in enumerate_cells(words[1:], sweep=True).cells)
+
+
+def test_a_launcher_that_fails_is_told_with_the_cells_that_it_did_not_reach(
+    words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("asft.commands.run.launch", Mock(side_effect=RuntimeError("a worker\nstopped")))
+    assert run([*words, "beside=null", "hydra/launcher=workers"]) == 1
+    told = capsys.readouterr().err
+    assert "hydra/launcher=workers  failed: RuntimeError: a worker stopped." in told
+    assert "2 of 2 cells failed" in told
+    assert told.count("was not reached") == 2
+
+
+def test_scores_beside_that_were_not_made_are_a_failure_unless_they_are_left_out(
+    words: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone = [*words, "workers=1"]
+    assert run([*alone, "beside=null"]) == 0
+    assert run(alone) == 0, "no metric can be had, which the stand-in does not find worth a word"
+    monkeypatch.setattr("asft.commands.run.launch", Mock(side_effect=RuntimeError("killed")))
+    assert run([*alone, "hydra/launcher=workers"]) == 1
+    full = Mock(side_effect=OSError(errno.ENOSPC, "No space left on device"))
+    monkeypatch.setattr("asft.pipeline.run.run_cell", full)
+    monkeypatch.setattr("asft.store.entries.Store.record_failure", full)
+    assert run(alone) == 1
+
+
+def test_a_cell_is_taken_though_its_heartbeat_is_late(make_job: MakeJob) -> None:
+    job = make_job()
+    with job.store.claim(job.key, wait=True):
+        (job.store.root / "cells" / f".{job.key}.claim{SUFFIX}").unlink()
+        assert job.store.working(job.key) is None
+        assert _is_taken(job)
+    assert not _is_taken(job)
 
 
 def test_a_stage_that_goes_on_is_not_credited_with_what_was_done_before(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from helpers import MakeJob
 from asft.commands import workers
 from asft.commands.workers import in_workers
 from asft.config import ConfigError
+from asft.console import show_log
 
 CORES = set(range(8))
 
@@ -94,3 +95,20 @@ def test_an_interrupt_ends_the_workers(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         in_workers(2, 1, partial(work, tmp_path, 600))
     assert not any(psutil.pid_exists(int(path.name)) for path in tmp_path.iterdir())
+
+
+def killed_or_done(folder: Path) -> str:
+    try:
+        (folder / "first").mkdir()
+    except FileExistsError:
+        return "done"
+    os.kill(os.getpid(), signal.SIGKILL)
+    return "killed"
+
+
+def test_a_killed_worker_is_told_and_the_others_return_what_they_did(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    show_log()
+    assert in_workers(2, 1, partial(killed_or_done, tmp_path)) == ["done"]
+    assert "a worker was ended by a signal (Killed)" in capfd.readouterr().err
