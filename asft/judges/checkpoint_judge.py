@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
+from asft.hub import first_commit
 from asft.judges.base import Judge
 from asft.models.checkpoints import checkpoint_identity, fetch_checkpoint, require_safetensors
 
@@ -40,7 +41,7 @@ class CheckpointJudge(Judge):
 
     Attributes:
         model: hub id or local folder; safetensors only, and no code of the repository's is run.
-        revision: of the hub repository.
+        revision: of the hub repository; a branch stays at the commit of its first download.
         dtype: of the judge's weights.
         batch_size: answers judged at once.
         device: ``auto`` is the first GPU where there is one.
@@ -94,7 +95,7 @@ class CheckpointJudge(Judge):
 
 @functools.cache  # the hub is asked once a process, not once a cell
 def _folder(source: str, revision: str) -> Path:
-    folder = fetch_checkpoint(source, revision, "judge.model")
+    folder = fetch_checkpoint(source, first_commit(source, revision), "judge.model")
     require_safetensors(folder, "judge.model")
     return folder
 

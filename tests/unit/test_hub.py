@@ -7,6 +7,7 @@ import os
 import shutil
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from datasets import Dataset
@@ -17,6 +18,8 @@ from asft.cells.compose import enumerate_cells
 from asft.cells.job import Job
 from asft.data.base import load_data
 from asft.data.protocol import protocol_of
+from asft.judges import checkpoint_judge
+from asft.judges.llama_guard import LlamaGuardJudge
 from asft.pipeline.run import run_cell
 
 pytestmark = pytest.mark.slow
@@ -163,6 +166,18 @@ class TestCommits:
         assert commits.first_commit("org/name", COMMIT) == COMMIT
         assert commits.first_commit("org/name", "main") == "main"
         assert commits.first_commit("/some/folder", "main") == "main"
+
+    def test_a_judge_s_weights_are_those_of_the_first_download(
+        self, cache: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        refs = cache / "models--org--judge" / "refs"
+        refs.mkdir(parents=True)
+        (refs / "main").write_text(COMMIT)
+        (cache / "model.safetensors").touch()
+        fetch = Mock(return_value=cache)
+        monkeypatch.setattr(checkpoint_judge, "fetch_checkpoint", fetch)
+        LlamaGuardJudge(model="org/judge").check()
+        fetch.assert_called_once_with("org/judge", COMMIT, "judge.model")
 
     def test_a_key_names_the_revision_as_it_is_written(self, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """No key may depend on what was downloaded before, or on whether a hub answers."""
