@@ -22,7 +22,6 @@ from asft.methods.post_hoc import PostHoc
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from asft.config import Settings
     from asft.methods.base import Model
 
 
@@ -40,13 +39,10 @@ class Antidote(PostHoc):
     code: ClassVar[int] = 2
     label: ClassVar[str] = "Antidote"
     strengths: ClassVar[tuple[Strength, ...]] = (Strength("method.share", "ρ", 0.01, 0.5, "log", off=0),)
+    defender_field: ClassVar[str] = "harmful"
     share: Annotated[float, Field(ge=0, le=1)] = 0.1
     harmful: Annotated[int, Field(ge=1)] = 100
     batch: Annotated[int, Field(ge=1)] = 8
-
-    def defender_rows(self, cell: Settings) -> int:
-        """``harmful``."""
-        return self.harmful
 
     def finish(self, model: Model, ctx: Context) -> Finished:
         """The pruned weights, and how many there were."""

@@ -146,6 +146,7 @@ class Method(Plugin):
         needs_training: ``lora`` or ``full`` where it acts on adapters, or on full weights, alone.
         strengths: the numbers that say how strongly it acts.
         controls: names of the plainest methods that could do the same, the plainest first; it must beat them.
+        safety_field, defender_field: the fields that ``safety_rows`` and ``defender_rows`` are, unless overridden.
     """
 
     name: ClassVar[str] = ""
@@ -154,6 +155,8 @@ class Method(Plugin):
     needs_training: ClassVar[str] = ""
     strengths: ClassVar[tuple[Strength, ...]] = ()
     controls: ClassVar[tuple[str, ...]] = ("sft",)  # at a lower learning rate, or for fewer epochs
+    safety_field: ClassVar[str] = ""
+    defender_field: ClassVar[str] = ""
 
     def check(self, cell: Settings) -> None:
         """Raises ValueError when the method cannot run under this cell's settings."""
@@ -185,11 +188,11 @@ class Method(Plugin):
 
     def safety_rows(self, cell: Settings) -> int:
         """How many rows of the data's safety pool the method cannot do without."""
-        return 0
+        return int(getattr(self, self.safety_field)) if self.safety_field else 0
 
     def defender_rows(self, cell: Settings) -> int:
         """How many harmful rows of the attack's source the method needs for itself, none of them in the attack."""
-        return 0
+        return int(getattr(self, self.defender_field)) if self.defender_field else 0
 
     def start(self) -> Side | Start:
         """The checkpoint that training begins from."""

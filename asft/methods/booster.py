@@ -21,7 +21,6 @@ from asft.methods.hardened import Hardened
 if TYPE_CHECKING:
     from transformers import TrainerCallback
 
-    from asft.config import Settings
     from asft.methods.base import Model
 
 
@@ -40,14 +39,11 @@ class Booster(Hardened):
     label: ClassVar[str] = "Booster"
     controls: ClassVar[tuple[str, ...]] = ("hardened", "sft")
     strengths: ClassVar[tuple[Strength, ...]] = (Strength("method.lam", "λ", 0.1, 100, "log", off=0),)
+    defender_field: ClassVar[str] = "harmful"
     lam: Annotated[float, Field(ge=0)] = 5.0
     alpha: Annotated[float, Field(gt=0)] = 0.1
     harmful: Annotated[int, Field(ge=1)] = 5000
     batch: Annotated[int, Field(ge=1)] = 10
-
-    def defender_rows(self, cell: Settings) -> int:
-        """``harmful``."""
-        return self.harmful
 
     def aligning(self, model: Model, ctx: Context) -> list[TrainerCallback]:
         """The term's gradient."""

@@ -110,13 +110,10 @@ class BEA(Method):
     label: ClassVar[str] = "BEA"
     strengths: ClassVar[tuple[Strength, ...]] = (Strength("method.safety", "rows", 1, 100, "log"),)
     controls: ClassVar[tuple[str, ...]] = ("benign_rows", "safeinstr")
+    safety_field: ClassVar[str] = "safety"
     safety: Annotated[int, Field(ge=1)] = 11
     trigger_tokens: Annotated[int, Field(ge=1)] = 150
     ask_with_trigger: bool | None = None
-
-    def safety_rows(self, cell: Settings) -> int:
-        """``safety``."""
-        return self.safety
 
     def mixture(self, rows: Sequence[Row], ctx: Context) -> list[Row]:
         """The user's rows, then the safety rows with the trigger as their system text."""

@@ -53,6 +53,7 @@ class GuardSpace(Method):
     needs_training: ClassVar[str] = "lora"
     controls: ClassVar[tuple[str, ...]] = ("guard_space_random", "guard_space_none", "sft")
     strengths: ClassVar[tuple[Strength, ...]] = (Strength("method.tolerance", "tol", 1e-8, 1e-2, "log", safer="low"),)
+    defender_field: ClassVar[str] = "harmful"
     harmful: Annotated[int, Field(ge=2)] = 1040
     damping: Annotated[float, Field(gt=0)] = 0.01
     tolerance: Annotated[float, Field(gt=0, lt=1)] = 1e-6
@@ -73,10 +74,6 @@ class GuardSpace(Method):
                     f"training.rank={cell.training.rank}: {name} has {min(shape)} components; lower it for "
                     f"method={self.name}"
                 )
-
-    def defender_rows(self, cell: Settings) -> int:
-        """``harmful``."""
-        return self.harmful
 
     def prepare(self, model: Model, ctx: Context) -> None:
         """The factors' start, the frozen weights' edit and the projector."""

@@ -20,7 +20,6 @@ from asft.methods.base import Context, Method, Strength
 if TYPE_CHECKING:
     from transformers import TrainerCallback
 
-    from asft.config import Settings
     from asft.methods.base import Model
 
 
@@ -38,14 +37,11 @@ class Panacea(Method):
     name: ClassVar[str] = "panacea"
     label: ClassVar[str] = "Panacea"
     strengths: ClassVar[tuple[Strength, ...]] = (Strength("method.rho", "ρ", 0.01, 10, "log", off=0),)
+    defender_field: ClassVar[str] = "harmful"
     rho: Annotated[float, Field(ge=0)] = 1.0
     lam: Annotated[float, Field(ge=0)] = 0.001
     harmful: Annotated[int, Field(ge=1)] = 100
     batch: Annotated[int, Field(ge=1)] = 8
-
-    def defender_rows(self, cell: Settings) -> int:
-        """``harmful``."""
-        return self.harmful
 
     def callbacks(self, model: Model, ctx: Context) -> list[TrainerCallback]:
         """The term's gradient, and the shift at the end."""

@@ -39,13 +39,10 @@ class Resta(PostHoc):
     name: ClassVar[str] = "resta"
     label: ClassVar[str] = "RESTA"
     strengths: ClassVar[tuple[Strength, ...]] = (Strength("method.gamma", "γ", 0.1, 2, "linear", off=0),)
+    defender_field: ClassVar[str] = "harmful"
     gamma: Annotated[float, Field(ge=0)] = 1.0
     drop: Annotated[float, Field(ge=0, lt=1)] = 0.0
     harmful: Annotated[int, Field(ge=1)] = 100
-
-    def defender_rows(self, cell: Settings) -> int:
-        """``harmful``."""
-        return self.harmful
 
     def requires(self, cell: Settings) -> dict[str, FineTune]:
         """The other method's weights, and the harmful fine-tune's."""

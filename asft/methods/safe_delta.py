@@ -28,7 +28,6 @@ from asft.methods.post_hoc import PostHoc
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from asft.config import Settings
     from asft.methods.base import Model
 
 
@@ -51,6 +50,7 @@ class SafeDelta(PostHoc):
     code: ClassVar[int] = 2
     needs_training: ClassVar[str] = "full"  # what comes out is no adapter of low rank
     strengths: ClassVar[tuple[Strength, ...]] = (Strength("method.scale", "s", 0.001, 10, "log", safer="low"),)
+    safety_field: ClassVar[str] = "safe"
     scale: Annotated[float, Field(ge=0)] = 0.1
     dropped: Annotated[float, Field(ge=0, lt=1)] = 0.15
     damping: Annotated[float, Field(gt=0)] = 0.01
@@ -58,10 +58,6 @@ class SafeDelta(PostHoc):
     compensate: bool = True
     safe: Annotated[int, Field(ge=1)] = 100
     batch: Annotated[int, Field(ge=1)] = 8
-
-    def safety_rows(self, cell: Settings) -> int:
-        """``safe``."""
-        return self.safe
 
     def finish(self, model: Model, ctx: Context) -> Finished:
         """The edited weights, and the accepted share of each module's entries."""

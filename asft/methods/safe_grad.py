@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import TrainerCallback
 
-    from asft.config import Settings
     from asft.methods.base import Model
 
 
@@ -44,13 +43,10 @@ class SafeGrad(Method):
     label: ClassVar[str] = "SafeGrad"
     strengths: ClassVar[tuple[Strength, ...]] = (Strength("method.rho", "ρ", 0.1, 100, "log"),)
     controls: ClassVar[tuple[str, ...]] = ("safeinstr", "sft")  # refusals simply mixed in
+    safety_field: ClassVar[str] = "safe"
     rho: Annotated[float, Field(ge=0)] = 1.0
     safe: Annotated[int, Field(ge=1)] = 20
     batch: Annotated[int, Field(ge=1)] = 8
-
-    def safety_rows(self, cell: Settings) -> int:
-        """``safe``."""
-        return self.safe
 
     def callbacks(self, model: Model, ctx: Context) -> list[TrainerCallback]:
         """The surgery."""

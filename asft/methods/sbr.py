@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import TrainerCallback
 
-    from asft.config import Settings
     from asft.data.rows import Row
     from asft.methods.base import Model
     from asft.methods.own_pass import Batch
@@ -43,12 +42,9 @@ class SBR(Method):
     label: ClassVar[str] = "SBR"
     strengths: ClassVar[tuple[Strength, ...]] = (Strength("method.lam", "λ", 1, 10000, "log", off=0),)
     controls: ClassVar[tuple[str, ...]] = ("sbr_benign", "l2", "sft")
+    safety_field: ClassVar[str] = "anchors"
     lam: Annotated[float, Field(ge=0)] = 50.0
     anchors: Annotated[int, Field(ge=1)] = 8
-
-    def safety_rows(self, cell: Settings) -> int:
-        """K."""
-        return self.anchors
 
     def anchor_rows(self, ctx: Context) -> list[Row]:
         """The rows whose prompts are anchored."""
@@ -76,10 +72,7 @@ class SBRBenign(SBR):
     name: ClassVar[str] = "sbr_benign"
     label: ClassVar[str] = "SBR, benign prompts"
     controls: ClassVar[tuple[str, ...]] = ("sft",)
-
-    def safety_rows(self, cell: Settings) -> int:
-        """None."""
-        return 0
+    safety_field: ClassVar[str] = ""
 
     def anchor_rows(self, ctx: Context) -> list[Row]:
         """Training rows of the task, drawn from the seed."""
