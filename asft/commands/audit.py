@@ -12,6 +12,7 @@ from rich.text import Text
 from asft.commands.flags import Flags, job_of, number, whole
 from asft.config import ConfigError
 from asft.console import console, quiet_libraries, results, show_log
+from asft.store.integrity import write_whole
 
 if TYPE_CHECKING:  # loads torch
     from asft.cells.job import Job
@@ -52,14 +53,14 @@ def audit(arguments: list[str]) -> int:
             require_repairable(questions, **more)
         report = audited(questions, margin=options.margin, modules=bool(options.modules))
         if options.repair:
-            _write(out / "audit.json", _json({**report.to_dict(), "repair": None}))
+            write_whole(out / "audit.json", _json({**report.to_dict(), "repair": None}))
             wish = {"max_accuracy_loss": options.max_accuracy_loss, "max_hs": options.max_hs}
             tried = {"modules": options.modules is not False, **more}
             found = repaired(questions, out / "repaired", margin=options.margin, **wish, **tried)
         document = {**report.to_dict(), "repair": found.to_dict() if found else None}
         if out:
-            _write(out / "audit.json", _json(document))
-            _write(out / "audit.html", report.html(found))
+            write_whole(out / "audit.json", _json(document))
+            write_whole(out / "audit.html", report.html(found))
     failed = broken(report, options.fail_if)
     if options.json:
         print(json.dumps(document, default=str))  # a terminal obeys no escape in ASCII
@@ -140,11 +141,3 @@ def _unfinished(path: Path) -> bool:
 
 def _json(document: dict[str, Any]) -> str:
     return json.dumps(document, indent=1, ensure_ascii=False, default=str) + "\n"
-
-
-def _write(path: Path, text: str) -> None:
-    """The file is complete or as it was."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(f".{path.name}.partial")
-    scratch.write_text(text, encoding="utf-8")
-    scratch.replace(path)

@@ -14,6 +14,7 @@ from asft.metrics.accuracy import Accuracy
 from asft.metrics.over_refusal import OverRefusal
 from asft.report.charts import CURVES
 from asft.store.entries import Entry, Store
+from asft.store.integrity import write_whole
 from asft.store.schemas import HISTORY_FILE, Judged, Logged, read_rows
 
 HARMLESS = frozenset(metric.name for metric in (Ability, Accuracy, OverRefusal))  # what these ask may be shown
@@ -29,12 +30,8 @@ def write_data(folder: Path, name: str, value: Any) -> None:
 
     JSON with NaN and infinities is valid JavaScript; the file is renamed into place, since a page may be reading.
     """
-    path = folder / "data" / f"{name}.js"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(f".{path.name}")
     body = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-    scratch.write_text(f"Asft.put({json.dumps(name)},{body});\n", encoding="utf-8")
-    scratch.replace(path)
+    write_whole(folder / "data" / f"{name}.js", f"Asft.put({json.dumps(name)},{body});\n")
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import gzip
 import hashlib
 import io
-import json
 import os
 import re
 import shutil
@@ -24,7 +23,7 @@ from typing import IO, Any, cast
 from filelock import FileLock
 
 from asft.config import passed_on
-from asft.store.entries import KINDS, Entry, Store, content_key, remove
+from asft.store.entries import KINDS, Entry, Store, as_json, content_key, remove
 from asft.store.errors import DamagedEntry
 from asft.store.integrity import MANIFEST, SEAL, seal
 from asft.store.schemas import CONFIG_FILE, Config, read_document
@@ -210,14 +209,10 @@ def _for_others(entry: Entry, kind: str) -> dict[str, bytes]:
     files, made = dict(manifest["files"]), dict[str, bytes]()
     if kind in {"cells", "measures"} and CONFIG_FILE in files:
         config = read_document(entry.path / CONFIG_FILE, Config)
-        made[CONFIG_FILE] = _as_json({**passed_on(config), "device": config["device"]})  # times are told by it
+        made[CONFIG_FILE] = as_json({**passed_on(config), "device": config["device"]}).encode()  # times are told by it
         digest = hashlib.sha256(made[CONFIG_FILE]).hexdigest()
         files[CONFIG_FILE] = {"size": len(made[CONFIG_FILE]), "sha256": digest}
-    return {**made, MANIFEST: _as_json(seal({**manifest, "files": files}))}
-
-
-def _as_json(value: Any) -> bytes:
-    return f"{json.dumps(value, indent=1, ensure_ascii=False)}\n".encode()
+    return {**made, MANIFEST: as_json(seal({**manifest, "files": files})).encode()}
 
 
 def _anonymous(member: tarfile.TarInfo) -> Any:

@@ -39,7 +39,4 @@ def _remembered() -> dict[str, str]:
 
 def _remember(place: str, digest: str) -> None:
     with suppress(OSError):  # where it cannot be written, the file is read again next time
-        memory, scratch = _memory(), _memory().with_suffix(f".{os.getpid()}")
-        memory.parent.mkdir(parents=True, exist_ok=True)
-        scratch.write_text(json.dumps({**_remembered(), place: digest}))
-        scratch.replace(memory)
+        integrity.write_whole(_memory(), json.dumps({**_remembered(), place: digest}))

@@ -49,6 +49,7 @@ from asft.store.integrity import (
     read_manifest,
     seal,
     set_aside,
+    write_whole,
 )
 from asft.store.meter import PeakMemory
 from asft.store.provenance import git_commit, library_versions
@@ -260,12 +261,9 @@ class Store:
 
     def record_failure(self, key: str, message: str, config: Mapping[str, Any], traceback: str) -> None:
         """Keeps why a cell failed until it succeeds."""
-        folder = self.root / "failures"
-        folder.mkdir(parents=True, exist_ok=True)
-        scratch = folder / f".{key}.{os.getpid()}"
         told = {"message": masked(message), "traceback": masked(traceback)}
-        write_json(scratch, {"key": key, "time": _now(), "config": config, **told})
-        scratch.replace(folder / f"{key}.json")
+        text = as_json({"key": key, "time": _now(), "config": config, **told})
+        write_whole(self.root / "failures" / f"{key}.json", text)
 
     def clear_failure(self, key: str) -> None:
         """Forgets an earlier failure of a cell that is about to run again."""
@@ -298,9 +296,14 @@ def _read(folder: Path, kind: str, whole: bool) -> Entry:
     return Entry(folder, manifest)
 
 
+def as_json(value: Any) -> str:
+    """Indented JSON with a final newline."""
+    return mended(json.dumps(value, indent=1, ensure_ascii=False)) + "\n"
+
+
 def write_json(path: Path, value: Any) -> None:
     """Writes indented JSON with a final newline."""
-    path.write_text(mended(json.dumps(value, indent=1, ensure_ascii=False)) + "\n", encoding="utf-8")
+    path.write_text(as_json(value), encoding="utf-8")
 
 
 def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:

@@ -79,6 +79,17 @@ def check_contents(folder: Path, manifest: Mapping[str, Any]) -> None:
             raise DamagedEntry(f"{folder / file}: its SHA-256 is not that of what was written")
 
 
+def write_whole(path: Path, text: str) -> None:
+    """Writes a file that is complete or as it was."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        scratch.write_text(text, encoding="utf-8")
+        scratch.replace(path)
+    finally:
+        scratch.unlink(missing_ok=True)
+
+
 @contextmanager
 def _missing_is_damage(path: Path) -> Iterator[None]:
     try:
