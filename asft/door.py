@@ -191,7 +191,7 @@ def read_adapted(model: PreTrainedModel, folder: Path) -> PeftModel:
         raise ValueError(f"{folder}: has no adapter_model.safetensors; no other format is read")
     with open_weights(file) as handle:
         keys = list(handle.keys())
-    largest = max((dimension for shape in _shapes(folder) for dimension in shape), default=0)
+    largest = max((dimension for shape in _filled(folder) for dimension in shape), default=0)
     for name, rank in {"r": plain.r, **(plain.rank_pattern or {})}.items():
         if rank > largest:
             raise ValueError(f"{where}: rank {name}={rank}, and no tensor of the file has such a dimension")
@@ -269,7 +269,7 @@ def _check_numbers(folder: Path) -> None:
     where = folder / "config.json"
     if not where.is_file():
         return
-    shapes = list(_shapes(folder))
+    shapes = _filled(folder)
     if not shapes:
         raise ValueError(f"{folder}: its *.safetensors hold no numbers; download or save the checkpoint again")
     largest = max((dimension for shape in shapes for dimension in shape), default=0)
@@ -292,12 +292,19 @@ def _settings(node: Any) -> Iterator[tuple[str, Any]]:
             yield from _settings(each)
 
 
-def _shapes(folder: Path) -> Iterator[tuple[int, ...]]:
-    """The shapes of a folder's stored tensors that hold a number, from the files' headers."""
-    for file in folder.glob("*.safetensors"):
-        with open_weights(file) as handle:
-            shapes = (tuple(handle.get_slice(key).get_shape()) for key in handle.keys())  # noqa: SIM118 (no dict)
-            yield from (shape for shape in shapes if 0 not in shape)
+def _filled(folder: Path) -> list[tuple[int, ...]]:
+    """The shapes of a folder's stored tensors that hold a number."""
+    return [shape for shape in stored_shapes(folder).values() if 0 not in shape]
+
+
+def stored_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
+    """The shapes of a folder's stored tensors by name, from the headers of its files; no weight is read."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for file in sorted(folder.glob("*.safetensors")):
+        with open_weights(file, "np") as handle:  # torch takes seconds to load
+            names = handle.keys()  # of no dict
+            shapes |= {name: tuple(handle.get_slice(name).get_shape()) for name in names}
+    return shapes
 
 
 def read_json(file: Path) -> dict[str, Any]:
@@ -311,10 +318,10 @@ def read_json(file: Path) -> dict[str, Any]:
     return value
 
 
-def open_weights(file: Path) -> Any:
+def open_weights(file: Path, framework: Literal["pt", "np"] = "pt") -> Any:
     """A safetensors file, opened to read its tensors one by one; ValueError if it is none, or not whole."""
     try:
-        return safe_open(file, "pt")
+        return safe_open(file, framework)
     except (SafetensorError, OSError) as error:
         raise _broken(file, f"is no whole safetensors file ({error})") from None
 

@@ -6,10 +6,9 @@ import math
 from collections.abc import Iterator
 from pathlib import Path
 
-from asft.anchor.saved_adapter import WEIGHTS_NAME
 from asft.auditing.candidates import CUTS, GAMMAS, GROUPS, KEPT, LAST, SHARES, WEIGHTS
 from asft.auditing.exam import half, packaged, packaged_questions, read_prompts, read_task
-from asft.door import open_weights
+from asft.door import stored_shapes
 from asft.models.checkpoints import holds_adapter
 from asft.planning.size import BYTES, generating, local_snapshot, shape_of
 from asft.planning.trainings import answering, learned_of
@@ -95,11 +94,7 @@ def planned(
 
 def _adapted(folder: Path | None) -> list[tuple[int, int]]:
     """Outputs and inputs of each module of an adapter that is here, from its file's header."""
-    if folder is None or not holds_adapter(folder) or not (folder / WEIGHTS_NAME).is_file():
-        return []
-    with open_weights(folder / WEIGHTS_NAME) as handle:
-        shapes = {name: handle.get_slice(name).get_shape() for name in handle.keys()}  # noqa: SIM118 (not a dict)
-    pairs = (
+    shapes = stored_shapes(folder) if folder and holds_adapter(folder) else {}
+    return [
         (shape[0], shapes[name.replace("lora_B", "lora_A")][1]) for name, shape in shapes.items() if "lora_B" in name
-    )
-    return [(int(outputs), int(inputs)) for outputs, inputs in pairs]
+    ]

@@ -23,9 +23,10 @@ from asft.data.base import Data, attack_of, pools, source_of, task_of
 from asft.data.hub import Hub
 from asft.data.rows import held_back, poison
 from asft.distributed.team import check_launcher
+from asft.door import stored_shapes
 from asft.judges.checkpoint_judge import CheckpointJudge
 from asft.models.checkpoints import checkpoint_identity
-from asft.planning.size import Needed, checkpoints, judges, local_snapshot, stored_shapes, target_modules
+from asft.planning.size import Needed, checkpoints, judges, local_snapshot, target_modules
 
 State = Literal["ok", "note", "missing"]  # missing: the experiment cannot run without it
 

@@ -12,6 +12,7 @@ from asft.anchor.names import is_target, unmatched
 from asft.cells.cell import Cell
 from asft.cells.job import Job
 from asft.config import ModelConfig, OrganismModel, PretrainedModel, SafetyTunedModel
+from asft.door import stored_shapes
 from asft.judges.base import Judge
 from asft.judges.checkpoint_judge import CheckpointJudge
 from asft.judges.ensemble import EnsembleJudge
@@ -194,21 +195,6 @@ def _of_the_class(folder: Path, targets: Collection[str]) -> dict[str, tuple[int
         rows, columns = checkpoint.shape(f"{name}.weight") if is_target(name, targets) else (0, 0)  # of no interest
         found[name] = rows, columns
     return found
-
-
-def stored_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
-    """Those of a checkpoint's tensors by name, from the headers of its files; no weight is read."""
-    from safetensors import SafetensorError, safe_open
-
-    shapes: dict[str, tuple[int, ...]] = {}
-    for file in sorted(folder.glob("*.safetensors")):
-        try:
-            with safe_open(file, "np") as handle:
-                names = handle.keys()  # of no dict
-                shapes |= {name: tuple(handle.get_slice(name).get_shape()) for name in names}
-        except SafetensorError as error:
-            raise ValueError(f"{file}: is no whole safetensors file ({error})") from None
-    return shapes
 
 
 def _of_weights(shapes: Mapping[str, tuple[int, ...]], targets: Collection[str]) -> Shape:
