@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from argparse import Namespace
 from collections import Counter
 from collections.abc import Iterator
 
@@ -14,7 +15,7 @@ from asft.commands.flags import SweepFlags, number, whole
 from asft.commands.progress import duration
 from asft.commands.run import distinct
 from asft.console import results
-from asft.planning.size import device_memory, disk_bytes, downloads, model_shape, training_flops
+from asft.planning.size import Shape, device_memory, disk_bytes, downloads, model_shape, training_flops
 from asft.planning.trainings import Trainings, learned, longest, seconds_left, trainings
 from asft.store.entries import content_key
 
@@ -37,17 +38,19 @@ def plan(arguments: list[str]) -> int:
     for index, jobs in enumerate(by_pair.values()):
         if index:
             terminal.print()
-        for what, found in (*_lines(jobs), *_on_gpus(jobs, options.gpus, options.tflops)):
+        for what, found in _lines(jobs, options):
             terminal.print(f"{what:<11}{found}", soft_wrap=True)  # one line each, so that a pipe keeps them whole
     return 0
 
 
-def _lines(jobs: list[Job]) -> Iterator[tuple[str, str]]:
-    """The plan of all cells of one model pair."""
+def _lines(jobs: list[Job], options: Namespace) -> Iterator[tuple[str, str]]:
+    """The plan of all cells of one model pair, and of them on so many GPUs."""
     first, outputs, cells = jobs[0], jobs[0].options.outputs, [job.cell for job in jobs]
     shape, needed = model_shape(first), trainings(jobs)
     left = [job for job in jobs if job.find() is None]
     fine_tunes = [needed.distinct[key] for key in sorted(needed.missing)]
+    known, finished = learned((left or jobs)[0])
+    ahead = seconds_left(fine_tunes, [job.cell for job in left], known)
     size = f"{shape.parameters / 1e6:,.1f} M parameters a side" if shape else "its size is not known until it is here"
     yield "model", f"{first.cell.model.name}, {size}" + ("" if shape is None or shape.exact else " (an estimate)")
     yield "cells", f"{len(cells)} distinct, {len(cells) - len(left)} finished"
@@ -56,41 +59,43 @@ def _lines(jobs: list[Job]) -> Iterator[tuple[str, str]]:
         peak = max((device_memory(cell, shape) for cell in cells), key=lambda memory: memory.peak)
         parts = f"train {peak.train / _GIB:.1f}, generate {peak.generate / _GIB:.1f}, judge {peak.judge / _GIB:.1f}"
         yield "memory", f"about {peak.peak / _GIB:.1f} GiB a device at most ({parts})"
-    yield "time", _time_words(fine_tunes, left)
+    yield "time", (_time_words(ahead, finished) if left else "nothing left to do")
     for item in downloads(cells):
         size = f"about {item.size / _GIB:.1f} GiB, by its name" if item.size else "size unknown"
         yield "download", f"{item.source} for {item.purpose}, {size}"
     written = disk_bytes(fine_tunes, [job.cell for job in left], shape) if shape else None
     wanted = "what is written" if written is None else f"at most {written / _GIB:.2f} GiB" if left else "nothing more"
     yield "disk", f"{wanted} below {outputs}; {shutil.disk_usage(nearest(outputs)).free / _GIB:.0f} GiB free"
+    if options.gpus:
+        total = None if None in ahead.values() else sum(filter(None, ahead.values()))
+        yield from _on_gpus(options, cells, fine_tunes, shape, total, longest(left, known))
 
 
 def _counts(text: str) -> list[float]:
     return [whole()(count) for count in text.split(",")]
 
 
-def _on_gpus(jobs: list[Job], counts: list[int], tflops: float | None) -> Iterator[tuple[str, str]]:
-    """What a training that is sharded takes of each GPU, and how long the sweep is with one cell a GPU."""
-    shape, needed = model_shape(jobs[0]), trainings(jobs)
-    left = [job for job in jobs if job.find() is None]
-    fine_tunes = [needed.distinct[key] for key in sorted(needed.missing)]
-    known, _ = learned(jobs[0])
-    parts = seconds_left(fine_tunes, [job.cell for job in left], known)
-    total = None if None in parts.values() else sum(filter(None, parts.values()))
-    most = longest(left, known)
-    for count in counts:
+def _on_gpus(
+    options: Namespace,
+    cells: list[Cell],
+    tunes: list[Cell],
+    shape: Shape | None,
+    total: float | None,
+    most: float | None,
+) -> Iterator[tuple[str, str]]:
+    """What a sharded training takes of each GPU, and the sweep with one cell a GPU: ``most`` seconds the longest."""
+    for count in options.gpus:
         said = []
         if shape is not None:
-            cells = [job.cell for job in jobs]
             memory = max(device_memory(cell, shape, count).train for cell in cells)
             said.append(f"a training sharded over them (FSDP2) takes about {memory / _GIB:.1f} GiB of each")
         if total is not None and most is not None:
             bound = "the longest cell" if most > total / count else "how much there is to do"
             said.append(f"a cell on each, the sweep takes about {duration(max(most, total / count))}, bound by {bound}")
-        elif tflops and shape is not None and fine_tunes:
-            seconds = sum(training_flops(cell, shape) for cell in fine_tunes) / (tflops * 1e12)
-            took = f"about {duration(seconds / count)} at {tflops:g} TFLOP/s each"
-            said.append(f"{len(fine_tunes)} fine-tunes take {took}")
+        elif options.tflops and shape is not None and tunes:
+            seconds = sum(training_flops(cell, shape) for cell in tunes) / (options.tflops * 1e12)
+            took = f"about {duration(seconds / count)} at {options.tflops:g} TFLOP/s each"
+            said.append(f"{len(tunes)} fine-tunes take {took}")
         else:
             said.append("the time is not known yet; --tflops says what a GPU does")
         yield f"{count} GPU{'s' * (count > 1)}", "; ".join(said)
@@ -105,12 +110,8 @@ def _trainings_words(needed: Trainings) -> str:
     )
 
 
-def _time_words(fine_tunes: list[Cell], left: list[Job]) -> str:
+def _time_words(parts: dict[str, float | None], finished: int) -> str:
     """The sum of what is left, one after another, or that nothing is known of it yet."""
-    if not left:
-        return "nothing left to do"
-    known, finished = learned(left[0])
-    parts = seconds_left(fine_tunes, [job.cell for job in left], known)
     told = {name: seconds for name, seconds in parts.items() if seconds is not None}
     if not told:
         return "not known yet; once a cell of this model is finished, it is"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,10 @@ def test_the_request_is_disguised_for_the_model_and_not_for_the_judge(
     capsys.readouterr()
     assert plan_command([*overrides, "jailbreak=dra"]) == 0
     assert "1 distinct, 1 finished" in capsys.readouterr().out
+    assert plan_command([*overrides, "jailbreak=none,artprompt", "--gpus=2"]) == 0
+    lines = dict(re.findall(r"(time|2 GPUs) +(.*)", capsys.readouterr().out))
+    assert lines["time"].startswith("not known yet"), "no answer to this disguise has taken any time"
+    assert "the time is not known yet" in lines["2 GPUs"]
 
 
 def test_a_methods_system_text_stays_in_front_of_the_disguise(
