@@ -35,6 +35,7 @@ _NO_MATTER = {
 }  # fmt: skip
 TEMPLATE_SECONDS = 10.0
 INDEX_NAME = "model.safetensors.index.json"
+_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 _SLACK = 2**26  # numbers that a model may hold beyond what its files can: masks, tables of positions
 
 
@@ -95,6 +96,19 @@ def check_own_weights(folder: Path) -> None:
             f"{folder}: a checkpoint with adapter_config.json, or transformers_weights in its config.json, names "
             "weights elsewhere, which are not loaded; take that out"
         )
+
+
+def require_safetensors(folder: Path, key: str) -> None:
+    """Refuses a checkpoint without safetensors, naming the pickles found instead: they could run code when loaded."""
+    if any(folder.glob("*.safetensors")):
+        return
+    pickles = sorted(path.name for pattern in _PICKLES for path in folder.glob(pattern))
+    # What is not fetched is not seen: of a hub repository of pickles alone, only its JSON files arrive.
+    held = f" but only pickles ({', '.join(pickles[:3])}), which can run code when loaded" if pickles else ""
+    raise ValueError(
+        f"{key}={folder}: holds no *.safetensors{held}. Give a revision that has safetensors (the hub's "
+        "conversion service offers one as refs/pr/N), or convert the checkpoint once in a sandbox."
+    )
 
 
 def indexed_files(folder: Path) -> list[Path]:

@@ -14,7 +14,16 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from asft.anchor.names import spellings
-from asft.door import INDEX_NAME, build_model, check_own_weights, indexed_files, open_weights, read_config, read_json
+from asft.door import (
+    INDEX_NAME,
+    build_model,
+    check_own_weights,
+    indexed_files,
+    open_weights,
+    read_config,
+    read_json,
+    require_safetensors,
+)
 
 
 @dataclass(slots=True)
@@ -133,7 +142,6 @@ class Architecture:
 
 
 SINGLE_NAME = "model.safetensors"
-PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 # Types whose numbers are the weights; float8 and integers need scales that other tensors hold.
 PLAIN_TYPES = ("F16", "BF16", "F32", "F64")
 BLOCK_BYTES = 8 << 20
@@ -192,12 +200,7 @@ class Checkpoint:
             return [self.path / SINGLE_NAME]
         if (self.path / INDEX_NAME).is_file():
             return indexed_files(self.path)
-        pickled = sorted(file.name for pattern in PICKLED for file in self.path.glob(pattern))
-        if pickled:
-            raise ValueError(
-                f"{self} holds pickled weights only ({pickled[0]!r}), which are never loaded because "
-                "unpickling runs code: convert it with save_pretrained, which writes safetensors."
-            )
+        require_safetensors(self.path, self.role)
         raise ValueError(
             f"{self} has neither {SINGLE_NAME} nor {INDEX_NAME}: give a directory written by save_pretrained."
         )

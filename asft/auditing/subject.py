@@ -23,15 +23,9 @@ from torch import Tensor, nn
 from asft.anchor.projection import Update, project
 from asft.anchor.saved_adapter import CONFIG_NAME, FACTOR_KEY, PICKLED_NAME, WEIGHTS_NAME, read_adapter
 from asft.config import Dtype
-from asft.door import read_config, read_json, read_tokenizer
+from asft.door import read_config, read_json, read_tokenizer, require_safetensors
 from asft.methods.adapters import alpha_of
-from asft.models.checkpoints import (
-    checkpoint_identity,
-    fetch_checkpoint,
-    holds_adapter,
-    require_safetensors,
-    same_weights,
-)
+from asft.models.checkpoints import checkpoint_identity, fetch_checkpoint, holds_adapter, same_weights
 from asft.models.pair import Pair, is_small, load_model, resolve_device, settle_threads
 from asft.store.entries import content_key, write_json
 

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
+from asft.door import require_safetensors
 from asft.hub import first_commit
 from asft.judges.base import Judge
-from asft.models.checkpoints import checkpoint_identity, fetch_checkpoint, require_safetensors
+from asft.models.checkpoints import checkpoint_identity, fetch_checkpoint
 
 if TYPE_CHECKING:  # torch and transformers take seconds to load, and a report needs neither
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

@@ -29,11 +29,12 @@ from asft.data.loading import smaller_batch
 from asft.data.protocol import Clean, protocol_of
 from asft.data.rows import Row, digest, held_back
 from asft.distributed.team import SharedStore, team
+from asft.door import require_safetensors
 from asft.measures.base import Measure, MeasureContext
 from asft.methods.base import Context, Start
 from asft.methods.post_hoc import PostHoc
 from asft.metrics.base import Metric
-from asft.models.checkpoints import require_safetensors, same_weights
+from asft.models.checkpoints import same_weights
 from asft.models.pair import Pair, require_embeddings, resolve_device
 from asft.pipeline.answers import Questions, answer, judge_answers, questions_of, scorer
 from asft.pipeline.prepare import prepare_pair

@@ -90,8 +90,9 @@ SHARD = "model-00001-of-00002.safetensors"
     ("file", "content", "message"),
     [
         (".", "", "does not exist: give a local checkpoint directory"),
-        ("notes", "", f"has neither model.safetensors nor {INDEX}"),
-        ("pytorch_model.bin", "", "holds pickled weights only ('pytorch_model.bin')"),
+        ("notes", "", "holds no *.safetensors. Give"),
+        ("pytorch_model.bin", "", "holds no *.safetensors but only pickles (pytorch_model.bin)"),
+        (SHARD, "", f"has neither model.safetensors nor {INDEX}"),
         (INDEX, "{}", "names no file (no weight_map)"),
         (INDEX, json.dumps({"weight_map": {"a": SHARD}}), f"names '{SHARD}', which is not there (1 missing)"),
     ],
