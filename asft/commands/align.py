@@ -6,6 +6,7 @@ from asft.cells.compose import enumerate_cells
 from asft.commands.flags import Flags
 from asft.commands.progress import PairProgress
 from asft.console import console, quiet_libraries, show_log
+from asft.store.entries import content_key
 
 
 def align(arguments: list[str]) -> int:
@@ -22,7 +23,8 @@ def align(arguments: list[str]) -> int:
 
     quiet_libraries()
     show_log()
-    with PairProgress({job.key: job}):
+    # Taken as a cell is, so that `asft store gc` takes no pair away; not as this job's cell, which may be at work.
+    with PairProgress({job.key: job}), job.store.claim(content_key(job.plan.pair), wait=True):
         pair = prepare_pair(job, build=options.build)
     console.print(f"base     {pair.base}\naligned  {pair.aligned}", soft_wrap=True)
     return 0

@@ -34,7 +34,8 @@ def anchor_inspect(arguments: list[str]) -> int:
     with suppress(OSError, DamagedEntry):
         found = read_document(folder / "spectrum.json", Spectrum)
     if found.get("key") != key or not (folder / "spectrum.html").exists():
-        found = _inspect(job, cell.method, folder, key)
+        with job.store.claim(key, wait=True):  # so that `asft store gc` takes no pair or anchor away
+            found = _inspect(job, cell.method, folder, key)
     table = Table("module", box=None, pad_edge=False)
     for heading in ("‖V‖", "λ₁(Ĉ)", "eff. rank", "mean ‖I−(I−Ĉ)²‖", "λ > 0.1"):
         table.add_column(heading, justify="right")

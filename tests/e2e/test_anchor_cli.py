@@ -12,6 +12,10 @@ from helpers import Asft
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM
 
+from asft.cells.job import Job
+from asft.models.pair import Pair
+from asft.store.cleaning import at_work
+
 pytestmark = pytest.mark.slow
 
 
@@ -58,3 +62,16 @@ def test_align_says_where_the_pair_is(asft: Asft, pair_overrides: list[str], ran
     code, _, told = asft("align", *pair_overrides)
     assert code == 0
     assert str(random_pair / "aligned") in told
+
+
+@pytest.mark.parametrize("command", ["align", "anchor inspect"])
+def test_what_a_command_uses_is_not_removed(
+    command: str, asft: Asft, pair_overrides: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def prepared(job: Job, **_: bool) -> Pair:
+        raise ValueError(f"at work: {at_work(job.store)}")
+
+    monkeypatch.setattr("asft.pipeline.prepare.prepare_pair", prepared)
+    code, _, told = asft(*command.split(), *pair_overrides)
+    assert code == 2
+    assert "at work: True" in told
