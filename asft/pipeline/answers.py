@@ -150,7 +150,7 @@ def judge_answers(cell: Cell, name: str, metric: Metric, answers: Entry, folder:
     """
     file = f"{name}.jsonl"
     rows = list(read_rows(answers.path / ANSWERS_FILE, Answered))
-    scored = metric.score(cell, rows, PartialRows(kept / file))
+    scored = metric.score(cell, rows, PartialRows(kept / answers.digest / file))
     credited = zip(rows, scored.details, scored.credits, strict=True)
     write_jsonl(folder / file, ({**row, **more, "credit": credit} for row, more, credit in credited))
     return {**summary(metric, scored), "file": file}

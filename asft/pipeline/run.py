@@ -149,12 +149,20 @@ class _Run:
         return resolve_device(self.job.options.device)
 
     def score(self, live: LiveRun) -> Entry:
-        """Trained, asked and judged; the cell's own training is shown while it runs."""
+        """Trained, asked and judged; the cell's own training is shown while it runs.
+
+        Where all its answers are stored and the weights are gone, nothing is trained: not for scores beside its own.
+        """
         self.check_asking()
-        weights = self.train_stage([live]) if self.cell.method.trains else None
-        beside = self.open_beside(self.plan.beside)
-        answers = self.generate_stages(weights, self.cell.metrics | beside)
-        self.beside_stage(beside, answers)
+        answers, weights, beside = self.answered(), self.kept_weights(), list(self.plan.beside)
+        if self.plan.train and weights is None:
+            if answers.keys() >= self.cell.metrics.keys():
+                beside = [name for name in beside if self.asking(name) in answers]
+            else:
+                weights = self.train_stage([live])
+        opened = self.open_beside(beside)
+        answers = self.generate_stages(weights, self.cell.metrics | opened)
+        self.beside_stage(opened, answers)
         return self.judge_stage(weights, answers)
 
     def complete(self) -> None:
@@ -359,6 +367,7 @@ class _Run:
                 loaded = cache(partial(self._open, backend, wanted, stack))  # when the first metric asks, and once
                 for name in (first, *rest):
                     kept = self.store.resumable("stages/generate", content_key(plans[name]))
+                    kept /= weights.digest if weights else "start"
                     produce = partial(self._answer, loaded, asked[name], kept)
                     entries[name] = self.store.ensure_together("stages/generate", plans[name], produce)
         return entries

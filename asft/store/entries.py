@@ -85,6 +85,11 @@ class Entry:
         """Wall time that producing the entry took."""
         return float(self.manifest["seconds"])
 
+    @property
+    def digest(self) -> str:
+        """Of its files: another where it was removed and made anew on another device."""
+        return content_key(self.manifest["files"])[:12]
+
 
 @dataclass(frozen=True)
 class Store:

@@ -14,9 +14,11 @@ from safetensors.torch import load_file, save_file
 
 from asft.cells.job import Job
 from asft.metrics.base import wilson
+from asft.metrics.harmful_score import HarmfulScore
 from asft.pipeline.run import run_cell
 from asft.store.entries import content_key
-from asft.store.schemas import HARMFUL_FILE, TASK_FILE
+from asft.store.partial import PartialRows
+from asft.store.schemas import ANSWERS_FILE, HARMFUL_FILE, TASK_FILE
 
 pytestmark = pytest.mark.slow
 
@@ -111,11 +113,12 @@ def test_a_finished_cell_is_not_computed_again(shared_job: MakeJob, monkeypatch:
     assert run_cell(job).manifest == first.manifest
 
 
-def test_another_judge_trains_and_generates_nothing(shared_job: MakeJob, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = run_cell(shared_job("method=sft"))
+def test_another_judge_trains_and_generates_nothing(make_job: MakeJob, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = run_cell(make_job("method=sft"))
+    shutil.rmtree(first.path.parents[1] / "stages" / "train")
     monkeypatch.setattr("asft.pipeline.run.train", None)
     monkeypatch.setattr("asft.backends.generate.generate", None)
-    second = run_cell(shared_job("method=sft", "+judge.phrases=[no such phrase]"))
+    second = run_cell(make_job("method=sft", "+judge.phrases=[no such phrase]"))
     assert second.path != first.path
     answered = sum(bool(row["answer"]) for row in read_jsonl(second.path / HARMFUL_FILE))
     assert second.result["metrics"]["HS"]["count"] == answered
@@ -217,6 +220,28 @@ def test_a_failure_keeps_the_stages_before_it(make_job: MakeJob, monkeypatch: py
     assert stage_count(job, "stages/train") == 1
     monkeypatch.setattr("asft.pipeline.run.train", None)
     assert run_cell(job).result["metrics"]["HS"]["total"] == 10
+
+
+def test_what_was_kept_of_other_weights_or_other_answers_is_not_taken(
+    make_job: MakeJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job, store = make_job("method=sft"), make_job().store
+    first = run_cell(job)
+    keys = {name: stage["key"] for name, stage in first.result["stages"].items()}
+    weights = store.find("stages/train", keys["train"])
+    assert weights is not None
+    for path in (first.path, store.path("stages/generate", keys["answers HS"])):
+        shutil.rmtree(path)
+    kept = store.resumable("stages/generate", keys["answers HS"])
+    for place, answer in ((weights.digest, "kept"), ("another", "stale"), ("", "stale")):
+        PartialRows(kept / place / ANSWERS_FILE).append(dict.fromkeys(range(10), answer))
+    places = []
+    score = HarmfulScore.score
+    monkeypatch.setattr(HarmfulScore, "score", lambda *given: places.append(given[-1].path) or score(*given))
+    assert {row["answer"] for row in read_jsonl(run_cell(job).path / HARMFUL_FILE)} == {"kept"}
+    answers = store.find("stages/generate", keys["answers HS"])
+    assert answers is not None
+    assert places == [store.resumable("cells", job.key) / answers.digest / HARMFUL_FILE]
 
 
 def test_a_pair_is_made_before_the_answers_clock_starts(make_job: MakeJob, monkeypatch: pytest.MonkeyPatch) -> None:

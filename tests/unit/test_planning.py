@@ -61,7 +61,7 @@ def test_a_finished_cell_needs_nothing_even_if_its_weights_were_cleared(make_job
     job = make_job("method=sft")
     run_cell(job)
     shutil.rmtree(job.options.outputs / "stages" / "train")
-    assert trainings([job]).missing == frozenset()
+    assert trainings([job, make_job("method=sft", "+judge.phrases=[No]")]).missing == frozenset()
 
 
 @pytest.mark.parametrize(
