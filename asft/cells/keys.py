@@ -6,12 +6,12 @@ configuration alone, so whether a cell is finished is known without running anyt
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from asft.cells.cell import Cell
-from asft.config import OrganismModel, PretrainedModel, as_plain, joined
+from asft.config import OrganismModel, PretrainedModel, TrainingConfig, as_plain, joined
 from asft.data.base import attack_of, benign_identity, clear_of, source_of, task_of, twin_of
 from asft.data.rows import digest
 from asft.data.world.source import VERSION
@@ -212,10 +212,15 @@ def _answered_in(cell: Cell) -> Settings:
 
 
 def _training_settings(cell: Cell) -> Settings:
-    """What changes rounding alone is left out where it is off, as autocast always is under ``official``."""
+    """What changes rounding alone is left out where it is off, as autocast always is under ``official``.
+
+    What changes nothing stands at its default: checkpointed gradients, and the adapter's settings where there is none.
+    """
+    idle = {"gradient_checkpointing"} | ({"rank", "alpha", "dropout"} if cell.training.name == "full" else set())
+    training = {**asdict(cell.training), **{f.name: f.default for f in fields(TrainingConfig) if f.name in idle}}
     off = {"autocast"} if cell.protocol.name == "official" else set()
     off |= {name for name in ("autocast", "label_logits") if not getattr(cell.training, name)}
-    return {name: value for name, value in asdict(cell.training).items() if name not in off}
+    return {name: value for name, value in training.items() if name not in off}
 
 
 def pair_settings(cell: Cell) -> Settings:

@@ -139,6 +139,7 @@ def test_of_a_protocol_the_name_alone_is_keyed() -> None:
 
 
 APPENDED = ("method=safeinstr", "attack.n=1000", "attack.p=0.1", "attack.mix=append")
+FULL = ("training=full", "method=sft")
 OFFICIAL = ("protocol=official", "method=sft")
 PRACTICAL = ("judge=llm", "judge.timeout=1", "judge.api_key_env=OTHER", "judge.cache=x")
 
@@ -158,6 +159,9 @@ PRACTICAL = ("judge=llm", "judge.timeout=1", "judge.api_key_env=OTHER", "judge.c
         ("measure", ("measure=epl",), ("measure=epl", "evaluation.dtype=bfloat16"), True),
         ("judge", OFFICIAL, (*OFFICIAL, "training.autocast=bfloat16", "evaluation.dtype=bfloat16"), True),
         ("judge", ("judge=beaver_dam",), ("judge=beaver_dam", "judge.batch_size=1", "device=cpu"), True),
+        ("train", ("training=lora",), ("training=lora", "training.gradient_checkpointing=true"), True),
+        ("train", ("training=lora",), ("training=lora", "training.rank=4"), False),
+        ("train", FULL, (*FULL, "training.rank=4", "training.alpha=8", "training.dropout=0"), True),
         ("judge", ("judge=beaver_dam",), ("judge=beaver_dam", "judge.threshold=0.4"), False),
     ],
 )
