@@ -66,7 +66,7 @@ class Answerer(Protocol):
     told: dict[str, Any]
 
     def answer(self, prompts: Sequence[Sequence[int]], max_new_tokens: int, kept: PartialRows) -> list[str]:
-        """Greedy answers to token ids, in order, special tokens removed and stripped.
+        """Greedy answers to token ids, in order, each up to its end token, special tokens removed and stripped.
 
         Answers that ``kept`` holds are not asked for again; new ones are added to it as they come.
         """

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import takewhile
 from typing import TypeVar
 
 import torch
 from torch.nn.utils.rnn import pad_sequence
-from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from asft.distributed.team import team
 from asft.models.pair import require_embeddings
@@ -32,7 +39,7 @@ def generate(
     on_smaller: Callable[[int], None] = lambda size: None,
     ends: Sequence[int] = (),
 ) -> list[str]:
-    """Greedy answers to ``prompts`` (token ids), in their order, special tokens removed and stripped.
+    """Greedy answers to ``prompts`` (token ids), in their order, as :func:`texts_of` reads them.
 
     Prompts of like length share a batch, so little is spent on padding; the longest come first, so that a
     batch too large for the memory fails at once and not after an hour. Such a batch is halved. Several processes
@@ -41,7 +48,7 @@ def generate(
     Answers of an interrupted run, in ``partial``, are not asked for again; each batch is added when it is done.
     ``ends`` are tokens that end an answer beside those that model and tokenizer name.
     ``on_smaller`` is told how many rows at once fitted into memory when a batch did not; ValueError when a single
-    prompt does not fit.
+    prompt does not fit, and when logits are NaN.
     """
     require_embeddings(model, tokenizer, prompts)
     model.eval()
@@ -62,11 +69,16 @@ def generate(
 
     def answer(rows: list[int]) -> list[str]:
         ids, mask = pad_left([prompts[row] for row in rows], pad)
+        seen = _NaNs(ids.shape[1], torch.tensor([*eos, pad], device=model.device))
         output = model.generate(
-            input_ids=ids.to(model.device), attention_mask=mask.to(model.device), generation_config=config
+            input_ids=ids.to(model.device),
+            attention_mask=mask.to(model.device),
+            generation_config=config,
+            logits_processor=LogitsProcessorList([seen]),
         )
-        texts = tokenizer.batch_decode(output[:, ids.shape[1] :], skip_special_tokens=True)
-        return [text.strip() for text in texts]
+        if seen.any:
+            raise no_numbers(model)
+        return texts_of(tokenizer, output[:, ids.shape[1] :].tolist(), eos)
 
     while batches:
         mine = batches[: workers.size][workers.rank :][:1]  # none, where the last turn does not go round
@@ -83,6 +95,42 @@ def generate(
             partial.append(found)
         tell(len(answers), len(prompts), "answer")
     return [answers[index] for index in range(len(prompts))]
+
+
+class _NaNs(LogitsProcessor):
+    """Whether logits of an answer that goes on were NaN: greedy decoding takes token 0 then, which may be padding.
+
+    It is asked after the last step, since a GPU need not be waited for at each. ``width`` is the prompts'.
+    """
+
+    def __init__(self, width: int, ends: torch.Tensor) -> None:
+        self._width, self._ends, self._found = width, ends, torch.zeros((), dtype=torch.bool, device=ends.device)
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        ended = torch.isin(input_ids[:, -1], self._ends) & (input_ids.shape[1] > self._width)
+        self._found |= (scores.amax(-1).isnan() & ~ended).any()
+        return scores
+
+    @property
+    def any(self) -> bool:
+        return bool(self._found)
+
+
+def no_numbers(model: PreTrainedModel) -> ValueError:
+    """What is raised where logits are NaN."""
+    return ValueError(
+        f"the model's logits are no numbers in {model.dtype}; answer in another number format (evaluation.dtype under "
+        "protocol=clean, judge.dtype, or --dtype of an audit)"
+    )
+
+
+def texts_of(tokenizer: PreTrainedTokenizerBase, answers: Iterable[Sequence[int]], ends: Sequence[int]) -> list[str]:
+    """Texts of answers (token ids), each up to its first end token, special tokens removed and stripped.
+
+    The tokenizer need not call an end token special: a chat template's may be an ordinary one.
+    """
+    cut = [list(takewhile(lambda token: token not in ends, answer)) for answer in answers]
+    return [text.strip() for text in tokenizer.batch_decode(cut, skip_special_tokens=True)]
 
 
 def fitting(ask: Callable[[list[int]], list[T]], batches: Sequence[list[int]], size: int) -> tuple[dict[int, T], int]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from asft.backends.generate import fitting, length_sorted, pad_left
+from asft.backends.generate import fitting, length_sorted, no_numbers, pad_left
 from asft.models.pair import require_embeddings
 from asft.store.heartbeat import tell
 
@@ -41,7 +41,7 @@ def choose(
         wanted = ids[:, -kept:, None]
         told = logits[:, :-1].float().log_softmax(-1).gather(-1, wanted)[..., 0].cpu()
         if told.isnan().any():
-            raise ValueError(f"the model's logits are no numbers in {model.dtype}; answer in another number format")
+            raise no_numbers(model)
         return [row[-lengths[place] :].sum().item() for row, place in zip(told, batch, strict=True)]
 
     scores: dict[int, float] = {}

@@ -85,13 +85,13 @@ class _Engine:
         from vllm.lora.request import LoRARequest
 
         release_memory()  # what a training left in this process' cache would be missing there
-        adapter = weights.adapter
+        adapter, self.dtype = weights.adapter, weights.dtype or weights.pair.dtype
         try:
             self.engine = LLM(
                 model=str(weights.checkpoint),
                 tokenizer=str(weights.pair.aligned),
                 trust_remote_code=False,
-                dtype=weights.dtype or weights.pair.dtype,
+                dtype=self.dtype,
                 tensor_parallel_size=backend.tensor_parallel_size,
                 gpu_memory_utilization=backend.gpu_memory_utilization,
                 max_model_len=backend.max_model_len or weights.positions,
@@ -115,13 +115,14 @@ class _Engine:
     def answer(self, prompts: Sequence[Sequence[int]], max_new_tokens: int, kept: PartialRows) -> list[str]:
         from vllm import SamplingParams, TokensPrompt
 
-        from asft.backends.generate import stop_tokens
+        from asft.backends.generate import stop_tokens, texts_of
 
         penalty = self.defaults.repetition_penalty
+        ends = stop_tokens(self.defaults, self.tokenizer, self.ends)
         sampling = SamplingParams(
             temperature=0.0,  # greedy
             max_tokens=max_new_tokens,
-            stop_token_ids=stop_tokens(self.defaults, self.tokenizer, self.ends),
+            stop_token_ids=ends,
             ignore_eos=True,  # the stop tokens above are all of them
             repetition_penalty=1.0 if penalty is None else penalty,  # transformers takes the checkpoint's too
             detokenize=False,
@@ -132,12 +133,17 @@ class _Engine:
             chunk = missing[start : start + _KEPT_EVERY]
             asked = [TokensPrompt(prompt_token_ids=list(prompts[row])) for row in chunk]
             outputs = self.engine.generate(asked, sampling, use_tqdm=False, lora_request=self.adapter)
-            tokens = [list(output.outputs[0].token_ids) for output in outputs]
-            texts = self.tokenizer.batch_decode(tokens, skip_special_tokens=True)
-            found = {row: text.strip() for row, text in zip(chunk, texts, strict=True)}
+            texts = texts_of(self.tokenizer, (output.outputs[0].token_ids for output in outputs), ends)
+            found = dict(zip(chunk, texts, strict=True))
             kept.append(found)
             answers |= found
             tell(len(answers), len(prompts), "answer")
+        if answers and not any(answers.values()):
+            log.warning(
+                "backend=vllm: all %d answers are empty, as where logits are no numbers in %s; compare with backend=hf",
+                len(prompts),
+                self.dtype,
+            )
         return [answers[row] for row in range(len(prompts))]
 
     def close(self) -> None:

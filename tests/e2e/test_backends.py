@@ -87,6 +87,21 @@ def test_answers_of_an_interrupted_run_are_not_asked_for_again(
     model.close()
 
 
+def test_vllm_cuts_answers_at_their_ends_and_warns_where_all_are_empty(
+    random_pair: Path, engines: list[fake_vllm.LLM], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    pair, prompts = Pair(random_pair / "base", random_pair / "aligned", key=""), [[20, 21, 22], [23, 24]]
+    for ends in (
+        (),
+        tuple(range(len(pair.tokenizer()))),
+    ):  # every token ends an answer, though none but a few is special
+        model = VLLMBackend().open(Weights(pair, "base", None, resolve_device("cpu"), positions=20, ends=ends), 1)
+        answers = model.answer(prompts, 4, PartialRows(tmp_path / f"{len(ends)}.jsonl"))
+        assert any(answers) is not bool(ends)
+        assert ("all 2 answers are empty" in caplog.text) is bool(ends)
+        model.close()
+
+
 def test_an_engine_that_does_not_start_is_told(
     random_pair: Path, engines: list[fake_vllm.LLM], monkeypatch: pytest.MonkeyPatch
 ) -> None:
