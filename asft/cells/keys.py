@@ -26,7 +26,17 @@ from asft.store.entries import content_key
 Settings = dict[str, Any]
 
 # Raise a stage's number when its code starts to give another result for the same settings.
-CODE = {"pair": 1, "start": 1, "mixture": 1, "train": 1, "generate": 1, "judge": 1, "measure": 1}
+CODE = {
+    "pair": 1,
+    "start": 1,
+    "mixture": 1,
+    "train": 1,
+    "generate": 1,
+    "judge": 1,
+    "measure": 1,
+    "published measure": 2,
+}
+# Measures of published pairs have a number of their own: those of the others did not change.
 # And a protocol's, when it starts to decide otherwise.
 PROTOCOL = {"clean": "clean", "official": "official/3"}
 
@@ -113,7 +123,7 @@ def measure_settings(cell: Cell, measure: Measure) -> Settings:
         **({} if cell.protocol.name == "official" or isinstance(cell.model, OrganismModel) else {"dtype": "float32"}),
     }
     return {
-        "code": CODE["measure"],
+        "code": CODE["published measure" if isinstance(cell.model, PretrainedModel) else "measure"],
         "measure": measure.settings(),
         "pair": content_key(pair_settings(cell)),
         "updates": {name: content_key(settings) for name, settings in trainings.items() if settings},

@@ -120,10 +120,10 @@ def direction_of(name: str, weights: Weights, ctx: MeasureContext, seed: int) ->
     if name == "random":
         return directions.random_direction(weights, seed)
     if name == "alignment":
-        return directions.difference(weights, ctx.pair.base, towards=False)
+        return directions.difference(weights, ctx.pair.base, ctx.pair.aligned)
     if name in ctx.updates:
         return directions.adapter_update(weights, ctx.updates[name])
-    return directions.from_folder(weights, Path(name).expanduser())
+    return directions.from_folder(weights, Path(name).expanduser(), ctx.pair.aligned)
 
 
 def folder_identities(measure: Measure) -> dict[str, Any]:

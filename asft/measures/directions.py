@@ -37,16 +37,17 @@ def random_direction(weights: Weights, seed: int) -> Direction:
     return {name: torch.randn(weight.shape, generator=generator).to(weight.device) for name, weight in weights.items()}
 
 
-def difference(weights: Weights, other: Path, *, towards: bool) -> Direction:
-    """``other − weights`` of a checkpoint ``other`` (``weights − other`` unless ``towards``), float32.
+def difference(weights: Weights, start: Path, end: Path) -> Direction:
+    """``end − start`` of the tensors that ``weights`` names, float32, whatever format a model of them is loaded in.
 
-    Tensors of another shape there (a larger vocabulary) are left out; ValueError when the checkpoint lacks a tensor.
+    Both are read as they are stored: a side rounded to bfloat16 would differ from the other by its rounding, too.
+    Tensors of another shape in either (a larger vocabulary) are left out; ValueError when a checkpoint lacks one.
     """
-    checkpoint, sign, direction = Checkpoint(other, "checkpoint"), 1.0 if towards else -1.0, {}
+    sides, direction = (Checkpoint(start, "checkpoint"), Checkpoint(end, "checkpoint")), {}
     for name, weight in weights.items():
-        if checkpoint.shape(name) == tuple(weight.shape):
-            there = checkpoint.tensor(name).to(weight.device, torch.float32)
-            direction[name] = sign * (there - weight.float())
+        if all(side.shape(name) == tuple(weight.shape) for side in sides):
+            here, there = (side.tensor(name).to(weight.device, torch.float32) for side in sides)
+            direction[name] = there - here
     return direction
 
 
@@ -68,11 +69,11 @@ def adapter_update(weights: Weights, adapter: Path) -> Direction:
     return direction
 
 
-def from_folder(weights: Weights, folder: Path) -> Direction:
-    """A user's own direction: an adapter's update, or the way from ``weights`` to a checkpoint."""
+def from_folder(weights: Weights, folder: Path, aligned: Path) -> Direction:
+    """A user's own direction: an adapter's update, or the way from the aligned checkpoint to another."""
     if (folder / CONFIG_NAME).is_file():
         return adapter_update(weights, folder)
-    return difference(weights, folder, towards=True)
+    return difference(weights, aligned, folder)
 
 
 def layer_normalised(direction: Direction, weights: Weights) -> Direction:

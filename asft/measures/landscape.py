@@ -65,17 +65,14 @@ class _Around(Measure):
         """The aligned model, its weights that directions move, and its HS as it stands.
 
         The model is asked in float32, as in llm-landscape, so that the smallest step reaches every weight;
-        ``protocol=official`` asks in float16. Directions are differences of weights, which that would round away: they
-        see the weights in the pair's own format.
+        ``protocol=official`` asks in float16.
         """
         from asft.data.protocol import protocol_of
         from asft.measures.directions import weights_of
 
-        dtype = protocol_of(ctx.cell).moved_dtype
-        model = ctx.pair.load("aligned", ctx.device, dtype)
-        own = model if dtype == "float32" else ctx.pair.load("aligned", ctx.device)
+        model = ctx.pair.load("aligned", ctx.device, protocol_of(ctx.cell).moved_dtype)
         targets = ctx.cell.training.target_modules if self.modules == "targets" else None
-        return model, weights_of(own, targets), ctx.score(model, self.prompts)
+        return model, weights_of(model, targets), ctx.score(model, self.prompts)
 
     def _direction(self, name: str, weights: Weights, ctx: MeasureContext, seed: int) -> Direction:
         from asft.measures.directions import layer_normalised

@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, PreT
 
 from asft.config import ConfigError
 from asft.measures import directions
-from asft.measures.base import MeasureContext
+from asft.measures.base import MeasureContext, direction_of
 from asft.measures.cosine import gaussian_mean, random_cosines
 from asft.measures.directions import Perturbed
 from asft.measures.landscape import EPL, Lines, Plane, safe_stretch
@@ -79,12 +79,17 @@ class TestDirections:
         for name in weights:
             assert directions.cosine({name: x[name]}, {name: free[name]}) == pytest.approx(0, abs=1e-6)
 
-    def test_alignment_is_aligned_minus_base(self, random_pair: Path, model: torch.nn.Module) -> None:
-        base = dict(AutoModelForCausalLM.from_pretrained(random_pair / "base").named_parameters())
-        weights = directions.weights_of(model)
-        found = directions.difference(weights, random_pair / "base", towards=False)
-        assert found.keys() == weights.keys()
-        assert all(torch.equal(found[name], weights[name] - base[name].detach()) for name in weights)
+    @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+    def test_alignment_is_aligned_minus_base_as_stored(self, dtype: Any, random_pair: Path, make_job: MakeJob) -> None:
+        pair, cpu = Pair(random_pair / "base", random_pair / "aligned", "k", dtype=dtype), torch.device("cpu")
+        base, aligned = (directions.weights_of(pair.load(side, cpu, "float32")) for side in ("base", "aligned"))
+        ctx = MeasureContext(make_job().cell, pair, {}, cpu, weight_distance)
+        weights = directions.weights_of(pair.load("aligned", cpu))
+        found, back = (direction_of(name, weights, ctx, 0) for name in ("alignment", str(random_pair / "base")))
+        assert found.keys() == back.keys() == weights.keys()
+        for name in weights:
+            assert torch.equal(found[name], aligned[name] - base[name])
+            assert torch.equal(back[name], -found[name])
 
     @pytest.mark.slow
     def test_an_adapters_update_is_what_merging_it_changes(self, shared_job: MakeJob, random_pair: Path) -> None:
@@ -96,7 +101,7 @@ class TestDirections:
         assert set(update) == set(directions.weights_of(model, TARGETS))
         for name, tensor in update.items():
             torch.testing.assert_close(tensor, merged[name].detach() - before[name], atol=1e-6, rtol=1e-4)
-        assert directions.from_folder(before, adapter).keys() == update.keys()
+        assert directions.from_folder(before, adapter, random_pair / "aligned").keys() == update.keys()
         with pytest.raises(ValueError, match="not among the model's weights"):
             directions.adapter_update({}, adapter)
 
@@ -164,7 +169,7 @@ class TestCosine:
         (adapter,) = (path.parent for path in job.options.outputs.glob("stages/train/*/adapter_config.json"))
         weights = directions.weights_of(AutoModelForCausalLM.from_pretrained(random_pair / "aligned"), TARGETS)
         update = directions.adapter_update(weights, adapter)
-        alignment = directions.difference(weights, random_pair / "base", towards=False)
+        alignment = directions.difference(weights, random_pair / "base", random_pair / "aligned")
         flat = [torch.cat([side[name].double().flatten() for name in weights]) for side in (alignment, update)]
         naive = float(torch.nn.functional.cosine_similarity(*flat, dim=0))
         assert entry.result["values"]["cos"] == pytest.approx(naive, rel=1e-9)
@@ -194,7 +199,7 @@ class TestPoints:
         plane = Plane(x="alignment", y="random", points=5, extent=1.0, normalise="none", seed=7)
         found = plane.measure(ctx).details
         weights = directions.weights_of(model, TARGETS)
-        x = directions.difference(weights, ctx.pair.base, towards=False)
+        x = directions.difference(weights, ctx.pair.base, ctx.pair.aligned)
         y = directions.random_direction(weights, 8)  # the second direction has a seed of its own
         for row, beta in enumerate(found["steps"]):
             for column, alpha in enumerate(found["steps"]):
@@ -238,7 +243,9 @@ class TestPoints:
         lines.measure(replace(ctx, cell=cell, score=recorded))
         assert {dtype for dtype, _ in found} == {asked}
         exact = directions.difference(
-            directions.weights_of(ctx.pair.load("aligned", torch.device("cpu")), TARGETS), ctx.pair.base, towards=False
+            directions.weights_of(ctx.pair.load("aligned", torch.device("cpu")), TARGETS),
+            ctx.pair.base,
+            ctx.pair.aligned,
         )
         step = math.sqrt(sum(float(tensor.double().square().sum()) for tensor in exact.values()))
         assert found[2][1] == pytest.approx(step, rel=1e-3), "the direction itself is not rounded"
