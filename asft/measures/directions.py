@@ -19,7 +19,7 @@ from asft.anchor.saved_adapter import CONFIG_NAME, read_adapter
 
 Direction = dict[str, Tensor]
 Weights = Mapping[str, Tensor]
-_PARALLEL = 1e-5  # what is left of a direction relative to it, below which it is rounding
+_PARALLEL = 1e-5  # what is left of a tensor relative to it, below which it is rounding
 
 
 def weights_of(model: PreTrainedModel, targets: Sequence[str] | None = None) -> Direction:
@@ -95,17 +95,17 @@ def layer_normalised(direction: Direction, weights: Weights) -> Direction:
 def orthogonalised(direction: Direction, to: Direction) -> Direction:
     """``direction`` without its part along ``to``, tensor by tensor (so the whole is orthogonal, too).
 
-    ValueError when nothing but rounding is left, as for two equal directions.
+    A tensor of which nothing but rounding is left stays out: scaled to its weight's norm, that would be a direction.
+    ValueError when none is left, as for two equal directions.
     """
     result = {}
     for name, tensor in direction.items():
-        other = to[name].double() if name in to else None
+        other, left = to[name].double() if name in to else None, tensor.double()
         if other is not None and other.any():
-            share = (tensor.double() * other).sum() / (other * other).sum()
-            result[name] = (tensor.double() - share * other).to(tensor.dtype)
-        else:
-            result[name] = tensor
-    if _squared(result) < _PARALLEL**2 * _squared(direction):
+            left = left - (left * other).sum() / (other * other).sum() * other
+        if _inner(left, left) > _PARALLEL**2 * _inner(tensor, tensor):
+            result[name] = left.to(tensor.dtype)
+    if not result:
         raise ValueError("measure.orthogonal=true: y runs along x, so nothing of it is left; choose another measure.y")
     return result
 

@@ -265,6 +265,14 @@ class TestPoints:
         with pytest.raises(ValueError, match="y runs along x"):
             Plane(x="alignment", y="alignment", points=3, orthogonal=True).measure(ctx)
 
+    def test_a_tensor_that_runs_along_x_moves_nothing(self) -> None:
+        generator = torch.Generator().manual_seed(0)
+        x = {name: torch.randn(8, 8, generator=generator) for name in "ab"}
+        y = {"a": -3.1 * x["a"], "b": torch.randn(8, 8, generator=generator)}
+        free = directions.orthogonalised(y, x)
+        assert free.keys() == {"b"}
+        assert directions.cosine(free, x) == pytest.approx(0, abs=1e-6)
+
     def test_a_tensor_that_x_leaves_alone_is_kept(self) -> None:
         y = {"a": torch.ones(2), "b": torch.ones(2)}
         free = directions.orthogonalised(y, {"a": torch.zeros(2), "b": torch.tensor([1.0, -1.0])})
