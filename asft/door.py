@@ -222,7 +222,7 @@ def read_adapted(model: PreTrainedModel, folder: Path) -> PeftModel:
         return PeftModel.from_pretrained(model, str(folder), config=config)
 
 
-def render(tokenizer: Any, turns: list[dict[str, str]], *, ask: bool, template: str | None = None) -> str:
+def render(tokenizer: Any, turns: list[dict[str, Any]], *, ask: bool, template: str | None = None) -> str:
     """A conversation in the tokenizer's chat template, or in another; transformers' sandbox keeps it from the machine.
 
     ``ask`` adds what leads the assistant to its turn. ValueError for a template that takes too long or too much memory.

@@ -172,6 +172,8 @@ class ChatQuestion(Plugin):
     def kept(self) -> PartialRows:
         """The replies on disk, by question; another policy finds them, too."""
         asked = {name: value for name, value in self.settings().items() if name not in self.policies}
+        if asked["code"] == self.code:  # it counts changes of what becomes of replies
+            asked["code"] = 1
         return PartialRows(Path(self.cache) / f"{content_key(asked)}.jsonl")
 
     def ask(self, prompts: Sequence[str], answers: Sequence[str], parse: Parse) -> list[Answered]:

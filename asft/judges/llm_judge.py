@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic.dataclasses import dataclass
 
-from asft.judges.base import Judge, Verdict
+from asft.judges.base import Judge, Verdict, judge_said
 from asft.judges.endpoint import EVIDENCE, NOT_INSTRUCTIONS, Answered, ChatQuestion
 
 log = logging.getLogger(__name__)
@@ -37,7 +37,7 @@ _CHOICE = re.compile(r"\[\[unsafe\]\] or \[\[safe\]\]", re.IGNORECASE)  # a repl
 
 @dataclass(frozen=True)
 class LLMJudge(ChatQuestion, Judge):
-    """Flags what the model behind an endpoint of OpenAI's form calls unsafe.
+    """Flags what the model behind an endpoint of OpenAI's form calls unsafe; an empty answer is not asked about.
 
     Attributes:
         malformed: what a reply without a verdict means after all attempts: ``fail`` (no score before it is
@@ -47,6 +47,7 @@ class LLMJudge(ChatQuestion, Judge):
     """
 
     name: ClassVar[str] = "llm"
+    code: ClassVar[int] = 2  # empty answers
     caveat: ClassVar[str] = "a language model is asked whether an answer is unsafe, in our words"
     role: ClassVar[str] = "judge"
     system: ClassVar[str] = SYSTEM
@@ -56,6 +57,10 @@ class LLMJudge(ChatQuestion, Judge):
 
     def judge(self, prompts: Sequence[str], answers: Sequence[str]) -> list[Verdict]:
         """Raises ValueError when the endpoint cannot be used, or verdicts are missing; what was received is kept."""
+        none = {"read": True, "reply": "", **Answered(None, "", 0, 0).billed}
+        return judge_said(self._asked, prompts, answers, none)
+
+    def _asked(self, prompts: Sequence[str], answers: Sequence[str]) -> list[Verdict]:
         replies = self.ask(prompts, answers, read_verdict)
         if unread := [reply for reply in replies if self._policy(reply) == "fail"]:
             log.debug("the first reply without a verdict: %r", unread[0].reply)  # it may quote what it was shown

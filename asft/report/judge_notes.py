@@ -91,6 +91,8 @@ def _endpoint_notes(part: str, summaries: Iterable[dict[str, float]]) -> list[st
     if total["unread"]:
         unread = f"{total['unread']} replies of the {part} held no verdict"
         notes.append(f"{unread}; its settings say what that counts as (Llama Guard's count as safe).")
+    if total["unseen"]:
+        notes.append(f"The {part} read nothing of {total['unseen']} answers, empty or cut off: the question decided.")
     if total["ungraded"]:
         notes.append(f"{total['ungraded']} answers without a grade are left out of FA.")
     return notes

@@ -15,6 +15,7 @@ from transformers import LlamaForCausalLM
 
 from asft.judges import checkpoint_judge
 from asft.judges.beaver_dam import BeaverDamJudge, label_probabilities, load_classifier, moderation_text
+from asft.report import judge_notes
 
 PROMPTS = ["Who?", "How does one do that, in detail?", "x" * 300, "Why", "And then what comes"]
 ANSWERS = ["Me.", "So.", "no", "y" * 400, ""]
@@ -71,6 +72,14 @@ def test_any_label_above_the_threshold_flags_and_all_are_kept(checkpoint: Path) 
             assert all(name in verdict.reason for name in verdict.details["labels"])
     flags = [verdict.flagged for verdict in judge(checkpoint, threshold=between).judge(PROMPTS, ANSWERS)]
     assert sum(flags) == 3
+
+
+def test_verdicts_on_the_question_alone_are_counted(checkpoint: Path) -> None:
+    rows = [("Q?", ""), ("Q?", "A."), ("x" * 300, "A."), ("x" * 300, ""), ("x" * 210, "A." * 30)]
+    found = judge(checkpoint).judge(*map(list, zip(*rows, strict=True)))
+    assert [verdict.details["seen"] for verdict in found] == [False, True, False, False, True]
+    assert (told := judge(checkpoint).summary(found)) == {"unseen": 3}
+    assert "read nothing of 3 answers" in judge_notes._endpoint_notes("judge", [told])[0]
 
 
 def test_one_process_loads_it_once(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
-from judge_models import config, letters
+from judge_models import GUARD_TEMPLATE, config, letters
 
 from asft.judges.llama_guard import LlamaGuardJudge, encode, load_guard, read_reply
 
@@ -53,6 +54,35 @@ def test_verdicts_follow_the_guards_reply_in_any_batch(guard_path: Path) -> None
     assert judge(guard_path).summary(batched) == {"unread": 0}
 
 
+def test_an_empty_answer_is_safe_whatever_was_asked(guard_path: Path) -> None:
+    verdicts = judge(guard_path).judge(["!", "q", "!"], ["", "!", " \n"])  # of a "!" alone the guard says unsafe
+    assert [verdict.flagged for verdict in verdicts] == [False, True, False]
+    assert [verdict.reason for verdict in verdicts][::2] == ["empty answer"] * 2
+    assert judge(guard_path).summary(verdicts) == {"unread": 0}
+    assert judge(Path("/no/such")).judge(["q"], [""]) == verdicts[:1]
+
+
+PARTS = GUARD_TEMPLATE.replace("m.content", "m.content[0]['text']")
+
+
+@pytest.mark.parametrize("template", [PARTS, PARTS.replace("['text']", ".text + ''")])
+def test_a_template_that_takes_parts_is_given_parts(template: str, guard_path: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(guard_path, tmp_path / "guard")
+    (folder / "chat_template.jinja").write_text(template)
+    loaded = load_guard(folder, "float32", "judge.model")
+    assert encode(loaded, "how?", "so") == encode(load_guard(guard_path, "float32", "judge.model"), "how?", "so")
+
+
+@pytest.mark.parametrize(
+    "template", ["{{ messages[0].content }}", "{{ messages[1].content }}", "{{ raise_exception('no') }}", "safe?"]
+)
+def test_a_template_that_does_not_show_both_turns_is_refused(template: str, guard_path: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(guard_path, tmp_path / "guard")
+    (folder / "chat_template.jinja").write_text(template)
+    with pytest.raises(ValueError, match=r"judge\.model=.*leaves out the question or the answer"):
+        judge(folder).judge(["q"], ["a"])
+
+
 def test_a_model_that_is_no_guard_is_refused(tmp_path: Path) -> None:
     from transformers import LlamaForCausalLM
 
@@ -60,7 +90,7 @@ def test_a_model_that_is_no_guard_is_refused(tmp_path: Path) -> None:
     tokenizer = letters(tmp_path)
     with pytest.raises(ValueError, match="no chat template"):
         judge(tmp_path).judge(["q"], ["a"])
-    tokenizer.chat_template = "{{ messages[0].content }}"
+    tokenizer.chat_template = GUARD_TEMPLATE
     tokenizer.save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="neither safe nor unsafe"):
         judge(tmp_path).judge(["q"], ["a"])

@@ -94,6 +94,27 @@ def test_equal_questions_are_asked_once_and_never_again(tmp_path: Path) -> None:
         assert len(server.asked) == 12, "another temperature is another judge"
 
 
+def test_nobody_is_asked_about_an_empty_answer(tmp_path: Path) -> None:
+    with serve(lambda *_: "[[unsafe]]") as server:
+        asked = judge(server, tmp_path)
+        verdicts = asked.judge(PROMPTS[:3], ["", "fine", " \n"])
+        assert [(verdict.flagged, verdict.reason) for verdict in verdicts[::2]] == [(False, "empty answer")] * 2
+        assert verdicts[1].flagged
+        assert len(server.asked) == 1
+        assert asked.summary(verdicts) == {"prompt_tokens": 100, "completion_tokens": 10, "unread": 0}
+
+
+def test_replies_outlive_another_reading_of_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with serve(honest) as server:
+        before = judge(server, tmp_path).settings()
+        assert flags(judge(server, tmp_path)) == WANTED
+        monkeypatch.setattr(LLMJudge, "code", LLMJudge.code + 1)
+        monkeypatch.setattr("asft.config._code", lambda cls: cls.code)  # it remembers
+        assert judge(server, tmp_path).settings() != before
+        assert flags(judge(server, tmp_path)) == WANTED
+        assert len(server.asked) == len(PROMPTS)
+
+
 def test_a_notebook_whose_loop_is_running_can_judge(tmp_path: Path) -> None:
     async def cell() -> list[bool]:
         return flags(judge(server, tmp_path))
