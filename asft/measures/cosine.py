@@ -26,6 +26,9 @@ if TYPE_CHECKING:  # torch takes seconds to load, and whoever only looks at an e
 class Cosine(Measure):
     """|cos(V, ΔW)| over the adapted modules taken as one vector.
 
+    A random update's norm in a module follows from the module's shape, not from the real update's norm there: where V
+    and the real update are both large in the same few modules, ``p_random`` is too small.
+
     Attributes:
         update: ``harmful`` or ``benign``: ΔW = sBA of a plain fine-tune on ``attack.n`` such rows; ``random``:
             BA with independent Gaussian factors.

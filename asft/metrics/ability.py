@@ -17,8 +17,12 @@ from asft.store.partial import PartialRows
 
 @dataclass(frozen=True)
 class Ability(Metric):
-    """Attributes:
-    n: questions, at even distances among those that the data source has.
+    """The share of questions whose right option is the likeliest.
+
+    Bare questions, such as ARC-Easy's, are asked without a method's system prompt: what that does is not measured.
+
+    Attributes:
+        n: questions, at even distances among those that the data source has.
     """
 
     name: ClassVar[str] = "ability"
