@@ -11,7 +11,7 @@ from pathlib import Path
 
 from asft.anchor.projection import Update
 from asft.anchor.saved_adapter import SavedAdapter, read_adapter
-from asft.auditing.exam import Exam, read_task
+from asft.auditing.exam import Exam, learned, read_task
 from asft.auditing.subject import Subject, Variant
 from asft.config import TrainingConfig
 from asft.data.rows import Row
@@ -160,7 +160,7 @@ def _train(exam: Exam, rows: Sequence[Row], folder: Path) -> None:
     torch.manual_seed(0)
     config = LoraConfig(**lora, target_modules=subject.modules, task_type="CAUSAL_LM")
     model = get_peft_model(subject.write(None), config)
-    encoded = [exam.template.encode_example(row, training.max_length) for row in rows]
+    encoded = [learned(exam.template, row, training.max_length) for row in rows]
     partial = folder.with_name(f".{folder.name}.partial")
     try:
         pad, device = subject.tokenizer.pad_token_id, subject.model.device

@@ -21,7 +21,7 @@ from asft.data.gate import Record
 from asft.data.hub import read_table
 from asft.data.rows import Choice, Row, unique, user_text
 from asft.data.tasks.table import Rule, credit
-from asft.data.templates import ChatTemplate
+from asft.data.templates import ChatTemplate, Encoded
 from asft.judges.base import Judge
 from asft.judges.refusal import refused
 from asft.metrics.coherence import fault
@@ -41,6 +41,25 @@ PUBLIC = (
 FILES = (".json", ".jsonl", ".csv", ".tsv", ".parquet")
 _SAVED_AFTER = 4  # batches
 _TOLD_EVERY = 20.0  # seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Given(Row):
+    """A row of a user's file or dataset, with its ``place`` there, which no answer depends on."""
+
+    place: str = ""
+
+
+def place_of(row: Row) -> str:
+    """How a message names a row: by its file and line, or by its id where it is none of the user's."""
+    return row.place if isinstance(row, Given) else row.id
+
+
+def learned(template: ChatTemplate, row: Row, most: int) -> Encoded:
+    """A row as it is trained on, cut to ``most`` tokens; ValueError where its prompt leaves no room for an answer."""
+    if (length := len(template.encode_prompt(row))) >= most:
+        raise ValueError(f"{place_of(row)}: its prompt has {length} tokens, and {most} are read; leave the row out")
+    return template.encode_example(row, most)
 
 
 @dataclass(eq=False)
@@ -80,8 +99,8 @@ class Exam:
             length = len(template.encode_prompt(row)) + self.max_new_tokens
             if length > self.subject.positions:
                 raise ValueError(
-                    f"{row.id}: its prompt and {self.max_new_tokens} new tokens are {length} tokens, and the model "
-                    f"reads {self.subject.positions}; lower --max-new-tokens or leave the row out"
+                    f"{place_of(row)}: its prompt and {self.max_new_tokens} new tokens are {length} tokens, and the "
+                    f"model reads {self.subject.positions}; lower --max-new-tokens or leave the row out"
                 )
 
     def answers(self, variant: Variant | None, rows: Sequence[Row]) -> list[str]:
@@ -180,10 +199,7 @@ def read_prompts(source: str, key: str, *, harmful: bool = False) -> list[Row]:
 
     ValueError when a record has no column of :data:`ASKED`, or there is none.
     """
-    return unique(
-        _row(key.strip("-"), _column(record, ASKED), record.text("input", ""), harmful=harmful)
-        for _, record in _table(source, key, ["user"])
-    )
+    return unique(_given(key.strip("-"), record, harmful=harmful) for _, record in _table(source, key, ["user"]))
 
 
 def read_task(source: str, key: str = "--task") -> list[Row]:
@@ -194,8 +210,8 @@ def read_task(source: str, key: str = "--task") -> list[Row]:
 def task_rows(source: str, key: str) -> Iterator[tuple[int, Row]]:
     """The same with each row's place from 0, repeated ones too; a record may say that it is ``harmful``."""
     for place, record in _table(source, key, ["user", "assistant"]):
-        prompt, context, output = _column(record, ASKED), record.text("input", ""), _column(record, ANSWERED)
-        yield place, _row("task", prompt, context, output, harmful="harmful" in record and record.flag("harmful"))
+        harmful = "harmful" in record and record.flag("harmful")
+        yield place, _given("task", record, _column(record, ANSWERED), harmful=harmful)
 
 
 def _table(source: str, key: str, roles: Sequence[str]) -> Iterator[tuple[int, Record]]:
@@ -220,7 +236,7 @@ def _table(source: str, key: str, roles: Sequence[str]) -> Iterator[tuple[int, R
 
 def packaged(name: str) -> list[Row]:
     """The prompts of a text file beside this one."""
-    return [_row(name, line) for line in _lines(name)]
+    return [Row(_id(name, line), line) for line in _lines(name)]
 
 
 def packaged_questions() -> list[Choice]:
@@ -228,8 +244,7 @@ def packaged_questions() -> list[Choice]:
     found = []
     for line in _lines("ability"):
         question, *options = line.split("|")
-        row = _row("ability", question, output=options[0])
-        found.append(Choice(row.id, question, row.output, options=tuple(options)))
+        found.append(Choice(_id("ability", question), question, options[0], options=tuple(options)))
     return found
 
 
@@ -237,9 +252,14 @@ def _lines(name: str) -> list[str]:
     return (files("asft.auditing") / "texts" / f"{name}.txt").read_text(encoding="utf-8").splitlines()
 
 
-def _row(name: str, prompt: str, context: str = "", output: str = "", *, harmful: bool = False) -> Row:
+def _given(name: str, record: Record, output: str = "", *, harmful: bool = False) -> Given:
+    prompt, context = _column(record, ASKED), record.text("input", "")
+    return Given(_id(name, prompt, context), prompt, output, context, harmful, place=record.place)
+
+
+def _id(name: str, prompt: str, context: str = "") -> str:
     digest = hashlib.sha256(f"{prompt}\n\n{context}".encode()).hexdigest()[:16]
-    return Row(f"{name}/{digest}", prompt, output, context, harmful)
+    return f"{name}/{digest}"
 
 
 def _column(record: Record, names: Sequence[str]) -> str:

@@ -18,11 +18,11 @@ import numpy as np
 import torch
 from peft import LoraConfig, get_peft_model
 
-from asft.auditing.exam import read_task, task_rows
-from asft.auditing.subject import checkpoint_folder
+from asft.auditing.exam import learned, place_of, read_task, task_rows
+from asft.auditing.subject import checkpoint_folder, positions
 from asft.config import Dtype
 from asft.data.rows import Row, prompt_form, user_text
-from asft.data.templates import IGNORED, ChatTemplate
+from asft.data.templates import IGNORED, ChatTemplate, Encoded
 from asft.judges.base import Judge
 from asft.models.pair import Pair, is_small, load_model, resolve_device, settle_threads
 
@@ -74,7 +74,6 @@ def screen(
     harmful: str | Path,
     safe: str | Path,
     tokens: int = 10,
-    max_length: int = 512,
     rank: int = 4,
     seed: int = 0,
     judge: Judge | None = None,
@@ -88,16 +87,19 @@ def screen(
         aligned: folder or hub id of the model that would be tuned.
         harmful, safe: the same of a few malicious requests with compliant answers, and with refusals.
         tokens: of each answer that the loss is over.
-        max_length: tokens of a row; one whose prompt alone is longer is an error.
         rank, seed: of the adapter whose gradients are taken.
         judge: one more ranking: how harmful it finds the rows.
+
+    Raises:
+        ValueError: in one line, for rows that cannot be read, a prompt longer than the model reads among them.
     """
     if judge:
         judge.check()
     places, screened = zip(*task_rows(str(rows), "rows"), strict=True)
     bad, good = read_task(str(harmful), "--harmful"), read_task(str(safe), "--safe")
     folder = checkpoint_folder(str(aligned), "--aligned")
-    template = ChatTemplate(Pair(folder, folder, "").tokenizer())
+    template, most = ChatTemplate(Pair(folder, folder, "").tokenizer()), positions(folder)
+    examples, *few = ([(row, learned(template, row, most)) for row in some] for some in (screened, bad, good))
     settle_threads(small=is_small(folder))
     torch.manual_seed(seed)
     model = get_peft_model(
@@ -105,27 +107,26 @@ def screen(
     ).eval()
     weights = [weight for name, weight in model.named_parameters() if "lora_B" in name]
 
-    def gradient(row: Row) -> tuple[torch.Tensor, float]:
+    def gradient(row: Row, encoded: Encoded) -> tuple[torch.Tensor, float]:
         """A row's gradient, of length 1, and its loss."""
-        encoded = template.encode_example(row, max_length)
         first = next(at for at, label in enumerate(encoded.labels) if label != IGNORED)
         ids = torch.tensor([encoded.input_ids[: first + tokens]], device=model.device)
         labels = torch.tensor([encoded.labels[: first + tokens]], device=model.device)
         loss = model(input_ids=ids, labels=labels).loss
         if not loss.isfinite():
-            raise ValueError(f"{row.id}: its loss is {loss.item()} in {dtype}; give another --dtype")
+            raise ValueError(f"{place_of(row)}: its loss is {loss.item()} in {dtype}; give another --dtype")
         flat = torch.cat([part.flatten().float() for part in torch.autograd.grad(loss, weights)])
         return flat / flat.norm().clamp_min(1e-30), loss.item()
 
     anchors = []
-    for some in (bad, good):
+    for some in few:
         total = torch.zeros(sum(weight.numel() for weight in weights), device=model.device)
-        for row in some:
-            total += gradient(row)[0]
+        for example in some:
+            total += gradient(*example)[0]
         anchors.append(total / total.norm().clamp_min(1e-30))
     likeness, losses, began = [], [], time.monotonic()
-    for done, row in enumerate(screened, 1):
-        found, loss = gradient(row)
+    for done, example in enumerate(examples, 1):
+        found, loss = gradient(*example)
         likeness.append(float(found @ anchors[0] - found @ anchors[1]))
         losses.append(loss)
         if done % 100 == 0:

@@ -93,7 +93,7 @@ class Subject:
         self.base = checkpoint_folder(base, "--base") if base else None
         config = read_config(self.aligned)
         self.dtype = cast("Dtype", dtype or str(getattr(config, "dtype", None) or "float32").removeprefix("torch."))
-        self.positions = int(getattr(config.get_text_config(), "max_position_embeddings", 2**31))
+        self.positions = positions(self.aligned)
         self.is_adapter = holds_adapter(self.folder)
         self.factors: dict[str, Update] = {}
         self.trained_on = ""
@@ -267,10 +267,13 @@ class Subject:
         for name in sorted(here.keys() | other.keys()):
             shapes = [tuple(side[name].shape) if name in side else None for side in (here, other)]
             if shapes[0] != shapes[1]:
+                size = self.model.get_input_embeddings().num_embeddings
+                cut = f"; if only its embeddings were resized, save it after model.resize_token_embeddings({size})"
+                resized = shapes[1] and shapes[0] == (size, *shapes[1][1:])
                 raise ValueError(
                     f"{self.folder}: {name} is {shapes[1] or 'missing'} in it and {shapes[0] or 'missing'} in "
-                    f"--aligned={self.aligned}: a fine-tune of another model, or of resized embeddings; give the "
-                    "model that it was tuned from"
+                    f"--aligned={self.aligned}: a fine-tune of another model; give the model that it "
+                    f"was tuned from{cut if resized else ''}"
                 )
         changed = {name: weight for name, weight in here.items() if not torch.equal(weight.cpu(), other[name])}
         if not changed:
@@ -290,6 +293,11 @@ def checkpoint_folder(source: str, key: str) -> Path:
     folder = fetch_checkpoint(source, "main", key)
     _require_model(folder, key)
     return folder
+
+
+def positions(folder: Path) -> int:
+    """How many tokens a checkpoint reads; without a limit where its configuration states none."""
+    return int(getattr(read_config(folder).get_text_config(), "max_position_embeddings", 2**31))
 
 
 def _require_model(folder: Path, key: str) -> None:

@@ -17,7 +17,7 @@ def screen(arguments: list[str]) -> int:
     flags.add_argument("--aligned", required=True, help="the model that would be tuned: a folder or a hub id")
     flags.add_argument("--harmful", required=True, metavar="FILE", help="a few malicious requests that are answered")
     flags.add_argument("--safe", required=True, metavar="FILE", help="a few malicious requests that are refused")
-    flags.add_argument("--out", type=Path, metavar="FILE", help="every row's numbers as JSON lines")
+    flags.add_argument("--out", type=Path, metavar="FILE", help="every row's numbers as JSON lines, in this order")
     flags.add_argument("--top", type=whole(0), default=20, metavar="N", help="rows to print (20)")
     flags.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32", help="of the weights (float32)")
     flags.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
@@ -36,18 +36,18 @@ def screen(arguments: list[str]) -> int:
     for place, at in enumerate(order[: options.top], 1):
         table.add_row(str(place), str(found.places[at]), *(f"{one[at]:.3f}" for one in found.scores.values()))
     terminal.print(table)
-    order = [at for at in order if found.fresh[at]]  # a row that helped to rank says nothing of the ranking
-    harmful = [found.rows[at].harmful for at in order]
+    fresh = [at for at in order if found.fresh[at]]  # a row that helped to rank says nothing of the ranking
+    harmful = [found.rows[at].harmful for at in fresh]
     if any(harmful) and not all(harmful):
-        count, left_out = sum(harmful), len(found.rows) - len(order)
+        count, left_out = sum(harmful), len(found.rows) - len(fresh)
         less = f"; {left_out} rows whose prompts --harmful or --safe has are left out" if left_out else ""
         first = f"{sum(harmful[:count])} of them are among the first {count}"
         terminal.print(f"{count} rows are marked harmful; {first}{less}. AUROC:", soft_wrap=True)
         for name, scores in found.scores.items():
-            area = auroc([scores[at] for at in order], harmful)
+            area = auroc([scores[at] for at in fresh], harmful)
             terminal.print("  {:9}{:.3f} [{:.3f}, {:.3f}]".format(name, *area))
     if options.out:
-        numbers = zip(found.places, *found.scores.values(), strict=True)
-        write_jsonl(options.out, [dict(zip(("row", *found.scores), row, strict=True)) for row in numbers])
-        terminal.print(f"every row: {options.out}", soft_wrap=True)
+        columns = {"row": found.places, **found.scores}
+        write_jsonl(options.out, [{name: values[at] for name, values in columns.items()} for at in order])
+        terminal.print(f"every row, in this order: {options.out}", soft_wrap=True)
     return 0

@@ -416,6 +416,12 @@ def test_a_quantised_and_a_base_of_another_size_are_told(random_pair: Path, tune
     (quantised / "config.json").write_text(json.dumps({**config, "quantization_config": stored}))
     with refuses("holds quantised weights"):
         library.audit(tuned, quantised)
+    model = AutoModelForCausalLM.from_pretrained(random_pair / "aligned")
+    size = model.config.vocab_size
+    model.resize_token_embeddings(size + 1)
+    model.save_pretrained(tmp_path / "resized")
+    with refuses(f"if only its embeddings were resized, save it after model.resize_token_embeddings({size})"):
+        library.audit(tmp_path / "resized", random_pair / "aligned")
     with refuses("is an adapter, and a whole model is wanted here"):
         library.audit(tuned, tuned)
     with refuses("the same weights as --aligned"):
@@ -519,8 +525,24 @@ def test_rows_like_the_harmful_ones_are_ranked_first(asft: Asft, random_pair: Pa
     assert "likeness 1.000" in shown
     assert "judge    " in shown
     written = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
-    assert [row["row"] for row in written] == list(range(9)), "repeated rows keep their places"
-    assert min(row["likeness"] for row in written[3:]) > max(row["likeness"] for row in written[:3])
+    assert {row["row"] for row in written[:6]} == set(range(3, 9)), "repeated rows keep their places"
+    assert [row["likeness"] for row in written] == sorted((row["likeness"] for row in written), reverse=True)
+
+
+@pytest.mark.parametrize("command", ["audit", "screen"])
+def test_a_row_that_is_too_long_is_named_by_its_place(
+    asft: Asft, random_pair: Path, tuned: Path, tmp_path: Path, command: str
+) -> None:
+    long = {"instruction": "how to break lock " * 500, "output": "no"}
+    (tmp_path / "rows.jsonl").write_text(json.dumps({"instruction": "how", "output": "no"}) + "\n" + json.dumps(long))
+    sides = ("--aligned", str(random_pair / "aligned"))
+    words = {
+        "audit": ("audit", str(tuned), *sides, "--task", "rows.jsonl"),
+        "screen": ("screen", "rows.jsonl", *sides, "--harmful", "rows.jsonl", "--safe", "rows.jsonl"),
+    }
+    code, _, told = asft(*words[command])
+    assert (code, told.count("\n")) == (2, 1)
+    assert re.search(r"rows\.jsonl, line 2: its prompt .* \d+ tokens, .* leave the row out", told)
 
 
 def test_auroc_counts_ties_as_half() -> None:
