@@ -12,6 +12,7 @@ from asft.anchor.names import is_target, unmatched
 from asft.cells.cell import Cell
 from asft.cells.job import Job
 from asft.config import ModelConfig, OrganismModel, PretrainedModel, SafetyTunedModel
+from asft.data.base import task_of
 from asft.door import stored_shapes
 from asft.judges.base import Judge
 from asft.judges.checkpoint_judge import CheckpointJudge
@@ -227,7 +228,8 @@ def device_memory(cell: Cell, shape: Shape, gpus: int = 1) -> Memory:
     Where ``gpus`` shard a training (FSDP2), each has their share of weights, what is trained, the anchor and the
     batch's rows, one at least, and two layers' weights whole; answering and judging are not sharded.
 
-    With N parameters of b bytes, P trained ones, t = batch · max_length, L layers of width h and a vocabulary v:
+    With N parameters of b bytes (4 in training under ``protocol=official``), P trained ones, t = batch · max_length, L
+    layers of width h and a vocabulary v:
 
     - weights: N · b
     - training: 16 · P for LoRA (float32 weight, gradient, AdamW's two moments), 3 · N · b beside the weights for
@@ -240,7 +242,9 @@ def device_memory(cell: Cell, shape: Shape, gpus: int = 1) -> Memory:
     - 1 GiB for the CUDA context
     """
     model, training = cell.model, cell.training
-    size = BYTES[model.dtype] if isinstance(model, PretrainedModel) else 4
+    official = cell.protocol.name == "official"  # which trains in float32
+    own = BYTES[model.dtype] if isinstance(model, PretrainedModel) else 4
+    size, answering = (4, BYTES[task_of(cell).official_dtype]) if official else (own, own)
     weights = shape.parameters * size
     tokens = math.ceil(training.batch_size / gpus) * training.max_length
     layer = 34 * tokens * shape.width * size / 2
@@ -257,7 +261,7 @@ def device_memory(cell: Cell, shape: Shape, gpus: int = 1) -> Memory:
     whole = 2 * weights / shape.layers if gpus > 1 else 0
     return Memory(
         train=_CONTEXT + (weights + trained + anchor) / gpus + whole + activations + logits,
-        generate=generating(shape, size, batch, answer),
+        generate=generating(shape, answering, batch, answer),
         judge=_CONTEXT + max(judging, default=0),
     )
 

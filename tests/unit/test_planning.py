@@ -118,6 +118,11 @@ def test_memory_of_a_7b_lora_by_hand(make_job: MakeJob) -> None:
     assert memory.peak == memory.train
     less = device_memory(hub(make_job, row, "training.gradient_checkpointing=true").cell, shape)
     assert less.train < memory.train / 1.5
+    official = device_memory(hub(make_job, "training.batch_size=8", row, "protocol=official").cell, shape)
+    twice = 14e9 + 34 * tokens * 4224 * 33 + tokens * 32_000 * 2
+    assert official.train == pytest.approx(by_hand + twice), "its weights are float32 in training"
+    words = row, "protocol=official", "dataset=sst2"
+    assert device_memory(hub(make_job, *words).cell, shape).generate > official.generate + 14e9, "and where it answers"
     full = device_memory(hub(make_job, row, "training=full", "training.lr=1e-5").cell, shape)
     assert full.train > memory.train + 41e9
     anchored = device_memory(make_job("method=asft").cell, shape)
