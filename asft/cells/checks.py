@@ -15,20 +15,28 @@ from asft.data.files import Files
 from asft.data.hub import Hub
 from asft.methods.base import Start
 
-ON_THE_WORLD = (
-    "is trained and asked on the embedded world's synthetic rows; for real ones set data=hub, or data.root to a folder "
-    "(docs/data.md)"
-)
-
 
 def nearest(path: Path) -> Path:
     """The path, or the first above it that is there."""
     return next(place for place in (path, *path.absolute().parents) if place.exists())
 
 
-def on_the_world(cell: Cell) -> bool:
-    """Whether a real model meets synthetic rows: allowed, as tests do it, and seldom what is meant."""
-    return isinstance(cell.model, PretrainedModel) and source_of(cell).synthetic
+def to_tell(cells: Iterable[Cell]) -> list[str]:
+    """Lines on models that meet rows which are not for them: allowed, as tests do it, and seldom what is meant."""
+    told = set()
+    for cell in cells:
+        model, task = cell.model, task_of(cell)
+        if isinstance(model, PretrainedModel) and source_of(cell).synthetic:
+            told.add(
+                f"model={model.name} is trained and asked on the embedded world's synthetic rows; for real ones set "
+                "data=hub, or data.root to a folder (docs/data.md)"
+            )
+        if isinstance(model, OrganismModel) and task.own_rows:
+            told.add(
+                f"model={model.name} understands only its embedded world, and dataset={task.name} has rows of its own; "
+                "choose a real model for them (docs/how-to/dataset.md)"
+            )
+    return sorted(told)
 
 
 def few_test_rows(cells: Iterable[Cell]) -> list[str]:

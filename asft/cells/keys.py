@@ -48,7 +48,8 @@ class Plan:
     ``mixture`` and ``train`` are None where nothing is trained, ``start`` where nothing but the pair is begun from.
 
     ``generate`` has a stage for each metric. ``beside`` has the settings of scores that no cell's key holds, ``asked``
-    those of the answers that they ask for themselves. A cell with a measure has that in place of the five stages; its
+    those of the answers that they ask for themselves, ``left_out`` why the data source has nothing to ask for others.
+    A cell with a measure has that in place of the five stages; its
     fine-tunes are cells of their own.
     """
 
@@ -61,6 +62,7 @@ class Plan:
     start: Settings | None = None
     asked: dict[str, Settings] = field(default_factory=dict)
     beside: dict[str, Settings] = field(default_factory=dict)
+    left_out: dict[str, str] = field(default_factory=dict)
 
     @property
     def key(self) -> str:
@@ -100,15 +102,16 @@ def plan(cell: Cell) -> Plan:
     judge = {"code": CODE["judge"], "metrics": judged}
     if cell.measure:
         return Plan(pair, mixture, train, generate, judge, measure_settings(cell, cell.measure), start)
-    asked, beside = dict[str, Settings](), dict[str, Settings]()
+    asked, beside, left_out = dict[str, Settings](), dict[str, Settings](), dict[str, str]()
     for name, metric in cell.beside.items():
         try:
             answers = generate.get(metric.reads() or "") or asked.setdefault(name, asked_by(metric))
-        except ValueError:  # this data source has nothing to ask
+        except ValueError as error:
+            left_out[name] = str(error)
             continue
         answered = {"cell": content_key(judge), "metric": name, "answers": content_key(answers)}
         beside[name] = {**answered, "judged": metric.judged(cell)}
-    return Plan(pair, mixture, train, generate, judge, None, start, asked, beside)
+    return Plan(pair, mixture, train, generate, judge, None, start, asked, beside, left_out)
 
 
 def measure_settings(cell: Cell, measure: Measure) -> Settings:

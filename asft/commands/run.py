@@ -20,7 +20,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from asft.cells.checks import ON_THE_WORLD, check_together, few_test_rows, on_the_world
+from asft.cells.checks import check_together, few_test_rows, to_tell
 from asft.cells.compose import (
     CONFIG_NAME,
     Sweep,
@@ -39,7 +39,7 @@ from asft.commands.workers import in_workers, workers
 from asft.config import ConfigError, as_plain
 from asft.console import console, quiet_libraries, show_log
 from asft.distributed.team import started_together, team, together
-from asft.planning.ahead import refuse
+from asft.planning.ahead import left_out, refuse
 from asft.store.celllog import cell_log
 from asft.store.entries import Entry, content_key
 from asft.store.errors import MAKE_ROOM, DiskFull, OutOfStep, disk_full
@@ -95,8 +95,10 @@ def _lead(arguments: list[str]) -> int:
         whole = distinct(enumerate_cells(words, sweep=True).cells)
         told = f"experiment={experiment.name} is a sweep of {_cells(whole)}; this is one, and -m runs them all"
         console.print(told, soft_wrap=True)
-    for name in sorted({job.cell.model.name for job in todo.values() if on_the_world(job.cell)}):
-        console.print(f"model={name} {ON_THE_WORLD}", style="yellow", soft_wrap=True)
+    for line in to_tell(job.cell for job in todo.values()):
+        console.print(line, style="yellow", soft_wrap=True)
+    for line in left_out(todo.values()):
+        console.print(line, soft_wrap=True)
     if any("dataset.n_test=" in word for word in words):  # the defaults may exceed the embedded world's rows
         for line in few_test_rows(job.cell for job in todo.values()):
             console.print(line, soft_wrap=True)

@@ -1,7 +1,7 @@
 """``data=files``: the data files that the AsFT authors published, in the layout of their repository.
 
 A folder holds ``ft_datasets/<task>_dataset/dataset/<task>_<n>_p_<p>.json`` and ``evaluation/…``
-(https://github.com/JosephNoWork/AsFT). Harmful rows inside a training file are marked only by the shape of their
+(https://github.com/PKU-YuanGroup/AsFT). Harmful rows inside a training file are marked only by the shape of their
 record, which differs from task to task.
 """
 
@@ -51,7 +51,8 @@ class Files(Tables):
         if not (path / _TRAINING).is_dir():
             raise ValueError(
                 f"data.root={self.root}: no folder {_TRAINING} there (looked in {path}). Point data.root at a copy of "
-                "the authors' repository or of its data files; docs/data.md lists them."
+                "the authors' repository (git clone https://github.com/PKU-YuanGroup/AsFT FOLDER), or of the data "
+                "files that docs/data.md lists."
             )
         return path
 
@@ -78,9 +79,10 @@ class Files(Tables):
     def source(self, name: str) -> HubSource:
         """A table of ``data.public``, or wherever an absolute path leads; ValueError where neither is said."""
         if name not in self.sources:
+            asked = "" if name in self.untrained else f"attack={name}: "
             raise ValueError(
-                f"attack={name}: the authors' files hold only the source 'harmful'; choose attack=harmful, or "
-                "data=files, which names tables of others (docs/data.md)"
+                f"{asked}data.sources.{name} is missing; the authors' files hold the harmful rows of attack=harmful "
+                "alone. For other public sets set data=files beside data.root, and data.public (docs/data.md)"
             )
         found = super().source(name)
         if Path(found.path).expanduser().is_absolute():

@@ -83,6 +83,12 @@ def of_machine(jobs: Sequence[Job]) -> Iterator[Finding]:
     yield from _plugins(job.cell for job in jobs)
 
 
+def left_out(jobs: Iterable[Job]) -> list[str]:
+    """Which metrics beside are not scored, since the data source has nothing to ask, and the first one's reason."""
+    found = {tuple(job.plan.left_out): [*job.plan.left_out.values()] for job in jobs}
+    return [f"{', '.join(names)}: not scored; {reasons[0]}" for names, reasons in found.items() if names]
+
+
 def _needed(cell: Cell) -> Iterator[Cell]:
     """The cells whose weights one takes."""
     for other in {**cell.required(), **cell.measured()}.values():

@@ -7,11 +7,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from asft.cells.cell import Cell
-from asft.cells.checks import ON_THE_WORLD, nearest, on_the_world
+from asft.cells.checks import nearest, to_tell
 from asft.cells.job import Job
 from asft.config import SafetyTunedModel
 from asft.data.files import Files
-from asft.planning.ahead import Finding, State, checkpoint, device, of_machine, of_settings
+from asft.planning.ahead import Finding, State, checkpoint, device, left_out, of_machine, of_settings
 from asft.planning.size import Needed, checkpoints
 from asft.store.provenance import installed, library_versions
 
@@ -38,6 +38,7 @@ def examine(jobs: Sequence[Job]) -> list[Finding]:
     found = [Finding(name, "ok", version) for name, version in versions.items()]
     found += [device(options.device), _outputs(options.outputs), _token()]
     found += [_on_hub(item) for item in checkpoints(cells) if checkpoint(item) is None]
+    found += [Finding("beside", "note", line) for line in left_out(jobs)]
     found += [*of_settings(jobs), *_data(cells), *of_machine(jobs), *_packages(cells)]
     return list(dict.fromkeys(found))
 
@@ -83,8 +84,8 @@ def _on_hub(item: Needed) -> Finding:
 
 
 def _data(cells: Sequence[Cell]) -> Iterator[Finding]:
-    for name in sorted({cell.model.name for cell in cells if on_the_world(cell)}):
-        yield Finding("data", "note", f"model={name} {ON_THE_WORLD}")
+    for line in to_tell(cells):
+        yield Finding("data", "note", line)
     for folder in {cell.data.folder for cell in cells if isinstance(cell.data, Files)}:
         yield Finding("data.root", "ok", str(folder))
 

@@ -57,7 +57,8 @@ def test_each_example_composes_as_the_page_has_it(tmp_path: Path, monkeypatch: p
         *(shlex.split(line, comments=True) for line in commands),
         ["hydra.searchpath=[file:///FOLDER]", "dataset=sums"],
     ]:
-        assert enumerate_cells([word.replace("/FOLDER", str(tmp_path)) for word in words], sweep=False).cells
+        given = [word.replace("/FOLDER", str(tmp_path)) for word in words if word != "-m"]
+        assert enumerate_cells(given, sweep="-m" in words).cells
 
 
 def finished(outputs: Path, kind: str) -> list[Path]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import shutil
 from functools import cache
 from pathlib import Path
@@ -119,6 +120,18 @@ def test_a_real_model_on_synthetic_rows_is_told(pair_overrides: list[str]) -> No
     assert finding.state == "note", "tests do it"
     assert "synthetic rows" in finding.text
     assert "data" not in found([]), "the embedded pair belongs there"
+
+
+def test_the_embedded_pair_on_rows_of_ones_own_is_told(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text('{"q": "Who?", "a": "I"}\n{"q": "Why?", "a": "So"}\n')
+    (tmp_path / "dataset").mkdir()
+    table = {"path": str(tmp_path / "rows.jsonl")}
+    task = {"name": "mine", "train": table, "test": table, "prompt": "{q}", "target": "{a}", "n_test": 2}
+    task |= {"_target_": "asft.data.tasks.table.TableTask", "rule": "word", "max_new_tokens": 2}
+    (tmp_path / "dataset" / "mine.yaml").write_text(json.dumps(task))
+    finding = found([f"hydra.searchpath=[file://{tmp_path}]", "dataset=mine", "attack.n=2"])["data"]
+    assert finding.state == "note"
+    assert "model=tiny_llama understands only its embedded world, and dataset=mine has rows of its own" in finding.text
 
 
 def test_a_pair_without_a_chat_template_is_told(pair_overrides: list[str], random_pair: Path, tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from asft.data.choices import choice_row
 from asft.data.gate import Record
 from asft.data.hub import table_identity
 from asft.data.rows import Row, prompt_form, user_text
+from asft.planning.ahead import left_out
 
 PUBLIC = OFFICIAL.parent / "public_safety"
 TASKS = ("agnews", "sst2", "gsm8k", "alpaca")
@@ -91,7 +92,7 @@ def test_answers_may_lie_in_a_file_of_their_own(words: list[str], tmp_path: Path
     [
         (["data.public=null", "attack=advbench"], "data.public=null: advbench is read from a folder"),
         (["attack=beavertails"], "beavertails_unsafe/train_1500.jsonl: there is no such file"),
-        (["attack=advbench", "~data.sources.advbench"], "attack=advbench: the authors' files hold only"),
+        (["attack=advbench", "~data.sources.advbench"], "attack=advbench: data.sources.advbench is missing"),
     ],
 )
 def test_what_a_folder_lacks_is_told(words: list[str], more: list[str], message: str) -> None:
@@ -100,11 +101,17 @@ def test_what_a_folder_lacks_is_told(words: list[str], more: list[str], message:
 
 
 def test_a_probe_that_has_no_file_is_left_out(words: list[str]) -> None:
-    def beside(*more: str) -> list[str]:
-        return [*enumerate_cells([*words, "model.aligned=a/c", *more], sweep=False).cells[0].plan.beside]
+    def beside(*more: str) -> tuple[list[str], list[str]]:
+        (job,) = enumerate_cells([*words, "model.aligned=a/c", "attack.n=20", *more], sweep=False).cells
+        return [*job.plan.beside], left_out([job, job])
 
-    assert beside("attack.n=20") == ["OR", "ability", "coherence"]
-    assert beside("attack.n=20", "data.public=null") == ["coherence"]
+    assert beside() == (["OR", "ability", "coherence"], [])
+    for more, kept, told in (
+        ("data.public=null", ["coherence"], "OR, ability: not scored; data.public=null: look_alikes is read"),
+        ("~data.sources.choices", ["OR", "coherence"], "ability: not scored; data.sources.choices is missing"),
+    ):
+        there, (line,) = beside(more)
+        assert (there, line[: len(told)]) == (kept, told)
 
 
 FORMS = {
