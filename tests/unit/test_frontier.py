@@ -160,6 +160,13 @@ def test_it_is_reported_from_kept_verdicts(tmp_path: Path, capsys: pytest.Captur
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("experiment", ["frontier", "attacker"])
+def test_a_published_pair_has_its_cells_as_well(experiment: str) -> None:
+    words = [f"experiment={experiment}", "method=aligned,sft", "model=pair", "model.base=a/b", "model.aligned=a/c"]
+    assert {job.cell.model.name for job in enumerate_cells(words, sweep=True).cells} == {"pair"}
+
+
+@pytest.mark.slow
 def test_its_cells_are_those_of_single_runs() -> None:
     keys = {job.key for job in enumerate_cells(["experiment=frontier"], sweep=True).cells}
     for words in (
