@@ -32,7 +32,12 @@ def fetch_checkpoint(source: str, revision: str, key: str) -> Path:
     ``source`` is a folder or a hub id, ``key`` the setting that named it, for messages.
     """
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    from huggingface_hub.errors import (
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+    )
 
     if (local := Path(source).expanduser()).is_dir():
         return local.resolve()
@@ -43,7 +48,11 @@ def fetch_checkpoint(source: str, revision: str, key: str) -> Path:
     try:
         return Path(snapshot_download(source, revision=revision, allow_patterns=patterns, local_files_only=offline))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        reason = "it is out of reach, and the cache lacks it" if offline else str(error).strip().splitlines()[0]
+        told = str(error).strip().rpartition("\n\n")[2].splitlines()[0]  # a number and a request's id stand above
+        if isinstance(error, RepositoryNotFoundError):  # or one that is not open to the user
+            told += f" If it is gated, accept its licence at https://huggingface.co/{source} and log in: "
+            told += "`hf auth login`, or the variable HF_TOKEN"
+        reason = "it is out of reach, and the cache lacks it" if offline else told
         raise ValueError(
             f"{key}={source} (revision {revision}): neither a local folder nor to be had from the hub: {reason}"
         ) from error

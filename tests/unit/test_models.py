@@ -140,6 +140,36 @@ def test_threads_are_one_for_a_small_model_the_machine_s_for_another_and_what_th
         torch.set_num_threads(before)
 
 
+@pytest.mark.parametrize(
+    ("status", "code", "told"),
+    [
+        (
+            403,
+            "GatedRepo",
+            "Cannot access gated repo .* accept its licence at https://huggingface.co/nobody/model and log",
+        ),
+        (401, "RepoNotFound", "Repository Not Found .* If it is gated, accept .* `hf auth login`"),
+        (404, "RevisionNotFound", "Revision Not Found for url: [^ ]*$"),
+    ],
+)
+def test_what_the_hub_refuses_is_told_with_what_to_do(
+    monkeypatch: pytest.MonkeyPatch, status: int, code: str, told: str
+) -> None:
+    import httpx2
+    from huggingface_hub.utils import hf_raise_for_status
+
+    def refuse(*_: object, **__: object) -> None:
+        request = httpx2.Request("GET", "https://huggingface.co/api/models/nobody/model/revision/main")
+        headers = {"X-Error-Code": code, "X-Request-Id": "1"}
+        hf_raise_for_status(httpx2.Response(status, request=request, headers=headers))
+
+    monkeypatch.setattr("asft.models.checkpoints._answers", lambda *_: True)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", refuse)
+    with pytest.raises(ValueError, match=rf"\Amodel\.base=nobody/model [^\n]*: {told}") as refused:
+        fetch_checkpoint("nobody/model", "main", "model.base")
+    assert "\n" not in str(refused.value)
+
+
 def test_without_a_network_the_hub_is_given_up_at_once(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
