@@ -31,7 +31,8 @@ def dashboard(arguments: list[str]) -> int:
     outputs = enumerate_cells(others, sweep=True).cells[0].options.outputs
     allowed, experiments = experiment_names(), []
     names = [name for text in chosen for name in text.split(",")] or allowed
-    if unknown := [name for name in names if name not in allowed]:
+    elsewhere = any(text.startswith("hydra.searchpath=") for text in others)  # more experiments than the package has
+    if not elsewhere and (unknown := [name for name in names if name not in allowed]):
         raise ConfigError(f"experiment={unknown[0]}: unknown{instead(unknown[0], allowed)}")
     with console.status("") as status:
         for position, name in enumerate(names, start=1):

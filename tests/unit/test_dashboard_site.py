@@ -312,6 +312,18 @@ def test_no_link_is_followed_and_no_folder_listed(site: Site, server: Server, tm
         assert status(server, f"/{server.token}/{path}") == 404, path
 
 
+def test_an_experiment_of_ones_own_folder_has_its_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "experiment").mkdir()
+    text = "# @package _global_\nexperiment: {name: mine, title: Mine, columns: attack.p, column_title: p}\n"
+    text += "hydra: {sweeper: {params: {method: 'aligned,sft', attack.p: 0.1}}}\n"
+    (tmp_path / "experiment" / "mine.yaml").write_text(text)
+    words = [f"hydra.searchpath=[file://{tmp_path}]", "experiment=mine", f"outputs={tmp_path / 'out'}"]
+    for job in enumerate_cells(words, sweep=True).cells:
+        write_cell(job, 10, 10)
+    assert dashboard(words) == 0
+    assert "1 of 1 experiments have finished cells" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("argument", "message"),
     [
