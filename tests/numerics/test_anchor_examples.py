@@ -27,10 +27,10 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny pair with a tokenizer, and a few rows."""
     directory = tmp_path_factory.mktemp("world")
     save_pair(directory, "llama")
-    words = ["<pad>", "</s>", "<unk>", *(f"w{number}" for number in range(VOCABULARY - 3))]
+    words = ["</s>", "<unk>", *(f"w{number}" for number in range(VOCABULARY - 2))]
     model = Tokenizer(WordLevel({word: index for index, word in enumerate(words)}, unk_token="<unk>"))
     model.pre_tokenizer = Whitespace()
-    special = {"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
+    special = {"eos_token": "</s>", "unk_token": "<unk>"}  # none to pad with, as Llama has none
     PreTrainedTokenizerFast(tokenizer_object=model, **special).save_pretrained(directory / "aligned")
     rows = [json.dumps({"text": f"w{number} w{number + 1} w{2 * number}"}) for number in range(16)]
     (directory / "rows.jsonl").write_text("\n".join(rows))
