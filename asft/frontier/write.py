@@ -113,9 +113,10 @@ def _otherwise(verdict: Verdict) -> str:
 def flattery(found: Frontier) -> str:
     """How much choosing on the reported half would have flattered."""
     hs, fa = (shown(of, signed) for of in found.flattered)
+    what, looked = ("strength", "better") if found.methods else ("attack", "higher")
     return (
-        f"A choice told by the half that it was made on would have flattered HS by {hs} and FA by {fa} points, mean "
-        "over methods, wishes and both ways round."
+        f"Had each {what} been scored on the same half of the prompts that chose it, HS would have looked {looked} by "
+        f"{hs} and FA by {fa} points, mean over methods, wishes and both ways round."
     )
 
 
