@@ -104,7 +104,16 @@ def _check_model(cell: Cell, source: DataSource) -> None:
             f"{place}: model={model.name} speaks only its embedded world; leave data.root and data out, or choose a "
             "real model"
         )
-    if not isinstance(model, PretrainedModel) or model.quantization is None:
+    if not isinstance(model, PretrainedModel):
+        return
+    if model.quantization is None:
+        # AdamW's step is about the learning rate; half the distance between 16-bit numbers near 0.02 is 6e-5.
+        if cell.training.name == "full" and cell.protocol.name == "clean" and model.dtype != "float32":
+            raise ValueError(
+                f"model.dtype={model.dtype}: training=full would lose most of its updates to rounding; allowed: "
+                "float32. Set model.dtype=float32 training.autocast=bfloat16 evaluation.dtype=bfloat16, which trains "
+                "in 16 bytes a parameter, or use training=lora"
+            )
         return
     if cell.training.name == "full":
         raise ValueError(

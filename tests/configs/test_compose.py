@@ -101,6 +101,7 @@ def test_every_yaml_says_what_it_is_for() -> None:
         (["model=smollm2_135m"], ["data.root=null", "smollm2_135m"]),
         (["model.quantization=4bit", *PAIR, "model=pair", "training=full", "method=sft"], ["4bit", "training=lora"]),
         (["model.quantization=8bit", *PAIR, "model=pair", "protocol=official"], ["8bit", "protocol=clean"]),
+        (["model=pair", *PAIR, "training=full", "method=sft"], ["model.dtype=bfloat16", "training.autocast=bfloat16"]),
         (["data.root=/somewhere"], ["data.root=/somewhere", "tiny_llama"]),
         (["jailbreak=dra"], ["jailbreak=dra", "tiny_llama", "real model"]),
         (["jailbreak=dra", "model=pair", *PAIR, "measure=epl"], ["jailbreak=dra", "measure=epl"]),
