@@ -149,7 +149,7 @@ def _check_backend(cell: Cell, options: Options) -> None:
     backend.check_cell(cell)
 
 
-def check_together(cell: Cell, options: Options) -> None:
+def check_together(cell: Cell, device: str) -> None:
     """Refuses, by ConfigError, settings that do not go with several processes."""
     if isinstance(cell.model, PretrainedModel) and cell.model.device_map is not None:
         raise ConfigError(
@@ -159,7 +159,5 @@ def check_together(cell: Cell, options: Options) -> None:
     import torch
 
     local, gpus = int(os.environ.get("LOCAL_WORLD_SIZE", 1)), torch.cuda.device_count()
-    if options.device != "cpu" and 0 < gpus < local:
-        raise ConfigError(
-            f"device={options.device}: {local} processes share {gpus} GPUs; start {gpus}, or set device=cpu"
-        )
+    if device != "cpu" and 0 < gpus < local:
+        raise ConfigError(f"device={device}: {local} processes share {gpus} GPUs; start {gpus}, or set device=cpu")

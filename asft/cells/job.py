@@ -10,7 +10,7 @@ from typing import Any
 
 from asft.cells.cell import Cell
 from asft.cells.keys import Plan, plan
-from asft.config import ExperimentConfig, Options, PretrainedModel, as_plain
+from asft.config import ExperimentConfig, Options, OrganismModel, PretrainedModel, as_plain
 from asft.store.entries import Entry, Store, content_key
 from asft.trackers.base import Tracker
 
@@ -46,6 +46,12 @@ class Job:
     def store(self) -> Store:
         """The store that its results are kept in."""
         return Store(self.options.outputs)
+
+    @property
+    def device(self) -> str:
+        """``options.device``; by itself an embedded pair, of a million parameters, is on the CPU."""
+        small = self.options.device == "auto" and isinstance(self.cell.model, OrganismModel)
+        return "cpu" if small else self.options.device
 
     def find(self) -> Entry | None:
         """The finished cell, if it is finished."""

@@ -62,7 +62,7 @@ def _inspect(job: Job, method: AsFT, folder: Path, key: str) -> dict[str, Any]:
     from asft.report import charts
 
     quiet_libraries()
-    pair, device = prepare_pair(job), resolve_device(job.options.device)
+    pair, device = prepare_pair(job), resolve_device(job.device)
     built = method.anchor(pair, job.cell.training.target_modules, device, job.store.root / "anchors")
     folder.mkdir(parents=True, exist_ok=True)
     found = {"key": key, **spectrum.as_plain(spectrum.inspect(built))}

@@ -35,7 +35,7 @@ from asft.cells.job import Job
 from asft.cells.naming import fine_tune, method_name
 from asft.commands.flags import asked_of_hydra, run_flags
 from asft.commands.progress import SweepProgress
-from asft.commands.workers import in_workers, workers
+from asft.commands.workers import gpus_for, in_workers, workers
 from asft.config import ConfigError, as_plain
 from asft.console import console, quiet_libraries, show_log
 from asft.distributed.team import started_together, team, together
@@ -144,7 +144,7 @@ def _check_together(launcher: str, jobs: list[Job]) -> None:
             "out, or start one process"
         )
     for job in jobs:
-        check_together(job.cell, job.options)
+        check_together(job.cell, job.device)
 
 
 def _work(sweep: Sweep, jobs: dict[str, Job], todo: dict[str, Job], is_sweep: bool) -> None:
@@ -154,7 +154,8 @@ def _work(sweep: Sweep, jobs: dict[str, Job], todo: dict[str, Job], is_sweep: bo
             if sweep.launcher != "basic":
                 _settled.update(*_launched(sweep, todo, wait=not is_sweep))
             elif is_sweep and team().size == 1 and (shared := workers(todo.values()))[0] > 1:
-                for settled, told in in_workers(*shared, partial(_run_jobs, list(todo.values()), wait=False)):
+                work = partial(_run_jobs, list(todo.values()), wait=False)
+                for settled, told in in_workers(*shared, work, gpus_for(todo.values())):
                     _settled.update(settled)
                     _told.update(told)
             else:

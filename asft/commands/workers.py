@@ -8,7 +8,7 @@ import os
 import shutil
 import signal
 import threading
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from logging.handlers import QueueHandler
 from multiprocessing.connection import Connection, wait
@@ -22,6 +22,7 @@ from asft.console import ConsoleHandler, show_log
 from asft.judges.checkpoint_judge import CheckpointJudge
 from asft.judges.endpoint import ChatQuestion
 from asft.models.checkpoints import SMALL
+from asft.models.gpu import visible_gpus
 from asft.planning.size import judges, model_shape
 
 log = logging.getLogger("asft.run")
@@ -43,7 +44,7 @@ def workers(jobs: Collection[Job]) -> tuple[int, int]:
 
 def _is_small(job: Job) -> bool:
     """Whether a cell is computed by one core: a small model, and no judge that is a checkpoint or has a rate limit."""
-    if job.options.device != "cpu" and (job.options.device == "cuda" or shutil.which("nvidia-smi")):
+    if job.device != "cpu" and (job.device == "cuda" or shutil.which("nvidia-smi")):
         return False
     if job.cell.graded or any(isinstance(judge, CheckpointJudge | ChatQuestion) for judge in judges(job.cell.judge)):
         return False
@@ -51,10 +52,16 @@ def _is_small(job: Job) -> bool:
     return shape is not None and 4 * shape.parameters < SMALL
 
 
-def in_workers(count: int, threads: int, task: Callable[[], T]) -> list[T]:
+def gpus_for(jobs: Collection[Job]) -> list[str]:
+    """The GPUs that workers deal out for these cells."""
+    return [] if all(map(_is_small, jobs)) else visible_gpus()
+
+
+def in_workers(count: int, threads: int, task: Callable[[], T], gpus: Sequence[str] = ()) -> list[T]:
     """Has ``count`` processes do the task, and prints what they log. Ctrl-C ends them, and so does this one's end.
 
-    Returns what the task returns, of those that come to its end.
+    ``gpus`` are dealt out; where there are fewer than processes, several processes have the same. Returns what the
+    task returns, of those that come to its end.
     """
     context = multiprocessing.get_context("spawn")
     told, processes = list[Connection](), list[multiprocessing.process.BaseProcess]()
@@ -62,10 +69,11 @@ def in_workers(count: int, threads: int, task: Callable[[], T]) -> list[T]:
     handler = ConsoleHandler()
     handled = signal.signal(signal.SIGINT, signal.SIG_IGN)  # inherited: Ctrl-C on the terminal reaches this one alone
     try:
-        for _ in range(count):
+        for index in range(count):
+            share = ",".join(gpus[index % len(gpus) :: count]) if gpus else None
             reader, writer = context.Pipe(duplex=False)
             told.append(reader)
-            processes.append(context.Process(target=_work, args=(task, threads, writer)))
+            processes.append(context.Process(target=_work, args=(task, threads, share, writer)))
             processes[-1].start()
             writer.close()  # its end here, so that the worker's end ends the pipe
     finally:
@@ -93,12 +101,14 @@ def in_workers(count: int, threads: int, task: Callable[[], T]) -> list[T]:
     return results
 
 
-def _work(task: Callable[[], object], threads: int, told: Connection) -> None:
+def _work(task: Callable[[], object], threads: int, gpus: str | None, told: Connection) -> None:
     """A worker's life."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     os.environ["TTY_COMPATIBLE"] = "0"  # the terminal's live line is the parent's
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
+    if gpus is not None:  # before CUDA starts: each then sees its own alone
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpus
     show_log(_Told(told))  # type: ignore[arg-type]  # a pipe in place of a queue
     with suppress(KeyboardInterrupt):
         try:

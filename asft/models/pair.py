@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import importlib.util
+import logging
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -24,6 +25,9 @@ from asft.config import Dtype, Quantization, Side
 from asft.distributed.team import team
 from asft.door import read_adapted, read_config, read_model, read_tokenizer
 from asft.models.checkpoints import SMALL, holds_adapter
+from asft.models.gpu import unseen_gpu
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -172,10 +176,17 @@ def resolve_device(device: str) -> torch.device:
         raise ValueError("device=cuda: no CUDA device is visible; use device=cpu or device=auto")
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
+        _tell_unseen_gpu()
     workers = team()
     if device == "cuda" and workers.size > 1:
         return torch.device("cuda", workers.local_rank)
     return torch.device(device)
+
+
+@functools.cache
+def _tell_unseen_gpu() -> None:
+    if text := unseen_gpu():
+        log.warning("%s", text)
 
 
 _USUAL = torch.get_num_threads()

@@ -146,7 +146,7 @@ class _Run:
 
     @property
     def device(self) -> torch.device:
-        return resolve_device(self.job.options.device)
+        return resolve_device(self.job.device)
 
     def score(self, live: LiveRun) -> Entry:
         """Trained, asked and judged; the cell's own training is shown while it runs.

@@ -8,7 +8,7 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -26,6 +26,7 @@ from asft.distributed.team import check_launcher
 from asft.door import stored_shapes
 from asft.judges.checkpoint_judge import CheckpointJudge
 from asft.models.checkpoints import checkpoint_identity
+from asft.models.gpu import unseen_gpu
 from asft.planning.size import Needed, checkpoints, judges, local_snapshot, target_modules
 
 State = Literal["ok", "note", "missing"]  # missing: the experiment cannot run without it
@@ -77,7 +78,7 @@ def of_machine(jobs: Sequence[Job]) -> Iterator[Finding]:
         except OSError:
             yield Finding("outputs", "missing", f"outputs={outputs}: {fault}; name another folder")
     if jobs and jobs[0].options.device == "cuda":
-        yield device("cuda")
+        yield device({"cuda"})
     if jobs and (text := _refused(check_launcher)):
         yield Finding("launcher", "missing", text)
     yield from _plugins(job.cell for job in jobs)
@@ -95,18 +96,21 @@ def _needed(cell: Cell) -> Iterator[Cell]:
         yield from (other, *_needed(other))
 
 
-def device(name: str) -> Finding:
-    """The GPUs, or that there is none."""
+def device(asked: Collection[str]) -> Finding:
+    """The GPUs, or that there is none, or none that torch sees; ``asked`` are the cells' devices."""
     none = f"none; everything runs on {os.cpu_count()} CPU cores"
-    if name != "cuda" and shutil.which("nvidia-smi") is None:  # no driver; torch takes seconds to load
+    if "cuda" not in asked and shutil.which("nvidia-smi") is None:  # no driver; torch takes seconds to load
         return Finding("CUDA", "note", none)
     import torch
 
     if torch.cuda.is_available():
         devices = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
-        return Finding("CUDA", "ok", "; ".join(f"{one.name}, {one.total_memory / 2**30:.0f} GiB" for one in devices))
-    if name == "cuda":
+        there = "; ".join(f"{one.name}, {one.total_memory / 2**30:.0f} GiB" for one in devices)
+        return Finding("CUDA", "ok", there if {*asked} != {"cpu"} else f"{there}; these cells are computed on the CPU")
+    if "cuda" in asked:
         return Finding("CUDA", "missing", "device=cuda: no CUDA device is visible; use device=cpu or device=auto")
+    if "auto" in asked:
+        return Finding("CUDA", "missing", unseen_gpu())
     return Finding("CUDA", "note", none)
 
 

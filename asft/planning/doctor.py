@@ -36,7 +36,7 @@ def examine(jobs: Sequence[Job]) -> list[Finding]:
     options, cells = jobs[0].options, [job.cell for job in jobs]
     versions = library_versions()
     found = [Finding(name, "ok", version) for name, version in versions.items()]
-    found += [device(options.device), _outputs(options.outputs), _token()]
+    found += [device({job.device for job in jobs}), _outputs(options.outputs), _token()]
     found += [_on_hub(item) for item in checkpoints(cells) if checkpoint(item) is None]
     found += [Finding("beside", "note", line) for line in left_out(jobs)]
     found += [*of_settings(jobs), *_data(cells), *of_machine(jobs), *_packages(cells)]

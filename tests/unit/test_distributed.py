@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -11,11 +12,13 @@ from helpers import MakeJob
 from torch.utils.data import BatchSampler
 
 from asft import cli
+from asft.cells.compose import enumerate_cells
 from asft.commands.run import _check_together
 from asft.config import ConfigError, TrainingConfig
 from asft.data.loading import Collator, DealtBatches, EncodedRows, EpochOrder
 from asft.data.templates import IGNORED, Encoded
 from asft.distributed.team import Team, joined
+from asft.models import pair
 from asft.models.pair import resolve_device
 from asft.planning.ahead import refuse
 from asft.training.trainer import train
@@ -55,9 +58,21 @@ def test_a_blank_row_has_no_label() -> None:
 def test_each_process_has_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert resolve_device("auto") == torch.device("cuda")
+    for device, expected in ("auto", "cpu"), ("cuda", "cuda"):
+        (embedded,) = enumerate_cells([f"device={device}"], sweep=False).cells
+        assert resolve_device(embedded.device) == torch.device(expected)
     with joined(Second()):
         assert resolve_device("auto") == resolve_device("cuda") == torch.device("cuda", 1)
         assert resolve_device("cpu") == torch.device("cpu")
+
+
+def test_a_gpu_that_torch_does_not_see_is_told_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(shutil, "which", lambda _: "/usr/bin/nvidia-smi")
+    pair._tell_unseen_gpu.cache_clear()
+    assert [resolve_device(name).type for name in ("cpu", "auto", "auto")] == ["cpu"] * 3
+    assert caplog.text.count("device=auto: nvidia-smi is here, but torch sees no GPU") == 1
 
 
 def test_what_several_processes_cannot_do_is_refused(make_job: MakeJob, monkeypatch: pytest.MonkeyPatch) -> None:

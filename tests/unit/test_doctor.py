@@ -10,6 +10,7 @@ from pathlib import Path
 from unittest.mock import Mock
 
 import pytest
+import torch
 from judge_models import classifier
 
 from asft.cells.compose import enumerate_cells
@@ -40,6 +41,19 @@ def test_the_random_pair_needs_nothing_else(pair_overrides: list[str], capsys: p
     shown = capsys.readouterr().out
     for word in ("python", "torch", "CUDA", "disk", "GiB free", "hub token", "nothing that this experiment needs"):
         assert word in shown
+
+
+def test_a_gpu_that_torch_does_not_see_is_missing(pair_overrides: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "which", lambda _: "/usr/bin/nvidia-smi")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("torch.version.cuda", "99.1")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7")
+    finding = found(pair_overrides)["CUDA"]
+    assert finding.state == "missing"
+    for word in (f"torch {torch.__version__} is built for CUDA 99.1", "CUDA_VISIBLE_DEVICES=7", "device=cpu"):
+        assert word in finding.text
+    for words in ([*pair_overrides, "device=cpu"], []):
+        assert found(words)["CUDA"].state == "note", "nobody asks for a GPU"
 
 
 def test_a_checkpoint_out_of_reach_is_missing(capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,6 +15,7 @@ import psutil
 import pytest
 from helpers import MakeJob
 
+from asft.cells.compose import enumerate_cells
 from asft.commands import workers
 from asft.commands.workers import in_workers
 from asft.config import ConfigError
@@ -69,6 +70,9 @@ def test_cells_memory_threads_and_gpus_bound_the_workers(machine: pytest.MonkeyP
     assert workers.workers([job] * 20)[0] == 3
     machine.setattr(shutil, "which", lambda _: "/usr/bin/nvidia-smi")
     assert workers.workers([job] * 20)[0] == 1
+    for device, count in ("auto", 3), ("cuda", 1):  # by itself the embedded pair is on the CPU
+        embedded = enumerate_cells(["workers=auto", f"device={device}"], sweep=False).cells * 20
+        assert workers.workers(embedded)[0] == count
 
 
 def work(folder: Path, then: float) -> None:
@@ -83,6 +87,31 @@ def test_what_workers_log_is_shown_here(tmp_path: Path, capfd: pytest.CaptureFix
     told = capfd.readouterr().err.split("\n")
     assert {f"done by {path.name}" for path in tmp_path.iterdir()} | {"no room left", ""} == set(told)
     assert len(list(tmp_path.iterdir())) == 2
+
+
+def tell_gpus() -> None:
+    logging.getLogger("asft.run").info("GPUs %s", os.environ.get("CUDA_VISIBLE_DEVICES"))
+
+
+@pytest.mark.parametrize(
+    ("listed", "count", "shares"),
+    [("4,2", 3, ["2", "4", "4"]), ("0,1,2", 2, ["0,2", "1"]), (None, 2, ["0", "1"]), ("", 2, ["", ""])],
+)
+def test_workers_share_the_gpus(
+    listed: str | None,
+    count: int,
+    shares: list[str],
+    make_job: MakeJob,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if listed is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", listed)
+    in_workers(count, 1, tell_gpus, workers.gpus_for([make_job("device=cuda")]))
+    assert sorted(capfd.readouterr().err.split()) == sorted([*["GPUs"] * count, *filter(None, shares)])
+    assert workers.gpus_for([make_job("device=cpu")]) == [], "nobody asks for a GPU"
 
 
 def test_an_interrupt_ends_the_workers(tmp_path: Path) -> None:
