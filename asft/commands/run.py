@@ -43,6 +43,7 @@ from asft.planning.ahead import left_out, refuse
 from asft.store.celllog import cell_log
 from asft.store.entries import Entry, content_key
 from asft.store.errors import MAKE_ROOM, DiskFull, OutOfStep, disk_full
+from asft.store.meter import release_memory
 from asft.text import masked
 from asft.trackers.base import USUAL, unusual
 
@@ -272,9 +273,11 @@ def _compute(job: Job) -> None:
             _reasons.add(reason)
         if out_of_step:
             raise SystemExit(1) from None
+    else:
+        _settled.add(job.key)
+        log.info(finished_line(job, entry, f"{time.monotonic() - started:.0f} s"))
         return
-    _settled.add(job.key)
-    log.info(finished_line(job, entry, f"{time.monotonic() - started:.0f} s"))
+    release_memory()  # else the next cell's training would find less of it
 
 
 def finished_line(job: Job, entry: Entry, how: str) -> str:

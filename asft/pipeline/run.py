@@ -246,9 +246,12 @@ class _Run:
         # What a stage needs is made before its clock starts, so that its seconds are its own.
         self.context  # noqa: B018
         if isinstance(self.cell.method, PostHoc):
-            return self.store.ensure("stages/train", self.plan.train, partial(self._derive, self.required["after"]))
-        produce = partial(self._train, self.mixture_stage(), watchers)
-        return self.store.ensure_together("stages/train", self.plan.train, produce)
+            entry = self.store.ensure("stages/train", self.plan.train, partial(self._derive, self.required["after"]))
+        else:
+            produce = partial(self._train, self.mixture_stage(), watchers)
+            entry = self.store.ensure_together("stages/train", self.plan.train, produce)
+        release_memory()  # the model, which callbacks and its own forward() hold in circles
+        return entry
 
     def _train(self, mixture: Entry, watchers: Sequence[TrainerCallback], folder: Path) -> dict[str, Any]:
         """Fine-tunes; one process halves a batch that does not fit into memory and keeps the effective batch."""

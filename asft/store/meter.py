@@ -46,7 +46,8 @@ def _reset() -> None:
         return
     finally:
         if (torch := sys.modules.get("torch")) and torch.cuda.is_initialized():
-            torch.cuda.reset_peak_memory_stats()
+            for device in range(torch.cuda.device_count()):
+                torch.cuda.reset_peak_memory_stats(device)
 
 
 def _host_peak() -> float:
@@ -69,7 +70,7 @@ def _gpu_peak() -> float:
 
 
 def release_memory() -> None:
-    """Gives back what a failed attempt held."""
+    """Gives back what nothing uses any more, in circles too."""
     gc.collect()
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_initialized():

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from weakref import ref
 
 import pytest
 import torch
 from helpers import MakeJob, read_jsonl
 from safetensors.torch import load_file, save_file
 
+from asft.backends.base import HFBackend
 from asft.cells.job import Job
+from asft.commands.run import _compute
+from asft.methods.sbr import SBR
 from asft.metrics.base import wilson
 from asft.metrics.harmful_score import HarmfulScore
+from asft.pipeline import run
 from asft.pipeline.run import run_cell
 from asft.store.entries import content_key
 from asft.store.partial import PartialRows
@@ -158,6 +164,33 @@ def test_full_parameter_fine_tuning(shared_job: MakeJob) -> None:
     weights = job.store.path("stages/train", entry.result["stages"]["train"]["key"])
     assert (weights / "model.safetensors").exists()
     assert entry.result["metrics"]["HS"]["total"] == 10
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_the_trained_model_is_gone_before_anything_else_is_loaded(
+    make_job: MakeJob, monkeypatch: pytest.MonkeyPatch, fails: bool
+) -> None:
+    """SBR's callback and the model that it acts on hold each other."""
+    made, alive, begin = list[ref[object]](), list[bool](), run.trainable
+
+    def remembered(*given: object) -> object:
+        model = begin(*given)
+        made.append(ref(model))
+        return model
+
+    def opened(*_: object) -> None:
+        alive.append(made[0]() is not None)
+        raise ValueError("enough is seen")
+
+    monkeypatch.setattr(run, "trainable", remembered)
+    monkeypatch.setattr(*(SBR, "finish") if fails else (HFBackend, "open"), opened)
+    gc.disable()
+    try:
+        _compute(make_job("method=sbr"))
+    finally:
+        gc.enable()
+    assert alive == [fails]
+    assert made[0]() is None
 
 
 def test_the_mixture_is_kept_with_its_flags_and_digest(make_job: MakeJob) -> None:

@@ -185,3 +185,17 @@ def test_peak_memory_is_that_of_the_block() -> None:
         with PeakMemory() as small:
             pass
     assert large.host_mb > small.host_mb + 60
+
+
+def test_the_peak_of_every_gpu_is_set_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    peaks = {0: 2**20, 1: 2**21}
+    for name, found in {
+        "is_initialized": lambda: True,
+        "device_count": lambda: 2,
+        "max_memory_allocated": peaks.get,
+        "reset_peak_memory_stats": lambda device=0: peaks.update({device: 0}),
+    }.items():
+        monkeypatch.setattr(f"torch.cuda.{name}", found)
+    with PeakMemory() as memory:
+        peaks[0] = 2**20
+    assert memory.gpu_mb == 1
