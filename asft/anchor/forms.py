@@ -59,6 +59,10 @@ class Form(ABC):
         build: Callable[..., Self] = type(self)
         return build(**{name: change(name, tensor) for name, tensor in self.tensors().items()}, side=self.side)
 
+    def on(self, device: torch.device) -> Self:
+        """The form with all of its tensors on a device, those at home too."""
+        return self.with_tensors(lambda _, tensor: tensor.to(device))
+
     def to(self, device: torch.device, dtype: torch.dtype) -> Self:
         """The form ready to multiply tensors of this device and type."""
         return self.with_tensors(lambda name, tensor: tensor if name in self.at_home else tensor.to(device, dtype))

@@ -356,7 +356,7 @@ class _Term:
     def squares(self, change: Tensor) -> Tensor:
         """R/λ, ‖ΔW‖², ‖ĈΔW‖² and ‖(I−Ĉ)ΔW‖² for a whole ΔW, float64 on the CPU, shape (4,)."""
         x = self._turned(change)
-        along = self.form.along(x)
+        along = self.form.on(x.device).along(x)  # o×i at home would take the CPU a minute; one module's at a time
         values = [(x * self.form.apply(x)).sum(), x.square().sum(), along.square().sum(), (x - along).square().sum()]
         return torch.stack(values).cpu().double()
 

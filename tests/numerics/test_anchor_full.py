@@ -121,6 +121,16 @@ def test_bf16_weights_are_subtracted_in_float32(tmp_path: Path) -> None:
     assert penalty.norms().update == pytest.approx(exact**0.5, rel=1e-5)
 
 
+def test_norms_are_computed_where_the_weights_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The meta device, of which nothing can be copied, stands in for a GPU."""
+    model = save_pair(tmp_path, "llama", torch.float32)
+    anchor = Anchor.build(tmp_path / "base", tmp_path / "aligned", ["q_proj"], form="gram")
+    (term,) = FullPenalty(anchor, model)._rounds[0].own
+    term.form = term.form.to(torch.device("meta"), torch.float32)
+    monkeypatch.setattr(Tensor, "cpu", lambda found: torch.zeros(found.shape))
+    assert term.squares(torch.empty(term.shape, device="meta")).shape == (4,)
+
+
 def test_a_weight_gets_its_gradient_when_it_is_trained_now(tmp_path: Path) -> None:
     model = save_pair(tmp_path, "llama", torch.float64)
     first, second = (layer.self_attn.q_proj.weight for layer in model.model.layers)
