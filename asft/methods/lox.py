@@ -43,9 +43,10 @@ class Extrapolated(Start):
         """Writes it, in the pair's number format."""
         import torch
 
-        from asft.models.pair import load_model
+        from asft.models.pair import load_like, load_model
 
-        base, made = (load_model(side, pair.dtype, device) for side in (pair.base, pair.aligned))
+        made = load_model(pair.aligned, pair.dtype, device, device_map=pair.device_map)
+        base = load_like(made, pair.base)
         changed = total = 0
         with torch.no_grad():
             for weight, before in zip(made.parameters(), base.parameters(), strict=True):

@@ -69,7 +69,12 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 def norm(tensors: Sequence[Tensor]) -> Tensor:
     """‖·‖ over all entries of all tensors."""
-    return torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(tensor) for tensor in tensors]))
+    return torch.linalg.vector_norm(stacked([torch.linalg.vector_norm(tensor) for tensor in tensors]))
+
+
+def stacked(scalars: Sequence[Tensor]) -> Tensor:
+    """The scalars in a row, on the first one's device: a model may be spread over several."""
+    return torch.stack([scalar.to(scalars[0].device) for scalar in scalars])
 
 
 class OwnPass(TrainerCallback):
@@ -190,7 +195,7 @@ def input_sums(
 
     def hook(name: str) -> Callable[..., None]:
         def see(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            seen = summed(inputs[0].double() * mask[..., None])
+            seen = summed(inputs[0].double() * mask[..., None].to(inputs[0].device))
             totals[name] = totals[name] + seen if name in totals else seen
 
         return see

@@ -78,8 +78,8 @@ def divergence(logits: Tensor, start: Tensor) -> Tensor:
 
 def surgery(task: Sequence[Tensor], aligned: Sequence[Tensor]) -> float:
     """The multiple of the alignment gradient that is added to the task's so that the two no longer conflict."""
-    import torch
+    from asft.methods.own_pass import stacked
 
-    inner = torch.stack([(one * other).sum() for one, other in zip(task, aligned, strict=True)]).sum().item()
-    size = torch.stack([one.square().sum() for one in aligned]).sum().item()
+    inner = stacked([(one * other).sum() for one, other in zip(task, aligned, strict=True)]).sum().item()
+    size = stacked([one.square().sum() for one in aligned]).sum().item()
     return -min(0.0, inner) / (size + 1e-12)

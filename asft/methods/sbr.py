@@ -97,4 +97,4 @@ def hidden_states(model: Model, batch: Batch) -> Tensor:
     backbone = (model.get_base_model() if hasattr(model, "get_base_model") else model).base_model
     positions = (mask.cumsum(-1) - 1).clamp(min=0)  # so that padding in front shifts nothing
     states: Tensor = backbone(batch["input_ids"], attention_mask=mask, position_ids=positions, use_cache=False)[0]
-    return states
+    return states.to(mask.device)  # of a model over several GPUs they come out on the last

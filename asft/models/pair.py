@@ -61,7 +61,7 @@ class Pair:
     ) -> PreTrainedModel | PeftModel:
         """A fine-tune as it was saved: a whole model, or the adapter on its start, not merged."""
         if not holds_adapter(weights):
-            return load_model(weights, dtype or self.dtype, device)
+            return load_model(weights, dtype or self.dtype, device, device_map=self.device_map)
         return read_adapted(self.load(start, device, dtype), weights)
 
     def finetuned(
@@ -108,7 +108,7 @@ def load_model(
     dtype: Dtype,
     device: torch.device,
     quantization: Quantization | None = None,
-    device_map: str | None = None,
+    device_map: str | dict[str, Any] | None = None,
 ) -> PreTrainedModel:
     """A causal language model from safetensors; pickles and remote code are refused.
 
@@ -130,8 +130,9 @@ def load_model(
 
 
 def load_like(model: PreTrainedModel | PeftModel, folder: Path) -> PreTrainedModel:
-    """A checkpoint in the number format and on the device of a model."""
-    return load_model(folder, cast("Dtype", str(model.dtype).removeprefix("torch.")), model.device)
+    """A checkpoint in the number format and on the device, or spread over the devices, of a model."""
+    place = getattr(model, "hf_device_map", None)
+    return load_model(folder, cast("Dtype", str(model.dtype).removeprefix("torch.")), model.device, device_map=place)
 
 
 def require_embeddings(

@@ -25,9 +25,9 @@ from asft.methods.constrained_sft import ConstrainedSFT
 from asft.methods.ema import EMA
 from asft.methods.guard_space import null_space, smallest_part
 from asft.methods.look_ahead import LookAheadReal, LookAheadVirtual
-from asft.methods.own_pass import OwnPass, answer_logits, batches, examples, prompts
+from asft.methods.own_pass import OwnPass, answer_logits, batches, examples, norm, prompts, stacked
 from asft.methods.safe_grad import divergence, surgery
-from asft.methods.sbr import SBRBenign, last_states
+from asft.methods.sbr import SBRBenign, hidden_states, last_states
 from asft.methods.spard import Spard, diverse, similarities
 from asft.methods.vaccine import Vaccine
 from asft.pipeline.run import _Run
@@ -52,6 +52,16 @@ ON = [
     "guard_space",
 ]
 TUNING = ["training.epochs=2", "training.accumulation=2", "training.batch_size=4"]
+
+
+def test_a_model_may_be_spread_over_devices() -> None:
+    """The meta device stands in for the first GPU."""
+    parts = [torch.ones(2, device="meta"), torch.ones(3)]
+    assert norm(parts).device.type == "meta"
+    assert stacked(parts[1:] * 2).shape == (2, 3)
+    last = SimpleNamespace(base_model=lambda *_, **__: [torch.ones(1, 3, 4)])
+    batch = dict.fromkeys(["input_ids", "attention_mask"], torch.ones(1, 3, device="meta"))
+    assert hidden_states(last, batch).device.type == "meta"  # type: ignore[arg-type]
 
 
 @pytest.mark.slow

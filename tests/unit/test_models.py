@@ -17,11 +17,12 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from asft.cells.checks import cross_checks
 from asft.cells.compose import enumerate_cells
 from asft.config import ConfigError
+from asft.door import read_model
 from asft.methods.sft import SFT
 from asft.models.checkpoints import fetch_checkpoint
 from asft.models.organism import PUBLISHED
 from asft.models.organism.recipe import BuildRecipe
-from asft.models.pair import load_model, require_quantization
+from asft.models.pair import Pair, load_like, load_model, require_quantization
 from asft.pipeline.prepare import prepare_pair
 from asft.pipeline.run import run_cell
 
@@ -67,6 +68,18 @@ def test_a_device_map_changes_no_result_and_no_key_and_quantised_weights_have_on
     assert make_job().key == make_job("model.device_map=auto").key
     kinds = [make_job(*more).plan.pair.get("quantization") for more in ((), ("model.quantization=4bit",))]
     assert kinds == [None, "4bit"]
+
+
+def test_a_full_fine_tune_and_what_it_is_compared_with_are_spread_as_the_pair_is(
+    random_pair: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pair = Pair(random_pair / "base", random_pair / "aligned", "", device_map="auto")
+    read = Mock(wraps=read_model)
+    monkeypatch.setattr("asft.models.pair.read_model", read)
+    model = pair.trained(pair.base, "aligned", CPU)
+    model.hf_device_map = {"": "cpu"}  # of a model over several GPUs
+    load_like(model, pair.aligned)
+    assert [call.kwargs["device_map"] for call in read.call_args_list] == ["auto", {"": "cpu"}]
 
 
 def test_a_missing_package_is_named_with_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
