@@ -34,9 +34,8 @@ CODE = {
     "generate": 1,
     "judge": 1,
     "measure": 1,
-    "published measure": 2,
+    "published measure": 2,  # of a published pair; other pairs' directions did not change
 }
-# Measures of published pairs have a number of their own: those of the others did not change.
 # And a protocol's, when it starts to decide otherwise.
 PROTOCOL = {"clean": "clean", "official": "official/3"}
 
