@@ -17,7 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from asft.cells.cell import Cell
 from asft.cells.job import Job
 from asft.console import console
-from asft.store.entries import Entry
+from asft.store.entries import Entry, Store
 from asft.store.heartbeat import SUFFIX, Beat, read_beat
 
 _LOOK_EVERY, _TELL_EVERY = 1.0, 30.0  # seconds
@@ -40,18 +40,21 @@ class CellState:
         return self.cell.method.name if self.cell.measure is None else self.cell.measure.name
 
 
-def state_of(job: Job) -> CellState:
-    """Reads a cell's standing from its store."""
+def state_of(job: Job, beats: Mapping[str, Beat] | None = None) -> CellState:
+    """Reads a cell's standing from its store.
+
+    With ``beats``, the latest of each cell at work, no other is read: what was interrupted is called missing.
+    """
     store, key, cell = job.store, job.key, job.cell
     if entry := job.find():
         return CellState(cell, "done", entry=entry)
-    if beat := store.working(key):
+    if beat := store.working(key) if beats is None else beats.get(key):
         return CellState(cell, "running", beat=beat)
     if reason := store.failure(key):
         return CellState(cell, "failed", reason=reason)
     if reason := store.damage(job.plan.kind, key):
         return CellState(cell, "damaged", reason=reason)
-    if beat := store.interrupted(key):
+    if beats is None and (beat := store.interrupted(key)):
         return CellState(cell, "interrupted", reason=beat.progress)
     return CellState(cell, "missing")
 
@@ -122,9 +125,10 @@ class SweepProgress:
 
     def look(self) -> str:
         """Reads the store again and says in one line how the sweep stands."""
+        latest = {root: Store(root).latest() for root in {job.options.outputs for job in self.jobs.values()}}
         for key, job in self.jobs.items():
             if key not in self.states or self.states[key].standing != "done":  # what is done stays done
-                self.states[key] = state_of(job)
+                self.states[key] = state_of(job, latest[job.options.outputs])
         beats = [f"{self._name(key)}: {state.beat.progress}" for key, state in self.states.items() if state.beat]
         working = "; ".join(beats[:2]) + (f"; {len(beats) - 2} more" if beats[2:] else "")
         return " · ".join(filter(None, (working, time_left(self.states))))

@@ -227,16 +227,17 @@ class Store:
         whole = self.running("cells", f"{cell}.claim")
         if whole is None:
             return None
-        return self._latest(cell, alive=True) or whole  # its worker may have just let go
+        return self.latest().get(cell) or whole  # its worker may have just let go
 
     def interrupted(self, cell: str) -> Beat | None:
         """How far a cell was that nobody works on any more; None where none was begun."""
-        return self._latest(cell, alive=False)
+        return self.latest(alive=False).get(cell)
 
-    def _latest(self, cell: str, *, alive: bool) -> Beat | None:
+    def latest(self, *, alive: bool = True) -> dict[str, Beat]:
+        """The latest beat by cell, of those at work or of those that were interrupted; reads every kind's folder."""
         paths = (path for kind in KINDS for path in (self.root / kind).glob(f".*{SUFFIX}"))
-        beats = (read_beat(path, alive=alive) for path in paths)
-        return max((beat for beat in beats if beat and beat.cell == cell), key=lambda beat: beat.started, default=None)
+        beats = filter(None, (read_beat(path, alive=alive) for path in paths))
+        return {beat.cell: beat for beat in sorted(beats, key=lambda beat: beat.started)}
 
     @contextmanager
     def claim(self, key: str, *, wait: bool) -> Iterator[bool]:

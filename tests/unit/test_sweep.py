@@ -18,7 +18,7 @@ from asft.cells.job import Job
 from asft.commands.progress import SweepProgress, duration, seconds_left, state_of
 from asft.commands.run import PRACTICAL, _is_taken, run
 from asft.store.entries import write_json
-from asft.store.heartbeat import SUFFIX, Heartbeat, tell
+from asft.store.heartbeat import SUFFIX, Heartbeat, read_beat, tell
 from asft.store.schemas import CONFIG_FILE
 
 SECONDS = {"train": 30.0, "answers HS": 9.0, "answers FA": 3.0}
@@ -142,6 +142,15 @@ def test_time_left_is_learned_from_finished_cells_and_shared_by_workers(make_job
         progress = SweepProgress(jobs)
         assert progress.look() == "sft: between stages; sft: between stages · about 63 s left"
         assert progress.done == 1
+
+
+def test_a_look_at_the_sweep_reads_each_heartbeat_once(make_job: MakeJob, monkeypatch: pytest.MonkeyPatch) -> None:
+    jobs = {job.key: job for job in (make_job("method=sft", f"seed={seed}") for seed in range(4))}
+    first = next(iter(jobs.values()))
+    with first.store.claim(first.key, wait=True):
+        monkeypatch.setattr("asft.store.entries.read_beat", beats := Mock(side_effect=read_beat))
+        assert SweepProgress(jobs).look() == "sft: between stages"
+        assert beats.call_count == 1
 
 
 def test_durations_read_well() -> None:
