@@ -18,16 +18,10 @@ from typing import Any
 from asft.cells.job import Job
 from asft.commands.run import sweep_name
 from asft.config import ConfigError
+from asft.report.charts import CURVES
 from asft.trackers.base import Tracker, WandbTracker
 
 GROUPING = ("JobType", "Group")
-# What a training logs, by the panel's title; without loss it is no training.
-CURVES = {
-    "training loss": "train/loss",
-    "penalty λR": "train/asft/penalty",
-    "‖ĈΔW‖": "train/asft/norm_along",
-    "‖(I−Ĉ)ΔW‖": "train/asft/norm_orthogonal",
-}
 MOST = 200  # runs that a panel shows
 _READING = (
     "One run a cell; bars are means over seeds with the range. HS is the share of malicious prompts that are answered "
@@ -177,7 +171,8 @@ def _curves() -> list[Any]:
     """A line a run over optimiser steps for each quantity that a training logs."""
     import wandb_workspaces.reports.v2 as wr
 
-    return [wr.LinePlot(title=title, x="Step", y=[metric], max_runs_to_show=MOST) for title, metric in CURVES.items()]
+    logged = {f"train/{name}": words for name, words in CURVES.items()}
+    return [wr.LinePlot(title=words, x="Step", y=[name], max_runs_to_show=MOST) for name, words in logged.items()]
 
 
 PAGES = {"workspace": _save_workspace, "report": _save_report}

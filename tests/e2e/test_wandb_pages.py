@@ -20,8 +20,9 @@ from asft.cells.job import Job
 from asft.commands import wandb_pages
 from asft.commands.run import sweep_name
 from asft.commands.track import track
-from asft.commands.wandb_pages import CURVES, save_pages
+from asft.commands.wandb_pages import save_pages
 from asft.config import ConfigError
+from asft.report.charts import CURVES
 
 pytestmark = pytest.mark.slow
 DEMO = ("experiment=demo", "method=sft,asft", "attack.p=0.1")
@@ -69,7 +70,7 @@ def test_the_workspace_groups_the_tables_runs_and_draws_its_figures(saved: dict[
     assert set(chosen["value"]) == {job.key for job in jobs(*DEMO)}
     table, training = view["spec"]["section"]["panelBankConfig"]["sections"]
     assert list(panels(table).values()) == [["hs"], ["fa"], ["summary:hs", "summary:fa"]]
-    assert panels(training) == {title: [metric] for title, metric in CURVES.items()}
+    assert panels(training) == {title: [f"train/{name}"] for name, title in CURVES.items()}
 
 
 def test_the_report_has_a_run_set_beneath_the_figures(saved: dict[str, dict[str, Any]]) -> None:
@@ -80,7 +81,7 @@ def test_the_report_has_a_run_set_beneath_the_figures(saved: dict[str, dict[str,
     assert jobs(*DEMO)[-1].key in json.dumps(runs["filters"])
     shown = [panels(grid["panelBankSectionConfig"]) for grid in (table, training)]
     assert list(shown[0].values()) == [["hs"], ["fa"], ["summary:hs", "summary:fa"]]
-    assert set(shown[1]) == set(CURVES)
+    assert set(shown[1]) == set(CURVES.values())
 
 
 def test_a_measures_page_draws_its_headline(server: Server, tmp_path: Path) -> None:
