@@ -67,7 +67,7 @@ def seconds_left(states: Mapping[str, CellState]) -> float | None:
     costs: dict[str, list[float]] = {}
     for state in states.values():
         if state.entry:
-            costs.setdefault(state.name, []).append(cost(state.entry))
+            costs.setdefault(state.name, []).append(state.entry.cost)
     left = [state for state in states.values() if state.standing != "done"]
     if not costs or not left:
         return None
@@ -84,11 +84,6 @@ def time_left(states: Mapping[str, CellState]) -> str:
     alone = [state.beat for state in states.values() if state.beat]
     left = alone[0].seconds_left if len(alone) == 1 else None
     return "" if left is None else f"about {duration(left)} left of this stage"
-
-
-def cost(entry: Entry) -> float:
-    """Seconds of a finished cell's stages, shared ones included."""
-    return entry.seconds + sum(stage["seconds"] for stage in entry.result.get("stages", {}).values())
 
 
 def duration(seconds: float) -> str:

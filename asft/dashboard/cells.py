@@ -95,7 +95,7 @@ def cell_row(entry: Entry, config: dict[str, Any], beside: Mapping[str, Entry]) 
             }
             for name, (_, kept) in scored(entry, beside).items()
         },
-        "seconds": round(entry.seconds + sum(stage["seconds"] for stage in stages.values()), 1),
+        "seconds": round(entry.cost, 1),
         "created": entry.manifest["created"],
         "train": train["key"] if train and "after" not in train["result"] else None,
     }

@@ -230,7 +230,7 @@ def _result(job: Job, entry: Entry, row: str, column: AxisValue | None) -> Resul
         seed=cell.seed,
         metrics=metrics,
         beside=read_beside(job),
-        seconds=entry.seconds + sum(stage["seconds"] for stage in stages.values()),
+        seconds=entry.cost,
         peak_memory_mb=max((stage["peak_memory_mb"] for stage in stages.values()), default=None),
         trained="train" in stages and not isinstance(cell.method, PostHoc),
         tuned=cell.method.trains,

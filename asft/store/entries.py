@@ -86,6 +86,11 @@ class Entry:
         return float(self.manifest["seconds"])
 
     @property
+    def cost(self) -> float:
+        """The same of a cell with all its stages, shared ones included."""
+        return self.seconds + sum(stage["seconds"] for stage in self.result.get("stages", {}).values())
+
+    @property
     def digest(self) -> str:
         """Of its files: another where it was removed and made anew on another device."""
         return content_key(self.manifest["files"])[:12]
