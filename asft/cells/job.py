@@ -1,4 +1,4 @@
-"""A job: a cell to be computed, how it is run, and where it stands in a table."""
+"""A job: a cell to be computed, how it is run, where it stands in a table, and how far it is."""
 
 from __future__ import annotations
 
@@ -6,13 +6,16 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 from asft.cells.cell import Cell
 from asft.cells.keys import Plan, plan
 from asft.config import ExperimentConfig, Options, OrganismModel, PretrainedModel, as_plain
 from asft.store.entries import Entry, Store, content_key
+from asft.store.heartbeat import Beat
 from asft.trackers.base import Tracker
+
+Standing = Literal["done", "running", "failed", "damaged", "interrupted", "missing"]
 
 
 @dataclass(frozen=True)
@@ -96,3 +99,38 @@ class Job:
             "tracker": self.tracker.settings(),
             "experiment": as_plain(self.experiment),
         }
+
+
+@dataclass(frozen=True, slots=True)
+class CellState:
+    """One cell's standing; ``entry`` where it is done, ``beat`` where it runs, ``reason`` where it has none."""
+
+    cell: Cell
+    standing: Standing
+    entry: Entry | None = None
+    beat: Beat | None = None
+    reason: str = ""
+
+    @property
+    def name(self) -> str:
+        """The method, or what is measured; cells of one name cost alike."""
+        return self.cell.method.name if self.cell.measure is None else self.cell.measure.name
+
+
+def state_of(job: Job, beats: Mapping[str, Beat] | None = None) -> CellState:
+    """Reads a cell's standing from its store.
+
+    With ``beats``, the latest of each cell at work, no other is read: what was interrupted is called missing.
+    """
+    store, key, cell = job.store, job.key, job.cell
+    if entry := job.find():
+        return CellState(cell, "done", entry=entry)
+    if beat := store.working(key) if beats is None else beats.get(key):
+        return CellState(cell, "running", beat=beat)
+    if reason := store.failure(key):
+        return CellState(cell, "failed", reason=reason)
+    if reason := store.damage(job.plan.kind, key):
+        return CellState(cell, "damaged", reason=reason)
+    if beats is None and (beat := store.interrupted(key)):
+        return CellState(cell, "interrupted", reason=beat.progress)
+    return CellState(cell, "missing")

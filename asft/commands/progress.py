@@ -8,55 +8,16 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from statistics import fmean
-from typing import Literal
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from asft.cells.cell import Cell
-from asft.cells.job import Job
+from asft.cells.job import CellState, Job, state_of
 from asft.console import console
-from asft.store.entries import Entry, Store
-from asft.store.heartbeat import SUFFIX, Beat, read_beat
+from asft.store.entries import Store
+from asft.store.heartbeat import SUFFIX, read_beat
 
 _LOOK_EVERY, _TELL_EVERY = 1.0, 30.0  # seconds
-Standing = Literal["done", "running", "failed", "damaged", "interrupted", "missing"]
-
-
-@dataclass(frozen=True, slots=True)
-class CellState:
-    """One cell's standing; ``entry`` where it is done, ``beat`` where it runs, ``reason`` where it has none."""
-
-    cell: Cell
-    standing: Standing
-    entry: Entry | None = None
-    beat: Beat | None = None
-    reason: str = ""
-
-    @property
-    def name(self) -> str:
-        """The method, or what is measured; cells of one name cost alike."""
-        return self.cell.method.name if self.cell.measure is None else self.cell.measure.name
-
-
-def state_of(job: Job, beats: Mapping[str, Beat] | None = None) -> CellState:
-    """Reads a cell's standing from its store.
-
-    With ``beats``, the latest of each cell at work, no other is read: what was interrupted is called missing.
-    """
-    store, key, cell = job.store, job.key, job.cell
-    if entry := job.find():
-        return CellState(cell, "done", entry=entry)
-    if beat := store.working(key) if beats is None else beats.get(key):
-        return CellState(cell, "running", beat=beat)
-    if reason := store.failure(key):
-        return CellState(cell, "failed", reason=reason)
-    if reason := store.damage(job.plan.kind, key):
-        return CellState(cell, "damaged", reason=reason)
-    if beats is None and (beat := store.interrupted(key)):
-        return CellState(cell, "interrupted", reason=beat.progress)
-    return CellState(cell, "missing")
 
 
 def seconds_left(states: Mapping[str, CellState]) -> float | None:

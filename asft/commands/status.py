@@ -9,8 +9,9 @@ from datetime import datetime
 from rich.table import Table
 
 from asft.cells.compose import enumerate_cells
+from asft.cells.job import CellState, state_of
 from asft.commands.flags import SweepFlags
-from asft.commands.progress import CellState, state_of, time_left
+from asft.commands.progress import time_left
 from asft.commands.run import distinct, values_text
 from asft.console import results
 

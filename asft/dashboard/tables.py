@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from asft.cells.compose import Sweep, config_dir, enumerate_cells
+from asft.cells.job import state_of
 from asft.config import ConfigError
 from asft.dashboard.cells import flatten
 from asft.frontier.compare import frontier_of
@@ -88,16 +90,10 @@ def experiment_page(experiment: Experiment) -> tuple[Data, Data | None]:
 def _frontier_page(words: Data, sweep: Sweep, command: str) -> tuple[Data, Data | None]:
     """The same of an experiment that compares methods over their strengths."""
     jobs = {job.key: job for job in sweep.cells}.values()
-    done = sum(job.find() is not None for job in jobs)
-    failed = sum(job.find() is None and job.store.failure(job.key) is not None for job in jobs)
-    words |= {
-        "title": experiment_of(sweep).title,
-        "done": done,
-        "failed": failed,
-        "total": len(jobs),
-        "page": "frontier",
-    }
-    if not done:
+    found = Counter(state_of(job).standing for job in jobs)
+    words |= {"title": experiment_of(sweep).title, "page": "frontier", "total": len(jobs)}
+    words |= {"done": found["done"], "failed": found["failed"] + found["damaged"]}
+    if not words["done"]:
         return words, None
     try:
         return words, page_data(frontier_of(sweep, command))

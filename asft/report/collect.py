@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 from asft.cells.compose import Sweep
-from asft.cells.job import Job
+from asft.cells.job import CellState, Job, state_of
 from asft.config import ConfigError, ExperimentConfig, passed_on
 from asft.methods.post_hoc import PostHoc
 from asft.metrics.base import Interval
@@ -206,16 +206,16 @@ def _rows(experiment: ExperimentConfig) -> Callable[[Job], str]:
 
 
 def _cell(job: Job, row: str, column: AxisValue | None) -> Result:
-    absence: tuple[Literal["missing", "failed"], str] | None = None
+    state = state_of(job)
+    absence = _absence(state)
     try:
-        if entry := job.find():
-            return _result(job, entry, row, column)
+        if state.entry:
+            return _result(job, state.entry, row, column)
     except DamagedEntry as error:  # not to be seen at first look
         absence = "failed", str(error)
     shows = (job.cell.measure.headline,) if job.cell.measure else ()
-    tuned, absence = job.cell.method.trains, absence or _absence(job)
     told = absence[0], without_home(absence[1])
-    return Result(job.key, row, column, job.cell.seed, *told, awaited=shows, tuned=tuned)
+    return Result(job.key, row, column, job.cell.seed, *told, awaited=shows, tuned=job.cell.method.trains)
 
 
 def _result(job: Job, entry: Entry, row: str, column: AxisValue | None) -> Result:
@@ -240,12 +240,9 @@ def _result(job: Job, entry: Entry, row: str, column: AxisValue | None) -> Resul
     )
 
 
-def _absence(job: Job) -> tuple[Literal["missing", "failed"], str]:
-    """How a cell without a result stands, and why: who is at work on it, its last failure, or what is damaged."""
-    if beat := job.store.working(job.key):
-        return "missing", f"at work on {beat.where}"
-    reason = job.store.failure(job.key) or job.store.damage(job.plan.kind, job.key)
-    if reason:
-        return "failed", reason
-    beat = job.store.interrupted(job.key)
-    return "missing", f"interrupted: {beat.progress}" if beat else ""
+def _absence(state: CellState) -> tuple[Literal["missing", "failed"], str]:
+    """Whether a cell without a result failed, and why it has none."""
+    if state.standing in ("failed", "damaged"):
+        return "failed", state.reason
+    told = f"at work on {state.beat.where}" if state.beat else state.reason and f"interrupted: {state.reason}"
+    return "missing", told

@@ -14,8 +14,8 @@ from helpers import MakeJob
 
 from asft.cells.checks import few_test_rows
 from asft.cells.compose import enumerate_cells
-from asft.cells.job import Job
-from asft.commands.progress import SweepProgress, duration, seconds_left, state_of
+from asft.cells.job import Job, state_of
+from asft.commands.progress import SweepProgress, duration, seconds_left
 from asft.commands.run import PRACTICAL, _is_taken, run
 from asft.store.entries import write_json
 from asft.store.heartbeat import SUFFIX, Heartbeat, read_beat, tell
