@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from pathlib import Path
@@ -98,18 +97,6 @@ def test_pickles_are_refused_by_name(checkpoint: Path, tmp_path: Path) -> None:
         judge(folder).check()
     with pytest.raises(ValueError, match="only pickles"):
         judge(folder).judge(PROMPTS, ANSWERS)
-
-
-def test_code_of_a_checkpoint_is_not_run(checkpoint: Path, tmp_path: Path) -> None:
-    folder, marker = tmp_path / "remote", tmp_path / "it ran"
-    shutil.copytree(checkpoint, folder)
-    settings = json.loads((folder / "config.json").read_text())
-    code = {"AutoConfig": "remote.Config", "AutoModelForSequenceClassification": "remote.Model"}
-    (folder / "config.json").write_text(json.dumps({**settings, "model_type": "remote", "auto_map": code}))
-    (folder / "remote.py").write_text(f"open({str(marker)!r}, 'w')")
-    with pytest.raises(ValueError, match="remote"):
-        judge(folder).judge(PROMPTS, ANSWERS)
-    assert not marker.exists()
 
 
 def test_another_kind_of_model_is_refused_and_a_folder_that_is_not_there_named_before_anything_runs(

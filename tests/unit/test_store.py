@@ -44,19 +44,6 @@ def test_the_manifest_says_how_it_came_about(tmp_path: Path) -> None:
     assert "commit" in manifest
 
 
-def test_a_failure_leaves_nothing_behind(tmp_path: Path) -> None:
-    store = Store(tmp_path)
-
-    def fail(folder: Path) -> dict[str, int]:
-        (folder / "half.txt").write_text("half")
-        raise RuntimeError("no")
-
-    with pytest.raises(RuntimeError, match="no"):
-        store.ensure("pairs", {"a": 1}, fail)
-    assert store.find("pairs", content_key({"a": 1})) is None
-    assert [path.name for path in (tmp_path / "pairs").iterdir() if path.is_dir()] == []
-
-
 def test_what_a_dead_writer_left_is_cleared_away(tmp_path: Path) -> None:
     stale = tmp_path / "pairs" / f".{content_key({'a': 1})}.tmp-99999"
     stale.mkdir(parents=True)
@@ -70,15 +57,6 @@ def test_another_schema_is_refused_with_advice(tmp_path: Path) -> None:
     (entry.path / MANIFEST).write_text(json.dumps(seal({**entry.manifest, "schema": 0})))
     with pytest.raises(ValueError, match="store schema 0, this version reads 1"):
         store.find("pairs", entry.manifest["key"])
-
-
-def test_failures_are_kept_until_cleared(tmp_path: Path) -> None:
-    store = Store(tmp_path)
-    assert store.failure("k") is None
-    store.record_failure("k", "out of luck", {}, "traceback")
-    assert store.failure("k") == "out of luck"
-    store.clear_failure("k")
-    assert store.failure("k") is None
 
 
 def test_jsonl_round_trip(tmp_path: Path) -> None:
