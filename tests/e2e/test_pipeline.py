@@ -141,13 +141,6 @@ def test_safe_lora_takes_the_adapter_of_sft(make_job: MakeJob, monkeypatch: pyte
     assert all("lora_B" in name for name in changed)
 
 
-def test_asft_with_lambda_zero_is_sft(shared_job: MakeJob) -> None:
-    sft, asft = shared_job("method=sft"), shared_job("method=asft", "method.lam=0")
-    run_cell(sft), run_cell(asft)
-    plain, anchored = trained(sft), trained(asft)
-    assert all(torch.equal(plain[name], anchored[name]) for name in plain)
-
-
 def test_a_defended_cell_logs_that_the_defence_was_on(shared_job: MakeJob) -> None:
     job = shared_job("method=asft")
     entry = run_cell(job)

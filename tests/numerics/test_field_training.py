@@ -39,6 +39,7 @@ def trained(job: Any) -> dict[str, Tensor]:
 
 FEW = {"panacea": ["method.harmful=9"], "guard_space": ["method.harmful=4"]}
 OFF = {"sbr": "lam=0", "ema": "decay=0", "panacea": "rho=0", "lookahead_real": "tokens=0", "constrained_sft": "beta=0"}
+OFF |= {"asft": "lam=0"}
 ON = [
     "sbr",
     "sbr_benign",

@@ -126,9 +126,7 @@ def test_a_cell_that_must_fail_is_refused_in_one_line(
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
-def test_two_sides_that_make_no_pair_and_a_missing_template(
-    random_pair: Path, small: list[str], tmp_path: Path
-) -> None:
+def test_two_sides_that_make_no_pair(random_pair: Path, small: list[str], tmp_path: Path) -> None:
     def refused(*overrides: str) -> str:
         with pytest.raises(ConfigError) as caught:
             refuse(enumerate_cells([*small, *overrides], sweep=False).cells)
@@ -142,10 +140,6 @@ def test_two_sides_that_make_no_pair_and_a_missing_template(
     assert f"{name} has shape (16, 32) in the one and (32, 32) in the other" in refused(f"model.base={other}")
     (other / "model.safetensors").write_bytes(b"version https://git-lfs.github.com/spec/v1")
     assert "model.safetensors" in refused(f"model.aligned={other}")
-    bare = shutil.copytree(random_pair / "aligned", tmp_path / "bare")
-    for path in bare.glob("chat_template*"):
-        path.unlink()
-    assert f"model.aligned={bare}: its tokenizer has no chat template" in refused(f"model.aligned={bare}")
 
 
 def test_targets_are_those_that_transformers_would_find(random_pair: Path, small: list[str]) -> None:
