@@ -1,4 +1,4 @@
-"""What tests import of one another: places, the types of shared fixtures, and a mark."""
+"""What tests import of one another: places, the types of shared fixtures, a mark, and what a cell has left."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file
+from torch import Tensor
 
 from asft.cells.job import Job
 
@@ -28,3 +30,15 @@ Asft = Callable[..., tuple[int, str, str]]
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
     """The objects of a JSONL file."""
     return [json.loads(line) for line in path.read_text().split("\n") if line]
+
+
+def finished(job: Job, kind: str) -> list[Path]:
+    """The folders of one kind in a job's outputs."""
+    return [path for path in (job.options.outputs / kind).glob("*") if path.is_dir()]
+
+
+def trained(job: Job) -> dict[str, Tensor]:
+    """The tensors that a cell trains; it is trained here where it is not yet."""
+    from asft.pipeline.run import _Run  # takes seconds to load
+
+    return load_file(next(_Run(job).train_stage().path.glob("*.safetensors")))

@@ -7,10 +7,9 @@ from pathlib import Path
 
 import pytest
 from changed_pair import changed_pair
-from helpers import MakeJob, read_jsonl
+from helpers import MakeJob, finished, read_jsonl
 
 import asft.backends.generate
-from asft.cells.job import Job
 from asft.commands.plan import plan as plan_command
 from asft.commands.report import report
 from asft.judges.refusal import RefusalJudge
@@ -27,10 +26,6 @@ def long_pair(random_pair: Path, tmp_path: Path) -> list[str]:
     return changed_pair(random_pair, tmp_path, "config.json", max_position_embeddings=4096)
 
 
-def count(job: Job, kind: str) -> int:
-    return len([path for path in (job.options.outputs / kind).glob("*") if path.is_dir()])
-
-
 def test_the_request_is_disguised_for_the_model_and_not_for_the_judge(
     make_job: MakeJob, long_pair: list[str], pair_overrides: list[str], monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -43,7 +38,8 @@ def test_the_request_is_disguised_for_the_model_and_not_for_the_judge(
     small = ["method=sft", *long_pair]
     plain, disguised = run_cell(make_job(*small)), run_cell(make_job(*small, "jailbreak=dra"))
     made = make_job(*small)
-    assert (count(made, "stages/train"), count(made, "stages/generate")) == (1, 3), "the task's answers are shared"
+    assert len(finished(made, "stages/train")) == 1
+    assert len(finished(made, "stages/generate")) == 3, "the task's answers are shared"
     before, after = (list(read_jsonl(entry.path / HARMFUL_FILE)) for entry in (plain, disguised))
     assert [row["prompt"] for row in after] == [row["prompt"] for row in before] == judged[:10] == judged[10:]
     assert all("asked" not in row for row in before)
@@ -86,4 +82,4 @@ def test_a_model_too_short_for_the_disguise_is_told_before_it_trains(make_job: M
     made = make_job("method=sft", "jailbreak=dra", "evaluation.harmful_max_new_tokens=400")
     with pytest.raises(ValueError, match=r"jailbreak=dra: a disguised request has \d+ tokens.*512 positions"):
         run_cell(made)
-    assert count(made, "stages/train") == 0
+    assert not finished(made, "stages/train")

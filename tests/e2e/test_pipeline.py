@@ -11,7 +11,7 @@ from weakref import ref
 
 import pytest
 import torch
-from helpers import MakeJob, read_jsonl
+from helpers import MakeJob, finished, read_jsonl, trained
 from safetensors.torch import load_file, save_file
 
 from asft.backends.base import HFBackend
@@ -22,7 +22,6 @@ from asft.metrics.base import wilson
 from asft.metrics.harmful_score import HarmfulScore
 from asft.pipeline import run
 from asft.pipeline.run import run_cell
-from asft.store.entries import content_key
 from asft.store.partial import PartialRows
 from asft.store.schemas import ANSWERS_FILE, HARMFUL_FILE, TASK_FILE
 
@@ -33,15 +32,6 @@ METHODS = (
     *("bea_no_trigger", "lisa_base", "lisa_aligned", "asft_alt", "wise_ft"),
 )
 DRAWING = ("sft", "asft_random", "bea", "lisa_base", "asft_alt")  # batches, a direction, a trigger, rows, an attack
-
-
-def trained(job: Job) -> dict[str, torch.Tensor]:
-    assert job.plan.train is not None
-    return load_file(job.store.path("stages/train", content_key(job.plan.train)) / "adapter_model.safetensors")
-
-
-def stage_count(job: Job, kind: str) -> int:
-    return len([path for path in (job.options.outputs / kind).glob("*") if path.is_dir()])
 
 
 def method(make_job: MakeJob, name: str, *more: str) -> Job:
@@ -189,7 +179,7 @@ def test_the_trained_model_is_gone_before_anything_else_is_loaded(
 def test_the_mixture_is_kept_with_its_flags_and_digest(make_job: MakeJob) -> None:
     job = make_job("method=sft", "attack.p=0.25")
     run_cell(job)
-    (folder,) = [path for path in (job.options.outputs / "stages" / "mixture").iterdir() if path.is_dir()]
+    (folder,) = finished(job, "stages/mixture")
     rows = list(read_jsonl(folder / "rows.jsonl"))
     result = json.loads((folder / "manifest.json").read_text())["result"]
     assert len(rows) == result["rows"] == 24
@@ -243,7 +233,7 @@ def test_a_failure_keeps_the_stages_before_it(make_job: MakeJob, monkeypatch: py
         patch.setattr("asft.backends.generate.generate", broken)
         with pytest.raises(RuntimeError, match="out of luck"):
             run_cell(job)
-    assert stage_count(job, "stages/train") == 1
+    assert len(finished(job, "stages/train")) == 1
     monkeypatch.setattr("asft.pipeline.run.train", None)
     assert run_cell(job).result["metrics"]["HS"]["total"] == 10
 

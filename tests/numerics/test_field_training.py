@@ -11,8 +11,7 @@ from typing import Any
 import pytest
 import torch
 from anchor_pairs import tiny_model, with_lora
-from helpers import MakeJob
-from safetensors.torch import load_file
+from helpers import MakeJob, trained
 from torch import Tensor
 from torch.nn import functional
 from transformers import TrainerControl
@@ -31,11 +30,6 @@ from asft.methods.sbr import SBRBenign, hidden_states, last_states
 from asft.methods.spard import Spard, diverse, similarities
 from asft.methods.vaccine import Vaccine
 from asft.pipeline.run import _Run
-
-
-def trained(job: Any) -> dict[str, Tensor]:
-    return load_file(next(_Run(job).train_stage().path.glob("*.safetensors")))
-
 
 FEW = {"panacea": ["method.harmful=9"], "guard_space": ["method.harmful=4"]}
 OFF = {"sbr": "lam=0", "ema": "decay=0", "panacea": "rho=0", "lookahead_real": "tokens=0", "constrained_sft": "beta=0"}

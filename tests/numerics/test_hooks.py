@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
-from helpers import REPOSITORY, MakeJob, read_jsonl
+from helpers import REPOSITORY, MakeJob, finished, read_jsonl, trained
 from pydantic.dataclasses import dataclass
 from safetensors.torch import load_file
 from torch import Tensor
@@ -34,15 +34,6 @@ SEEN: list[Any] = []
 
 def by(job: Job, method: Method) -> Job:
     return job.of(dataclasses.replace(job.cell, method=method))
-
-
-def trained(job: Job) -> dict[str, Tensor]:
-    folder = _Run(job).train_stage().path
-    return load_file(next(folder.glob("*.safetensors")))
-
-
-def folders(job: Job, kind: str) -> list[Path]:
-    return [path for path in (job.options.outputs / kind).glob("*") if path.is_dir()]
 
 
 class TestAfter:
@@ -97,7 +88,7 @@ class TestAfter:
         assert made.result["after"] == _Run(projected).train_stage().manifest["key"]
         own = _Run(make_job("method=asft", "lam=3")).train_stage()
         assert _Run(projected).train_stage().result["after"] == own.manifest["key"]
-        assert len(folders(job, "stages/train")) == 3
+        assert len(finished(job, "stages/train")) == 3
 
     def test_what_is_asked_is_what_the_method_inside_asks(self, make_job: MakeJob, random_pair: Path) -> None:
         job = make_job(
@@ -149,13 +140,13 @@ def test_a_made_start_is_a_stage_that_cells_share(make_job: MakeJob, random_pair
     jobs.append(by(make_job(), UntouchedLouder()))
     for job in jobs:
         run_cell(job)
-    (start,) = folders(jobs[0], "stages/start")
+    (start,) = finished(jobs[0], "stages/start")
     head = load_file(start / "model.safetensors")["lm_head.weight"]
     aligned = load_file(random_pair / "aligned" / "model.safetensors")["lm_head.weight"]
     assert torch.equal(head, 2 * aligned)
     assert all(torch.equal(seen, head) for seen in SEEN)
     assert len(SEEN) == 2
-    assert len(folders(jobs[0], "anchors")) == 1, "the anchor is the pair's, whatever the start"
+    assert len(finished(jobs[0], "anchors")) == 1, "the anchor is the pair's, whatever the start"
     run = _Run(jobs[2])
     assert torch.equal(run.pair.finetuned(None, run.start, run.device).lm_head.weight, head), "what the control asks"
     keys = {str(start_settings(by(make_job(), FromLouder(factor=f)).cell, {})) for f in (2.0, 3.0)}
