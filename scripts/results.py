@@ -50,6 +50,7 @@ COMPARED = {
     "safe_lora_k": ("asft", ()),
 }
 ENDS = {"fig4a": "lower", "fig4b": "as high"}  # what the paper says of the last column beside the first
+_ABSENT = r"^missing( \((interrupted|at work)[^)]*\))?: "  # how far it came is not for a page that is kept
 CLAIMED = {"full", "ratios"}  # where the paper says in words alone that AsFT's HS is below SFT's
 
 
@@ -295,7 +296,7 @@ def section(name: str, overrides: list[str], equal: Equal | None = None) -> Sect
             for metric in ({} if equal else analysis.beside)
         ),
         *(_pictures(analysis, IMAGES / (name if equal else f"smollm2_{name}")) if not health else ()),
-        *(f"Missing: {markdown.escape(line.removeprefix('missing: '))}." for line in analysis.gaps),
+        *(f"Missing: {markdown.escape(re.sub(_ABSENT, '', line))}." for line in analysis.gaps),
     ]
     whole = "\n\n".join(part for part in parts if part)
     if not health:

@@ -49,7 +49,7 @@ def metric_table(analysis: Analysis, metric: str, place: Callable[[Entry], str] 
 def _place(entry: Entry) -> str:
     parts = [
         f"**{entry.text}**" if entry.best else entry.text,
-        entry.reason and entry.ours is None and f"({escape(entry.reason)})",
+        entry.reason and entry.status == "failed" and f"({escape(entry.reason)})",
         entry.range_text and f"\\[{entry.range_text}\\]",
         entry.seeds_text,
         entry.paper_text and f"· paper {entry.paper_text}",
