@@ -58,9 +58,13 @@ class Beat:
     @property
     def seconds_left(self) -> float | None:
         """What the stage may still take, where that is known."""
-        spent = (datetime.now(UTC) - datetime.fromisoformat(self.started)).total_seconds()
         made = self.done - self.before
-        return spent / made * (self.total - self.done) if made > 0 else None
+        return self.spent / made * (self.total - self.done) if made > 0 else None
+
+    @property
+    def spent(self) -> float:
+        """Seconds since the stage began."""
+        return (datetime.now(UTC) - datetime.fromisoformat(self.started)).total_seconds()
 
 
 class Heartbeat:

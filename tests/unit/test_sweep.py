@@ -14,11 +14,11 @@ from helpers import MakeJob
 
 from asft.cells.checks import few_test_rows
 from asft.cells.compose import enumerate_cells
-from asft.cells.job import Job, state_of
+from asft.cells.job import CellState, Job, state_of
 from asft.commands.progress import SweepProgress, duration, seconds_left
 from asft.commands.run import PRACTICAL, _is_taken, run
 from asft.store.entries import write_json
-from asft.store.heartbeat import SUFFIX, Heartbeat, read_beat, tell
+from asft.store.heartbeat import SUFFIX, Beat, Heartbeat, read_beat, tell
 from asft.store.schemas import CONFIG_FILE
 
 SECONDS = {"train": 30.0, "answers HS": 9.0, "answers FA": 3.0}
@@ -151,6 +151,17 @@ def test_a_look_at_the_sweep_reads_each_heartbeat_once(make_job: MakeJob, monkey
         monkeypatch.setattr("asft.store.entries.read_beat", beats := Mock(side_effect=read_beat))
         assert SweepProgress(jobs).look() == "sft: between stages"
         assert beats.call_count == 1
+
+
+def test_a_cell_that_is_slower_than_those_before_it_tells_how_long_it_takes(make_job: MakeJob) -> None:
+    done, slow = (make_job("method=sft", f"seed={seed}") for seed in range(2))
+    finish(done)
+    started = (datetime.now(UTC) - timedelta(seconds=30)).isoformat()
+    beat = Beat("host", 1, 0.0, started, "train")
+    states = {"done": state_of(done), "slow": CellState(slow.cell, "running", beat=beat)}
+    assert seconds_left(states) == pytest.approx(12, abs=1), "42 s are usual, of which 30 are over"
+    states["slow"] = CellState(slow.cell, "running", beat=replace(beat, done=10, total=100))
+    assert seconds_left(states) == pytest.approx(30 / 10 * 90, rel=0.05)
 
 
 def test_durations_read_well() -> None:
