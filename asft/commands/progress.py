@@ -23,9 +23,8 @@ _LOOK_EVERY, _TELL_EVERY = 1.0, 30.0  # seconds
 def seconds_left(states: Mapping[str, CellState]) -> float | None:
     """An estimate from what finished cells of the same method took, shared among those now at work.
 
-    Less what these have spent on their stage, and no less than what the slowest stage says of itself.
-
-    None where nothing is finished yet to learn from, or nothing is left.
+    A cell at work has that less what it has spent on its stage, but no less than the stage says of itself; the whole
+    takes no less than any of these. None where nothing is finished yet to learn from, or nothing is left.
     """
     costs: dict[str, list[float]] = {}
     for state in states.values():
@@ -35,11 +34,14 @@ def seconds_left(states: Mapping[str, CellState]) -> float | None:
     if not costs or not left:
         return None
     overall = fmean(cost for found in costs.values() for cost in found)
-    parts = [fmean(costs.get(state.name, [overall])) for state in left]
-    running = [beat for state in left if state.standing == "running" and (beat := state.beat)]
-    ends = [beat.seconds_left or 0.0 for beat in running]  # what its own pace says where it is slower than others were
-    total = sum(parts) - sum(min(beat.spent, fmean(parts)) for beat in running)
-    return max(total / max(1, len(running)), *ends, 1.0)
+    ends, waiting = list[float](), 0.0
+    for state in left:
+        usual = fmean(costs.get(state.name, [overall]))
+        if state.beat:
+            ends.append(max(usual - state.beat.spent, state.beat.seconds_left or 0.0))
+        else:
+            waiting += usual
+    return max((sum(ends) + waiting) / max(1, len(ends)), *ends, 1.0)
 
 
 def time_left(states: Mapping[str, CellState]) -> str:

@@ -90,7 +90,8 @@ def experiment_page(experiment: Experiment) -> tuple[Data, Data | None]:
 def _frontier_page(words: Data, sweep: Sweep, command: str) -> tuple[Data, Data | None]:
     """The same of an experiment that compares methods over their strengths."""
     jobs = {job.key: job for job in sweep.cells}.values()
-    found = Counter(state_of(job).standing for job in jobs)
+    beats = sweep.cells[0].store.latest()
+    found = Counter(state_of(job, beats).standing for job in jobs)
     words |= {"title": experiment_of(sweep).title, "page": "frontier", "total": len(jobs)}
     words |= {"done": found["done"], "failed": found["failed"] + found["damaged"]}
     if not words["done"]:

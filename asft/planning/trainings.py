@@ -51,8 +51,7 @@ def trainings(jobs: Iterable[Job]) -> Trainings:
         needed = dict(_fine_tunes(job.cell))
         unshared += len(needed)
         distinct |= {**needed, **distinct}
-        answered = job.cell.measure is None and job.is_answered()  # and to be judged alone
-        if job.find() is None and not answered:
+        if job.find() is None and not (job.cell.measure is None and job.is_answered()):  # answers are judged alone
             missing.update(key for key, _ in _fine_tunes(job.cell, job.store))
     return Trainings(distinct, unshared, frozenset(missing))
 
