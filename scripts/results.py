@@ -38,7 +38,7 @@ from asft.report.statistics import ALPHA, holm, pair_by_seed, paired_test
 from asft.report.table import Entry, signed
 from asft.report.writers import markdown
 from asft.report.writers.figures import place_figures
-from asft.store.provenance import git_commit, library_versions
+from asft.store.provenance import git_commit
 
 PAGES = Path(__file__).with_name("pages")  # their text, and the notes that stand beside single figures
 CONTROLS = ("l2", "asft_random", "asft_projector")  # of the alignment direction
@@ -139,7 +139,8 @@ def main() -> None:
         tables = {name: each.analysis for name, each in found.items() if each.analysis}
         blocks = {"controls": controls(tables.get("table2")), "claims": answers(tables)}
         found = without_repetitions(found)
-    made = f"Made with {text.versions(library_versions())}; commit {git_commit() or 'unknown'}."
+    results = [result for each in found.values() if each.analysis for result in each.analysis.results]
+    made = f"Cells made with {text.made_with(results)}; page written at commit {git_commit() or 'unknown'}."
     print(written(options.page, [*found.values()], made, **blocks), end="")
 
 
@@ -283,7 +284,7 @@ def section(name: str, overrides: list[str], equal: Equal | None = None) -> Sect
         f"## {title}",
         f"    {command}",
         f"*{_headline(health, equal)}* {markdown.escape(health.why)}" if health else "",
-        notes().get(name, "") if equal else "",
+        notes().get(name if equal else f"smollm2_{name}", ""),
         ranking(analysis) if name.startswith("table") else "",
         _at_shared_column(sweep, analysis, equal) if equal else "",
         *(
@@ -392,7 +393,7 @@ def answer(claim: Mapping[str, Any], table: str, analysis: Analysis | None, clai
         return _measured(analysis, claim, expected)
     if table in ENDS:
         ends = _ends(analysis, claim["rows"][0], ENDS[table])
-        return f"{_word(ends[-1].partition(';')[0], ENDS[table])} ({ends[1]}, p {_p(ends[3])})" if ends else "not run"
+        return f"{_word(ends[-1].partition(';')[0], ENDS[table])} ({ends[1].replace("-", "−")}, p {_p(ends[3])})" if ends else "not run"
     asked = [other for other in claims if table in other["tables"]]
     columns = analysis.attacked_columns
     found = [
@@ -422,11 +423,13 @@ def _measured(analysis: Analysis, claim: Mapping[str, Any], expected: str) -> st
         one, other = (analysis.entry(claim["metric"], row, column) for row in claim["rows"])
         if one and other and one.ours is not None and other.ours is not None:
             lo, hi = (other.ours if end is None else end for end in (other.lo, other.hi))
-            words.append("lower" if one.ours < lo else "higher" if one.ours > hi else "not shown")
+            words.append("lower" if one.ours < lo else "higher" if one.ours > hi else "within the range")
     if not words:
         return "not run"
-    word = _word(words[0] if len({*words}) == 1 else "mixed", expected)
-    return f"{word} ({expected} in {words.count(expected)} of {len(words)} columns; not tested)"
+    ways = {*words} - {"within the range"}
+    word = _word("mixed" if len(ways) > 1 else next(iter(ways), "not shown"), expected)
+    counts = ", ".join(f"{way} in {words.count(way)}" for way in dict.fromkeys([expected, *words]))
+    return f"{word} ({counts} of {len(words)} columns; not tested)"
 
 
 def _word(verdict: str, expected: str) -> str:

@@ -38,6 +38,7 @@ def cell(row: str, hs: int, fa: int, column: AxisValue | None = None, *, seed: i
         "metrics": {"HS": flagged(hs), "FA": solved(fa)},
         "seconds": 2.0,
         "trained": row not in ("base", "aligned", "safe_lora"),
+        "made_with": {"torch": "2.13.0"},
     }
     return Result(**(fields | changes))
 
@@ -54,7 +55,6 @@ def table_spec(**changes: Any) -> TableSpec:
         "paper_table": "table2",
         "notes": ("another model",),
         "command": "asft report experiment=table2",
-        "versions": {"torch": "2.13.0"},
     }
     fields |= changes
     return TableSpec(**fields | {"rows": {"base": "base model", "aligned": "aligned model"} | fields["rows"]})

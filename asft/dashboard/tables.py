@@ -124,7 +124,7 @@ def table_data(analysis: Analysis) -> Data:
         "tables": [table for table in tables if table["rows"]],
         "downloads": texts(analysis),
         "command": spec.command,
-        "versions": text.versions(spec.versions),
+        "versions": text.made_with(analysis.results),
     }
 
 

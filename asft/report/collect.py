@@ -17,7 +17,6 @@ from asft.report.records import AxisValue, Column, Metric, MetricValue, Result, 
 from asft.report.table import paper_tables
 from asft.store.entries import Entry
 from asft.store.errors import DamagedEntry
-from asft.store.provenance import library_versions
 from asft.store.schemas import DETAILS, Details, Judged, is_number, read_document, read_rows
 from asft.text import instead, without_home
 
@@ -191,7 +190,7 @@ def _single(sweep: Sweep, command: str) -> Analysis:
 
 def _told(sweep: Sweep, command: str) -> dict[str, Any]:
     """What a table's reader is told of it; a table of measured values has no controls to be judged by."""
-    told: dict[str, Any] = {"command": without_home(command), "versions": library_versions()}
+    told: dict[str, Any] = {"command": without_home(command)}
     measures = [item.cell.measure for item in sweep.cells if item.cell.measure is not None]
     if not measures:
         return {**told, "notes": (*differences(sweep), *judge_notes(sweep))}
@@ -237,7 +236,13 @@ def _result(job: Job, entry: Entry, row: str, column: AxisValue | None) -> Resul
         extra={name: float(value) for name, value in numbers if is_number(value) and name not in metrics},
         details=read_document(entry.path / DETAILS, Details) if cell.measure else {},
         config=passed_on(job.plain()),
+        made_with=_made_with(entry.manifest),
     )
+
+
+def _made_with(manifest: dict[str, Any]) -> dict[str, str]:
+    device = manifest.get("device")  # entries of earlier versions do not say it
+    return {**manifest["versions"], **({"on": device} if device else {})}
 
 
 def _absence(state: CellState) -> tuple[Literal["missing", "failed"], str]:

@@ -79,6 +79,7 @@ class Result:
         extra: further numbers: what a method logged to prove that it acted, all that a measure found.
         details: a measure's arrays, for figures.
         config: the resolved configuration.
+        made_with: library name to version, and the device under ``on``.
     """
 
     key: str
@@ -97,6 +98,7 @@ class Result:
     extra: dict[str, float] = field(default_factory=dict)
     details: dict[str, Any] = field(default_factory=dict)
     config: dict[str, Any] = field(default_factory=dict)
+    made_with: dict[str, str] = field(default_factory=dict)
 
     @property
     def shown(self) -> dict[str, MetricValue]:
@@ -139,7 +141,6 @@ class TableSpec:
         metrics: the metrics to show; empty for all that the cells have.
         notes: plain-word differences from the paper's protocol.
         command: the command that made the report.
-        versions: library name to version.
     """
 
     name: str
@@ -156,7 +157,6 @@ class TableSpec:
     metrics: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     command: str = ""
-    versions: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for words, name in (("columns", "value"), ("column labels", "label")):

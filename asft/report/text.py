@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable
 
 from asft.report.analysis import Analysis, Difference
+from asft.report.records import Result
 
 
 def p_value(value: float) -> str:
@@ -37,9 +38,14 @@ def difference_lines(analysis: Analysis) -> list[str]:
     return lines
 
 
-def versions(found: Mapping[str, str]) -> str:
-    """``torch 2.13.0, peft 0.21.2``."""
-    return ", ".join(f"{name} {version}" for name, version in found.items())
+def made_with(results: Iterable[Result]) -> str:
+    """``torch 2.13.0, peft 0.21.1 and 0.21.2, on NVIDIA H100``: the versions and devices of all finished cells."""
+    found: dict[str, dict[str, None]] = {}
+    for result in results:
+        for name, version in result.made_with.items():
+            found.setdefault(name, {})[version] = None
+    found |= {"on": found.pop("on")} if "on" in found else {}
+    return ", ".join(f"{name} {' and '.join(versions)}" for name, versions in found.items())
 
 
 DIRECTION_WORDS = (

@@ -52,7 +52,7 @@ from asft.store.integrity import (
     write_whole,
 )
 from asft.store.meter import PeakMemory
-from asft.store.provenance import git_commit, library_versions
+from asft.store.provenance import device_used, git_commit, library_versions
 from asft.store.schemas import Reason, check_entry, check_file, read_document
 from asft.text import masked, mended
 
@@ -202,6 +202,7 @@ class Store:
             "peak_memory_mb": round(memory.host_mb, 1),
             "gpu_peak_memory_mb": round(memory.gpu_mb, 1),
             "host": socket.gethostname(),
+            "device": device_used(),
             "versions": library_versions(),
             "commit": git_commit(),
             "created": _now(),

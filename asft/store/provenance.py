@@ -1,11 +1,13 @@
-"""What a result was made with: library versions and the commit of this code."""
+"""What a result was made with: library versions, the device and the commit of this code."""
 
 from __future__ import annotations
 
 import functools
 import importlib.metadata
+import platform
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 _LIBRARIES = ("torch", "transformers", "peft", "accelerate", "tokenizers", "hydra-core", "vllm", "asft-lab")
@@ -15,6 +17,23 @@ def library_versions() -> dict[str, str]:
     """Versions of what can change a number, Python included."""
     found = {"python": ".".join(map(str, sys.version_info[:3]))}
     return found | {name: version for name in _LIBRARIES if (version := installed(name))}
+
+
+def device_used() -> str:
+    """The GPU of this process, where it has used one, else the processor: numbers are rounded as these round."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        return str(torch.cuda.get_device_name())
+    return _processor()
+
+
+@functools.cache
+def _processor() -> str:
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
 
 
 def installed(package: str) -> str | None:

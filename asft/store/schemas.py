@@ -94,7 +94,8 @@ SEALED = {"files": dict_of(object_of(size=Natural, sha256=Sha256), FileName), "s
 Sealed = object_of(**SEALED)
 _COST = {"seconds": Amount, "peak_memory_mb": Amount, "gpu_peak_memory_mb": NotRequired[Amount]}
 _MADE = {"kind": str, "key": Key, "settings": dict[str, Any], "result": dict[str, Any], "created": Moment}
-_Made = object_of(**SEALED, **_COST, **_MADE, schema=int, versions=dict[str, str], commit=str | None)
+_FROM = {"versions": dict[str, str], "device": NotRequired[str], "commit": str | None}
+_Made = object_of(**SEALED, **_COST, **_MADE, **_FROM, schema=int)
 
 
 class _Summary(TypedDict):

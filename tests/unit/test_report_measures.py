@@ -39,7 +39,6 @@ def table(*cells: Result, **changes: object) -> Analysis:
         "paper_table": "table7",
         "paper_rows": {"alignment": "aligned"},
         "command": "asft landscape experiment=table7",
-        "versions": {"torch": "2.13.0"},
     }
     return Analysis(TableSpec(**(fields | changes)), cells)
 
@@ -48,7 +47,7 @@ def record(
     row: str, column: str | int | None, value: float, seed: int = 0, metric: Metric = EPL, **changes: object
 ) -> Result:
     metrics = {metric.name: MetricValue(metric, value, interval=changes.pop("interval", None))}
-    return Result(f"{row}{column}{seed}", row, column, seed, metrics=metrics, seconds=2.0, **changes)
+    return Result(f"{row}{column}{seed}", row, column, seed, metrics=metrics, seconds=2.0, made_with={"torch": "2.13.0"}, **changes)
 
 
 def test_seeds_are_averaged_with_students_interval() -> None:

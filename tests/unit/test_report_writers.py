@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -23,6 +24,14 @@ from asft.report.writers.markdown import escape as escape_markdown
 from asft.report.writers.markdown import render_markdown
 from asft.report.writers.terminal import print_analysis
 from asft.report.writers.write import write_for_print, write_report
+
+
+def test_a_report_names_what_its_cells_were_made_with_and_not_what_wrote_it() -> None:
+    made = [{"torch": "2.11.0", "on": "GPU A"}, {"torch": "2.13.0", "peft": "0.21"}, {"torch": "2.11.0", "on": "GPU B"}]
+    cells = [replace(each, made_with=with_) for each, with_ in zip(sound_cells(), made, strict=False)]
+    written = render_markdown(analysis([*cells, Result("k", "asft", 0.2, 0, "missing")]))
+    assert written.rstrip().endswith("torch 2.11.0 and 2.13.0, peft 0.21, on GPU A and GPU B")
+    assert "torch" not in render_markdown(analysis([])), "of no cell nothing is known"
 
 
 def terminal_output(cells: list[Result], width: int = 80, **changes: object) -> str:
@@ -114,7 +123,7 @@ def test_latex_table_has_as_many_cells_as_columns() -> None:
 
 @pytest.mark.parametrize("metrics", [("HS", "FA"), ("HS",), ("FA",)])
 def test_a_table_without_any_cell_is_still_a_report(tmp_path: Path, metrics: tuple[str, ...]) -> None:
-    bare = {"notes": (), "versions": {}, "command": "", "paper_table": None}
+    bare = {"notes": (), "command": "", "paper_table": None}
     write_report(analysis([], rows={"sft": "SFT"}, metrics=metrics, **bare), tmp_path)
     written = (tmp_path / "table.md").read_text("utf-8")
     assert "Controls are missing, so this table is unproven." in written

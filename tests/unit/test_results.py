@@ -193,18 +193,27 @@ def test_a_table_that_is_not_finished_is_compared_where_it_is() -> None:
     assert finding(found) == "", "a sentence on all columns needs them all"
 
 
-def test_a_measure_is_compared_with_the_range_of_random_ones() -> None:
+@pytest.mark.parametrize(
+    ("harmful", "told"),
+    [
+        ((0.5, 0.5, 0.5), "**contradicted** (lower in 0, higher in 3 of 3 columns; not tested)"),
+        ((0.3, 0.5, 0.5), "**contradicted** (lower in 0, within the range in 1, higher in 2 of 3 columns; not tested)"),
+        ((0.1, 0.3, 0.1), "**holds** (lower in 2, within the range in 1 of 3 columns; not tested)"),
+        ((0.1, 0.3, 0.5), "mixed (lower in 1, within the range in 1, higher in 1 of 3 columns; not tested)"),
+        ((0.3, 0.3, 0.3), "not shown (lower in 0, within the range in 3 of 3 columns; not tested)"),
+    ],
+)
+def test_a_measure_is_compared_with_the_range_of_random_ones(harmful: tuple[float, ...], told: str) -> None:
     cosine = Metric("abs_cos", "cosine")
-    at = {"harmful": 0.5, "random": 0.3}
     spread = Interval(0.2, 0.4, "95% of the random updates")
+    at = [("random", None, 0.3), *(("harmful", ratio, value) for ratio, value in zip(RATIOS, harmful, strict=True))]
     cells = [
-        Result(row, row, None, 0, metrics={"abs_cos": MetricValue(cosine, value, interval=spread)})
-        for row, value in at.items()
+        Result(f"{row}{column}", row, column, 0, metrics={"abs_cos": MetricValue(cosine, value, interval=spread)})
+        for row, column, value in at
     ]
-    found = analysis(
-        cells, rows={row: row for row in at}, controls=(), undefended=None, compare_to=(), metrics=("abs_cos",)
-    )
-    assert "**contradicted** (lower in 0 of 3 columns; not tested)" in results.answers({"table1": found})
+    rows = {"harmful": "harmful", "random": "random"}
+    found = analysis(cells, rows=rows, controls=(), undefended=None, compare_to=(), metrics=("abs_cos",))
+    assert told in results.answers({"table1": found})
 
 
 @pytest.mark.slow

@@ -42,6 +42,7 @@ def test_the_manifest_says_how_it_came_about(tmp_path: Path) -> None:
     assert manifest["peak_memory_mb"] > 1
     assert {"python", "torch", "transformers", "peft"} <= set(manifest["versions"])
     assert "commit" in manifest
+    assert manifest["device"], "where nothing ran on a GPU, the processor"
 
 
 def test_what_a_dead_writer_left_is_cleared_away(tmp_path: Path) -> None:

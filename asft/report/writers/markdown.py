@@ -71,7 +71,7 @@ def section(title: str, lines: Iterable[str]) -> str:
 
 
 def _made(analysis: Analysis) -> str:
-    spec = analysis.spec
-    parts = [f"    {spec.command}" if spec.command else "", escape(text.versions(spec.versions))]
+    command = analysis.spec.command
+    parts = [f"    {command}" if command else "", escape(text.made_with(analysis.results))]
     body = "\n\n".join(part for part in parts if part)
     return f"## How this was made\n\n{body}" if body else ""
