@@ -43,7 +43,8 @@ class Beat:
     done: int = 0
     total: int = 0
     unit: str = ""
-    before: int = 0  # of what is done: taken over from an interrupted run
+    before: int = 0  # done when the first word of these units came, in a batch or taken over from an interrupted run
+    since: Moment | None = None  # when it came: what loads a model is not of the units' pace
 
     @property
     def where(self) -> str:
@@ -59,12 +60,20 @@ class Beat:
     def seconds_left(self) -> float | None:
         """What the stage may still take, where that is known."""
         made = self.done - self.before
-        return self.spent / made * (self.total - self.done) if made > 0 else None
+        return _ago(self.since) / made * (self.total - self.done) if made > 0 and self.since else None
 
     @property
     def spent(self) -> float:
         """Seconds since the stage began."""
-        return (datetime.now(UTC) - datetime.fromisoformat(self.started)).total_seconds()
+        return _ago(self.started)
+
+
+def _ago(moment: str) -> float:
+    return (datetime.now(UTC) - datetime.fromisoformat(moment)).total_seconds()
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
 class Heartbeat:
@@ -74,11 +83,10 @@ class Heartbeat:
     """
 
     def __init__(self, path: Path, stage: str, cell: str = "") -> None:
-        started = datetime.now(UTC).isoformat(timespec="milliseconds")
         cell = cell or (_open[-1].beat.cell if _open else "")
         self.path = path
         pid = os.getpid()
-        self.beat: Beat = Beat(socket.gethostname(), pid, _born(pid) or 0.0, started, stage, cell)
+        self.beat: Beat = Beat(socket.gethostname(), pid, _born(pid) or 0.0, _now(), stage, cell)
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
 
@@ -119,8 +127,9 @@ def tell(done: int, total: int, unit: str) -> None:
     """Says how far the stage at work is; without a stage at work nobody is told."""
     if _open:
         beat = _open[-1].beat
-        first = (beat.total, beat.unit) != (total, unit)
-        _open[-1].beat = replace(beat, done=done, total=total, unit=unit, before=done - 1 if first else beat.before)
+        if (beat.total, beat.unit) != (total, unit) or done < beat.done:  # other units, or as many anew
+            beat = replace(beat, total=total, unit=unit, before=done, since=_now())
+        _open[-1].beat = replace(beat, done=done)
 
 
 def read_beat(path: Path, *, alive: bool = True) -> Beat | None:

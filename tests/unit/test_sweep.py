@@ -122,12 +122,29 @@ def test_a_cell_is_taken_though_its_heartbeat_is_late(make_job: MakeJob) -> None
 
 def test_a_stage_that_goes_on_is_not_credited_with_what_was_done_before(tmp_path: Path) -> None:
     with Heartbeat(tmp_path / "beat", "train", "k") as heart:
-        tell(901, 1000, "step")
-        assert heart.beat.before == 900
+        tell(900, 1000, "step")
+        assert heart.beat.seconds_left is None, "the first step tells no pace"
         tell(910, 1000, "step")
-        began = datetime.now(UTC) - timedelta(seconds=30)
-        beat = replace(heart.beat, started=began.isoformat())
-        assert beat.seconds_left == pytest.approx(30 / 10 * 90, rel=0.05)
+        assert ago(heart.beat, 30).seconds_left == pytest.approx(30 / 10 * 90, rel=0.05)
+
+
+def test_the_time_left_is_of_the_units_at_work_and_not_of_what_came_before_them(tmp_path: Path) -> None:
+    with Heartbeat(tmp_path / "beat", "generate", "k") as heart:
+        tell(100, 100, "answer")
+        heart.beat = ago(heart.beat, 600)  # a model was loaded, and a hundred answers were made
+        tell(32, 601, "option")
+        assert heart.beat.seconds_left is None, "a batch of 32 is the first word"
+        tell(64, 601, "option")
+        assert ago(heart.beat, 8).seconds_left == pytest.approx(8 / 32 * 537, rel=0.05)
+        heart.beat = ago(heart.beat, 600)
+        tell(32, 601, "option")
+        assert heart.beat.seconds_left is None, "as many of another kind"
+
+
+def ago(beat: Beat, seconds: float) -> Beat:
+    """As if the stage and its units had begun so long ago."""
+    then = (datetime.now(UTC) - timedelta(seconds=seconds)).isoformat()
+    return replace(beat, started=then, since=then)
 
 
 def test_time_left_is_learned_from_finished_cells_and_shared_by_workers(make_job: MakeJob) -> None:
@@ -160,7 +177,7 @@ def test_a_cell_that_is_slower_than_those_before_it_tells_how_long_it_takes(make
     beat = Beat("host", 1, 0.0, started, "train")
     states = {"done": state_of(done), "slow": CellState(slow.cell, "running", beat=beat)}
     assert seconds_left(states) == pytest.approx(12, abs=1), "42 s are usual, of which 30 are over"
-    states["slow"] = CellState(slow.cell, "running", beat=replace(beat, done=10, total=100))
+    states["slow"] = CellState(slow.cell, "running", beat=replace(beat, done=10, total=100, since=started))
     assert seconds_left(states) == pytest.approx(30 / 10 * 90, rel=0.05)
 
 
