@@ -393,7 +393,9 @@ def answer(claim: Mapping[str, Any], table: str, analysis: Analysis | None, clai
         return _measured(analysis, claim, expected)
     if table in ENDS:
         ends = _ends(analysis, claim["rows"][0], ENDS[table])
-        return f"{_word(ends[-1].partition(';')[0], ENDS[table])} ({ends[1].replace("-", "−")}, p {_p(ends[3])})" if ends else "not run"
+        if not ends:
+            return "not run"
+        return f"{_word(ends[-1].partition(';')[0], ENDS[table])} ({ends[1].replace('-', '−')}, p {_p(ends[3])})"
     asked = [other for other in claims if table in other["tables"]]
     columns = analysis.attacked_columns
     found = [
