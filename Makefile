@@ -9,8 +9,8 @@ RUN := $(VENV)/.run
 DEV := $(VENV)/.dev
 SMOLLM := $(VENV)/.smollm
 EXTRAS := dev,joblib,slurm,browser,docs,tensorboard,workspaces,jailbreaks,probe
-PAPER := table1 table2 table3 table4 table5 table6 table7 table8 fig1 fig3 fig4a fig4b fig4c full ratios seeds safe_lora_k
-SMOLLM_PAPER := table2 table4 table5 table3 table8 fig4a table1 table7 field frontier_smollm2
+PAPER := table1,table2,table3,table4,table5,table6,table7,table8,fig1,fig3,fig4a,fig4b,fig4c,full,ratios,seeds,safe_lora_k
+SMOLLM_PAPER := seeds,table2,table4,table5,table3,table8,fig4a,table1,table7,field,frontier_smollm2
 WORKERS ?= 2 # at once, of one thread each on two cores: faster than one worker with two threads
 DATA ?= ../shared/data/asft_official
 export ASFT_PUBLIC ?= ../shared/data/public_safety
@@ -61,20 +61,18 @@ test-nightly: $(DEV) $(SMOLLM) ## what takes long: the embedded pair built and a
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist load -m nightly
 
 results: $(RUN) ## every table and figure on the embedded pair, then docs/results.md; under three hours on two cores
-	for name in $(PAPER); do $(BIN)/asft run -m experiment=$$name || exit 1; done
+	$(BIN)/asft run -m experiment=$(PAPER)
 	$(BIN)/python scripts/results.py organism > docs/results.tmp && mv docs/results.tmp docs/results.md
 
 results-smollm2: $(RUN) $(SMOLLM) ## the paper on SmolLM2-135M, the most telling cells first, then docs/results_smollm2.md; about seven hours on two cores, ten minutes on an H100 with WORKERS=14, and may be interrupted
-	for cells in "table2 attack.p=0.1" seeds $(SMOLLM_PAPER); do \
-	  $(BIN)/asft run -m experiment=$$cells cut=smollm2_135m data.root=$(DATA) workers=$(WORKERS) || exit 1; \
-	done
+	$(BIN)/asft run -m experiment=$(SMOLLM_PAPER) cut=smollm2_135m data.root=$(DATA) workers=$(WORKERS)
 	$(MAKE) page-smollm2
 
 page-smollm2: $(RUN) ## docs/results_smollm2.md of the cells that are finished
 	$(BIN)/python scripts/results.py smollm2 data.root=$(DATA) > docs/results.tmp && mv docs/results.tmp docs/results_smollm2.md
 
 frontier: $(RUN) ## methods over their strengths, and the attacker who tries, on five pairs; about three hours on two cores
-	for name in frontier attacker; do $(BIN)/asft run -m experiment=$$name model.seed=0,1,2,3,4 || exit 1; done
+	$(BIN)/asft run -m experiment=frontier,attacker model.seed=0,1,2,3,4
 	$(BIN)/python scripts/results.py frontier model.seed=0,1,2,3,4 > docs/frontier.tmp && mv docs/frontier.tmp docs/frontier.md
 
 field: $(RUN) ## every defence beside its controls on three pairs, the best over the poison ratio, and what was tried beyond them; under two hours on two cores

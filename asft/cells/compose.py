@@ -149,6 +149,36 @@ def enumerate_cells(overrides: Sequence[str], *, sweep: bool) -> Sweep:
         return _enumerate(as_texts, sweep)
 
 
+def one_by_one(overrides: Sequence[str]) -> list[list[str]]:
+    """The command lines of the experiments that one names together (``experiment=table2,table5``), each by itself.
+
+    One that names a single experiment, or none, is left as it is.
+    """
+    names, others = experiments_in(overrides)
+    return [[f"experiment={name}", *others] for name in names] if len(names) > 1 else [list(overrides)]
+
+
+def experiments_in(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The experiments that a command line names, each once, and its other words."""
+    words = [text for text in overrides if text.startswith("experiment=")]
+    names = dict.fromkeys(name for text in words for name in text.partition("=")[2].split(","))
+    return list(names), [text for text in overrides if text not in words]
+
+
+def enumerate_all(overrides: Sequence[str]) -> Sweep:
+    """The cells of every experiment that a command line names, experiment after experiment, for what lays out no table.
+
+    Raises:
+        ConfigError: as :func:`enumerate_cells`.
+    """
+    sweeps = [enumerate_cells(words, sweep=True) for words in one_by_one(overrides)]
+    axes: dict[str, list[str]] = {}
+    for sweep in sweeps:
+        for axis, values in sweep.axes.items():
+            axes[axis] = list(dict.fromkeys([*axes.get(axis, []), *values]))
+    return Sweep(axes, [job for sweep in sweeps for job in sweep.cells], sweeps[0].overrides)
+
+
 def _enumerate(overrides: Sequence[str], sweep: bool) -> Sweep:
     with _hydra(overrides):
         parsed = _parse(overrides)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rich.text import Text
 
-from asft.cells.compose import enumerate_cells
+from asft.cells.compose import enumerate_cells, experiments_in
 from asft.commands.flags import SweepFlags, whole
 from asft.config import ConfigError
 from asft.console import console, results
@@ -26,11 +26,10 @@ def dashboard(arguments: list[str]) -> int:
     flags.add_argument("--serve", type=whole(0, 65535), metavar="[PORT]", help=text)
     options, overrides = flags.split([f"--serve={PORT}" if word == "--serve" else word for word in arguments])
     port: int | None = options.serve
-    chosen = [text.removeprefix("experiment=") for text in overrides if text.startswith("experiment=")]
-    others = [text for text in overrides if not text.startswith("experiment=")]
+    chosen, others = experiments_in(overrides)
     outputs = enumerate_cells(others, sweep=True).cells[0].options.outputs
     allowed, experiments = experiment_names(), []
-    names = [name for text in chosen for name in text.split(",")] or allowed
+    names = chosen or allowed
     elsewhere = any(text.startswith("hydra.searchpath=") for text in others)  # more experiments than the package has
     if not elsewhere and (unknown := [name for name in names if name not in allowed]):
         raise ConfigError(f"experiment={unknown[0]}: unknown{instead(unknown[0], allowed)}")

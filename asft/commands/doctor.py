@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from asft.cells.compose import enumerate_cells
+from asft.cells.compose import enumerate_all
 from asft.commands.flags import SweepFlags
 from asft.console import results
 from asft.planning.ahead import Finding
@@ -15,7 +15,7 @@ def doctor(arguments: list[str]) -> int:
     """Prints every check for a command line's cells; returns 1 when something they need is missing, else 0."""
     _, overrides = SweepFlags("doctor").split(arguments)
     try:
-        sweep = enumerate_cells(overrides, sweep=True)
+        sweep = enumerate_all(overrides)
         findings = examine(sweep.cells)
     except ValueError as error:  # what the settings name is not there: that is what a doctor is asked for
         findings = [Finding("settings", "missing", str(error))]

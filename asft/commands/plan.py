@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from asft.cells.cell import Cell
 from asft.cells.checks import nearest
-from asft.cells.compose import enumerate_cells
+from asft.cells.compose import enumerate_all
 from asft.cells.job import Job
 from asft.commands.flags import SweepFlags, number, whole
 from asft.commands.progress import duration
@@ -30,7 +30,7 @@ def plan(arguments: list[str]) -> int:
         "--tflops", type=number(0.001), help="what one GPU does in training, for fine-tunes of unknown time"
     )
     options, overrides = flags.split(arguments)
-    sweep = enumerate_cells(overrides, sweep=True)
+    sweep = enumerate_all(overrides)
     terminal = results()
     by_pair: dict[str, list[Job]] = {}
     for job in distinct(sweep.cells).values():

@@ -5,11 +5,11 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
-from asft.cells.compose import Sweep, enumerate_cells
+from asft.cells.compose import Sweep, enumerate_cells, one_by_one
 from asft.commands.flags import SweepFlags
 from asft.commands.run import sweep_name
 from asft.config import ConfigError
-from asft.console import results
+from asft.console import console, results
 from asft.dashboard.site import write_report_page
 from asft.dashboard.tables import table_data
 from asft.frontier.compare import frontier_of
@@ -23,11 +23,23 @@ def report(arguments: list[str]) -> int:
     """Writes Markdown, CSV, LaTeX and a page, prints the table, and names the page.
 
     ``--format pdf`` adds the table and the figures as PDF, ``--format tex`` also a document that holds them.
+    Of several experiments each has its own; returns 1 where one of them cannot be had, and says why.
     """
     flags = SweepFlags("report")
     flags.add_argument("--format", choices=PRINT_FORMATS, help="for print, too: PDFs, or a LaTeX document as well")
     options, words = flags.split(arguments)
-    return report_sweep(enumerate_cells(words, sweep=True), words, options.format)
+    lines, failed = one_by_one(words), 0
+    for line in lines:
+        if line != lines[0]:
+            console.print()
+        try:
+            report_sweep(enumerate_cells(line, sweep=True), line, options.format)
+        except ConfigError as error:
+            if len(lines) == 1:
+                raise
+            console.print(str(error), style="bold red", soft_wrap=True)
+            failed = 1
+    return failed
 
 
 def report_sweep(sweep: Sweep, arguments: list[str], kind: str | None = None) -> int:

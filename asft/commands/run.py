@@ -25,9 +25,11 @@ from asft.cells.compose import (
     CONFIG_NAME,
     Sweep,
     config_dir,
+    enumerate_all,
     enumerate_cells,
     launch,
     no_variables,
+    one_by_one,
     one_line,
     overrides_without_secrets,
 )
@@ -77,13 +79,13 @@ def _lead(arguments: list[str]) -> int:
     options, words = run_flags().split(arguments)
     if asked := asked_of_hydra(options):
         if options.multirun:
-            sweep = enumerate_cells(words, sweep=True)
+            sweep = enumerate_all(words)
             words = list(sweep.overrides)
             console.print(f"of the first of {_cells(sweep.cells)}:", soft_wrap=True)
         _ask_hydra([*asked, *words])
         return 0
     is_sweep: bool = options.multirun
-    sweep = enumerate_cells(words, sweep=is_sweep)
+    sweep = enumerate_all(words) if is_sweep else enumerate_cells(words, sweep=False)
     jobs = distinct(sweep.cells)
     todo = {key: job for key, job in jobs.items() if job.find() is None}
     lacking = {key: job for key, job in jobs.items() if key not in todo and job.lacking()}
@@ -128,7 +130,8 @@ def _lead(arguments: list[str]) -> int:
             console.print(f"`asft track {shlex.join(words)}` shows it to {job.tracker.name}", soft_wrap=True)
     if is_sweep and sweep.cells[0].experiment is not None and not failed:
         shown = [word for word in words if not PRACTICAL.match(word)]
-        console.print(f"`asft report {shlex.join(shown)}` writes the table", soft_wrap=True)
+        tables = "tables" if len(one_by_one(words)) > 1 else "table"
+        console.print(f"`asft report {shlex.join(shown)}` writes the {tables}", soft_wrap=True)
     return failed
 
 

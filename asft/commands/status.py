@@ -8,7 +8,7 @@ from datetime import datetime
 
 from rich.table import Table
 
-from asft.cells.compose import enumerate_cells
+from asft.cells.compose import enumerate_all
 from asft.cells.job import CellState, state_of
 from asft.commands.flags import SweepFlags
 from asft.commands.progress import time_left
@@ -19,7 +19,7 @@ from asft.console import results
 def status(arguments: list[str]) -> int:
     """Prints one line a distinct cell, a count and an estimate; returns 0 when all are done, else 1."""
     _, overrides = SweepFlags("status").split(arguments)
-    sweep = enumerate_cells(overrides, sweep=True)
+    sweep = enumerate_all(overrides)
     cells = distinct(sweep.cells)
     states = {key: state_of(item) for key, item in cells.items()}
     axes = [axis for axis in sweep.axes if axis != "method"]

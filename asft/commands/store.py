@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from asft.cells.compose import enumerate_cells
+from asft.cells.compose import enumerate_all
 from asft.cells.job import Job
 from asft.cells.keys import entries
 from asft.commands.flags import Flags, number, whole
@@ -122,7 +122,7 @@ def store_import(arguments: list[str]) -> int:
 
 def _opened(overrides: list[str], *, there: bool = True) -> tuple[Store, list[Job], Console]:
     """The store that the words name, their distinct cells, and the terminal."""
-    jobs = list(distinct(enumerate_cells(overrides, sweep=True).cells).values())
+    jobs = list(distinct(enumerate_all(overrides).cells).values())
     place = jobs[0].store
     if there and not place.root.is_dir():
         raise ConfigError(f"outputs={place.root}: no such folder")

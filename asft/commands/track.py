@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from asft.cells.compose import enumerate_cells
+from asft.cells.compose import enumerate_all, enumerate_cells
 from asft.cells.job import Job
 from asft.commands.flags import SweepFlags
 from asft.commands.run import describe, distinct
@@ -28,7 +28,9 @@ def track(arguments: list[str]) -> int:
         flags.add_argument(f"--{page}", dest="pages", action="append_const", const=page, help=text)
     options, overrides = flags.split(arguments)
     pages: list[str] = options.pages or []
-    cells = distinct(enumerate_cells(with_tracker(overrides), sweep=True).cells)
+    words = with_tracker(overrides)
+    # W&B's pages are of one experiment.
+    cells = distinct((enumerate_cells(words, sweep=True) if pages else enumerate_all(words)).cells)
     first = next(iter(cells.values()))
     if first.tracker.name == "none":
         raise ConfigError("tracker=none: shows nothing anywhere; choose tracker=wandb or tracker=tensorboard")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from asft.cells.build import build_job
-from asft.cells.compose import config_dir, enumerate_cells, plain
+from asft.cells.compose import config_dir, enumerate_all, enumerate_cells, plain
 from asft.config import ConfigError
 from asft.report.collect import table_spec
 
@@ -152,9 +152,24 @@ def test_a_mistake_names_key_and_allowed_values(overrides: list[str], parts: lis
         assert part in message
 
 
-def test_two_experiments_are_no_sweep() -> None:
+def test_two_experiments_are_no_table() -> None:
     with pytest.raises(ConfigError, match="experiment=demo,table2: each has axes of its own; name one at a time"):
         enumerate_cells(["experiment=demo,table2"], sweep=True)
+
+
+def test_several_experiments_are_the_cells_of_each() -> None:
+    names, rest = ["table5", "table1", "frontier"], ["model.seed=1", "lam=0.3"]
+    together = enumerate_all([rest[0], f"experiment={','.join(names)},table5", rest[1]])
+    apart = [enumerate_cells([f"experiment={name}", *rest], sweep=True) for name in names]
+    assert [job.key for job in together.cells] == [job.key for sweep in apart for job in sweep.cells]
+    assert [job.experiment and job.experiment.name for job in together.cells[:1]] == ["table5"]
+    assert together.overrides == apart[0].overrides
+    for sweep in apart:
+        for axis, values in sweep.axes.items():
+            assert set(values) <= set(together.axes[axis])
+    assert enumerate_all(["experiment=table5"]) == enumerate_cells(["experiment=table5"], sweep=True)
+    with pytest.raises(ConfigError, match="table55"):
+        enumerate_all(["experiment=table5,table55"])
 
 
 @pytest.mark.parametrize(
