@@ -172,3 +172,22 @@ def test_tex_names_files_that_are_there(tmp_path: Path) -> None:
 def test_an_unknown_format_names_the_allowed_ones(arguments: list[str]) -> None:
     with pytest.raises(ConfigError, match=r"--format: (.*docx.*pdf.*tex|expected one argument)"):
         report(["experiment=demo", *arguments])
+
+
+def test_each_of_several_experiments_has_its_report_and_one_that_cannot_be_had_stops_none(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told: list[list[str]] = []
+
+    def written(sweep: object, words: list[str], kind: str | None) -> int:
+        told.append(words)
+        if words[0] == "experiment=table2":
+            raise ConfigError("experiment=table2: none of its cells is finished")
+        return 0
+
+    monkeypatch.setattr("asft.commands.report.report_sweep", written)
+    assert report(["experiment=demo,table2,table5", "seed=3"]) == 1
+    assert told == [[f"experiment={name}", "seed=3"] for name in ("demo", "table2", "table5")]
+    assert "none of its cells is finished" in capsys.readouterr().err
+    with pytest.raises(ConfigError, match="none of its cells"):
+        report(["experiment=table2"])
