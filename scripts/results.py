@@ -364,7 +364,7 @@ def answers(tables: Mapping[str, Analysis]) -> str:
             else:
                 told.append(f"{name_of(table)}: {answer(claim, table, tables.get(table), claims)}")
             seen |= cells
-        told += [f"no other cells yet: {', '.join(repeated)}"] * bool(repeated)
+        told += [f"the same cells: {', '.join(repeated)}"] * bool(repeated)
         rows.append([markdown.escape(claim["says"]), "; ".join(told)])
     return markdown.table(["the paper's claim", "on SmolLM2-135M"], rows, words=(0, 1))
 
@@ -412,6 +412,8 @@ def answer(claim: Mapping[str, Any], table: str, analysis: Analysis | None, clai
         return "not run" if works else "not shown (the attack does not work)"
     p = "not tested" if item.p_value is None else f"p {_p(text.p_value(item.p_value))}"
     paper = "" if item.paper is None else f"; paper {signed(item.paper)}"
+    if item.as_printed is not None and signed(item.as_printed) != signed(item.difference):
+        paper += f", where ours is {signed(item.as_printed)}"
     there = len(analysis.spec.columns)  # less where the attack does not work or cells are missing
     finished = "" if item.columns == there else f"; {item.columns} of {there} columns"
     finished += f"; {item.seeds} of {analysis.seeds} seeds" if item.seeds < analysis.seeds else ""
@@ -429,7 +431,8 @@ def _measured(analysis: Analysis, claim: Mapping[str, Any], expected: str) -> st
     if not words:
         return "not run"
     ways = {*words} - {"within the range"}
-    word = _word("mixed" if len(ways) > 1 else next(iter(ways), "not shown"), expected)
+    way = "mixed" if len(ways) > 1 else next(iter(ways), "not shown")
+    word = way if way in ("mixed", "not shown") else "as in the paper" if way == expected else "the other way"
     counts = ", ".join(f"{way} in {words.count(way)}" for way in dict.fromkeys([expected, *words]))
     return f"{word} ({counts} of {len(words)} columns; not tested)"
 

@@ -23,9 +23,9 @@ Verdict = Literal["lower", "higher", "mixed", "not shown"]
 class Contrast:
     """``first − second`` in points of one metric, mean over columns; ``paper`` the same from the paper's figures.
 
-    ``seeds`` is how many a column has at least. ``p_value`` is None where the columns share no seed or prompts (other
-    test rows in each). ``lower`` and ``higher`` name the columns in which the difference holds by itself after the
-    table's correction, with its size.
+    The paper may print fewer columns: ``as_printed`` is ours in those. ``seeds`` is how many a column has at least.
+    ``p_value`` is None where the columns share no seed or prompts (other test rows in each). ``lower`` and ``higher``
+    name the columns in which the difference holds by itself after the table's correction, with its size.
     """
 
     first: str
@@ -34,6 +34,7 @@ class Contrast:
     difference: float
     p_value: float | None
     paper: float | None
+    as_printed: float | None
     lower_in: int
     columns: int
     seeds: int
@@ -68,7 +69,11 @@ def contrast(
         for one, other in [[_mean(results, metric, seeds[column]) for results in places[column]]]
     ]
     papers = [[analysis.paper(metric, row, column) for row in (first, second)] for column in columns]
-    printed = [one - other for one, other in papers if one is not None and other is not None]
+    printed = [
+        (one - other, ours)
+        for (one, other), ours in zip(papers, differences, strict=True)
+        if one is not None and other is not None
+    ]
     in_all = set.intersection(*seeds.values())
     lower, higher = _holding(analysis, first, second, metric, columns)
     return Contrast(
@@ -77,7 +82,8 @@ def contrast(
         metric,
         difference=fmean(differences),
         p_value=paired_p_over_columns([pair_by_seed(*places[column], metric, in_all) for column in columns]),
-        paper=fmean(printed) if printed else None,
+        paper=fmean(theirs for theirs, _ in printed) if printed else None,
+        as_printed=fmean(ours for _, ours in printed) if printed else None,
         lower_in=sum(difference < 0 for difference in differences),
         columns=len(columns),
         seeds=min(map(len, seeds.values())),

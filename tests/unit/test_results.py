@@ -59,7 +59,7 @@ def test_a_table_that_has_no_cells_of_its_own_yet_is_no_second_confirmation() ->
         line for line in results.answers({"table2": whole, "table3": part}).splitlines() if "plain fine" in line
     )
     assert "Table 2: **holds**" in line
-    assert "Table 4: not run; Table 5: not run; no other cells yet: Table 3" in line
+    assert "Table 4: not run; Table 5: not run; the same cells: Table 3" in line
 
 
 def test_a_section_without_cells_of_its_own_is_its_heading() -> None:
@@ -88,6 +88,16 @@ def test_one_column_among_many_counts() -> None:
     assert (item.difference, item.verdict) == (pytest.approx(20.0), "higher"), "columns are fixed, prompts resampled"
     assert (item.lower, item.higher) == ((), ("p = 0.1 (by 40.0)",))
     assert results._control(item) == "+20.0 (p < 0.001); less safe at p = 0.1 (by 40.0)"
+
+
+def test_the_papers_figure_stands_beside_ours_of_the_columns_that_it_prints() -> None:
+    found = table(SCORES, {("asft", RATIOS[1]): 0})
+    other = tuple(
+        replace(column, value=7, paper=7) if column.value == RATIOS[2] else column for column in found.spec.columns
+    )
+    cells = [replace(one, column=7) if one.column == RATIOS[2] else one for one in found.cells]
+    told = results.answers({"table2": Analysis(replace(found.spec, columns=other), cells)})
+    assert "**holds** (−50.0, p < 0.001; paper −13.6, where ours is −60.0; 2 of 3 columns)" in told
 
 
 def test_columns_that_point_both_ways_are_mixed() -> None:
@@ -196,9 +206,9 @@ def test_a_table_that_is_not_finished_is_compared_where_it_is() -> None:
 @pytest.mark.parametrize(
     ("harmful", "told"),
     [
-        ((0.5, 0.5, 0.5), "**contradicted** (lower in 0, higher in 3 of 3 columns; not tested)"),
-        ((0.3, 0.5, 0.5), "**contradicted** (lower in 0, within the range in 1, higher in 2 of 3 columns; not tested)"),
-        ((0.1, 0.3, 0.1), "**holds** (lower in 2, within the range in 1 of 3 columns; not tested)"),
+        ((0.5, 0.5, 0.5), "the other way (lower in 0, higher in 3 of 3 columns; not tested)"),
+        ((0.3, 0.5, 0.5), "the other way (lower in 0, within the range in 1, higher in 2 of 3 columns; not tested)"),
+        ((0.1, 0.3, 0.1), "as in the paper (lower in 2, within the range in 1 of 3 columns; not tested)"),
         ((0.1, 0.3, 0.5), "mixed (lower in 1, within the range in 1, higher in 1 of 3 columns; not tested)"),
         ((0.3, 0.3, 0.3), "not shown (lower in 0, within the range in 3 of 3 columns; not tested)"),
     ],
