@@ -11,7 +11,8 @@ SMOLLM := $(VENV)/.smollm
 EXTRAS := dev,joblib,slurm,browser,docs,tensorboard,workspaces,jailbreaks,probe
 PAPER := table1,table2,table3,table4,table5,table6,table7,table8,fig1,fig3,fig4a,fig4b,fig4c,full,ratios,seeds,safe_lora_k
 SMOLLM_PAPER := seeds,table2,table4,table5,table3,table8,fig4a,table1,table7,field,frontier_smollm2
-WORKERS ?= 2 # at once, of one thread each on two cores: faster than one worker with two threads
+# Cells at once, of one thread each on two cores: faster than one worker with two threads.
+WORKERS ?= 2
 DATA ?= ../shared/data/asft_official
 export ASFT_PUBLIC ?= ../shared/data/public_safety
 

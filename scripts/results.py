@@ -31,7 +31,7 @@ from asft.frontier.scores import scores_of
 from asft.frontier.write import render, shown, summary
 from asft.report import text
 from asft.report.analysis import HARM, MAX_ALIGNED_HS, MIN_BASE_HS, Analysis, Health
-from asft.report.collect import analysis_of, experiment_of, measures_in, number
+from asft.report.collect import analysis_of, experiment_of, made_of, measures_in, number
 from asft.report.contrast import Contrast, contrast, contrasts
 from asft.report.records import Column
 from asft.report.statistics import ALPHA, holm, pair_by_seed, paired_test
@@ -139,8 +139,10 @@ def main() -> None:
         tables = {name: each.analysis for name, each in found.items() if each.analysis}
         blocks = {"controls": controls(tables.get("table2")), "claims": answers(tables)}
         found = without_repetitions(found)
-    results = [result for each in found.values() if each.analysis for result in each.analysis.results]
-    made = f"Cells made with {text.made_with(results)}; page written at commit {git_commit() or 'unknown'}."
+    sweeps = [enumerate_cells([f"experiment={name}", *given], sweep=True) for name in found]
+    entries = [entry for sweep in sweeps for job in sweep.cells if (entry := job.find())]
+    with_ = text.made_with(made for entry in entries for made in made_of(entry)) or "what is not known"
+    made = f"Cells made with {with_}; page written at commit {git_commit() or 'unknown'}."
     print(written(options.page, [*found.values()], made, **blocks), end="")
 
 

@@ -38,7 +38,7 @@ def cell(row: str, hs: int, fa: int, column: AxisValue | None = None, *, seed: i
         "metrics": {"HS": flagged(hs), "FA": solved(fa)},
         "seconds": 2.0,
         "trained": row not in ("base", "aligned", "safe_lora"),
-        "made_with": {"torch": "2.13.0"},
+        "made_with": ({"torch": "2.13.0"},),
     }
     return Result(**(fields | changes))
 

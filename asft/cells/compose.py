@@ -20,7 +20,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Glob, Override
+from hydra.core.override_parser.types import ChoiceSweep, Glob, Override, QuotedString
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
@@ -149,29 +149,53 @@ def enumerate_cells(overrides: Sequence[str], *, sweep: bool) -> Sweep:
         return _enumerate(as_texts, sweep)
 
 
+_ONE = (
+    "name one at a time here; several, with commas, are for `asft run -m`, report, plan, status, store, doctor, track "
+    "and dashboard"
+)
+
+
 def one_by_one(overrides: Sequence[str]) -> list[list[str]]:
     """The command lines of the experiments that one names together (``experiment=table2,table5``), each by itself.
 
     One that names a single experiment, or none, is left as it is.
     """
     names, others = experiments_in(overrides)
-    return [[f"experiment={name}", *others] for name in names] if len(names) > 1 else [list(overrides)]
+    lines = [[f"experiment={name}", *others] for name in names]
+    return lines if len(lines) > 1 or (lines and {*lines[0]} != {*overrides}) else [list(overrides)]
 
 
 def experiments_in(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
     """The experiments that a command line names, each once, and its other words."""
     words = [text for text in overrides if text.startswith("experiment=")]
-    names = dict.fromkeys(name for text in words for name in text.partition("=")[2].split(","))
+    names = dict.fromkeys(name for text in words for name in _names(text))
     return list(names), [text for text in overrides if text not in words]
+
+
+def _names(text: str) -> list[str]:
+    """The choices of a group that an override has, as Hydra reads it; what it cannot read is one."""
+    try:
+        value = OverridesParser.create().parse_override(text).value()
+    except HydraException:
+        return [text.partition("=")[2]]
+    choices = value.list if isinstance(value, ChoiceSweep) else [value]
+    return [choice.text if isinstance(choice, QuotedString) else str(choice) for choice in choices]
 
 
 def enumerate_all(overrides: Sequence[str]) -> Sweep:
     """The cells of every experiment that a command line names, experiment after experiment, for what lays out no table.
 
     Raises:
-        ConfigError: as :func:`enumerate_cells`.
+        ConfigError: as :func:`enumerate_cells`; of one of several it says of which.
     """
-    sweeps = [enumerate_cells(words, sweep=True) for words in one_by_one(overrides)]
+    lines, sweeps = one_by_one(overrides), list[Sweep]()
+    for words in lines:
+        try:
+            sweeps.append(enumerate_cells(words, sweep=True))
+        except ConfigError as error:
+            if len(lines) == 1 or str(error).startswith("experiment="):
+                raise
+            raise ConfigError(f"{words[0]}: {error}") from error
     axes: dict[str, list[str]] = {}
     for sweep in sweeps:
         for axis, values in sweep.axes.items():
@@ -184,13 +208,15 @@ def _enumerate(overrides: Sequence[str], sweep: bool) -> Sweep:
         parsed = _parse(overrides)
         fixed = [override.input_line for override in parsed if not override.is_sweep_override()]
         swept = {override.get_key_element(): override for override in parsed if override.is_sweep_override()}
+        if sum(override.get_key_element() == "experiment" for override in parsed) > 1:
+            raise ConfigError(f"experiment is named twice; {_ONE}")
         if swept and not sweep:
             raise ConfigError(
                 f"{', '.join(swept)}: several values are a sweep; add -m (--multirun), or quote a comma of the value's "
                 "own: \"KEY='A,B'\""
             )
         if "experiment" in swept:
-            raise ConfigError(f"{swept['experiment'].input_line}: each has axes of its own; name one at a time")
+            raise ConfigError(f"{swept['experiment'].input_line}: {_ONE}")
         params: dict[str, Any] = {}
         parts: list[dict[str, Any]] = [{}]
         if sweep:

@@ -32,9 +32,10 @@ def plan(arguments: list[str]) -> int:
     options, overrides = flags.split(arguments)
     sweep = enumerate_all(overrides)
     terminal = results()
-    by_pair: dict[str, list[Job]] = {}
+    by_pair: dict[tuple[str, str], list[Job]] = {}
     for job in distinct(sweep.cells).values():
-        by_pair.setdefault(content_key(job.plan.pair), []).append(job)
+        # Times are learned of one kind of training: a full fine-tune is not priced as a LoRA.
+        by_pair.setdefault((content_key(job.plan.pair), job.cell.training.name), []).append(job)
     for index, jobs in enumerate(by_pair.values()):
         if index:
             terminal.print()
@@ -52,7 +53,9 @@ def _lines(jobs: list[Job], options: Namespace) -> Iterator[tuple[str, str]]:
     known, finished = learned((left or jobs)[0])
     ahead = seconds_left(fine_tunes, [job.cell for job in left], known)
     size = f"{shape.parameters / 1e6:,.1f} M parameters a side" if shape else "its size is not known until it is here"
-    yield "model", f"{first.cell.model.name}, {size}" + ("" if shape is None or shape.exact else " (an estimate)")
+    kind = "" if first.cell.training.name == "lora" else f"; training={first.cell.training.name}"
+    guessed = "" if shape is None or shape.exact else " (an estimate)"
+    yield "model", f"{first.cell.model.name}, {size}{guessed}{kind}"
     yield "cells", f"{len(cells)} distinct, {len(cells) - len(left)} finished"
     yield "trainings", _trainings_words(needed)
     if shape is not None:

@@ -21,22 +21,23 @@ _LOOK_EVERY, _TELL_EVERY = 1.0, 30.0  # seconds
 
 
 def seconds_left(states: Mapping[str, CellState]) -> float | None:
-    """An estimate from what finished cells of the same method took, shared among those now at work.
+    """An estimate from what finished cells of the same method took, else of the same kind, shared among those at work.
 
     A cell at work has that less what it has spent on its stage, but no less than the stage says of itself; the whole
-    takes no less than any of these. None where nothing is finished yet to learn from, or nothing is left.
+    takes no less than any of these. None where nothing is left, or of a cell that is left no like has finished: what
+    is measured, trained, or only asked costs by its own measure. A failed cell is not tried again by itself.
     """
-    costs: dict[str, list[float]] = {}
+    costs: dict[object, list[float]] = {}
     for state in states.values():
         if state.entry:
-            costs.setdefault(state.name, []).append(state.entry.cost)
-    left = [state for state in states.values() if state.standing != "done"]
-    if not costs or not left:
+            for likeness in (state.name, _kind(state)):
+                costs.setdefault(likeness, []).append(state.entry.cost)
+    left = [state for state in states.values() if state.standing not in ("done", "failed")]
+    if not left or not all(_kind(state) in costs for state in left):
         return None
-    overall = fmean(cost for found in costs.values() for cost in found)
     ends, waiting = list[float](), 0.0
     for state in left:
-        usual = fmean(costs.get(state.name, [overall]))
+        usual = fmean(costs.get(state.name, costs[_kind(state)]))
         if state.beat:
             ends.append(max(usual - state.beat.spent, state.beat.seconds_left or 0.0))
         else:
@@ -44,13 +45,17 @@ def seconds_left(states: Mapping[str, CellState]) -> float | None:
     return max((sum(ends) + waiting) / max(1, len(ends)), *ends, 1.0)
 
 
+def _kind(state: CellState) -> tuple[bool, bool]:
+    return state.cell.measure is not None, state.cell.method.trains
+
+
 def time_left(states: Mapping[str, CellState]) -> str:
-    """The one estimate that is shown: of all cells, or where none is finished yet of a stage that is alone at work."""
+    """The one estimate that is shown: of all cells, or where they tell none of the units that alone are at work."""
     if left := seconds_left(states):
         return f"about {duration(left)} left"
     alone = [state.beat for state in states.values() if state.beat]
     left = alone[0].seconds_left if len(alone) == 1 else None
-    return "" if left is None else f"about {duration(left)} left of this stage"
+    return "" if left is None else f"about {duration(left)} left of these {alone[0].total} {alone[0].unit}s"
 
 
 def duration(seconds: float) -> str:

@@ -31,13 +31,15 @@ def report(arguments: list[str]) -> int:
     lines, failed = one_by_one(words), 0
     for line in lines:
         if line != lines[0]:
-            console.print()
+            results().print()
         try:
             report_sweep(enumerate_cells(line, sweep=True), line, options.format)
         except ConfigError as error:
             if len(lines) == 1:
                 raise
-            console.print(str(error), style="bold red", soft_wrap=True)
+            console.print(
+                f"{line[0]}: {error}".replace(f"{line[0]}: {line[0]}", line[0]), style="bold red", soft_wrap=True
+            )
             failed = 1
     return failed
 

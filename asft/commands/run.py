@@ -13,6 +13,7 @@ import time
 import traceback
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import redirect_stdout, suppress
+from dataclasses import replace
 from functools import partial
 
 import hydra
@@ -81,7 +82,7 @@ def _lead(arguments: list[str]) -> int:
         if options.multirun:
             sweep = enumerate_all(words)
             words = list(sweep.overrides)
-            console.print(f"of the first of {_cells(sweep.cells)}:", soft_wrap=True)
+            console.print(f"of the first of {_cells(distinct(sweep.cells))}:", soft_wrap=True)
         _ask_hydra([*asked, *words])
         return 0
     is_sweep: bool = options.multirun
@@ -306,10 +307,15 @@ def describe(job: Job) -> str:
 
 
 def distinct(jobs: Sequence[Job]) -> dict[str, Job]:
-    """Jobs by key: a control that does not depend on an axis is one cell, not one per value."""
+    """Jobs by key: a control that does not depend on an axis is one cell, not one per value.
+
+    Scores beside a cell are in no key: one that an experiment wants them of has those that any of them wants.
+    """
     found: dict[str, Job] = {}
     for job in jobs:
-        found.setdefault(job.key, job)
+        known = found.setdefault(job.key, job)
+        if more := {name: metric for name, metric in job.cell.beside.items() if name not in known.cell.beside}:
+            found[job.key] = known.of(replace(known.cell, beside={**known.cell.beside, **more}))
     return found
 
 

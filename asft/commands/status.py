@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 
+from rich.console import Console
 from rich.table import Table
 
-from asft.cells.compose import enumerate_all
+from asft.cells.compose import Sweep, enumerate_all, enumerate_cells, one_by_one
 from asft.cells.job import CellState, state_of
 from asft.commands.flags import SweepFlags
 from asft.commands.progress import time_left
@@ -19,16 +20,14 @@ from asft.console import results
 def status(arguments: list[str]) -> int:
     """Prints one line a distinct cell, a count and an estimate; returns 0 when all are done, else 1."""
     _, overrides = SweepFlags("status").split(arguments)
-    sweep = enumerate_all(overrides)
-    cells = distinct(sweep.cells)
+    cells = distinct(enumerate_all(overrides).cells)
     states = {key: state_of(item) for key, item in cells.items()}
-    axes = [axis for axis in sweep.axes if axis != "method"]
-    table = Table("cell", *axes, "status", *sweep.cells[0].cell.metrics, box=None)
-    for key, item in cells.items():
-        shown = _columns(states[key], sweep.cells[0].cell.metrics)
-        table.add_row(states[key].name, *(item.axes.get(axis, "") for axis in axes), *shown)
-    terminal = results()
-    terminal.print(table)
+    terminal, lines = results(), one_by_one(overrides)
+    for words in lines:
+        sweep = enumerate_cells(words, sweep=True)
+        if len(lines) > 1:
+            terminal.print(words[0], style="bold")
+        _print(sweep, states, terminal)
     counts = Counter(state.standing for state in states.values())
     others = "".join(f", {count} {name}" for name, count in counts.items() if name != "done")
     left = time_left(states)
@@ -36,6 +35,15 @@ def status(arguments: list[str]) -> int:
     if not overrides:
         terminal.print("This is the default configuration's one cell; name a sweep, e.g. asft status experiment=table2")
     return 0 if counts["done"] == len(cells) else 1
+
+
+def _print(sweep: Sweep, states: Mapping[str, CellState], terminal: Console) -> None:
+    """One line a distinct cell, by the axes and metrics of its own experiment."""
+    axes, metrics = [axis for axis in sweep.axes if axis != "method"], sweep.cells[0].cell.metrics
+    table = Table("cell", *axes, "status", *metrics, box=None)
+    for key, item in distinct(sweep.cells).items():
+        table.add_row(states[key].name, *(item.axes.get(axis, "") for axis in axes), *_columns(states[key], metrics))
+    terminal.print(table)
 
 
 def _columns(state: CellState, names: Iterable[str]) -> list[str]:

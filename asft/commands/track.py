@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -11,7 +12,7 @@ from asft.cells.job import Job
 from asft.commands.flags import SweepFlags
 from asft.commands.run import describe, distinct
 from asft.commands.wandb_pages import PAGES, check_pages, save_pages
-from asft.config import ConfigError
+from asft.config import ConfigError, ExperimentConfig
 from asft.console import console, results
 from asft.pipeline.tracked import tracked_cell
 
@@ -30,7 +31,11 @@ def track(arguments: list[str]) -> int:
     pages: list[str] = options.pages or []
     words = with_tracker(overrides)
     # W&B's pages are of one experiment.
-    cells = distinct((enumerate_cells(words, sweep=True) if pages else enumerate_all(words)).cells)
+    sweep = enumerate_cells(words, sweep=True) if pages else enumerate_all(words)
+    cells = distinct(sweep.cells)
+    stands: dict[str, dict[str, ExperimentConfig | None]] = {}
+    for job in sweep.cells:
+        stands.setdefault(job.key, {})[job.experiment.name if job.experiment else ""] = job.experiment
     first = next(iter(cells.values()))
     if first.tracker.name == "none":
         raise ConfigError("tracker=none: shows nothing anywhere; choose tracker=wandb or tracker=tensorboard")
@@ -42,7 +47,8 @@ def track(arguments: list[str]) -> int:
         if entry is None:
             continue
         try:
-            item.tracker.track(tracked_cell(entry, item))
+            for experiment in stands[item.key].values():  # each leaves its tag
+                item.tracker.track(tracked_cell(entry, replace(item, experiment=experiment)))
             tracked += 1
         except Exception as error:  # third-party code, and often a network: the other cells are still to be sent
             failed += 1

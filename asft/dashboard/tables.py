@@ -124,7 +124,7 @@ def table_data(analysis: Analysis) -> Data:
         "tables": [table for table in tables if table["rows"]],
         "downloads": texts(analysis),
         "command": spec.command,
-        "versions": text.made_with(analysis.results),
+        "versions": text.made_with(analysis.made_with),
     }
 
 

@@ -26,8 +26,9 @@ from asft.frontier.front import (
     volume,
 )
 from asft.frontier.scores import Half, Scores, scores_of
-from asft.report.collect import experiment_of
+from asft.report.collect import experiment_of, made_of
 from asft.report.statistics import ALPHA, holm
+from asft.report.text import made_with
 from asft.text import without_home
 
 
@@ -106,6 +107,7 @@ class Frontier:
     """A sweep over strengths, compared.
 
     Attributes:
+        made: the libraries and devices of its cells.
         rows, told_by: how many prompts and task rows there are, and in the test half.
         flattered: by how many points of HS and of FA a choice looks better on the half that it was made on than on the
             other one, mean over methods, wishes and both ways round.
@@ -114,6 +116,7 @@ class Frontier:
     name: str
     title: str
     command: str
+    made: str
     pairs: int
     units: int
     rows: tuple[int, int]
@@ -135,7 +138,8 @@ def frontier_of(sweep: Sweep, command: str) -> Frontier:
     experiment = experiment_of(sweep)
     controls = {job.cell.method.name: job.cell.method.controls for job in sweep.cells}
     found = compare(scores_of(sweep), experiment.wishes or Wishes(), controls)
-    return replace(found, name=experiment.name, title=experiment.title, command=without_home(command))
+    made = made_with(one for job in sweep.cells if (entry := job.find()) for one in made_of(entry))
+    return replace(found, name=experiment.name, title=experiment.title, command=without_home(command), made=made)
 
 
 def compare(scores: Scores, wishes: Wishes, controls: Mapping[str, tuple[str, ...]], draws: int = DRAWS) -> Frontier:
@@ -191,7 +195,7 @@ def compare(scores: Scores, wishes: Wishes, controls: Mapping[str, tuple[str, ..
     corrected = holm([item.gain.p for item in found])
     at_equal = iter(holm([hs.p for item in found for hs in item.at.values()]))
     return Frontier(
-        *("", "", "", len(set(pairs.tolist())), len(pairs), both, fresh.rows),
+        *("", "", "", "", len(set(pairs.tolist())), len(pairs), both, fresh.rows),
         points=tuple(
             PointRow(point.method, point.label, point.setting, hs, fa, i in on_front)
             for i, (point, hs, fa) in enumerate(zip(scores.points, *estimated, strict=True))

@@ -164,7 +164,7 @@ def render(found: Frontier) -> str:
         *("\n\n".join(filter(None, (f"## {escape(p.title)}", escape(p.note), _markdown(p)))) for p in parts(found)),
         section("How it is compared", map(escape, how(found))),
         section("Left out", map(escape, found.left_out)),
-        f"## How this was made\n\n    {found.command}",
+        "\n\n".join(filter(None, ("## How this was made", f"    {found.command}", escape(found.made)))),
     ]
     return "\n\n".join(part for part in done if part) + "\n"
 

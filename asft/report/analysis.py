@@ -6,7 +6,7 @@ method looks safe, or harmless, and the table says nothing about any of them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
@@ -97,6 +97,11 @@ class Difference:
 
 class Analysis(Table):
     """A table, its verdict and its tested differences, each worked out once and only where it is asked for."""
+
+    @property
+    def made_with(self) -> list[Mapping[str, str]]:
+        """What all finished cells were made with."""
+        return [made for result in self.results for made in result.made_with]
 
     @cached_property
     def health(self) -> Health | None:

@@ -15,6 +15,7 @@ from asft.report.differences import differences
 from asft.report.judge_notes import judge_notes
 from asft.report.records import AxisValue, Column, Metric, MetricValue, Result, TableSpec
 from asft.report.table import paper_tables
+from asft.report.text import UNKNOWN
 from asft.store.entries import Entry
 from asft.store.errors import DamagedEntry
 from asft.store.schemas import DETAILS, Details, Judged, is_number, read_document, read_rows
@@ -236,13 +237,14 @@ def _result(job: Job, entry: Entry, row: str, column: AxisValue | None) -> Resul
         extra={name: float(value) for name, value in numbers if is_number(value) and name not in metrics},
         details=read_document(entry.path / DETAILS, Details) if cell.measure else {},
         config=passed_on(job.plain()),
-        made_with=_made_with(entry.manifest),
+        made_with=made_of(entry),
     )
 
 
-def _made_with(manifest: dict[str, Any]) -> dict[str, str]:
-    device = manifest.get("device")  # entries of earlier versions do not say it
-    return {**manifest["versions"], **({"on": device} if device else {})}
+def made_of(entry: Entry) -> tuple[dict[str, str], ...]:
+    """What a finished cell was made with, and each of its stages, which another machine may have made."""
+    made = [entry.manifest, *(stage for stage in entry.result.get("stages", {}).values() if "versions" in stage)]
+    return tuple({**one["versions"], "on": one.get("device", UNKNOWN)} for one in made)
 
 
 def _absence(state: CellState) -> tuple[Literal["missing", "failed"], str]:

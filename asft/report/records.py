@@ -79,7 +79,7 @@ class Result:
         extra: further numbers: what a method logged to prove that it acted, all that a measure found.
         details: a measure's arrays, for figures.
         config: the resolved configuration.
-        made_with: library name to version, and the device under ``on``.
+        made_with: of the cell and each of its stages, library name to version, and the device under ``on``.
     """
 
     key: str
@@ -98,7 +98,7 @@ class Result:
     extra: dict[str, float] = field(default_factory=dict)
     details: dict[str, Any] = field(default_factory=dict)
     config: dict[str, Any] = field(default_factory=dict)
-    made_with: dict[str, str] = field(default_factory=dict)
+    made_with: tuple[Mapping[str, str], ...] = ()
 
     @property
     def shown(self) -> dict[str, MetricValue]:

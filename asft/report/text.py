@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from asft.report.analysis import Analysis, Difference
-from asft.report.records import Result
 
 
 def p_value(value: float) -> str:
@@ -38,14 +37,19 @@ def difference_lines(analysis: Analysis) -> list[str]:
     return lines
 
 
-def made_with(results: Iterable[Result]) -> str:
-    """``torch 2.13.0, peft 0.21.1 and 0.21.2, on NVIDIA H100``: the versions and devices of all finished cells."""
+UNKNOWN = "a device that was not noted"  # entries of earlier versions do not say it
+
+
+def made_with(made: Iterable[Mapping[str, str]]) -> str:
+    """``torch 2.13.0, peft 0.21.1 and 0.21.2, on NVIDIA H100``: the versions and devices of all that was made."""
     found: dict[str, dict[str, None]] = {}
-    for result in results:
-        for name, version in result.made_with.items():
+    for one in made:
+        for name, version in one.items():
             found.setdefault(name, {})[version] = None
     found |= {"on": found.pop("on")} if "on" in found else {}
-    return ", ".join(f"{name} {' and '.join(versions)}" for name, versions in found.items())
+    return ", ".join(
+        f"{name} {' and '.join(versions)}" for name, versions in found.items() if list(versions) != [UNKNOWN]
+    )
 
 
 DIRECTION_WORDS = (

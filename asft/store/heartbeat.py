@@ -45,6 +45,7 @@ class Beat:
     unit: str = ""
     before: int = 0  # done when the first word of these units came, in a batch or taken over from an interrupted run
     since: Moment | None = None  # when it came: what loads a model is not of the units' pace
+    latest: Moment | None = None  # when the last one came
 
     @property
     def where(self) -> str:
@@ -58,9 +59,12 @@ class Beat:
 
     @property
     def seconds_left(self) -> float | None:
-        """What the stage may still take, where that is known."""
+        """What the units at work may still take, where that is known; a stage may go on to others."""
         made = self.done - self.before
-        return _ago(self.since) / made * (self.total - self.done) if made > 0 and self.since else None
+        if made <= 0 or not self.since or not self.latest:
+            return None
+        ahead = (_ago(self.since) - _ago(self.latest)) / made * (self.total - self.done)
+        return max(0.0, ahead - _ago(self.latest))
 
     @property
     def spent(self) -> float:
@@ -129,7 +133,7 @@ def tell(done: int, total: int, unit: str) -> None:
         beat = _open[-1].beat
         if (beat.total, beat.unit) != (total, unit) or done < beat.done:  # other units, or as many anew
             beat = replace(beat, total=total, unit=unit, before=done, since=_now())
-        _open[-1].beat = replace(beat, done=done)
+        _open[-1].beat = replace(beat, done=done, latest=_now())
 
 
 def read_beat(path: Path, *, alive: bool = True) -> Beat | None:

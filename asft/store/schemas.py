@@ -124,7 +124,7 @@ _Metric = object_of(
 )
 _Counted: Any = Annotated[_Metric, AfterValidator(_counted)]
 _StageResult = object_of(steps=NotRequired[Positive], loss=NotRequired[float], after=NotRequired[str])
-_Stage = object_of(**_COST, key=Key, result=_StageResult)
+_Stage = object_of(**_COST, key=Key, result=_StageResult, versions=NotRequired[dict[str, str]], device=NotRequired[str])
 _RESULTS: dict[str, Any] = {
     "cells": object_of(metrics=dict_of(_Counted), stages=dict_of(_Stage)),
     "beside": _Counted,

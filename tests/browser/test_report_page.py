@@ -77,7 +77,7 @@ def test_hostile_text_stays_text(phone: Page, tmp_path: Path) -> None:
     columns = tuple(Column(ratio, f"{HOSTILE} {ratio:g}") for ratio in (0.0, 0.1, 0.2))
     changes = {"title": HOSTILE, "notes": (HOSTILE,), "command": HOSTILE}
     kept = [item for item in sound_cells() if item.column != 0.2 or item.row != "asft"]
-    logged: dict[str, Any] = {"config": {HOSTILE: HOSTILE}, "extra": {HOSTILE: 1.0}, "made_with": {HOSTILE: HOSTILE}}
+    logged: dict[str, Any] = {"config": {HOSTILE: HOSTILE}, "extra": {HOSTILE: 1.0}, "made_with": ({HOSTILE: HOSTILE},)}
     cells: list[Result] = [cell(item.row, 5, 180, item.column, **logged) for item in kept]
     cells.append(Result("k", "asft", 0.2, 0, "failed", HOSTILE))
     rows = {"sft": "SFT", "asft": HOSTILE, "safe_lora": "Safe LoRA"}

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from asft.cells.build import build_job
-from asft.cells.compose import config_dir, enumerate_all, enumerate_cells, plain
+from asft.cells.compose import config_dir, enumerate_all, enumerate_cells, one_by_one, plain
 from asft.config import ConfigError
 from asft.report.collect import table_spec
 
@@ -153,7 +153,7 @@ def test_a_mistake_names_key_and_allowed_values(overrides: list[str], parts: lis
 
 
 def test_two_experiments_are_no_table() -> None:
-    with pytest.raises(ConfigError, match="experiment=demo,table2: each has axes of its own; name one at a time"):
+    with pytest.raises(ConfigError, match="experiment=demo,table2: name one at a time here"):
         enumerate_cells(["experiment=demo,table2"], sweep=True)
 
 
@@ -170,6 +170,30 @@ def test_several_experiments_are_the_cells_of_each() -> None:
     assert enumerate_all(["experiment=table5"]) == enumerate_cells(["experiment=table5"], sweep=True)
     with pytest.raises(ConfigError, match="table55"):
         enumerate_all(["experiment=table5,table55"])
+    with pytest.raises(ConfigError, match=r"^experiment=table7: measure.prompts=80"):
+        enumerate_all(["experiment=table5,table7", "evaluation.n_harmful=40"])
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["experiment=demo,table2", "seed=3"],
+        ["experiment=demo, table2", "seed=3"],
+        ["experiment='demo','table2'", "seed=3"],
+        ["experiment=demo", "seed=3", "experiment=table2,demo"],
+        ["experiment=choice(demo,table2)", "seed=3"],
+    ],
+)
+def test_experiments_are_named_in_any_way_that_hydra_reads(words: list[str]) -> None:
+    assert one_by_one(words) == [["experiment=demo", "seed=3"], ["experiment=table2", "seed=3"]]
+
+
+def test_an_experiment_named_twice_is_one_and_two_are_told_where_one_is_wanted() -> None:
+    assert one_by_one(["experiment=demo,demo", "seed=3"]) == [["experiment=demo", "seed=3"]]
+    assert one_by_one(["seed=3", "experiment=demo"]) == [["seed=3", "experiment=demo"]]
+    assert one_by_one(["seed=3"]) == [["seed=3"]]
+    with pytest.raises(ConfigError, match="experiment is named twice; name one at a time here"):
+        enumerate_cells(["experiment=demo", "experiment=table2"], sweep=False)
 
 
 @pytest.mark.parametrize(

@@ -47,7 +47,7 @@ def record(
     row: str, column: str | int | None, value: float, seed: int = 0, metric: Metric = EPL, **changes: object
 ) -> Result:
     metrics = {metric.name: MetricValue(metric, value, interval=changes.pop("interval", None))}
-    made = {"torch": "2.13.0"}
+    made = ({"torch": "2.13.0"},)
     return Result(f"{row}{column}{seed}", row, column, seed, metrics=metrics, seconds=2.0, made_with=made, **changes)
 
 

@@ -17,6 +17,7 @@ from asft.commands.report import report
 from asft.config import ConfigError
 from asft.report.records import Column, Result
 from asft.report.table import signed
+from asft.report.text import UNKNOWN
 from asft.report.writers.figures import figures, save_all
 from asft.report.writers.latex import escape as escape_latex
 from asft.report.writers.latex import render_latex
@@ -27,11 +28,14 @@ from asft.report.writers.write import write_for_print, write_report
 
 
 def test_a_report_names_what_its_cells_were_made_with_and_not_what_wrote_it() -> None:
-    made = [{"torch": "2.11.0", "on": "GPU A"}, {"torch": "2.13.0", "peft": "0.21"}, {"torch": "2.11.0", "on": "GPU B"}]
+    trained, judged = {"torch": "2.11.0", "on": "GPU A"}, {"torch": "2.13.0", "peft": "0.21", "on": UNKNOWN}
+    made = [(judged, trained), (trained,), ({"torch": "2.11.0", "on": "GPU B"},)]
     cells = [replace(each, made_with=with_) for each, with_ in zip(sound_cells(), made, strict=False)]
     written = render_markdown(analysis([*cells, Result("k", "asft", 0.2, 0, "missing")]))
-    assert written.rstrip().endswith("torch 2.11.0 and 2.13.0, peft 0.21, on GPU A and GPU B")
+    assert written.rstrip().endswith(f"torch 2.13.0 and 2.11.0, peft 0.21, on {UNKNOWN} and GPU A and GPU B")
     assert "torch" not in render_markdown(analysis([])), "of no cell nothing is known"
+    old = render_markdown(analysis([replace(cells[0], made_with=(judged,))]))
+    assert old.rstrip().endswith("torch 2.13.0, peft 0.21"), "where no device was noted none is named"
 
 
 def terminal_output(cells: list[Result], width: int = 80, **changes: object) -> str:

@@ -16,7 +16,7 @@ from asft.cells.checks import few_test_rows
 from asft.cells.compose import enumerate_cells
 from asft.cells.job import CellState, Job, state_of
 from asft.commands.progress import SweepProgress, duration, seconds_left
-from asft.commands.run import PRACTICAL, _is_taken, run
+from asft.commands.run import PRACTICAL, _is_taken, distinct, run
 from asft.store.entries import write_json
 from asft.store.heartbeat import SUFFIX, Beat, Heartbeat, read_beat, tell
 from asft.store.schemas import CONFIG_FILE
@@ -144,7 +144,7 @@ def test_the_time_left_is_of_the_units_at_work_and_not_of_what_came_before_them(
 def ago(beat: Beat, seconds: float) -> Beat:
     """As if the stage and its units had begun so long ago."""
     then = (datetime.now(UTC) - timedelta(seconds=seconds)).isoformat()
-    return replace(beat, started=then, since=then)
+    return replace(beat, started=then, since=then, latest=datetime.now(UTC).isoformat())
 
 
 def test_time_left_is_learned_from_finished_cells_and_shared_by_workers(make_job: MakeJob) -> None:
@@ -173,12 +173,39 @@ def test_a_look_at_the_sweep_reads_each_heartbeat_once(make_job: MakeJob, monkey
 def test_a_cell_that_is_slower_than_those_before_it_tells_how_long_it_takes(make_job: MakeJob) -> None:
     done, slow = (make_job("method=sft", f"seed={seed}") for seed in range(2))
     finish(done)
-    started = (datetime.now(UTC) - timedelta(seconds=30)).isoformat()
+    now, started = ((datetime.now(UTC) - timedelta(seconds=ago)).isoformat() for ago in (0, 30))
     beat = Beat("host", 1, 0.0, started, "train")
     states = {"done": state_of(done), "slow": CellState(slow.cell, "running", beat=beat)}
     assert seconds_left(states) == pytest.approx(12, abs=1), "42 s are usual, of which 30 are over"
-    states["slow"] = CellState(slow.cell, "running", beat=replace(beat, done=10, total=100, since=started))
+    states["slow"] = CellState(slow.cell, "running", beat=replace(beat, done=10, total=100, since=started, latest=now))
     assert seconds_left(states) == pytest.approx(30 / 10 * 90, rel=0.05)
+
+
+def test_between_two_reports_the_time_left_goes_down() -> None:
+    ten, twenty = ((datetime.now(UTC) - timedelta(seconds=ago)).isoformat() for ago in (10, 30))
+    beat = Beat("host", 1, 0.0, twenty, "train", done=20, total=60, before=10, since=twenty, latest=ten)
+    assert beat.seconds_left == pytest.approx(20 / 10 * 40 - 10, abs=0.5)
+    assert replace(beat, done=59).seconds_left == 0
+
+
+def test_cells_of_another_kind_and_failed_ones_tell_no_time(make_job: MakeJob) -> None:
+    asked, trained, failed = (make_job(f"method={name}") for name in ("aligned", "sft", "asft"))
+    finish(asked)
+    states = {job.key: state_of(job) for job in (asked, trained)}
+    assert seconds_left(states) is None, "what trains costs more than what is asked"
+    finish(trained)
+    failed.store.record_failure(failed.key, "no memory", {}, "")
+    assert seconds_left({job.key: state_of(job) for job in (asked, trained, failed)}) is None, "nothing is at work"
+
+
+def test_scores_beside_are_those_that_any_experiment_wants(words: list[str]) -> None:
+    (bare,) = enumerate_cells([*words[1:-2], "method=base", "beside=null"], sweep=True).cells
+    (asked,) = enumerate_cells([*words[1:-2], "method=base"], sweep=True).cells
+    assert asked.cell.beside
+    assert bare.key == asked.key
+    for jobs in ([bare, asked], [asked, bare]):
+        (job,) = distinct(jobs).values()
+        assert job.plan.beside == asked.plan.beside
 
 
 def test_durations_read_well() -> None:

@@ -72,6 +72,6 @@ def section(title: str, lines: Iterable[str]) -> str:
 
 def _made(analysis: Analysis) -> str:
     command = analysis.spec.command
-    parts = [f"    {command}" if command else "", escape(text.made_with(analysis.results))]
+    parts = [f"    {command}" if command else "", escape(text.made_with(analysis.made_with))]
     body = "\n\n".join(part for part in parts if part)
     return f"## How this was made\n\n{body}" if body else ""
