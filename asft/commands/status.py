@@ -39,7 +39,8 @@ def status(arguments: list[str]) -> int:
 
 def _print(sweep: Sweep, states: Mapping[str, CellState], terminal: Console) -> None:
     """One line a distinct cell, by the axes and metrics of its own experiment."""
-    axes, metrics = [axis for axis in sweep.axes if axis != "method"], sweep.cells[0].cell.metrics
+    axes, first = [axis for axis in sweep.axes if axis != "method"], sweep.cells[0].cell
+    metrics = ["measured"] if first.measure else list(first.metrics)
     table = Table("cell", *axes, "status", *metrics, box=None)
     for key, item in distinct(sweep.cells).items():
         table.add_row(states[key].name, *(item.axes.get(axis, "") for axis in axes), *_columns(states[key], metrics))
