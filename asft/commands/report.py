@@ -37,9 +37,8 @@ def report(arguments: list[str]) -> int:
         except ConfigError as error:
             if len(lines) == 1:
                 raise
-            console.print(
-                f"{line[0]}: {error}".replace(f"{line[0]}: {line[0]}", line[0]), style="bold red", soft_wrap=True
-            )
+            said = str(error) if str(error).startswith(line[0]) else f"{line[0]}: {error}"
+            console.print(said, style="bold red", soft_wrap=True)
             failed = 1
     return failed
 
