@@ -51,7 +51,7 @@ def test_version_and_configuration_are_told(asft: Asft) -> None:
     assert "lam: 1.0" in shown
     code, shown, told = asft("run", "-m", "experiment=demo", "--cfg", "job", "-p", "method")
     assert "_target_: asft.methods.controls.Base" in shown, "the first of the sweep's methods"
-    assert (code, "of the first of 24 cells:" in told) == (0, True)
+    assert (code, "of the first of 18 cells:" in told) == (0, True)
 
 
 def test_help_comes_at_once_and_needs_no_library(cli: Cli) -> None:
