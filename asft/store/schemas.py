@@ -180,8 +180,10 @@ Spectrum = object_of(summary=str, modules=list_of(object_of(name=str, eigenvalue
 
 def _landscape(details: dict[str, Any]) -> dict[str, Any]:
     """Arrays that are drawn are there, and of one length; a measure of a kind of its own may hold any."""
-    kind = details.get("kind")
-    if isinstance(kind, str) and kind in _LANDSCAPES:
+    kind = details.get("kind", "")
+    if not isinstance(kind, str):
+        raise ValueError(f"kind={kind}: allowed: a text")
+    if kind in _LANDSCAPES:
         _adapter(_LANDSCAPES[kind]).validate_python(details, strict=True)
         count = len(details.get("steps", ()))
         lines = [details.get("hs", ()), *(details["hs"] if kind == "plane" else details.get("random", ()))]

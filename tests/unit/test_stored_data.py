@@ -227,3 +227,10 @@ def test_whatever_a_stored_file_holds_commands_refuse_or_go_on(examples: int, ma
                     raise
 
     check()
+
+
+@pytest.mark.parametrize("kind", [[], {}, 3, None])
+def test_a_landscape_of_a_kind_that_is_no_text_is_damaged(kind: object, tmp_path: Path) -> None:
+    (tmp_path / schemas.DETAILS).write_text(json.dumps({"kind": kind, "steps": [0.0]}))
+    with pytest.raises(DamagedEntry, match="kind="):
+        schemas.read_document(tmp_path / schemas.DETAILS, schemas.Details)
