@@ -77,7 +77,7 @@ def _ago(moment: str) -> float:
 
 
 def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="milliseconds")
+    return datetime.now(UTC).isoformat(timespec="microseconds")  # two of one cell have an order
 
 
 class Heartbeat:
