@@ -31,7 +31,7 @@ from asft.frontier.scores import scores_of
 from asft.frontier.write import render, shown, summary
 from asft.report import text
 from asft.report.analysis import HARM, MAX_ALIGNED_HS, MIN_BASE_HS, Analysis, Health
-from asft.report.collect import analysis_of, experiment_of, made_of, measures_in, number
+from asft.report.collect import analysis_of, experiment_of, made_in, measures_in, number
 from asft.report.contrast import Contrast, contrast, contrasts
 from asft.report.records import Column
 from asft.report.statistics import ALPHA, holm, pair_by_seed, paired_test
@@ -131,17 +131,16 @@ def main() -> None:
             "earlier": beside_earlier(pairs.get("0")),
             "reading": notes()["frontier"],
         }
-    found = {}
+    found, sweeps = {}, []
     for name in EXPERIMENTS[options.page]:
         print(name, file=sys.stderr)
-        found[name] = section(name, given, equal)
+        sweeps.append(enumerate_cells([f"experiment={name}", *given], sweep=True))
+        found[name] = section(name, sweeps[-1], given, equal)
     if options.page == "smollm2":
         tables = {name: each.analysis for name, each in found.items() if each.analysis}
         blocks = {"controls": controls(tables.get("table2")), "claims": answers(tables)}
         found = without_repetitions(found)
-    sweeps = [enumerate_cells([f"experiment={name}", *given], sweep=True) for name in found]
-    entries = [entry for sweep in sweeps for job in sweep.cells if (entry := job.find())]
-    with_ = text.made_with(made for entry in entries for made in made_of(entry)) or "what is not known"
+    with_ = text.made_with(one for sweep in sweeps for one in made_in(sweep)) or "what is not known"
     made = f"Cells made with {with_}; page written at commit {git_commit() or 'unknown'}."
     print(written(options.page, [*found.values()], made, **blocks), end="")
 
@@ -258,14 +257,13 @@ def notes() -> dict[str, str]:
     return found
 
 
-def section(name: str, overrides: list[str], equal: Equal | None = None) -> Section:
+def section(name: str, sweep: Sweep, overrides: list[str], equal: Equal | None = None) -> Section:
     """One experiment's section; pictures of landscapes are drawn into a folder of its own.
 
     Without ``equal`` it is one on the real model: no note on the embedded pair's figures, and the second block beside.
     """
     if name == "field" and CUT not in overrides:
         return Section(field_section(overrides))
-    sweep = enumerate_cells([f"experiment={name}", *overrides], sweep=True)
     on_files = [CUT, "data.root=FOLDER"] if CUT in overrides else []
     if experiment_of(sweep).wishes:
         command = shlex.join(["asft", "run", "-m", f"experiment={name}", *(on_files or overrides)])

@@ -182,8 +182,8 @@ def _names(text: str) -> list[str]:
     return [choice.text if isinstance(choice, QuotedString) else str(choice) for choice in choices]
 
 
-def enumerate_all(overrides: Sequence[str]) -> Sweep:
-    """The cells of every experiment that a command line names, experiment after experiment, for what lays out no table.
+def enumerate_each(overrides: Sequence[str]) -> list[Sweep]:
+    """The sweep of every experiment that a command line names.
 
     Raises:
         ConfigError: as :func:`enumerate_cells`; of one of several it says of which.
@@ -196,6 +196,12 @@ def enumerate_all(overrides: Sequence[str]) -> Sweep:
             if len(lines) == 1 or str(error).startswith("experiment="):
                 raise
             raise ConfigError(f"{words[0]}: {error}") from error
+    return sweeps
+
+
+def enumerate_all(overrides: Sequence[str]) -> Sweep:
+    """Their cells, experiment after experiment, as one sweep; it lays out no table."""
+    sweeps = enumerate_each(overrides)
     axes: dict[str, list[str]] = {}
     for sweep in sweeps:
         for axis, values in sweep.axes.items():

@@ -9,7 +9,7 @@ from datetime import datetime
 from rich.console import Console
 from rich.table import Table
 
-from asft.cells.compose import Sweep, enumerate_all, enumerate_cells, one_by_one
+from asft.cells.compose import Sweep, enumerate_each
 from asft.cells.job import CellState, state_of
 from asft.commands.flags import SweepFlags
 from asft.commands.progress import time_left
@@ -20,13 +20,12 @@ from asft.console import results
 def status(arguments: list[str]) -> int:
     """Prints one line a distinct cell, a count and an estimate; returns 0 when all are done, else 1."""
     _, overrides = SweepFlags("status").split(arguments)
-    cells = distinct(enumerate_all(overrides).cells)
+    terminal, sweeps = results(), enumerate_each(overrides)
+    cells = distinct([job for sweep in sweeps for job in sweep.cells])
     states = {key: state_of(item) for key, item in cells.items()}
-    terminal, lines = results(), one_by_one(overrides)
-    for words in lines:
-        sweep = enumerate_cells(words, sweep=True)
-        if len(lines) > 1:
-            terminal.print(words[0], style="bold")
+    for sweep in sweeps:
+        if len(sweeps) > 1 and (experiment := sweep.cells[0].experiment):
+            terminal.print(f"experiment={experiment.name}", style="bold")
         _print(sweep, states, terminal)
     counts = Counter(state.standing for state in states.values())
     others = "".join(f", {count} {name}" for name, count in counts.items() if name != "done")

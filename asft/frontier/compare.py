@@ -26,7 +26,7 @@ from asft.frontier.front import (
     volume,
 )
 from asft.frontier.scores import Half, Scores, scores_of
-from asft.report.collect import experiment_of, made_of
+from asft.report.collect import experiment_of, made_in
 from asft.report.statistics import ALPHA, holm
 from asft.report.text import made_with
 from asft.text import without_home
@@ -138,7 +138,7 @@ def frontier_of(sweep: Sweep, command: str) -> Frontier:
     experiment = experiment_of(sweep)
     controls = {job.cell.method.name: job.cell.method.controls for job in sweep.cells}
     found = compare(scores_of(sweep), experiment.wishes or Wishes(), controls)
-    made = made_with(one for job in sweep.cells if (entry := job.find()) for one in made_of(entry))
+    made = made_with(made_in(sweep))
     return replace(found, name=experiment.name, title=experiment.title, command=without_home(command), made=made)
 
 

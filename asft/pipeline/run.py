@@ -439,8 +439,7 @@ def stages_of(**stages: Entry | None) -> dict[str, Any]:
             "seconds": entry.seconds,
             "peak_memory_mb": entry.manifest["peak_memory_mb"],
             "gpu_peak_memory_mb": entry.manifest.get("gpu_peak_memory_mb", 0.0),
-            "versions": entry.manifest["versions"],
-            **{name: entry.manifest[name] for name in ("device",) if name in entry.manifest},
+            **{name: entry.manifest[name] for name in ("versions", "device") if name in entry.manifest},
             "result": entry.result,
         }
         for name, entry in stages.items()

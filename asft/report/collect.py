@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
 from asft.cells.compose import Sweep
@@ -245,6 +245,13 @@ def made_of(entry: Entry) -> tuple[dict[str, str], ...]:
     """What a finished cell was made with, and each of its stages, which another machine may have made."""
     made = [entry.manifest, *(stage for stage in entry.result.get("stages", {}).values() if "versions" in stage)]
     return tuple({**one["versions"], "on": one.get("device", UNKNOWN)} for one in made)
+
+
+def made_in(sweep: Sweep) -> Iterator[dict[str, str]]:
+    """The same of all finished cells of a sweep."""
+    for job in sweep.cells:
+        if entry := job.find():
+            yield from made_of(entry)
 
 
 def _absence(state: CellState) -> tuple[Literal["missing", "failed"], str]:

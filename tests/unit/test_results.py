@@ -235,7 +235,12 @@ def test_a_table_has_its_verdict_at_equal_accuracy_in_the_column_that_the_fronti
         write_cell(job, 40, 40, steps=1, learned=0.1 if job.cell.method.name == "aligned" else 0.9)
     found = results.at_equal_accuracy(outputs)
     assert "AsFT from" in found.finding
-    table2 = results.section("table2", ["method=sft,asft,safe_lora", "attack.p=0.05,0.1", *outputs[1:]], found).text
+
+    def section(name: str, *words: str) -> results.Section:
+        sweep = enumerate_cells([f"experiment={name}", *words, *outputs[1:]], sweep=True)
+        return results.section(name, sweep, [*words, *outputs[1:]], found)
+
+    table2 = section("table2", "method=sft,asft,safe_lora", "attack.p=0.05,0.1").text
     assert f"in the column p = 0.1: {found.claim}." in table2
     assert "Other columns: `asft run -m experiment=frontier method=aligned,sft,asft,safe_lora attack.p=…`." in table2
-    assert "equal accuracy" not in results.section("table8", ["method=sft,asft", *outputs[1:]], found).text
+    assert "equal accuracy" not in section("table8", "method=sft,asft").text

@@ -177,8 +177,9 @@ class Made:
 @pytest.fixture
 def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Made:
     found = Made(tmp_path)
-    for command, name in ((status, "cells"), (status, "all"), (plan, "all"), (store, "all")):
-        monkeypatch.setattr(command, f"enumerate_{name}", lambda *_, **__: found.scored)
+    monkeypatch.setattr(status, "enumerate_each", lambda *_: [found.scored])
+    for command in (plan, store):
+        monkeypatch.setattr(command, "enumerate_all", lambda *_: found.scored)
 
     def not_here(job: Any) -> None:
         raise ValueError("nothing is trained here")
